@@ -1,0 +1,125 @@
+"""What a model is and how it is trained: plain data, checked on construction.
+
+Architecture is data: `ModelConfig.pattern` has a letter a layer, ``m`` for
+Mamba-2 and ``a`` for attention, and one `LanguageModel` builds any of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from itera_lite.errors import ConfigError
+
+Family = Literal["itera", "transformer"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a language model.
+
+    ``itera`` is a Hugging Face ``GraniteMoeHybrid`` (no positional encoding),
+    ``transformer`` a ``Llama`` (rotary positions, dense feed-forward). Both
+    have RMSNorm, SwiGLU and tied embeddings.
+
+    Raises:
+        ConfigError: where the shape can't be built; the message names the field.
+    """
+
+    family: Family
+    pattern: str
+    vocab_size: int
+    d_model: int
+    head_dim: int = 32
+    n_kv_heads: int = 1
+    d_ff: int = 0  # hidden width of the dense feed-forward, or of the shared expert
+    n_experts: int = 0  # 0: dense feed-forward
+    top_k: int = 2
+    d_expert: int = 0  # hidden width of one expert
+    d_state: int = 32
+    ssm_head_dim: int = 32
+    d_conv: int = 4
+    max_seq_len: int = 8192
+    rope_theta: float = 10_000.0  # transformer only
+    norm_eps: float = 1e-5
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logits_scaling: float = 1.0  # logits are divided by it
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.pattern)
+
+    @property
+    def n_heads(self) -> int:
+        return self.d_model // self.head_dim
+
+    @property
+    def d_inner(self) -> int:
+        """Width inside a Mamba-2 layer."""
+        return 2 * self.d_model
+
+    @property
+    def n_ssm_heads(self) -> int:
+        return self.d_inner // self.ssm_head_dim
+
+    @property
+    def d_conv_channels(self) -> int:
+        """Channels of the Mamba-2 convolution: x, B and C."""
+        return self.d_inner + 2 * self.d_state
+
+    @property
+    def uses_rope(self) -> bool:
+        return self.family == "transformer"
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, field: str, expected: str) -> None:
+            if not ok:
+                raise ConfigError(f"{field}={getattr(self, field)!r}: expected {expected}")
+
+        need(self.family in ("itera", "transformer"), "family", "'itera' or 'transformer'")
+        need(
+            bool(self.pattern) and set(self.pattern) <= {"m", "a"},
+            "pattern",
+            "a letter a layer, 'm' (Mamba-2) or 'a' (attention), such as 'mmam'",
+        )
+        if self.family == "itera":
+            need("a" in self.pattern, "pattern", "at least one attention layer 'a'")
+            need(
+                self.d_inner % self.ssm_head_dim == 0,
+                "ssm_head_dim",
+                f"a divisor of 2*d_model={self.d_inner}",
+            )
+        else:
+            need(set(self.pattern) == {"a"}, "pattern", "only 'a' in a Transformer")
+            need(self.n_experts == 0, "n_experts", "0 in a Transformer baseline")
+        need(self.vocab_size >= 256, "vocab_size", "at least 256 (the bytes)")
+        need(self.d_model > 0 and self.d_model % 32 == 0, "d_model", "a positive multiple of 32")
+        need(
+            self.head_dim > 0 and self.d_model % self.head_dim == 0 and self.head_dim % 2 == 0,
+            "head_dim",
+            f"an even divisor of d_model={self.d_model}",
+        )
+        need(
+            self.n_kv_heads > 0 and self.n_heads % self.n_kv_heads == 0,
+            "n_kv_heads",
+            f"a divisor of n_heads={self.n_heads}",
+        )
+        need(self.d_conv in (2, 3, 4), "d_conv", "2, 3 or 4")
+        need(self.d_state > 0, "d_state", "a positive number")
+        if self.n_experts:
+            need(
+                2 <= self.top_k <= self.n_experts,
+                "top_k",
+                f"from 2 (top-1 sends the router no gradient) to n_experts={self.n_experts}",
+            )
+            need(self.d_expert > 0, "d_expert", "a positive number with n_experts > 0")
+        else:
+            need(self.d_ff > 0, "d_ff", "a positive number in a dense model")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def replace(self, **changes: Any) -> ModelConfig:
+        """A copy with some fields changed, checked again."""
+        return replace(self, **changes)

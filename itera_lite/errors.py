@@ -1,0 +1,50 @@
+"""Every error that Itera-Lite raises on purpose.
+
+    IteraError                 something failed; the command line exits with 1
+    ├── UsageError             wrong use: a bad option or argument; exits with 2
+    ├── ConfigError            a model or training configuration that can't be built
+    ├── DataError              text or token shards that can't be used
+    │   └── TokenizerMismatch  a model and data that were made with different tokenizers
+    ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
+    └── MissingExtra           an optional dependency that isn't installed
+
+A message says what was given, what was expected and what to do.
+"""
+
+
+class IteraError(Exception):
+    """Base of the tree; ``exit_code`` is what the command line returns for it."""
+
+    exit_code = 1
+
+
+class UsageError(IteraError):
+    """Wrong use: a bad option or argument."""
+
+    exit_code = 2
+
+
+class ConfigError(IteraError):
+    """A model or training configuration that can't be built."""
+
+
+class DataError(IteraError):
+    """Text or token shards that can't be used."""
+
+
+class TokenizerMismatch(DataError):
+    """A model and data that were made with different tokenizers."""
+
+
+class CheckpointError(IteraError):
+    """A checkpoint folder that is missing, incomplete or damaged."""
+
+
+class MissingExtra(IteraError):
+    """An optional dependency that isn't installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{package}', which isn't installed. "
+            f"Install it with: pip install 'itera-lite[{extra}]'"
+        )
