@@ -1,0 +1,1 @@
+def usable(*a): return False

@@ -1,0 +1,106 @@
+"""Causal attention with grouped key/value heads and a cache.
+
+Without positions in the Itera model (Mamba layers carry the order; NoPE,
+Kazemnejad et al. 2023), with rotary ones in the Transformer (Su et al. 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itera_lite.config import ModelConfig
+from itera_lite.model.layers import Linear
+
+
+@dataclass
+class AttentionState:
+    """Keys and values (B, H_kv, capacity, P), of which ``length`` are in use."""
+
+    keys: Tensor
+    values: Tensor
+    length: int = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H_kv, L, P); returns views of all that is stored."""
+        end = self.length + keys.shape[2]
+        if end > self.keys.shape[2]:
+            grow = max(end, 2 * self.keys.shape[2]) - self.keys.shape[2]
+            self.keys = F.pad(self.keys, (0, 0, 0, grow))
+            self.values = F.pad(self.values, (0, 0, 0, grow))
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def rotary_table(length: int, head_dim: int, theta: float, start: int = 0) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (L, P) of the rotary embedding, halves repeated as in Llama."""
+    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angle = torch.arange(start, start + length, dtype=torch.float64)[:, None] * frequency
+    angle = torch.cat([angle, angle], dim=-1)
+    return angle.cos().float(), angle.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate (B, H, L, P) by the angles of its positions."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat([-second, first], dim=-1)
+    return (x * cos.to(x.dtype)) + (turned * sin.to(x.dtype))
+
+
+class Attention(nn.Module):
+    """A causal attention mixer (B, L, D) -> (B, L, D)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        kv = config.n_kv_heads * config.head_dim
+        self.q_proj = Linear(config.d_model, config.d_model)
+        self.k_proj = Linear(config.d_model, kv)
+        self.v_proj = Linear(config.d_model, kv)
+        self.o_proj = Linear(config.d_model, config.d_model)
+        self._rotary: tuple[Tensor, Tensor] | None = None
+
+    def initial_state(self, batch: int, capacity: int = 64) -> AttentionState:
+        shape = (batch, self.config.n_kv_heads, capacity, self.config.head_dim)
+        weight = self.k_proj.weight
+        return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
+
+    def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, L, P), keys and values (B, H_kv, L, P) at positions from ``start``."""
+        c = self.config
+        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        qkv = F.linear(x, weight.to(x.dtype)).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+        q, k, v = qkv.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
+        if c.uses_rope:
+            end = start + x.shape[1]
+            if self._rotary is None or self._rotary[0].shape[0] < end:
+                self._rotary = rotary_table(max(end, 256), c.head_dim, c.rope_theta)
+            cos, sin = (table[start:end] for table in self._rotary)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return q, k, v
+
+    def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
+        """Mix a whole sequence. With a state: go on from it and leave it at the end."""
+        before = 0 if state is None else state.length
+        q, k, v = self._heads(x, before)
+        if state is not None:
+            k, v = state.append(k, v)
+        if before == 0:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        else:
+            position = torch.arange(k.shape[2], device=x.device)
+            mask = position <= position[before:, None]
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+        return self.o_proj(y.transpose(1, 2).flatten(-2))
+
+    def step(self, x: Tensor, state: AttentionState) -> Tensor:
+        """Mix one token (B, D) and update the state in place."""
+        q, k, v = self._heads(x[:, None], state.length)
+        k, v = state.append(k, v)
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        return self.o_proj(y.flatten(1))

@@ -1,0 +1,68 @@
+"""A mixture of SwiGLU experts with a softmax over the top-k router logits.
+
+Every token gets its k experts: none is dropped. Balance is kept by the
+auxiliary loss of the Switch Transformer (Fedus et al., 2021).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from itera_lite import kernels
+from itera_lite.config import ModelConfig
+from itera_lite.model.layers import Linear, SwiGLU, gated_silu
+
+
+def experts_naive(
+    x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor
+) -> Tensor:
+    """Each token through its experts, one expert after the other: the oracle.
+
+    Args:
+        x: (T, D). index, gates: (T, k), the chosen experts and their weights.
+        gate_up: (E, 2F, D). down: (E, D, F).
+
+    Returns:
+        (T, D), the weighted sum over each token's experts.
+    """
+    out = torch.zeros_like(x)
+    for expert in range(gate_up.shape[0]):
+        token, slot = (index == expert).nonzero(as_tuple=True)
+        hidden = gated_silu(x[token] @ gate_up[expert].T)
+        y = (hidden @ down[expert].T) * gates[token, slot, None].to(x.dtype)
+        out = out.index_add(0, token, y)
+    return out
+
+
+class MoE(nn.Module):
+    """Top-k of E experts, and a shared expert where ``d_ff`` > 0: (..., D) -> (..., D)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.router = Linear(c.d_model, c.n_experts)
+        self.gate_up = nn.Parameter(torch.empty(c.n_experts, 2 * c.d_expert, c.d_model))
+        self.down = nn.Parameter(torch.empty(c.n_experts, c.d_model, c.d_expert))
+        nn.init.normal_(self.gate_up, std=c.d_model**-0.5)
+        nn.init.normal_(self.down, std=c.d_expert**-0.5)
+        self.shared = SwiGLU(c.d_model, c.d_ff) if c.d_ff else None
+        self.load: Tensor | None = None  # (E,) share of the last batch, sums to 1
+        self.balance_loss: Tensor | None = None  # scalar, 1 when balanced; training only
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        logits = self.router(flat.float())  # (T, E)
+        top, index = logits.topk(self.config.top_k, dim=-1)
+        gates = top.softmax(dim=-1)
+        if self.training:
+            share = torch.bincount(index.flatten(), minlength=self.config.n_experts).float()
+            self.load = share / index.numel()
+            probability = logits.softmax(dim=-1).mean(dim=0)
+            self.balance_loss = self.config.n_experts * (self.load * probability).sum()
+        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
+        mix = kernels.experts if kernels.usable(flat) else experts_naive
+        y = mix(flat, index, gates, gate_up, down)
+        if self.shared is not None:
+            y = y + self.shared(flat)
+        return y.view_as(x)
