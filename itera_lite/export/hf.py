@@ -1,0 +1,294 @@
+"""A checkpoint as a Hugging Face folder: the names and the config of both families.
+
+The Itera model is a ``GraniteMoeHybrid``, the Transformer a ``Llama``;
+`transformers` loads either as it is, with no code of ours.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from itera_lite.config import ModelConfig
+from itera_lite.errors import CheckpointError, ConfigError
+from itera_lite.files import write_json
+from itera_lite.model import LanguageModel
+
+_BOTH = {
+    "mixer_norm.weight": "input_layernorm.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "mixer.q_proj.weight": "self_attn.q_proj.weight",
+    "mixer.k_proj.weight": "self_attn.k_proj.weight",
+    "mixer.v_proj.weight": "self_attn.v_proj.weight",
+    "mixer.o_proj.weight": "self_attn.o_proj.weight",
+}
+_ITERA = _BOTH | {
+    "mixer.in_proj.weight": "mamba.in_proj.weight",
+    "mixer.conv_weight": "mamba.conv1d.weight",
+    "mixer.conv_bias": "mamba.conv1d.bias",
+    "mixer.dt_bias": "mamba.dt_bias",
+    "mixer.A_log": "mamba.A_log",
+    "mixer.D": "mamba.D",
+    "mixer.norm.weight": "mamba.norm.weight",
+    "mixer.out_proj.weight": "mamba.out_proj.weight",
+    "ffn.router.weight": "block_sparse_moe.router.layer.weight",
+    "ffn.gate_up": "block_sparse_moe.input_linear.weight",
+    "ffn.down": "block_sparse_moe.output_linear.weight",
+    "ffn.shared.gate_up.weight": "shared_mlp.input_linear.weight",
+    "ffn.shared.down.weight": "shared_mlp.output_linear.weight",
+    "ffn.gate_up.weight": "shared_mlp.input_linear.weight",
+    "ffn.down.weight": "shared_mlp.output_linear.weight",
+}
+_TOP = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+
+
+def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
+    """The ``config.json`` of a model: ``granitemoehybrid`` or ``llama``."""
+    c = config
+    common: dict[str, Any] = {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "num_key_value_heads": c.n_kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": c.max_seq_len,
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "bos_token_id": eot_id,
+        "eos_token_id": eot_id,
+        "pad_token_id": eot_id,
+        "dtype": "float32",
+    }
+    if c.family == "transformer":
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "intermediate_size": c.d_ff,
+            "head_dim": c.head_dim,
+            "mlp_bias": False,
+            "rope_theta": c.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+            **common,
+        }
+    return {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "model_type": "granitemoehybrid",
+        # 'mamba' and 'attention' load in transformers 4 and 5 and in llama.cpp's tools.
+        "layer_types": ["mamba" if kind == "m" else "attention" for kind in c.pattern],
+        "position_embedding_type": None,
+        "intermediate_size": c.d_expert or c.d_ff,
+        "shared_intermediate_size": c.d_ff,
+        "num_local_experts": c.n_experts,
+        "num_experts_per_tok": c.top_k,
+        "router_aux_loss_coef": 0.01,
+        "output_router_logits": False,
+        "embedding_multiplier": c.embedding_multiplier,
+        "residual_multiplier": c.residual_multiplier,
+        "logits_scaling": c.logits_scaling,
+        "attention_multiplier": c.head_dim**-0.5,
+        "mamba_n_heads": c.n_ssm_heads,
+        "mamba_d_head": c.ssm_head_dim,
+        "mamba_n_groups": 1,
+        "mamba_d_state": c.d_state,
+        "mamba_d_conv": c.d_conv,
+        "mamba_expand": 2,
+        "mamba_chunk_size": 64,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+        **common,
+    }
+
+
+def from_hf_config(raw: dict[str, Any]) -> ModelConfig:
+    """A ``config.json`` -> `ModelConfig`.
+
+    Raises:
+        ConfigError: for another kind of model, or a feature that ours doesn't have.
+    """
+    kind = raw.get("model_type")
+    if kind not in ("granitemoehybrid", "llama"):
+        raise ConfigError(f"model_type={kind!r}: expected 'granitemoehybrid' or 'llama'")
+
+    def require(key: str, expected: Any, default: Any) -> None:
+        if raw.get(key, default) != expected:
+            raise ConfigError(f"{key}={raw.get(key, default)!r}: only {expected!r} is supported")
+
+    require("tie_word_embeddings", True, False)
+    require("hidden_act", "silu", "silu")
+    require("attention_bias", False, False)
+    try:
+        heads = raw["num_attention_heads"]
+        head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
+        common: dict[str, Any] = {
+            "vocab_size": raw["vocab_size"],
+            "d_model": raw["hidden_size"],
+            "head_dim": head_dim,
+            "n_kv_heads": raw.get("num_key_value_heads") or heads,
+            "max_seq_len": raw["max_position_embeddings"],
+            "norm_eps": raw["rms_norm_eps"],
+        }
+        if kind == "llama":
+            require("mlp_bias", False, False)
+            rope = raw.get("rope_parameters") or {}
+            if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+                raise ConfigError("rope scaling is not supported: expected rope_type 'default'")
+            return ModelConfig(
+                family="transformer",
+                pattern="a" * raw["num_hidden_layers"],
+                d_ff=raw["intermediate_size"],
+                rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10_000.0)),
+                **common,
+            )
+        require("mamba_n_groups", 1, 1)
+        require("mamba_expand", 2, 2)
+        require("mamba_conv_bias", True, True)
+        require("mamba_proj_bias", False, False)
+        require("position_embedding_type", None, None)
+        experts = raw["num_local_experts"]
+        letters = {
+            "mamba": "m",
+            "linear_attention": "m",
+            "attention": "a",
+            "full_attention": "a",
+        }
+        scale = raw["attention_multiplier"]
+        if abs(scale - head_dim**-0.5) > 1e-6:
+            raise ConfigError(
+                f"attention_multiplier={scale}: expected head_dim**-0.5={head_dim**-0.5:.6f}"
+            )
+        return ModelConfig(
+            family="itera",
+            pattern="".join(letters[name] for name in raw["layer_types"]),
+            d_ff=raw["shared_intermediate_size"],
+            n_experts=experts,
+            top_k=raw["num_experts_per_tok"] if experts else 2,
+            d_expert=raw["intermediate_size"] if experts else 0,
+            d_state=raw["mamba_d_state"],
+            ssm_head_dim=raw["mamba_d_head"],
+            d_conv=raw["mamba_d_conv"],
+            embedding_multiplier=raw["embedding_multiplier"],
+            residual_multiplier=raw["residual_multiplier"],
+            logits_scaling=raw["logits_scaling"],
+            **common,
+        )
+    except KeyError as missing:
+        raise ConfigError(f"config.json lacks {missing}: is it a whole checkpoint?") from None
+
+
+def to_hf_weights(model: LanguageModel) -> dict[str, Tensor]:
+    """Our parameters under Hugging Face's names and in its shapes (float32)."""
+    c = model.config
+    weights: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        value = value.detach().float().contiguous()
+        if name in _TOP:
+            weights[_TOP[name]] = value
+            continue
+        _, layer, rest = name.split(".", 2)
+        prefix = f"model.layers.{layer}."
+        if c.family == "transformer" and rest == "ffn.gate_up.weight":
+            gate, up = value.chunk(2)
+            weights[prefix + "mlp.gate_proj.weight"] = gate.contiguous()
+            weights[prefix + "mlp.up_proj.weight"] = up.contiguous()
+        elif c.family == "transformer" and rest == "ffn.down.weight":
+            weights[prefix + "mlp.down_proj.weight"] = value
+        else:
+            weights[prefix + _ITERA[rest]] = value[:, None] if rest.endswith("conv_weight") else value
+    if c.n_experts and not c.d_ff:  # transformers always has a shared expert, here an empty one
+        for layer in range(c.n_layers):
+            prefix = f"model.layers.{layer}.shared_mlp."
+            weights[prefix + "input_linear.weight"] = torch.zeros(0, c.d_model)
+            weights[prefix + "output_linear.weight"] = torch.zeros(c.d_model, 0)
+    return weights
+
+
+def from_hf_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
+    """Load Hugging Face's tensors into ``model``.
+
+    Raises:
+        CheckpointError: where a tensor is missing or has another shape.
+    """
+
+    def take(name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in weights:
+            raise CheckpointError(f"the checkpoint lacks the tensor '{name}'")
+        if tuple(weights[name].shape) != shape:
+            given = tuple(weights[name].shape)
+            raise CheckpointError(f"tensor '{name}' has shape {given}: expected {shape}")
+        return weights[name].float()
+
+    own = model.state_dict()
+    for name, target in own.items():
+        shape = tuple(target.shape)
+        if name in _TOP:
+            target.copy_(take(_TOP[name], shape))
+            continue
+        _, layer, rest = name.split(".", 2)
+        prefix = f"model.layers.{layer}."
+        if model.config.family == "transformer" and rest == "ffn.gate_up.weight":
+            half = (shape[0] // 2, shape[1])
+            gate = take(prefix + "mlp.gate_proj.weight", half)
+            target.copy_(torch.cat([gate, take(prefix + "mlp.up_proj.weight", half)]))
+        elif model.config.family == "transformer" and rest == "ffn.down.weight":
+            target.copy_(take(prefix + "mlp.down_proj.weight", shape))
+        elif rest.endswith("conv_weight"):
+            target.copy_(take(prefix + _ITERA[rest], (shape[0], 1, shape[1]))[:, 0])
+        else:
+            target.copy_(take(prefix + _ITERA[rest], shape))
+
+
+def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
+    """Write config.json, generation_config.json and model.safetensors into ``folder``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", to_hf_config(model.config, eot_id))
+    write_json(
+        folder / "generation_config.json",
+        {
+            "bos_token_id": eot_id,
+            "eos_token_id": eot_id,
+            "pad_token_id": eot_id,
+            "do_sample": True,
+            "temperature": 0.8,
+            "top_p": 0.95,
+        },
+    )
+    save_file(to_hf_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_model(folder: str | Path) -> LanguageModel:
+    """Read a Hugging Face folder of either family into a `LanguageModel` (eval mode).
+
+    Raises:
+        CheckpointError: where the folder is missing, incomplete or damaged.
+        ConfigError: where the model is of a kind that ours can't be.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at '{folder}': expected a folder with config.json and "
+            "model.safetensors. Train one with: itera train"
+        )
+    try:
+        config = from_hf_config(json.loads(path.read_text(encoding="utf-8")))
+        weights = load_file(folder / "model.safetensors")
+    except FileNotFoundError:
+        raise CheckpointError(f"'{folder}' has no model.safetensors") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"the checkpoint '{folder}' is damaged: {error}") from None
+    model = LanguageModel(config)
+    with torch.no_grad():
+        from_hf_weights(model, weights)
+    return model.eval()

@@ -1,0 +1,92 @@
+"""What a model costs, counted from its shape: parameters, FLOPs, bytes.
+
+FLOPs: a multiply-add is 2. The output head and the router are in; an
+embedding look-up is 0; element-wise work (norms, activations, gates) is left
+out, as PyTorch's own counter leaves it out. The state-space recurrence is
+counted as the recurrence needs it (5 a state element: decay, update, output),
+not as the larger count of its chunked form. Attention is counted at the
+positions that a causal mask lets through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from itera_lite.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs are per token; ``context`` is the number of positions they refer to."""
+
+    context: int
+    params_total: int
+    params_embedding: int
+    params_non_embedding: int
+    params_active: int  # used by a token: all but the experts it isn't sent to
+    flops_forward: float  # mean over a sequence of ``context`` tokens
+    flops_decode: float  # one token more after ``context`` tokens
+    flops_train: float  # forward and backward: three times forward
+    state_floats_fixed: int  # numbers in the state that don't grow
+    state_floats_per_token: int  # numbers that each token of context adds
+    breakdown: dict[str, float] = field(default_factory=dict)  # of flops_forward
+
+    def state_bytes(self, context: int, bytes_per_number: int = 4) -> int:
+        """Bytes of the decoding state after ``context`` tokens."""
+        numbers = self.state_floats_fixed + context * self.state_floats_per_token
+        return numbers * bytes_per_number
+
+    def bytes_per_decoded_token(self, bytes_per_weight: float = 4.0) -> float:
+        """Bytes of active weights and of state that one decoded token must read."""
+        return self.params_active * bytes_per_weight + self.state_bytes(self.context)
+
+
+def cost(config: ModelConfig, context: int = 256) -> Cost:
+    """Count the cost of a model at ``context`` tokens; builds nothing."""
+    c = config
+    d, inner, heads = c.d_model, c.d_inner, c.n_ssm_heads
+    kv = c.n_kv_heads * c.head_dim
+    mamba_in = 2 * inner + 2 * c.d_state + heads
+    n_mamba, n_attention = c.pattern.count("m"), c.pattern.count("a")
+
+    mamba_matrices = d * mamba_in + inner * d
+    mamba_params = mamba_matrices + c.d_conv_channels * (c.d_conv + 1) + 3 * heads + inner
+    attention_matrices = 2 * d * d + 2 * d * kv
+    expert = 3 * d * c.d_expert
+    router = d * c.n_experts
+    shared = 3 * d * c.d_ff
+    ffn_params = shared + c.n_experts * expert + router
+    ffn_active = shared + (c.top_k * expert + router if c.n_experts else 0)
+
+    embedding = c.vocab_size * d
+    layers = n_mamba * mamba_params + n_attention * attention_matrices
+    layers += c.n_layers * (ffn_params + 2 * d) + d
+    total = embedding + layers
+    active = total - c.n_layers * (ffn_params - ffn_active)
+
+    mean_keys = (context + 1) / 2
+    breakdown = {
+        "mamba projections": 2.0 * n_mamba * mamba_matrices,
+        "mamba convolution": 2.0 * n_mamba * c.d_conv * c.d_conv_channels,
+        "mamba scan": 5.0 * n_mamba * inner * c.d_state,
+        "attention projections": 2.0 * n_attention * attention_matrices,
+        "attention scores": 4.0 * n_attention * d * mean_keys,
+        "feed-forward": 2.0 * c.n_layers * (ffn_active - router),
+        "router": 2.0 * c.n_layers * router,
+        "head": 2.0 * embedding,
+    }
+    forward = sum(breakdown.values())
+    grow = 4.0 * n_attention * d
+    return Cost(
+        context=context,
+        params_total=total,
+        params_embedding=embedding,
+        params_non_embedding=layers,
+        params_active=active,
+        flops_forward=forward,
+        flops_decode=forward + grow * (context + 1 - mean_keys),
+        flops_train=3 * forward,
+        state_floats_fixed=n_mamba * (inner * c.d_state + c.d_conv_channels * (c.d_conv - 1)),
+        state_floats_per_token=2 * n_attention * kv,
+        breakdown={name: value for name, value in breakdown.items() if value},
+    )
