@@ -1,0 +1,7 @@
+"""`python -m itera_lite` is the same as `itera`."""
+
+import sys
+
+from itera_lite.cli import main
+
+sys.exit(main())

@@ -1,0 +1,106 @@
+"""The command line: a verb is a function, imported only when it is called.
+
+Options, their types, defaults and help come from the function's signature and
+docstring, so the command line and the Python API can't drift apart.
+
+Exit codes: 0 good, 1 failed, 2 wrong use, 130 stopped with Ctrl-C, 141 the
+reader of the output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from itera_lite import __version__
+from itera_lite.errors import IteraError
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+# verb -> (module:function, the first line of its docstring; a test holds the two equal)
+VERBS: dict[str, tuple[str, str]] = {
+    "demo": ("itera_lite.demo:demo", "Train, evaluate, benchmark and compare both models."),
+    "data": ("itera_lite.data.describe:describe", "Prepare a data set and describe it."),
+    "train": ("itera_lite.train.run:train", "Train a model, or both."),
+    "eval": ("itera_lite.evaluate.run:evaluate", "Measure the quality of a checkpoint."),
+    "generate": ("itera_lite.generate:generate", "Write text with a checkpoint."),
+    "bench": ("itera_lite.bench.run:bench", "Measure speed, memory and energy."),
+    "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
+    "report": ("itera_lite.report.build:report", "Write the report from the result files."),
+}
+
+
+def build_app(arguments: Sequence[str]) -> App:
+    """The command line for ``arguments``; no verb's module is imported but the one named."""
+    from cyclopts import App, Parameter
+
+    app = App(
+        name="itera",
+        help="Tiny language models that anybody can train, shrink and run on a CPU.",
+        version=__version__,
+        help_format="plaintext",
+        default_parameter=Parameter(negative_iterable=()),
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        exit_on_error=False,
+        print_error=False,
+    )
+    for place, (verb, (target, summary)) in enumerate(VERBS.items()):
+        parent, _, name = verb.rpartition(" ")
+        if not parent:
+            app.command(target, name=name, help=summary, sort_key=place)
+        elif list(arguments[:1]) == [parent]:  # a verb below a verb needs the upper one's module
+            app[parent].command(target, name=name, help=summary)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
+    from cyclopts import CycloptsError
+
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        build_app(arguments)(arguments)
+        sys.stdout.flush()  # so that a reader that went away is noticed here, not at exit
+    except CycloptsError as error:
+        verb = arguments[0] if arguments and arguments[0] in VERBS else ""
+        hint = f"See: itera {verb} --help" if verb else "See: itera --help"
+        return _fail(f"{_say(error)}\n{hint}", 2)
+    except IteraError as error:
+        return _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        print("\nitera: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:  # a full disk, a folder that may not be written, no network
+        return _fail(str(error), 1)
+    except Exception as error:
+        traceback.print_exc()
+        return _fail(
+            f"unexpected {type(error).__name__}. This is a bug in Itera-Lite {__version__}: "
+            "please report it with the lines above and the command that you ran.",
+            1,
+        )
+    return 0
+
+
+def _say(error: Exception) -> str:
+    unused = getattr(error, "unused_tokens", None)
+    if type(error).__name__ == "UnusedCliTokensError" and unused:
+        return f"Unexpected argument {unused[0]!r}. Text with spaces needs quotes."
+    return str(error).strip()
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"itera: error: {message}", file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
