@@ -3,12 +3,12 @@
 Options, their types, defaults and help come from the function's signature and
 docstring, so the command line and the Python API can't drift apart.
 
-Exit codes: 0 good, 1 failed, 2 wrong use, 130 stopped with Ctrl-C, 141 the
-reader of the output went away.
+Exit codes: 0 good, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import traceback
@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from itera_lite import __version__
-from itera_lite.errors import IteraError
+from itera_lite.errors import IteraError, UsageError
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, CycloptsError
 
 # verb -> (module:function, the first line of its docstring; a test holds the two equal)
 VERBS: dict[str, tuple[str, str]] = {
@@ -63,21 +63,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from cyclopts import CycloptsError
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    first = arguments[0] if arguments else "--help"
     try:
+        if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
+            raise UsageError(_unknown(first))
         build_app(arguments)(arguments)
         sys.stdout.flush()  # so that a reader that went away is noticed here, not at exit
     except CycloptsError as error:
-        verb = arguments[0] if arguments and arguments[0] in VERBS else ""
-        hint = f"See: itera {verb} --help" if verb else "See: itera --help"
-        return _fail(f"{_say(error)}\n{hint}", 2)
+        return _fail(f"{_wrong_use(error)}\nSee: itera {first} --help", 2)
     except IteraError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         print("\nitera: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # `itera data | head`: nobody reads any more, so say nothing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 1
     except OSError as error:  # a full disk, a folder that may not be written, no network
         return _fail(str(error), 1)
     except Exception as error:
@@ -90,10 +91,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _say(error: Exception) -> str:
-    unused = getattr(error, "unused_tokens", None)
-    if type(error).__name__ == "UnusedCliTokensError" and unused:
-        return f"Unexpected argument {unused[0]!r}. Text with spaces needs quotes."
+def _top_verbs() -> list[str]:
+    return [verb for verb in VERBS if " " not in verb]
+
+
+def _unknown(first: str) -> str:
+    near = difflib.get_close_matches(first, _top_verbs(), n=1)
+    advice = f"Did you mean '{near[0]}'? " if near else ""
+    return f"'{first}' is no verb. {advice}Expected one of: {', '.join(_top_verbs())}."
+
+
+def _wrong_use(error: CycloptsError) -> str:
+    from cyclopts import UnusedCliTokensError
+
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument '{error.unused_tokens[0]}'. Text with spaces needs quotes."
     return str(error).strip()
 
 
