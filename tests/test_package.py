@@ -84,15 +84,12 @@ def test_import_is_light() -> None:
 
 
 def test_every_import_is_declared() -> None:
-    """What a module imports at its top is a dependency; what a function imports, at least an extra.
-
-    transformers is for the tests and the peers only.
-    """
+    """At the top of a module: a dependency. In a function: a dependency or an extra."""
     required = requirement_names(PROJECT["dependencies"])
-    optional = requirement_names([each for group in EXTRAS.values() for each in group])
+    optional = requirement_names(EXTRAS["hub"] + EXTRAS["peers"])
     distributions = packages_distributions()
     for path, tree in sources():
-        top = set(map(id, tree.body))
+        top = {id(node) for node in tree.body}
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 modules = [alias.name for alias in node.names]
@@ -142,7 +139,8 @@ def test_constraints_pin_every_dependency_inside_its_range() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     pinned = {canonicalize_name(name): version for name, version in pins.items()}
-    for requirement in map(Requirement, PROJECT["dependencies"] + EXTRAS["dev"]):
+    groups = [PROJECT["dependencies"], *EXTRAS.values()]
+    for requirement in map(Requirement, [each for group in groups for each in group]):
         if requirement.name != "itera-lite":
             version = pinned[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(version), f"{requirement}: {version}"
