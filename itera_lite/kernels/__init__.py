@@ -1,1 +1,59 @@
-def usable(*a): return False
+"""Fused operations for training on a CPU, each with a naive oracle in `itera_lite.model`.
+
+Off until `enable` is called; then the model takes them wherever `usable` says so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from itera_lite.config import ModelConfig
+from itera_lite.kernels import ops
+from itera_lite.kernels.ops import (
+    attention,
+    experts,
+    gated_silu,
+    linear_cross_entropy,
+    mamba2,
+    rms_norm,
+)
+
+__all__ = [
+    "attention",
+    "disable",
+    "enable",
+    "experts",
+    "gated_silu",
+    "linear_cross_entropy",
+    "mamba2",
+    "rms_norm",
+    "usable",
+]
+
+_TYPES = (torch.float32, torch.bfloat16)
+_enabled = False
+
+
+def enable() -> str | None:
+    """Compile (once) and switch on. Returns None, or the reason why it can't be done."""
+    global _enabled
+    try:
+        ops.load_library()
+    except OSError as error:
+        return str(error)
+    _enabled = True
+    return None
+
+
+def disable() -> None:
+    """Back to plain PyTorch."""
+    global _enabled
+    _enabled = False
+
+
+def usable(x: Tensor, mamba: ModelConfig | None = None) -> bool:
+    """Whether the fused operations take this tensor (and this Mamba-2 shape)."""
+    if not (_enabled and x.device.type == "cpu" and x.dtype in _TYPES):
+        return False
+    return mamba is None or (mamba.ssm_head_dim % 16 == 0 and mamba.d_state % 8 == 0)

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from itera_lite import kernels
 from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear
+
+FUSED_LENGTH = 1024  # up to here the fused kernel's whole score matrix is cheaper than tiles
 
 
 @dataclass
@@ -70,22 +73,36 @@ class Attention(nn.Module):
         weight = self.k_proj.weight
         return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
 
+    def _project(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, (H + 2 H_kv) * P), in one product."""
+        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        return F.linear(x, weight.to(x.dtype))
+
+    def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Cosines and sines (end - start, P) of the positions; None without positions."""
+        c = self.config
+        if not c.uses_rope:
+            return None, None
+        if self._rotary is None or self._rotary[0].shape[0] < end:
+            self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
+        cos, sin = self._rotary
+        return cos[start:end], sin[start:end]
+
     def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, L, P), keys and values (B, H_kv, L, P) at positions from ``start``."""
         c = self.config
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        qkv = F.linear(x, weight.to(x.dtype)).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+        qkv = self._project(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
         q, k, v = qkv.split((c.n_heads, c.n_kv_heads, c.n_kv_heads), dim=1)
-        if c.uses_rope:
-            end = start + x.shape[1]
-            if self._rotary is None or self._rotary[0].shape[0] < end:
-                self._rotary = rotary_table(max(end, 256), c.head_dim, c.rope_theta)
-            cos, sin = (table[start:end] for table in self._rotary)
+        cos, sin = self._angles(start, start + x.shape[1])
+        if cos is not None and sin is not None:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         return q, k, v
 
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
         """Mix a whole sequence. With a state: go on from it and leave it at the end."""
+        if state is None and x.shape[1] <= FUSED_LENGTH and kernels.usable(x):
+            cos, sin = self._angles(0, x.shape[1])
+            return self.o_proj(kernels.attention(self._project(x), self.config, cos, sin))
         before = 0 if state is None else state.length
         q, k, v = self._heads(x, before)
         if state is not None:

@@ -1,0 +1,74 @@
+"""Compile ops.cc for the processor at hand, once, and load it.
+
+It is kept in the cache folder under a name made from source, flags, compiler
+and processor. Without a compiler everything still works, in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("ops.cc")
+FLAGS = (
+    "-std=c++17 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math "
+    "-fno-signed-zeros -fassociative-math"
+).split()
+
+
+def cache_folder() -> Path:
+    """``$ITERA_CACHE``, or ``~/.cache/itera-lite``."""
+    return Path(os.environ.get("ITERA_CACHE") or Path.home() / ".cache" / "itera-lite")
+
+
+def _processor() -> str:
+    """What tells one processor from another, for the name of the library."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    keep = ("model name", "flags", "Features", "CPU part")
+    return "".join(dict.fromkeys(line for line in lines if line.startswith(keep)))
+
+
+def load() -> ctypes.CDLL:
+    """Compile where needed and load.
+
+    Raises:
+        OSError: no compiler, or the result doesn't load; the message says what happened.
+    """
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if not compiler:
+        raise OSError("no C++ compiler found (looked for $CXX, c++ and g++)")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    native = ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native"]
+    flags = [*FLAGS, *native]
+    key = SOURCE.read_text("utf-8") + " ".join(flags) + version.stdout + _processor()
+    name = f"ops-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    path = cache_folder() / "kernels" / name
+    if not path.exists():
+        _compile(compiler, flags, path)
+    return ctypes.CDLL(str(path))
+
+
+def _compile(compiler: str, flags: list[str], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        compiled, linked = Path(folder) / "ops.o", Path(folder) / "ops.so"
+        # Linked without OpenMP: the calls must reach the runtime that PyTorch has
+        # loaded. A second one would have threads of its own, and both would spin.
+        commands = [
+            [compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)],
+            [compiler, "-shared", str(compiled), "-o", str(linked)],
+        ]
+        for command in commands:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise OSError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        os.replace(linked, path)

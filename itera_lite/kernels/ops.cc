@@ -1,0 +1,706 @@
+// Fused operations for training on a CPU: what lies between the matrix products.
+//
+// Plain C++17 with GCC/Clang vector types and OpenMP, no other headers, so that
+// it compiles in seconds for the processor at hand. Called from ops.py through
+// ctypes. Each has its naive oracle in itera_lite/model, and a test holds them
+// equal. Results don't depend on the number of threads: sums over the batch are
+// kept apart by sequence (or by block of rows) and added in a fixed order.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using bf16 = uint16_t;
+constexpr int LANES = 16;
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
+
+inline float load(float v) { return v; }
+inline float load(bf16 v) {
+  uint32_t bits = uint32_t(v) << 16;
+  float f;
+  std::memcpy(&f, &bits, 4);
+  return f;
+}
+template <typename T> inline T store(float v);
+template <> inline float store<float>(float v) { return v; }
+template <> inline bf16 store<bf16>(float v) {  // round to nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &v, 4);
+  return bf16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// exp with a relative error below 2e-7, in a form that compilers vectorise.
+inline float fast_exp(float x) {
+  x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  float n = std::floor(x * 1.44269504088896341f + 0.5f);
+  float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  int32_t scale = (int32_t(n) + 127) << 23;
+  float s;
+  std::memcpy(&s, &scale, 4);
+  return p * s;
+}
+inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+inline float softplus(float x) { return x > 20.0f ? x : std::log1p(fast_exp(x)); }
+
+inline float sum(vec v) {
+  float s = 0;
+  for (int i = 0; i < LANES; i++) s += v[i];
+  return s;
+}
+inline vec splat(float v) { return vec{} + v; }
+inline vec get(const float* p) {
+  vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void put(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+
+// ---------------------------------------------------------------- RMS norm
+
+constexpr int64_t ROWS = 64;  // rows whose weight gradients are summed together
+
+template <typename X, typename Y>
+void rms_norm(const X* x, const float* w, Y* y, float* rstd, int64_t rows, int64_t d, float eps) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const X* a = x + r * d;
+    float ss = 0;
+#pragma omp simd reduction(+ : ss)
+    for (int64_t i = 0; i < d; i++) ss += load(a[i]) * load(a[i]);
+    float s = 1.0f / std::sqrt(ss / float(d) + eps);
+    rstd[r] = s;
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++) y[r * d + i] = store<Y>(load(a[i]) * s * w[i]);
+  }
+}
+
+template <typename X, typename Y>
+void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, X* dx, float* dw,
+                   int64_t rows, int64_t d) {
+  int64_t blocks = (rows + ROWS - 1) / ROWS;
+  std::vector<float> part(blocks * d, 0.0f);
+#pragma omp parallel for schedule(static)
+  for (int64_t b = 0; b < blocks; b++) {
+    float* pw = part.data() + b * d;
+    int64_t end = b * ROWS + ROWS < rows ? b * ROWS + ROWS : rows;
+    for (int64_t r = b * ROWS; r < end; r++) {
+      const X* a = x + r * d;
+      const Y* g = dy + r * d;
+      float s = rstd[r], dot = 0;
+#pragma omp simd reduction(+ : dot)
+      for (int64_t i = 0; i < d; i++) dot += load(g[i]) * w[i] * load(a[i]);
+      float c = dot * s * s * s / float(d);
+#pragma omp simd
+      for (int64_t i = 0; i < d; i++) {
+        float gi = load(g[i]), xi = load(a[i]);
+        pw[i] += gi * xi * s;
+        dx[r * d + i] = store<X>(gi * w[i] * s - xi * c);
+      }
+    }
+  }
+  for (int64_t b = 0; b < blocks; b++)
+    for (int64_t i = 0; i < d; i++) dw[i] += part[b * d + i];
+}
+
+// ---------------------------------------------------------------- SwiGLU
+
+template <typename T> void gated_silu(const T* gu, T* y, int64_t rows, int64_t f) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const T *g = gu + r * 2 * f, *u = g + f;
+#pragma omp simd
+    for (int64_t i = 0; i < f; i++) {
+      float a = load(g[i]);
+      y[r * f + i] = store<T>(a * sigmoid(a) * load(u[i]));
+    }
+  }
+}
+
+template <typename T>
+void gated_silu_grad(const T* gu, const T* dy, T* dgu, int64_t rows, int64_t f) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const T *g = gu + r * 2 * f, *u = g + f;
+    T *dg = dgu + r * 2 * f, *du = dg + f;
+#pragma omp simd
+    for (int64_t i = 0; i < f; i++) {
+      float a = load(g[i]), s = sigmoid(a), d = load(dy[r * f + i]);
+      dg[i] = store<T>(d * load(u[i]) * s * (1.0f + a * (1.0f - s)));
+      du[i] = store<T>(d * a * s);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- experts
+
+// Rows of x (T, D) to slots: slot[t*k+j] says where token t goes for its j-th expert.
+template <typename T>
+void scatter(const T* x, const int64_t* slot, const float* gate, T* out, int64_t tokens, int64_t k,
+             int64_t d) {
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t j = 0; j < k; j++) {
+      T* o = out + slot[t * k + j] * d;
+      if (!gate) {
+        std::memcpy(o, x + t * d, d * sizeof(T));
+      } else {
+        float g = gate[t * k + j];
+#pragma omp simd
+        for (int64_t i = 0; i < d; i++) o[i] = store<T>(g * load(x[t * d + i]));
+      }
+    }
+}
+
+// The sum of each token's slots, weighted by its gates where given.
+template <typename T>
+void gather(const T* y, const int64_t* slot, const float* gate, T* out, int64_t tokens, int64_t k,
+            int64_t d) {
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < tokens; t++) {
+    float row[d];
+    for (int64_t i = 0; i < d; i++) row[i] = 0;
+    for (int64_t j = 0; j < k; j++) {
+      const T* a = y + slot[t * k + j] * d;
+      float g = gate ? gate[t * k + j] : 1.0f;
+#pragma omp simd
+      for (int64_t i = 0; i < d; i++) row[i] += g * load(a[i]);
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < d; i++) out[t * d + i] = store<T>(row[i]);
+  }
+}
+
+template <typename T>
+void gate_grad(const T* y, const int64_t* slot, const T* dout, float* dgate, int64_t tokens,
+               int64_t k, int64_t d) {
+#pragma omp parallel for schedule(static)
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t j = 0; j < k; j++) {
+      const T* a = y + slot[t * k + j] * d;
+      float s = 0;
+#pragma omp simd reduction(+ : s)
+      for (int64_t i = 0; i < d; i++) s += load(a[i]) * load(dout[t * d + i]);
+      dgate[t * k + j] = s;
+    }
+}
+
+// ---------------------------------------------------------------- attention
+
+// One row of the fused projection (B, L, H + 2 Hkv heads of P) and heads apart:
+// q (B, H, L, P), k and v (B, Hkv, L, P). With cos and sin (L, P): q and k are turned
+// by their rotary angles on the way. SPLIT false: the other way, by the inverse angles.
+template <typename T, bool SPLIT>
+void heads(T* row, const float* cs, const float* sn, T* q, T* k, T* v, int64_t batch,
+           int64_t length, int64_t n_heads, int64_t n_kv, int64_t p) {
+  int64_t all = n_heads + 2 * n_kv, half = p / 2;
+#pragma omp parallel for schedule(static) collapse(2)
+  for (int64_t b = 0; b < batch; b++)
+    for (int64_t t = 0; t < length; t++)
+      for (int64_t h = 0; h < all; h++) {
+        T* in = row + ((b * length + t) * all + h) * p;
+        T* out = h < n_heads          ? q + ((b * n_heads + h) * length + t) * p
+                 : h < n_heads + n_kv ? k + ((b * n_kv + h - n_heads) * length + t) * p
+                                      : v + ((b * n_kv + h - n_heads - n_kv) * length + t) * p;
+        if (!SPLIT) std::swap(in, out);
+        if (!cs || h >= n_heads + n_kv) {
+          std::memcpy(out, in, p * sizeof(T));
+          continue;
+        }
+        const float *c = cs + t * p, *s = sn + t * p;
+#pragma omp simd
+        for (int64_t i = 0; i < half; i++) {
+          float a = load(in[i]), z = load(in[i + half]), turn = SPLIT ? s[i] : -s[i];
+          out[i] = store<T>(a * c[i] - z * turn);
+          out[i + half] = store<T>(z * c[i] + a * turn);
+        }
+      }
+}
+
+// Causal softmax of scores (rows, L) times ``scale``, in place; row r is position r % L.
+template <typename T> void causal_softmax(T* scores, int64_t rows, int64_t length, float scale) {
+#pragma omp parallel
+  {
+    std::vector<float> row(length);
+    float* e = row.data();
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      T* a = scores + r * length;
+      int64_t n = r % length + 1;
+      float top = -INFINITY, total = 0;
+#pragma omp simd reduction(max : top)
+      for (int64_t i = 0; i < n; i++) {
+        e[i] = load(a[i]) * scale;
+        top = e[i] > top ? e[i] : top;
+      }
+#pragma omp simd reduction(+ : total)
+      for (int64_t i = 0; i < n; i++) {
+        e[i] = fast_exp(e[i] - top);
+        total += e[i];
+      }
+      float inv = 1.0f / total;
+#pragma omp simd
+      for (int64_t i = 0; i < n; i++) a[i] = store<T>(e[i] * inv);
+      std::memset((void*)(a + n), 0, (length - n) * sizeof(T));
+    }
+  }
+}
+
+// Its gradient, in the place of ``dprobs``: scale * p * (dp - sum(p * dp)).
+template <typename T>
+void causal_softmax_grad(const T* probs, T* dprobs, int64_t rows, int64_t length, float scale) {
+#pragma omp parallel for schedule(static)
+  for (int64_t r = 0; r < rows; r++) {
+    const T* p = probs + r * length;
+    T* g = dprobs + r * length;
+    int64_t n = r % length + 1;
+    float dot = 0;
+#pragma omp simd reduction(+ : dot)
+    for (int64_t i = 0; i < n; i++) dot += load(p[i]) * load(g[i]);
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) g[i] = store<T>(scale * load(p[i]) * (load(g[i]) - dot));
+    std::memset((void*)(g + n), 0, (length - n) * sizeof(T));
+  }
+}
+
+// ---------------------------------------------------------------- cross-entropy
+
+// logits (rows, V) -> their gradient in place, times ``scale``; loss[r] in nats.
+template <typename T>
+void cross_entropy(T* logits, const int64_t* target, float* loss, int64_t rows, int64_t v,
+                   float inverse_scaling, float scale) {
+#pragma omp parallel
+  {
+    std::vector<float> row(v);
+    float* e = row.data();
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+      T* a = logits + r * v;
+      float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+      for (int64_t i = 0; i < v; i++) {
+        e[i] = load(a[i]) * inverse_scaling;
+        top = e[i] > top ? e[i] : top;
+      }
+      float correct = e[target[r]], total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int64_t i = 0; i < v; i++) {
+        e[i] = fast_exp(e[i] - top);
+        total += e[i];
+      }
+      loss[r] = std::log(total) + top - correct;
+      float s = scale * inverse_scaling, inv = s / total;
+      float at = e[target[r]] * inv - s;
+#pragma omp simd
+      for (int64_t i = 0; i < v; i++) a[i] = store<T>(e[i] * inv);
+      a[target[r]] = store<T>(at);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- Mamba-2
+
+struct Shape {  // of one call; the same order as in ops.py
+  int64_t batch, length, heads, width, states, taps, chunk;
+  float eps;
+  int64_t inner() const { return heads * width; }
+  int64_t channels() const { return inner() + 2 * states; }
+  int64_t projected() const { return 2 * inner() + 2 * states + heads; }
+};
+
+// What one sequence needs on the way: convolved inputs and step sizes.
+struct Work {
+  std::vector<float> u, dt, decay, y, rate;
+  explicit Work(const Shape& s)
+      : u(s.length * s.channels()), dt(s.length * s.heads), decay(s.length * s.heads),
+        y(s.length * s.inner()), rate(s.heads) {}
+};
+
+struct Weights {
+  const float *conv, *conv_bias, *dt_bias, *a_log, *d, *norm;  // conv is (taps, channels)
+};
+
+template <typename T> inline float conv_at(const T* xbc, const Shape& s, const Weights& w,
+                                           int64_t t, int64_t c) {
+  int64_t stride = s.projected(), ch = s.channels();
+  float a = w.conv_bias[c];
+  for (int64_t k = 0; k < s.taps; k++) {
+    int64_t from = t - s.taps + 1 + k;
+    if (from >= 0) a += w.conv[k * ch + c] * load(xbc[from * stride + c]);
+  }
+  return a;
+}
+
+template <typename T>
+void prepare(const T* projected, const Shape& s, const Weights& w, Work& k, float* pre) {
+  int64_t inner = s.inner(), ch = s.channels(), stride = s.projected();
+  const T *xbc = projected + inner, *raw = xbc + ch;
+  for (int64_t h = 0; h < s.heads; h++) k.rate[h] = -std::exp(w.a_log[h]);
+  for (int64_t t = 0; t < s.length; t++) {
+    float* u = k.u.data() + t * ch;
+    float* keep = pre ? pre + t * ch : u;
+    for (int64_t c = 0; c < ch; c++) keep[c] = w.conv_bias[c];
+    for (int64_t tap = 0; tap < s.taps; tap++) {
+      int64_t from = t - s.taps + 1 + tap;
+      if (from < 0) continue;
+      const T* x = xbc + from * stride;
+      const float* cw = w.conv + tap * ch;
+#pragma omp simd
+      for (int64_t c = 0; c < ch; c++) keep[c] += cw[c] * load(x[c]);
+    }
+#pragma omp simd
+    for (int64_t c = 0; c < ch; c++) u[c] = keep[c] * sigmoid(keep[c]);
+    for (int64_t h = 0; h < s.heads; h++) {
+      float dt = softplus(load(raw[t * stride + h]) + w.dt_bias[h]);
+      k.dt[t * s.heads + h] = dt;
+      k.decay[t * s.heads + h] = fast_exp(dt * k.rate[h]);
+    }
+  }
+}
+
+// The recurrence over [begin, end) for 16 channels and NB states from ``h`` on.
+// With ``trail``: every state on the way is written there (step, state, lane).
+template <int NB, bool OUTPUT>
+void run(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t first_state,
+         int64_t begin, int64_t end, float* state, float* y, float* trail) {
+  int64_t ch = s.channels(), inner = s.inner();
+  vec h[NB];
+  for (int n = 0; n < NB; n++) h[n] = get(state + n * LANES);
+  for (int64_t t = begin; t < end; t++) {
+    const float* u = k.u.data() + t * ch;
+    const float *B = u + inner + first_state, *C = B + s.states;
+    vec a = splat(k.decay[t * s.heads + head]);
+    vec x = get(u + channel) * k.dt[t * s.heads + head];
+    vec out0{}, out1{};
+    for (int n = 0; n < NB; n += 2) {
+      h[n] = h[n] * a + x * B[n];
+      h[n + 1] = h[n + 1] * a + x * B[n + 1];
+      if (OUTPUT) {
+        out0 += h[n] * C[n];
+        out1 += h[n + 1] * C[n + 1];
+      }
+    }
+    if (OUTPUT) {
+      float* o = y + t * inner + channel;
+      put(o, get(o) + out0 + out1);
+    }
+    if (trail)
+      for (int n = 0; n < NB; n++) put(trail + ((t - begin) * NB + n) * LANES, h[n]);
+  }
+  for (int n = 0; n < NB; n++) put(state + n * LANES, h[n]);
+}
+
+// states: per sequence [chunk][block of 16 channels][N][16], what each chunk began with.
+template <typename T, int NB>
+void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kept_y, float* rstd,
+            float* states) {
+  int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES;
+  int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
+#pragma omp parallel
+  {
+    Work k(s);
+    std::vector<float> h(s.states * LANES);
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < s.batch; b++) {
+      const T* p = projected + b * s.length * s.projected();
+      prepare(p, s, w, k, nullptr);
+      for (int64_t t = 0; t < s.length; t++)
+        for (int64_t head = 0; head < s.heads; head++)
+#pragma omp simd
+          for (int64_t i = 0; i < s.width; i++)
+            k.y[t * inner + head * s.width + i] = w.d[head] * k.u[t * ch + head * s.width + i];
+      for (int64_t block = 0; block < blocks; block++) {
+        int64_t channel = block * LANES, head = channel / s.width;
+        std::fill(h.begin(), h.end(), 0.0f);
+        for (int64_t c = 0; c < chunks; c++) {
+          int64_t begin = c * s.chunk;
+          int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
+          if (states)
+            std::memcpy(states + ((b * chunks + c) * blocks + block) * s.states * LANES, h.data(),
+                        h.size() * 4);
+          for (int64_t n = 0; n < s.states; n += NB)
+            run<NB, true>(s, k, head, channel, n, begin, end, h.data() + n * LANES, k.y.data(),
+                          nullptr);
+        }
+      }
+      for (int64_t t = 0; t < s.length; t++) {
+        const T* z = p + t * s.projected();
+        float* y = k.y.data() + t * inner;
+        int64_t row = b * s.length + t;
+        float ss = 0;
+        if (kept_y)
+#pragma omp simd
+          for (int64_t i = 0; i < inner; i++) kept_y[row * inner + i] = store<T>(y[i]);
+#pragma omp simd reduction(+ : ss)
+        for (int64_t i = 0; i < inner; i++) {
+          float g = load(z[i]);
+          y[i] *= g * sigmoid(g);
+          ss += y[i] * y[i];
+        }
+        float r = 1.0f / std::sqrt(ss / float(inner) + s.eps);
+        if (rstd) rstd[row] = r;
+#pragma omp simd
+        for (int64_t i = 0; i < inner; i++) out[row * inner + i] = store<T>(y[i] * r * w.norm[i]);
+      }
+    }
+  }
+}
+
+// One chunk of the backward recurrence for 16 channels and NB states.
+// trail: the states h_t of the chunk; before: the state that it began with;
+// dh: in, the gradient by the state after the chunk; out, by the state before it.
+template <int NB>
+void run_grad(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t first_state,
+              int64_t begin, int64_t end, const float* before, const float* trail, float* dh_,
+              const float* dy, float* dx, float* ddecay, float* dB, float* dC) {
+  int64_t ch = s.channels(), inner = s.inner();
+  vec dh[NB];
+  for (int n = 0; n < NB; n++) dh[n] = get(dh_ + n * LANES);
+  for (int64_t t = end - 1; t >= begin; t--) {
+    const float* u = k.u.data() + t * ch;
+    const float *B = u + inner + first_state, *C = B + s.states;
+    vec a = splat(k.decay[t * s.heads + head]);
+    vec x = get(u + channel) * k.dt[t * s.heads + head];
+    vec g = get(dy + t * inner + channel);
+    vec gx0{}, gx1{}, ga0{}, ga1{};
+    const float* now = trail + (t - begin) * NB * LANES;
+    const float* last = t > begin ? now - NB * LANES : before;
+    float* accB = dB + (t - begin) * NB * LANES;
+    float* accC = dC + (t - begin) * NB * LANES;
+    for (int n = 0; n < NB; n += 2) {
+      dh[n] += g * C[n];
+      dh[n + 1] += g * C[n + 1];
+      put(accC + n * LANES, get(accC + n * LANES) + g * get(now + n * LANES));
+      put(accC + (n + 1) * LANES, get(accC + (n + 1) * LANES) + g * get(now + (n + 1) * LANES));
+      put(accB + n * LANES, get(accB + n * LANES) + x * dh[n]);
+      put(accB + (n + 1) * LANES, get(accB + (n + 1) * LANES) + x * dh[n + 1]);
+      gx0 += dh[n] * B[n];
+      gx1 += dh[n + 1] * B[n + 1];
+      ga0 += dh[n] * get(last + n * LANES);
+      ga1 += dh[n + 1] * get(last + (n + 1) * LANES);
+      dh[n] *= a;
+      dh[n + 1] *= a;
+    }
+    float* o = dx + t * inner + channel;
+    put(o, get(o) + gx0 + gx1);
+    ddecay[t * s.heads + head] += sum(ga0 + ga1);
+  }
+  for (int n = 0; n < NB; n++) put(dh_ + n * LANES, dh[n]);
+}
+
+// Per-sequence gradients of the weights: conv (taps, channels), conv_bias, dt_bias, a_log, d, norm.
+template <typename T, int NB>
+void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* kept_y,
+                 const float* rstd, const float* states, const T* dout, T* dprojected,
+                 float* dweights) {
+  int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES;
+  int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
+  int64_t size = ch * (s.taps + 1) + 3 * s.heads + inner;
+#pragma omp parallel
+  {
+    Work k(s);
+    std::vector<float> pre(s.length * ch), dy(s.length * inner), dx(s.length * inner);
+    std::vector<float> ddecay(s.length * s.heads), du(s.length * ch);
+    std::vector<float> dh(blocks * s.states * LANES), h(NB * LANES), trail(s.chunk * NB * LANES);
+    std::vector<float> dB(s.chunk * NB * LANES), dC(s.chunk * NB * LANES);
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < s.batch; b++) {
+      const T* p = projected + b * s.length * s.projected();
+      T* dp = dprojected + b * s.length * s.projected();
+      float* dw = dweights + b * size;
+      float *dconv = dw, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
+      float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
+      prepare(p, s, w, k, pre.data());
+
+      // Norm and gate: out = norm * g * rstd with g = y * silu(z).
+      for (int64_t t = 0; t < s.length; t++) {
+        int64_t row = b * s.length + t;
+        const T *z = p + t * s.projected(), *y = kept_y + row * inner, *o = dout + row * inner;
+        T* dz = dp + t * s.projected();
+        float r = rstd[row], dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (int64_t i = 0; i < inner; i++) {
+          float zi = load(z[i]), g = load(y[i]) * zi * sigmoid(zi);
+          dot += load(o[i]) * w.norm[i] * g;
+          dnorm[i] += load(o[i]) * g * r;
+        }
+        float c = dot * r * r * r / float(inner);
+#pragma omp simd
+        for (int64_t i = 0; i < inner; i++) {
+          float zi = load(z[i]), q = sigmoid(zi), yi = load(y[i]);
+          float dg = load(o[i]) * w.norm[i] * r - yi * zi * q * c;
+          dy[t * inner + i] = dg * zi * q;
+          dz[i] = store<T>(dg * yi * q * (1.0f + zi * (1.0f - q)));
+        }
+      }
+
+      std::fill(dx.begin(), dx.end(), 0.0f);
+      std::fill(ddecay.begin(), ddecay.end(), 0.0f);
+      std::fill(dh.begin(), dh.end(), 0.0f);
+      for (int64_t c = chunks - 1; c >= 0; c--) {
+        int64_t begin = c * s.chunk;
+        int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
+        for (int64_t n = 0; n < s.states; n += NB) {
+          std::fill(dB.begin(), dB.end(), 0.0f);
+          std::fill(dC.begin(), dC.end(), 0.0f);
+          for (int64_t block = 0; block < blocks; block++) {
+            int64_t channel = block * LANES, head = channel / s.width;
+            const float* before =
+                states + (((b * chunks + c) * blocks + block) * s.states + n) * LANES;
+            std::memcpy(h.data(), before, h.size() * 4);
+            run<NB, false>(s, k, head, channel, n, begin, end, h.data(), nullptr, trail.data());
+            run_grad<NB>(s, k, head, channel, n, begin, end, before, trail.data(),
+                         dh.data() + (block * s.states + n) * LANES, dy.data(), dx.data(),
+                         ddecay.data(), dB.data(), dC.data());
+          }
+          for (int64_t t = begin; t < end; t++)
+            for (int64_t i = 0; i < NB; i++) {
+              int64_t at = ((t - begin) * NB + i) * LANES;
+              du[t * ch + inner + n + i] = sum(get(dB.data() + at));
+              du[t * ch + inner + s.states + n + i] = sum(get(dC.data() + at));
+            }
+        }
+      }
+
+      // Step sizes, the skip D, and the inputs of the recurrence.
+      for (int64_t t = 0; t < s.length; t++) {
+        const T* raw = p + t * s.projected() + inner + ch;
+        T* draw = dp + t * s.projected() + inner + ch;
+        for (int64_t head = 0; head < s.heads; head++) {
+          int64_t at = t * s.heads + head;
+          float dt = k.dt[at], by_dt = 0, by_d = 0;
+          const float* u = k.u.data() + t * ch + head * s.width;
+          const float* gx = dx.data() + t * inner + head * s.width;
+          const float* gy = dy.data() + t * inner + head * s.width;
+          float* out = du.data() + t * ch + head * s.width;
+#pragma omp simd reduction(+ : by_dt, by_d)
+          for (int64_t i = 0; i < s.width; i++) {
+            by_dt += gx[i] * u[i];
+            by_d += gy[i] * u[i];
+            out[i] = gx[i] * dt + gy[i] * w.d[head];
+          }
+          dd[head] += by_d;
+          float by_log = ddecay[at] * k.decay[at];
+          da_log[head] += by_log * dt * k.rate[head];
+          float g = (by_dt + by_log * k.rate[head]) *
+                    sigmoid(load(raw[head]) + w.dt_bias[head]);
+          ddt_bias[head] += g;
+          draw[head] = store<T>(g);
+        }
+      }
+
+      // SiLU and convolution.
+      for (size_t i = 0; i < du.size(); i++) {
+        float q = sigmoid(pre[i]);
+        du[i] *= q * (1.0f + pre[i] * (1.0f - q));
+      }
+      for (int64_t t = 0; t < s.length; t++) {
+        const float* g = du.data() + t * ch;
+        float* row = pre.data();  // its use is over: a scratch row
+        for (int64_t c = 0; c < ch; c++) {
+          dconv_bias[c] += g[c];
+          row[c] = 0;
+        }
+        for (int64_t tap = 0; tap < s.taps; tap++) {
+          int64_t from = t - s.taps + 1 + tap, to = t + s.taps - 1 - tap;
+          if (from >= 0) {
+            const T* x = p + from * s.projected() + inner;
+#pragma omp simd
+            for (int64_t c = 0; c < ch; c++) dconv[tap * ch + c] += g[c] * load(x[c]);
+          }
+          if (to < s.length) {
+            const float *later = du.data() + to * ch, *cw = w.conv + tap * ch;
+#pragma omp simd
+            for (int64_t c = 0; c < ch; c++) row[c] += cw[c] * later[c];
+          }
+        }
+        T* o = dp + t * s.projected() + inner;
+#pragma omp simd
+        for (int64_t c = 0; c < ch; c++) o[c] = store<T>(row[c]);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+// Every function comes for float32 (f32) and bfloat16 (b16).
+#define BOTH(T, S)                                                                                \
+  extern "C" void gated_silu_##S(const T* gu, T* y, int64_t rows, int64_t f) {                    \
+    gated_silu(gu, y, rows, f);                                                                   \
+  }                                                                                               \
+  extern "C" void gated_silu_grad_##S(const T* gu, const T* dy, T* dgu, int64_t rows,             \
+                                      int64_t f) {                                                \
+    gated_silu_grad(gu, dy, dgu, rows, f);                                                        \
+  }                                                                                               \
+  extern "C" void scatter_##S(const T* x, const int64_t* slot, const float* gate, T* out,         \
+                              int64_t tokens, int64_t k, int64_t d) {                             \
+    scatter(x, slot, gate, out, tokens, k, d);                                                    \
+  }                                                                                               \
+  extern "C" void gather_##S(const T* y, const int64_t* slot, const float* gate, T* out,          \
+                             int64_t tokens, int64_t k, int64_t d) {                              \
+    gather(y, slot, gate, out, tokens, k, d);                                                     \
+  }                                                                                               \
+  extern "C" void gate_grad_##S(const T* y, const int64_t* slot, const T* dout, float* dgate,     \
+                                int64_t tokens, int64_t k, int64_t d) {                           \
+    gate_grad(y, slot, dout, dgate, tokens, k, d);                                                \
+  }                                                                                               \
+  extern "C" void split_heads_##S(T* row, const float* c, const float* s, T* q, T* k, T* v,       \
+                                  int64_t batch, int64_t length, int64_t n_heads, int64_t n_kv,   \
+                                  int64_t p) {                                                    \
+    heads<T, true>(row, c, s, q, k, v, batch, length, n_heads, n_kv, p);                          \
+  }                                                                                               \
+  extern "C" void merge_heads_##S(T* row, const float* c, const float* s, T* q, T* k, T* v,       \
+                                  int64_t batch, int64_t length, int64_t n_heads, int64_t n_kv,   \
+                                  int64_t p) {                                                    \
+    heads<T, false>(row, c, s, q, k, v, batch, length, n_heads, n_kv, p);                         \
+  }                                                                                               \
+  extern "C" void causal_softmax_##S(T* scores, int64_t rows, int64_t length, float scale) {      \
+    causal_softmax(scores, rows, length, scale);                                                  \
+  }                                                                                               \
+  extern "C" void causal_softmax_grad_##S(const T* probs, T* dprobs, int64_t rows,                \
+                                          int64_t length, float scale) {                          \
+    causal_softmax_grad(probs, dprobs, rows, length, scale);                                      \
+  }                                                                                               \
+  extern "C" void cross_entropy_##S(T* logits, const int64_t* target, float* loss, int64_t rows,  \
+                                    int64_t v, float inverse_scaling, float scale) {              \
+    cross_entropy(logits, target, loss, rows, v, inverse_scaling, scale);                         \
+  }                                                                                               \
+  extern "C" void mamba2_##S(const T* p, const Shape* s, const Weights* w, T* out, T* kept_y,     \
+                             float* rstd, float* states) {                                        \
+    if (s->states % 16 == 0) mamba2<T, 16>(p, *s, *w, out, kept_y, rstd, states);                 \
+    else mamba2<T, 8>(p, *s, *w, out, kept_y, rstd, states);                                      \
+  }                                                                                               \
+  extern "C" void mamba2_grad_##S(const T* p, const Shape* s, const Weights* w, const T* kept_y,  \
+                                  const float* rstd, const float* states, const T* dout,          \
+                                  T* dprojected, float* dweights) {                               \
+    if (s->states % 16 == 0)                                                                      \
+      mamba2_grad<T, 16>(p, *s, *w, kept_y, rstd, states, dout, dprojected, dweights);            \
+    else mamba2_grad<T, 8>(p, *s, *w, kept_y, rstd, states, dout, dprojected, dweights);          \
+  }
+BOTH(float, f32)
+BOTH(bf16, b16)
+
+#define NORM(X, Y, S)                                                                             \
+  extern "C" void rms_norm_##S(const X* x, const float* w, Y* y, float* rstd, int64_t rows,       \
+                               int64_t d, float eps) {                                            \
+    rms_norm(x, w, y, rstd, rows, d, eps);                                                        \
+  }                                                                                               \
+  extern "C" void rms_norm_grad_##S(const X* x, const float* w, const float* rstd, const Y* dy,   \
+                                    X* dx, float* dw, int64_t rows, int64_t d) {                  \
+    rms_norm_grad(x, w, rstd, dy, dx, dw, rows, d);                                               \
+  }
+NORM(float, float, f32_f32)
+NORM(float, bf16, f32_b16)
+NORM(bf16, bf16, b16_b16)
+NORM(bf16, float, b16_f32)
