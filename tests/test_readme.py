@@ -1,0 +1,138 @@
+"""What the README says is so: its commands run, its file tree is the tree, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from itera_lite import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+# The chain is run for real, in the README's own words but for these smaller budgets.
+SMALLER = {
+    "--minutes 10": "--tokens 4096",
+    "itera bench": "itera bench --quick",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+
+
+def itera_arguments(words: list[str]) -> list[str] | None:
+    """The arguments of `itera` in a command, however it is started."""
+    match words:
+        case ["itera", *rest]:
+            return rest
+        case ["python", "train.py", *rest]:
+            return ["train", *rest]
+        case ["python", "generate_report.py", *rest]:
+            return ["report", *rest]
+        case ["torchrun", "--nproc-per-node", number, "-m", "itera_lite.cli", *rest]:
+            assert int(number) > 1
+            return rest
+    return None
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_one_that_exists(command: str) -> None:
+    """Verb, options and the type of each value are checked by the real command line."""
+    words = shlex.split(command)
+    arguments = itera_arguments(words)
+    if arguments is not None:
+        cli.build_app(arguments).parse_args(arguments, exit_on_error=False, print_error=False)
+        if words[0] == "python":
+            assert (ROOT / words[1]).is_file()
+    elif words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    else:
+        assert words[:2] == ["pip", "install"], f"don't know how to check: {command}"
+        extra = re.search(r"\[(\w+)\]", words[-1])
+        if extra:
+            assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.M)
+
+
+def test_the_file_tree_is_the_tree() -> None:
+    """Each line names a path that exists, and each module of the package has its line."""
+    named: set[str] = set()
+    folders: list[str] = []
+    for line in blocks("text")[0].splitlines():
+        entry = re.fullmatch(r"( *)(\S+(?: \S+)*?)  +(\S.*)", line)
+        assert entry, f"expected indentation, a path and a phrase: {line!r}"
+        indent, path, phrase = len(entry[1]) // 2, entry[2], entry[3]
+        assert phrase
+        folders = folders[:indent]
+        for each in path.split(" "):
+            assert (ROOT / "/".join([*folders, each])).exists(), "/".join([*folders, each])
+            named.add("/".join([*folders, each.rstrip("/")]))
+        if path.endswith("/"):
+            folders.append(path.rstrip("/"))
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "itera_lite").rglob("*.py")
+        if not path.name.startswith("__")
+    }
+    missing = {
+        path
+        for path in modules
+        if path not in named and not any(_is_leaf(folder, named) for folder in _above(path))
+    }
+    assert not missing
+
+
+def _above(path: str) -> list[str]:
+    return [parent.as_posix() for parent in Path(path).parents]
+
+
+def _is_leaf(folder: str, named: set[str]) -> bool:
+    """A folder that is named, but whose files aren't, stands for all of them."""
+    return folder in named and not any(name.startswith(folder + "/") for name in named)
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not target.startswith(("http:", "https:", "#")):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+
+
+def test_the_chain_for_your_own_text_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`itera data ... itera report`, then the Python example, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my_texts"
+    folder.mkdir()
+    for number in range(24):
+        words = [f"{'abcdefgh'[(number * i) % 8]}{i * number % 97}" for i in range(150)]
+        (folder / f"{number}.txt").write_text("Once upon a time " + " ".join(words) + "\n")
+
+    chain = next(block for block in blocks("sh") if "itera data my_texts" in block)
+    for plain, small in SMALLER.items():
+        assert plain in chain
+        chain = chain.replace(plain, small)
+    for line in chain.splitlines():
+        arguments = itera_arguments(shlex.split(line))
+        assert arguments is not None
+        assert cli.main(arguments) == 0, f"{line}\n{capsys.readouterr().err}"
+
+    for written in (
+        "checkpoints/itera_lite_tiny/model.safetensors",
+        "results/itera_lite_tiny_metrics.csv",
+        "results/itera_lite_tiny_eval.json",
+        "results/itera_lite_tiny_benchmark.json",
+        "reports/efficiency_report.md",
+        "reports/efficiency_report.html",
+    ):
+        assert (tmp_path / written).stat().st_size > 0
+
+    capsys.readouterr()
+    exec(blocks("python")[0], {})
+    assert "Once upon a time" in capsys.readouterr().out
