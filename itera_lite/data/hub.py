@@ -1,0 +1,133 @@
+"""Sets from the Hugging Face Hub: which files to take, and fetching them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from itera_lite.data.readers import kind_of
+from itera_lite.errors import DataError, MissingExtra
+
+MAX_BYTES = 2 * 1024**3  # of one set, as stored
+
+_SPLIT_NAME = re.compile(
+    r"(?:wiki\.)?(?:partial-)?(train|training|valid|validation|val|dev|test)"
+    r"(?:[-_.]?\d[\w.-]*)?(?:\.tokens)?"
+)
+_CANONICAL = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A set on the Hub: the repository, and the folder in it ('' for all of it)."""
+
+    repository: str
+    folder: str = ""
+
+
+def split_name(path: str) -> str | None:
+    """'train', 'valid' or 'test' by a file's name or its folder's; None where they say nothing.
+
+    Known are `train.txt`, `validation-00000-of-00004.parquet`,
+    `wiki.test.tokens`, `test/0000.parquet` and the like.
+    """
+    parts = path.split("/")
+    stem = parts[-1]
+    for suffix in (".gz", ".zst", ".txt", ".md", ".jsonl", ".csv", ".parquet"):
+        stem = stem.removesuffix(suffix)
+    for name in (stem, *reversed(parts[:-1])):
+        if match := _SPLIT_NAME.fullmatch(name.lower()):
+            return _CANONICAL.get(match[1], match[1])
+    return None
+
+
+def fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:
+    """Download a set's data files; (path in the repository -> local file, revision, notes).
+
+    Raises:
+        MissingExtra: huggingface_hub isn't installed.
+        DataError: the Hub can't be reached, or the set has no files that can be read.
+    """
+    try:
+        from huggingface_hub import HfApi, hf_hub_download
+    except ImportError as error:
+        raise MissingExtra(
+            "huggingface_hub", "hub", f"Fetching {wanted.repository} from the Hub"
+        ) from error
+    try:
+        revision = None
+        chosen: list[str] = []
+        notes: list[str] = []
+        # A set in another format has a Parquet copy under the second name.
+        for branch in (None, "refs/convert/parquet"):
+            info = HfApi().dataset_info(wanted.repository, revision=branch, files_metadata=True)
+            sizes = {item.rfilename: item.size or 0 for item in info.siblings or []}
+            chosen, notes = choose_files(sizes, wanted)
+            revision = info.sha
+            if chosen:
+                break
+        files = {
+            name: Path(
+                hf_hub_download(wanted.repository, name, repo_type="dataset", revision=revision)
+            )
+            for name in chosen
+        }
+    except DataError:
+        raise
+    except Exception as error:  # the client raises its own, the network's and the system's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{wanted.repository} couldn't be fetched from the Hub ({reason})"
+        ) from error
+    if not files:
+        raise DataError(
+            f"{wanted.repository} on the Hub has no .parquet, .jsonl, .csv or .txt files"
+            + (f" in the folder '{wanted.folder}'" if wanted.folder else "")
+        )
+    return files, str(revision), notes
+
+
+def choose_files(sizes: dict[str, int], wanted: HubSet) -> tuple[list[str], list[str]]:
+    """The files to take, in order, and notes: one kind only, Parquet first, up to `MAX_BYTES`.
+
+    Args:
+        sizes: bytes of each file of the repository.
+        wanted: the set.
+
+    Raises:
+        DataError: the repository holds several sets and none was named.
+    """
+    inside = wanted.folder + "/" if wanted.folder else ""
+    found = [name for name in sorted(sizes) if name.startswith(inside)]
+    for kind in ("parquet", "jsonl", "csv", "text"):
+        names = [
+            name for name in found if kind_of(name) == kind and not name.lower().endswith(".md")
+        ]
+        if names:
+            break
+    else:
+        return [], []
+    folders = {name.split("/")[0] for name in names if "/" in name}
+    folders = {name for name in folders if name != "data" and split_name(name) is None}
+    if not wanted.folder and len(folders) > 1:
+        raise DataError(
+            f"{wanted.repository} holds several sets: {', '.join(sorted(folders))}. "
+            f"Name one: hf:{wanted.repository}/{min(folders)}"
+        )
+    # The small held-out splits first, so that the limit cuts training text only.
+    names.sort(key=lambda name: split_name(name) in (None, "train"))
+    taken: list[str] = []
+    total = 0
+    for name in names:
+        if taken and total + sizes[name] > MAX_BYTES:
+            break
+        taken.append(name)
+        total += sizes[name]
+    notes = []
+    if len(taken) < len(names):
+        notes.append(
+            f"only {len(taken)} of {len(names)} files were taken ({total / 1e9:.1f} GB; "
+            f"the limit is {MAX_BYTES / 1e9:.1f} GB)"
+        )
+    return taken, notes

@@ -1,0 +1,359 @@
+"""Token shards: a set as memory-mapped token files with a manifest, cached by content.
+
+A set is a folder ``NAME-KEY`` in the cache: ``SPLIT.bin`` (little-endian
+uint16, or uint32 for a tokenizer of more than 65,536 ids), ``manifest.json``
+and the tokenizer's files. KEY follows from the text, the tokenizer and the
+format. It is built beside its place and renamed, so it is whole or absent,
+and two processes may build it at once. Small files in ``index/`` lead to it
+from what can be known without reading the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from itera_lite.data.corpus import Corpus, locate
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer, training_sample
+from itera_lite.errors import DataError, TokenizerMismatch, UsageError
+from itera_lite.files import write_json
+
+FORMAT = 1  # raise it when the same text would give other shards or another split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared set.
+
+    Attributes:
+        path: its folder in the cache.
+        manifest: name, source, sha256 of the text, tokenizer_sha256, vocab_size,
+            notes, and for each split documents, bytes, tokens and sha256.
+            ``tokens`` counts what is predicted: every token of the documents
+            and the ``<|endoftext|>`` after each; ``bytes`` is the text alone.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.manifest["splits"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.path)
+
+    def tokens(self, split: str) -> NDArray[Any]:
+        """The split's stream, memory-mapped, read-only: one more than ``tokens`` in the manifest.
+
+        It begins with ``<|endoftext|>``, and each document is followed by one.
+        """
+        entry = self._entry(split)
+        return np.memmap(self.path / entry["file"], dtype=self.manifest["dtype"], mode="r")
+
+    def n_bytes(self, split: str) -> int:
+        """Bytes of the split's documents: what bits per byte divides by."""
+        return int(self._entry(split)["bytes"])
+
+    def n_tokens(self, split: str) -> int:
+        """Tokens predicted in the split, each document's ``<|endoftext|>`` included."""
+        return int(self._entry(split)["tokens"])
+
+    def documents(self, split: str) -> Iterator[bytes]:
+        """The split's documents, decoded from the tokens: the exact bytes that went in."""
+        tokens = self.tokens(split)
+        ends = np.flatnonzero(tokens == self.tokenizer.eot_id)
+        for start, end in zip(ends[:-1], ends[1:], strict=True):
+            yield self.tokenizer.decode_bytes(tokens[start + 1 : end].tolist())
+
+    def summary(self) -> dict[str, Any]:
+        """The set in the few numbers that a result carries."""
+        train, valid = self._entry("train"), self._entry("valid")
+        return {
+            "name": self.name,
+            "sha256": self.manifest["sha256"],
+            "tokenizer_sha256": self.manifest["tokenizer_sha256"],
+            "vocab_size": self.manifest["vocab_size"],
+            "train_bytes": train["bytes"],
+            "train_tokens": train["tokens"],
+            "valid_bytes": valid["bytes"],
+            "valid_tokens": valid["tokens"],
+            "bytes_per_token": train["bytes"] / train["tokens"],
+        }
+
+    def _entry(self, split: str) -> dict[str, Any]:
+        entries: dict[str, dict[str, Any]] = self.manifest["splits"]
+        if split not in entries:
+            raise DataError(f"{self.name} has no split '{split}'. Its splits: {', '.join(entries)}")
+        return entries[split]
+
+
+def prepare(
+    data: str,
+    *,
+    vocab_size: int = 2048,
+    tokenizer: Tokenizer | None = None,
+    cache: Path | None = None,
+    quiet: bool = False,
+) -> Dataset:
+    """Make a set ready for training or evaluation; at once where it was made before.
+
+    Args:
+        data: the set; see `itera_lite.data.corpus.load_documents`.
+        vocab_size: size of the tokenizer trained on the train split, from 256
+            (bytes only: 257 ids with ``<|endoftext|>``) to 65,536.
+        tokenizer: use this one instead, such as a checkpoint's.
+        cache: folder for prepared sets; by default $ITERA_CACHE, else
+            ~/.cache/itera-lite.
+        quiet: don't print the notes to standard error while building.
+
+    Raises:
+        DataError: the set or its text can't be used, or the cache can't be written.
+        UsageError: ``vocab_size`` is out of range.
+    """
+    if tokenizer is None and not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
+        raise UsageError(
+            f"vocab_size={vocab_size}: expected {MIN_VOCAB} (bytes only) to {MAX_VOCAB:,}"
+        )
+    recipe = max(vocab_size, 257) if tokenizer is None else tokenizer.sha256
+    root = cache or cache_folder()
+    source = locate(data)
+    fingerprint = source.fingerprint()
+    marks = [_mark("source", fingerprint, recipe)] if fingerprint is not None else []
+    if found := _look_up(root, marks):
+        return found
+    corpus = source.read()
+    if not quiet:
+        for note in corpus.notes:
+            print(f"{corpus.name}: {note}", file=sys.stderr)
+    text_hash, split_hashes = _hashes(corpus)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        marks.append(_mark("text", corpus.name, text_hash, recipe))
+        dataset = _look_up(root, marks[-1:])
+        if dataset is None:
+            used = None
+            if tokenizer is None:
+                sample, used = training_sample(corpus.splits["train"])
+                tokenizer = Tokenizer.train(sample, vocab_size)
+                marks.append(_mark("text", corpus.name, text_hash, tokenizer.sha256))
+                if fingerprint is not None:
+                    marks.append(_mark("source", fingerprint, tokenizer.sha256))
+            key = _mark(text_hash, tokenizer.sha256)[:16]
+            place = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', corpus.name)[:60]}-{key}"
+            dataset = _open(place) or _build(
+                place, corpus, tokenizer, text_hash, split_hashes, used, quiet
+            )
+        for mark in marks:
+            write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name})
+    except OSError as error:
+        raise DataError(
+            f"the cache {root} can't be written ({error.strerror or error}). "
+            "Set ITERA_CACHE to a folder that can, with room for the tokens."
+        ) from error
+    return dataset
+
+
+def check_tokenizer(dataset: Dataset, tokenizer: Tokenizer) -> None:
+    """Hold a model's tokenizer against the one that made the shards.
+
+    Raises:
+        TokenizerMismatch: they would tokenise differently.
+    """
+    made_with = dataset.manifest["tokenizer_sha256"]
+    if made_with != tokenizer.sha256:
+        raise TokenizerMismatch(
+            f"{dataset.name} was tokenised with tokenizer {made_with[:12]} "
+            f"({dataset.manifest['vocab_size']:,} ids), the model has tokenizer "
+            f"{tokenizer.sha256[:12]} ({tokenizer.vocab_size:,} ids). Prepare the set with the "
+            "model's tokenizer: prepare(data, tokenizer=...)."
+        )
+
+
+def cache_folder() -> Path:
+    """$ITERA_CACHE, else ~/.cache/itera-lite."""
+    return Path(os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite").expanduser()
+
+
+def _build(
+    place: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    text_hash: str,
+    split_hashes: dict[str, str],
+    trained_on: int | None,
+    quiet: bool,
+) -> Dataset:
+    """Write the set beside its place, then rename it there."""
+    _sweep(place.parent)
+    notes = list(corpus.notes)
+    train_bytes = sum(map(len, corpus.splits["train"]))
+    if trained_on is not None and trained_on < train_bytes:
+        notes.append(
+            f"the tokenizer was trained on an even sample of {trained_on / 1e6:.0f} MB "
+            f"of {train_bytes / 1e6:.0f} MB"
+        )
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
+    work = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+    try:
+        entries = {}
+        total = sum(len(text) for texts in corpus.splits.values() for text in texts)
+        with tqdm(
+            total=total,
+            desc=f"tokenising {corpus.name}",
+            unit="B",
+            unit_scale=True,
+            delay=1.0,
+            disable=True if quiet else None,
+        ) as bar:
+            for split, texts in corpus.splits.items():
+                file = f"{split}.bin"
+                size = _write_tokens(work / file, texts, tokenizer, dtype, bar)
+                entries[split] = {
+                    "documents": len(texts),
+                    "bytes": sum(map(len, texts)),
+                    "tokens": size - 1,
+                    "sha256": split_hashes[split],
+                    "file": file,
+                }
+        tokenizer.save(work)
+        manifest = {
+            "format": FORMAT,
+            "name": corpus.name,
+            "source": corpus.source,
+            "sha256": text_hash,
+            "tokenizer_sha256": tokenizer.sha256,
+            "tokenizer_trained_on_bytes": trained_on,
+            "vocab_size": tokenizer.vocab_size,
+            "dtype": dtype.str,
+            "notes": notes,
+            "splits": entries,
+        }
+        write_json(work / "manifest.json", manifest)
+        work.chmod(0o755)
+        dataset = _place(work, place)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return dataset
+
+
+def _write_tokens(
+    file: Path,
+    texts: list[bytes],
+    tokenizer: Tokenizer,
+    dtype: np.dtype[Any],
+    bar: tqdm[Any],
+) -> int:
+    """Write one split's stream; its length in tokens."""
+
+    def watched() -> Iterable[bytes]:
+        for text in texts:
+            yield text
+            bar.update(len(text))
+
+    size = 1
+    with open(file, "wb") as out:
+        out.write(np.array([tokenizer.eot_id], dtype=dtype).tobytes())
+        for part in tokenizer.encode_stream(watched()):
+            out.write(part.astype(dtype).tobytes())
+            size += len(part)
+        out.flush()
+        os.fsync(out.fileno())
+    return size
+
+
+def _place(work: Path, place: Path) -> Dataset:
+    """Move a finished set to its place; where another process was first, take its."""
+    for _ in range(3):
+        try:
+            os.rename(work, place)
+        except OSError:
+            if (first := _open(place)) is not None:
+                return first
+            if not place.exists():
+                raise
+            shutil.rmtree(place, ignore_errors=True)  # damaged, and so it can't stay
+        else:
+            dataset = _open(place)
+            if dataset is not None:
+                return dataset
+    raise DataError(f"{place}: the set can't be put there. Remove that folder and try again.")
+
+
+def _open(place: Path) -> Dataset | None:
+    """The set in a folder; None where there is none or it is damaged."""
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        width = np.dtype(manifest["dtype"]).itemsize
+        whole = manifest["format"] == FORMAT and all(
+            (place / entry["file"]).stat().st_size == (entry["tokens"] + 1) * width
+            for entry in manifest["splits"].values()
+        )
+        dataset = Dataset(place, manifest)
+        if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
+            return dataset
+    except (OSError, ValueError, KeyError, TypeError, DataError):
+        pass
+    return None
+
+
+def _look_up(root: Path, marks: list[str]) -> Dataset | None:
+    for mark in marks:
+        try:
+            entry = json.loads((root / "index" / f"{mark}.json").read_text(encoding="utf-8"))
+            found = _open(root / entry["folder"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _mark(*parts: Any) -> str:
+    text = json.dumps([FORMAT, *parts], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _hashes(corpus: Corpus) -> tuple[str, dict[str, str]]:
+    """(sha256 of the whole set, sha256 of each split's documents put together)."""
+    whole = hashlib.sha256()
+    splits = {}
+    for split, texts in corpus.splits.items():
+        alone = hashlib.sha256()
+        whole.update(f"{split} {len(texts)}\n".encode())
+        for text in texts:
+            alone.update(text)
+            whole.update(len(text).to_bytes(8, "little"))
+            whole.update(text)
+        splits[split] = alone.hexdigest()
+    return whole.hexdigest(), splits
+
+
+def _sweep(root: Path) -> None:
+    """Remove what builds that were killed left behind more than a day ago."""
+    for stale in root.glob(".building-*"):
+        try:
+            if time.time() - stale.stat().st_mtime > 86_400:
+                shutil.rmtree(stale, ignore_errors=True)
+        except OSError:
+            continue

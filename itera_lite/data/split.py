@@ -1,0 +1,84 @@
+"""The border between training and validation: by document, with no copy on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+
+from itera_lite.errors import DataError
+
+VALID_SHARE = 0.05
+
+
+def split_by_hash(documents: list[bytes]) -> tuple[list[bytes], list[bytes], list[str]]:
+    """(train, valid, notes): about 5 % of the documents go to valid, by a hash of their text.
+
+    A document's side depends on its own text alone, so it stays when text is
+    added elsewhere. Exact copies are dropped. Each side gets at least one
+    document: where the hash would leave a side empty, it gets the document
+    nearest to it. One single document is cut in two, 90 % and 10 %.
+
+    Raises:
+        DataError: there is no text, or one document too short to cut.
+    """
+    distinct = list(dict.fromkeys(documents))
+    notes = []
+    if dropped := len(documents) - len(distinct):
+        notes.append(f"{dropped:,} exact copies of other documents were dropped")
+    if not distinct:
+        raise DataError("expected documents with text, found none")
+    if len(distinct) == 1:
+        first, last = cut_one(distinct[0])
+        notes.append(
+            "the set is one document: it was cut at the border nearest to 90 %, the first part "
+            "is for training, the last for validation"
+        )
+        return [first], [last], notes
+    places = [_place(document) for document in distinct]
+    limit = min(max(VALID_SHARE, min(places)), sorted(places)[-2])
+    train = [text for text, place in zip(distinct, places, strict=True) if place > limit]
+    valid = [text for text, place in zip(distinct, places, strict=True) if place <= limit]
+    share = sum(map(len, valid)) / sum(map(len, distinct))
+    if not 0.01 <= share <= 0.2:
+        notes.append(
+            f"the documents are few or uneven: valid holds {share:.1%} of the bytes "
+            f"({len(valid):,} of {len(distinct):,} documents)"
+        )
+    return train, valid, notes
+
+
+def without_leaks(splits: dict[str, list[bytes]]) -> tuple[dict[str, list[bytes]], list[str]]:
+    """Given splits, less the train documents that also lie in another split; and notes."""
+    held_out = {text for name, texts in splits.items() if name != "train" for text in texts}
+    train = [text for text in splits["train"] if text not in held_out]
+    dropped = len(splits["train"]) - len(train)
+    notes = []
+    if dropped:
+        notes.append(f"{dropped:,} train documents that also lie in another split were dropped")
+    return {**splits, "train": train}, notes
+
+
+def cut_one(text: bytes) -> tuple[bytes, bytes]:
+    """Cut one document near 90 %: at a paragraph's end, else a line's, else a word's."""
+    target = len(text) * 9 // 10
+    for border in (b"\n\n", b"\n", b" "):
+        before = text.rfind(border, 0, target) + len(border)
+        after = text.find(border, target) + len(border)
+        found = [
+            cut
+            for cut in (before, after)
+            if cut >= len(border) and text[:cut].strip() and text[cut:].strip()
+        ]
+        near = [cut for cut in found if 0.7 * len(text) <= cut <= 0.98 * len(text)]
+        if near:
+            cut = min(near, key=lambda place: abs(place - target))
+            return text[:cut], text[cut:]
+    raise DataError(
+        f"the set is one document of {len(text):,} bytes that can't be cut into a part for "
+        "training and one for validation. Give more text, or several documents "
+        "(lines that hold only <|endoftext|> part them)."
+    )
+
+
+def _place(document: bytes) -> float:
+    """A uniform number in [0, 1) that follows from the text."""
+    return int.from_bytes(hashlib.sha256(document).digest()[:6], "big") / 2**48

@@ -1,0 +1,317 @@
+"""Byte-level BPE that is trained on the set and round-trips every byte string.
+
+The files are Hugging Face's own (`tokenizer.json`, `tokenizer_config.json`),
+and the pre-tokenizer is GPT-2's, which llama.cpp knows by that name. In a
+tokenizer trained here, ids 0-255 are the bytes, 256 is ``<|endoftext|>`` and
+the merges follow. ``<|endoftext|>`` is never produced by encoding: text that
+holds these 13 characters is text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+
+from itera_lite.errors import DataError, UsageError
+from itera_lite.files import write_json, write_text
+
+EOT = "<|endoftext|>"
+MIN_VOCAB, MAX_VOCAB = 256, 65_536
+TRAINING_SAMPLE_BYTES = 64_000_000
+
+_PIECE_CHARS = 16_384  # long texts are encoded in pieces of about this many characters
+_GROUP_CHARS = 2_000_000  # and this many characters at a time, which bounds memory
+# Here a GPT-2 pre-token always ends, so cutting here changes no token.
+_BORDER = re.compile(r"(?<=[^\s\x1c-\x1f\u180e\u200b\ufeff])(?=\n| [A-Za-z])")
+_NOT_UTF8 = re.compile("([\udc80-\udcff]+)")
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's printable character for each of the 256 bytes."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    spare = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
+
+
+_BYTE_TO_CHARACTER = _byte_characters()
+_CHARACTER_TO_BYTE = {character: byte for byte, character in enumerate(_BYTE_TO_CHARACTER)}
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer. Make one with `train` or `load`.
+
+    Attributes:
+        vocab_size: number of ids, ``<|endoftext|>`` included.
+        eot_id: id of ``<|endoftext|>``, which ends every document.
+        sha256: hash of what decides the ids (vocabulary, merges, pre-tokenizer).
+            It is the same for every file that tokenises alike.
+        token_bytes: the bytes of each id; those of ``<|endoftext|>`` are empty.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, *, origin: str = "tokenizer") -> None:
+        state = json.loads(backend.to_str())
+        model = state["model"]
+        vocab: dict[str, int] = dict(model.get("vocab") or {})
+        special = {
+            token["content"]: token["id"] for token in state["added_tokens"] if token["special"]
+        }
+        byte_level = (
+            model["type"] == "BPE"
+            and (state["pre_tokenizer"] or {}).get("type") == "ByteLevel"
+            and not state["pre_tokenizer"]["add_prefix_space"]
+            and state["normalizer"] is None
+            and all(character in vocab for character in _BYTE_TO_CHARACTER)
+        )
+        if not byte_level or EOT not in special or set(special) != {EOT}:
+            raise DataError(
+                f"{origin}: expected a byte-level BPE tokenizer (GPT-2 pre-tokenizer, no "
+                f"normalizer, no prefix space) with {EOT} as its only special token. "
+                "Make one with Tokenizer.train."
+            )
+        vocab[EOT] = special[EOT]
+        if sorted(vocab.values()) != list(range(len(vocab))):
+            raise DataError(
+                f"{origin}: expected the ids 0..{len(vocab) - 1}, each once. "
+                "The file is damaged; take it again from where it came."
+            )
+        self._backend = backend
+        self._backend.encode_special_tokens = True
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.vocab_size = len(vocab)
+        self.eot_id = vocab[EOT]
+        self.token_bytes: list[bytes] = [b""] * self.vocab_size
+        for token, index in vocab.items():
+            if token != EOT:
+                self.token_bytes[index] = bytes(_CHARACTER_TO_BYTE[c] for c in token)
+        self._byte_ids = [vocab[character] for character in _BYTE_TO_CHARACTER]
+        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        canonical = {"vocab": vocab, "merges": merges, "pre_tokenizer": "gpt-2", "eot": EOT}
+        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def train(cls, documents: Iterable[bytes | str], vocab_size: int) -> Tokenizer:
+        """Train on the documents. The same documents give the same tokenizer.
+
+        Args:
+            documents: the text; bytes that aren't UTF-8 are skipped over.
+            vocab_size: ids wanted, ``<|endoftext|>`` included, from 257 to
+                65,536. 256 means "bytes only" and gives 257: the bytes and
+                ``<|endoftext|>``, so that every byte keeps an id of its own.
+
+        Raises:
+            UsageError: ``vocab_size`` is out of range.
+            DataError: the text supports fewer merges; the message says how many.
+        """
+        if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
+            raise UsageError(
+                f"vocab_size={vocab_size}: expected {MIN_VOCAB} (bytes only) to {MAX_VOCAB:,}"
+            )
+        merges: list[tuple[str, str]] = []
+        n_bytes = 0
+        if vocab_size > 257:
+
+            def texts() -> Iterator[str]:
+                nonlocal n_bytes
+                for document in documents:
+                    raw = _to_bytes(document)
+                    n_bytes += len(raw)
+                    yield from _pieces(raw.decode("utf-8", "ignore"))
+
+            learner = tokenizers.Tokenizer(models.BPE())
+            learner.pre_tokenizer = _pre_tokenizer()
+            trainer = trainers.BpeTrainer(
+                vocab_size=vocab_size - 1,
+                min_frequency=2,
+                initial_alphabet=sorted(_BYTE_TO_CHARACTER),
+                show_progress=False,
+            )
+            learner.train_from_iterator(texts(), trainer=trainer)
+            merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+        vocab = {character: byte for byte, character in enumerate(_BYTE_TO_CHARACTER)}
+        vocab[EOT] = 256
+        for left, right in merges:
+            vocab.setdefault(left + right, len(vocab))
+        if len(vocab) < vocab_size:
+            raise DataError(
+                f"vocab_size={vocab_size}: the training text ({n_bytes:,} bytes) supports at most "
+                f"{len(vocab)}, because a merge has to occur twice. Give a vocab_size of "
+                f"{len(vocab)} or less, or more text."
+            )
+        backend = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        backend.pre_tokenizer = _pre_tokenizer()
+        backend.decoder = decoders.ByteLevel()
+        backend.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
+        return cls(backend)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokenizer:
+        """Read ``tokenizer.json``, given as the file or as its folder.
+
+        Raises:
+            DataError: there is none, or it isn't a tokenizer of this kind.
+        """
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise DataError(f"{path}: expected a tokenizer.json, or a folder that holds one")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"{file}: not a readable tokenizer.json ({error})") from error
+        return cls(backend, origin=str(file))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``tokenizer.json`` and ``tokenizer_config.json``; returns the folder."""
+        folder = Path(folder)
+        write_text(folder / "tokenizer.json", self._backend.to_str(pretty=True) + "\n")
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": EOT,
+            "eos_token": EOT,
+            "pad_token": EOT,
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+        }
+        write_json(folder / "tokenizer_config.json", config)
+        return folder
+
+    def encode(self, text: str | bytes) -> list[int]:
+        """Ids of the text, without ``<|endoftext|>``. Any bytes may be given."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str | bytes]) -> list[list[int]]:
+        """Ids of each text, as `encode` gives them; texts are encoded in parallel."""
+        result: list[list[int]] = [[] for _ in texts]
+        for index, ids in self._encode_pieces(texts):
+            result[index].extend(ids)
+        return result
+
+    def encode_stream(self, documents: Iterable[bytes]) -> Iterator[NDArray[np.uint32]]:
+        """Ids of the documents, each followed by ``<|endoftext|>``, some at a time.
+
+        The concatenation is the token stream; memory stays bounded even for
+        one document of a gigabyte.
+        """
+        seen = -1
+        ended = 0  # documents whose <|endoftext|> was given
+
+        def counted() -> Iterator[bytes]:
+            nonlocal seen
+            for document in documents:
+                seen += 1
+                yield document
+
+        buffer: list[int] = []
+        for index, ids in self._encode_pieces(counted()):
+            buffer.extend([self.eot_id] * (index - ended))
+            ended = index
+            buffer.extend(ids)
+            if len(buffer) >= 1_000_000:
+                yield np.array(buffer, dtype=np.uint32)
+                buffer = []
+        buffer.extend([self.eot_id] * (seen + 1 - ended))
+        yield np.array(buffer, dtype=np.uint32)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of the ids; ``<|endoftext|>`` gives none."""
+        return b"".join([self.token_bytes[index] for index in ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of the ids; a character that is cut in two becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def _encode_pieces(self, texts: Iterable[str | bytes]) -> Iterator[tuple[int, list[int]]]:
+        """(index of the text, ids of its next piece), in order."""
+        group: list[tuple[int, str | list[int]]] = []
+        size = 0
+        for index, text in enumerate(texts):
+            for piece in self._split(text):
+                group.append((index, piece))
+                size += len(piece)
+                if size >= _GROUP_CHARS:
+                    yield from self._encode_group(group)
+                    group, size = [], 0
+        yield from self._encode_group(group)
+
+    def _encode_group(
+        self, group: list[tuple[int, str | list[int]]]
+    ) -> Iterator[tuple[int, list[int]]]:
+        strings = [piece for _, piece in group if isinstance(piece, str)]
+        encoded = iter(self._backend.encode_batch_fast(strings, add_special_tokens=False))
+        for index, piece in group:
+            yield index, (next(encoded).ids if isinstance(piece, str) else piece)
+
+    def _split(self, text: str | bytes) -> Iterator[str | list[int]]:
+        """Pieces of valid text, and ids of the bytes between them that aren't UTF-8."""
+        raw = _to_bytes(text)
+        try:
+            yield from _pieces(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            for number, part in enumerate(_NOT_UTF8.split(raw.decode("utf-8", "surrogateescape"))):
+                if number % 2:
+                    yield [self._byte_ids[ord(character) - 0xDC00] for character in part]
+                else:
+                    yield from _pieces(part)
+
+
+def _pre_tokenizer() -> pre_tokenizers.ByteLevel:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+
+def _to_bytes(text: str | bytes) -> bytes:
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape")  # as the operating system gives arguments
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """The text in pieces that tokenise as they do inside the whole."""
+    start = 0
+    while len(text) - start > _PIECE_CHARS:
+        border = _BORDER.search(text, start + _PIECE_CHARS)
+        if border is None:
+            break
+        yield text[start : border.start()]
+        start = border.start()
+    if start < len(text):
+        yield text[start:]
+
+
+def training_sample(
+    documents: Sequence[bytes], limit: int = TRAINING_SAMPLE_BYTES
+) -> tuple[Iterator[bytes], int]:
+    """An even sample of the documents for `Tokenizer.train`, and its size in bytes.
+
+    All of them up to ``limit`` bytes; beyond it, pieces evenly spread over
+    the whole, so that the size is about ``limit``.
+    """
+    total = sum(map(len, documents))
+    if total <= limit:
+        return iter(documents), total
+
+    def sample() -> Iterator[bytes]:
+        piece = 65_536
+        credit = 0.0
+        for document in documents:
+            for start in range(0, len(document), piece):
+                part = document[start : start + piece]
+                credit += len(part) * limit / total
+                if credit >= len(part):
+                    credit -= len(part)
+                    yield part
+
+    return sample(), limit
