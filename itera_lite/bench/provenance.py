@@ -1,0 +1,148 @@
+"""What a number must carry to be believed: where, when, with what and how it was made."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import itera_lite
+
+# What decides how fast matrix products and small integers are, on x86 and on ARM.
+RELEVANT_FLAGS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16"),
+)
+PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+def provenance(seed: int | None = None, **extra: Any) -> dict[str, Any]:
+    """The record that every result file ends with.
+
+    Args:
+        seed: of the run; None where nothing was random.
+        extra: more entries, JSON-able.
+
+    Returns:
+        ``command``, ``git_commit`` (None with ``git_note`` outside a checkout; ``git_dirty``
+        says whether files differed from it), ``date`` (UTC, ISO 8601), ``seed``, ``machine``,
+        ``versions``, and ``extra``.
+    """
+    return {
+        "command": command(),
+        **git_state(Path(itera_lite.__file__).parent),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": seed,
+        "machine": machine(),
+        "versions": versions(),
+        **extra,
+    }
+
+
+def command() -> str:
+    """The command line of this process, as a shell would take it; no folder of this machine
+    before the program's name."""
+    words = [Path(sys.argv[0]).name or "python", *sys.argv[1:]]
+    if words[0] in ("cli.py", "__main__.py"):
+        words[0] = "itera"
+    return shlex.join(words)
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit of the checkout that ``folder`` is tracked in, and whether it was changed."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed copy may lie inside somebody else's checkout: only a tracked file counts.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"git_commit": None, "git_note": "not a git checkout"}
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", str(folder))
+    return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores this process may use, threads PyTorch uses, instruction set,
+    memory, operating system."""
+    info = _cpu_info()
+    return {
+        "cpu": info["name"],
+        "cores": usable_cores(),
+        "threads": _threads(),
+        "isa": info["isa"],
+        "memory_bytes": _memory_bytes(),
+        "os": f"{_os_name()}, {platform.machine()}",
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what it computes with."""
+    found = {"python": platform.python_version(), "itera_lite": itera_lite.__version__}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _threads() -> int | None:
+    torch = sys.modules.get("torch")  # not imported for this alone
+    return None if torch is None else int(torch.get_num_threads())
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return f"{platform.system()} {platform.release()}"
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+@cache
+def _cpu_info() -> dict[str, Any]:
+    name, flags = platform.processor() or platform.machine(), set[str]()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        key, _, value = line.partition(":")
+        key = key.strip().lower()
+        if key == "model name":
+            name = value.strip()
+        elif key in ("flags", "features"):
+            flags.update(value.split())
+    return {"name": name, "isa": [flag for flag in RELEVANT_FLAGS if flag in flags]}

@@ -1,0 +1,266 @@
+"""Bits per byte: how many bits a model needs for each byte of a text.
+
+Two measurements share `Score`:
+
+- `score_documents` is the one that is reported. Every document starts fresh after
+  ``<|endoftext|>``, every token is scored exactly once, and the token that ends the
+  document is scored as well although it stands for no byte. The sum is therefore the
+  length of a complete code for the documents: it can be compared with a compressor's.
+- `stream_bits` is the quick one for a training loop: plain windows of a token stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itera_lite.errors import DataError, UsageError
+from itera_lite.evaluate.score import Score
+
+IGNORED = -100  # target of a position that isn't scored
+LOGITS_PER_BATCH = 2**23  # 32 MiB of float32 logits at a time
+BLOCK_BYTES = 2**18  # documents are sorted by length within blocks of this much text
+
+
+class TextCodec(Protocol):
+    """What scoring needs of a tokenizer."""
+
+    @property
+    def eot_id(self) -> int: ...
+
+    @property
+    def token_bytes(self) -> Sequence[bytes]: ...
+
+    def encode_batch(self, texts: Sequence[bytes]) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Predictions ``start+1 .. end`` of a token row, of which the first ``skip`` aren't scored."""
+
+    row: int
+    start: int
+    end: int
+    skip: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+
+def windows(row: int, n_predictions: int, seq_len: int) -> Iterator[Window]:
+    """Cuts a row into windows in which each prediction is scored exactly once.
+
+    The first window scores everything. A later one is a full window again that ends at
+    most half a window further on and scores only what is new, so a scored token sees
+    at least half a window of context where the document has that much.
+    """
+    stride = seq_len - seq_len // 2
+    scored = min(seq_len, n_predictions)
+    yield Window(row, 0, scored, 0)
+    while scored < n_predictions:
+        end = min(scored + stride, n_predictions)
+        start = end - seq_len
+        yield Window(row, start, end, scored - start)
+        scored = end
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and the former mode again afterwards.
+
+    Not ``inference_mode``: what a module caches in it could never be trained with again.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Loss of each position in nats and whether it was guessed, both (B, L).
+
+    Positions whose target is `IGNORED` have loss 0 and count as not guessed.
+    """
+    losses = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return losses.view(targets.shape), logits.argmax(-1) == targets
+
+
+def score_documents(
+    model: nn.Module,
+    tokenizer: TextCodec,
+    documents: Iterable[bytes],
+    *,
+    seq_len: int = 256,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Score:
+    """Scores every byte of every document exactly once.
+
+    Args:
+        model: maps token ids (B, L) to logits (B, L, V); causal.
+        tokenizer: the model's own.
+        documents: UTF-8 texts. Empty ones are skipped.
+        seq_len: longest window, in tokens. See `windows` for longer documents.
+        batch_tokens: tokens a batch at most; by default what keeps the logits at 32 MiB.
+        progress: called with the number of bytes done since the last call.
+
+    Raises:
+        DataError: where there is no text, or the tokenizer loses bytes of it.
+        UsageError: where ``seq_len`` is below 1.
+    """
+    if seq_len < 1:
+        raise UsageError(f"seq_len={seq_len}: expected at least 1 token")
+    lengths = np.array([len(piece) for piece in tokenizer.token_bytes], dtype=np.int64)
+    batch_tokens = batch_tokens or max(seq_len, LOGITS_PER_BATCH // len(lengths))
+    score = Score()
+    totals: dict[int, list[float]] = {}
+    with evaluating(model):
+        for block in _blocks(documents):
+            rows = _token_rows(tokenizer, block, lengths)
+            todo = [w for i, row in enumerate(rows) for w in windows(i, len(row) - 1, seq_len)]
+            todo.sort(key=lambda w: w.length, reverse=True)
+            for batch in _batches(todo, batch_tokens):
+                _score_batch(model, rows, batch, tokenizer.eot_id, score, totals)
+            n_bytes = sum(map(len, block))
+            score.bytes += n_bytes
+            if progress is not None:
+                progress(n_bytes)
+    if not score.tokens:
+        raise DataError("there is no text to score: expected at least one document of one byte")
+    score.by_position = {end: (nats, int(n)) for end, (nats, n) in sorted(totals.items())}
+    return score
+
+
+def stream_bits(
+    model: nn.Module,
+    tokens: np.ndarray,
+    token_byte_lengths: np.ndarray,
+    *,
+    seq_len: int,
+    batch_size: int,
+    max_tokens: int | None = None,
+) -> Score:
+    """A quick score on plain windows of a token stream, the same ones at each call.
+
+    Windows of ``seq_len`` don't overlap and start without context, so the result is a
+    little worse than that of `score_documents`. With ``max_tokens`` the windows are
+    spread evenly over the stream.
+
+    Args:
+        model: maps token ids (B, L) to logits (B, L, V).
+        tokens: the stream (T,), any integer type.
+        token_byte_lengths: bytes of each token id (V,).
+        seq_len: predictions a window.
+        batch_size: windows at a time.
+        max_tokens: score about this many tokens at most; at least one window.
+
+    Raises:
+        DataError: where the stream has fewer than two tokens.
+    """
+    if len(tokens) < 2:
+        raise DataError(f"a stream of {len(tokens)} tokens: expected at least 2 to score one")
+    seq_len = min(seq_len, len(tokens) - 1)
+    available = (len(tokens) - 1) // seq_len
+    wanted = available if max_tokens is None else max(1, min(available, max_tokens // seq_len))
+    starts = (np.arange(wanted) * available // wanted) * seq_len
+    device = next(model.parameters()).device
+    score = Score()
+    with evaluating(model):
+        for first in range(0, wanted, batch_size):
+            rows = np.stack(
+                [tokens[s : s + seq_len + 1] for s in starts[first : first + batch_size]]
+            ).astype(np.int64)
+            ids = torch.from_numpy(rows).to(device)
+            losses, guessed = token_losses(model(ids[:, :-1]), ids[:, 1:])
+            score.nats += losses.double().sum().item()
+            score.correct += int(guessed.sum())
+            score.tokens += rows.shape[0] * seq_len
+            score.bytes += int(token_byte_lengths[rows[:, 1:]].sum())
+    return score
+
+
+def _blocks(documents: Iterable[bytes]) -> Iterator[list[bytes]]:
+    block: list[bytes] = []
+    size = 0
+    for document in documents:
+        if not document:
+            continue
+        block.append(document)
+        size += len(document)
+        if size >= BLOCK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _token_rows(tokenizer: TextCodec, block: list[bytes], lengths: np.ndarray) -> list[np.ndarray]:
+    """Each document as ``<|endoftext|>``, its tokens, ``<|endoftext|>``."""
+    eot = tokenizer.eot_id
+    rows = []
+    for document, ids in zip(block, tokenizer.encode_batch(block), strict=True):
+        row = np.array([eot, *ids, eot], dtype=np.int64)
+        if lengths[row].sum() != len(document):
+            raise DataError(
+                f"the tokenizer turned a document of {len(document)} bytes into tokens of "
+                f"{lengths[row].sum()} bytes: expected a byte-level tokenizer that keeps every "
+                "byte and UTF-8 text; check that the tokenizer belongs to the model"
+            )
+        rows.append(row)
+    return rows
+
+
+def _batches(todo: list[Window], batch_tokens: int) -> Iterator[list[Window]]:
+    """Groups windows that are sorted by length, longest first."""
+    start = 0
+    while start < len(todo):
+        size = max(1, batch_tokens // todo[start].length)
+        yield todo[start : start + size]
+        start += size
+
+
+def _score_batch(
+    model: nn.Module,
+    rows: list[np.ndarray],
+    batch: list[Window],
+    padding: int,
+    score: Score,
+    totals: dict[int, list[float]],
+) -> None:
+    width = batch[0].length
+    ids = np.full((len(batch), width), padding, dtype=np.int64)
+    targets = np.full((len(batch), width), IGNORED, dtype=np.int64)
+    position = np.zeros((len(batch), width), dtype=np.int64)
+    for b, w in enumerate(batch):
+        row = rows[w.row]
+        ids[b, : w.length] = row[w.start : w.end]
+        targets[b, w.skip : w.length] = row[w.start + w.skip + 1 : w.end + 1]
+        position[b, : w.length] = np.arange(w.start + 1, w.end + 1)
+    device = next(model.parameters()).device
+    target_ids = torch.from_numpy(targets).to(device)
+    losses, guessed = token_losses(model(torch.from_numpy(ids).to(device)), target_ids)
+    scored = targets != IGNORED
+    nats = losses.double().cpu().numpy()[scored]
+    score.nats += float(nats.sum())
+    score.tokens += int(scored.sum())
+    score.correct += int(guessed.sum())
+    exponent = np.ceil(np.log2(position[scored])).astype(np.int64)
+    sums = np.bincount(exponent, weights=nats)
+    counts = np.bincount(exponent)
+    for e in np.flatnonzero(counts):
+        total = totals.setdefault(1 << int(e), [0.0, 0.0])
+        total[0] += float(sums[e])
+        total[1] += float(counts[e])

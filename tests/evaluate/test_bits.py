@@ -1,0 +1,255 @@
+"""Bits per byte: each byte once, no look ahead, distributions that sum to one."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from itera_lite.config import ModelConfig
+from itera_lite.errors import DataError, UsageError
+from itera_lite.evaluate.bits import (
+    IGNORED,
+    score_documents,
+    stream_bits,
+    token_losses,
+    windows,
+)
+from itera_lite.evaluate.score import Score, count_words
+from itera_lite.model import LanguageModel
+
+EOT = 256
+
+
+class ByteTokenizer:
+    """Every byte is a token; 256 is the end of a document."""
+
+    eot_id = EOT
+    token_bytes = [*(bytes([b]) for b in range(256)), b""]
+
+    def encode_batch(self, texts):
+        return [list(text) for text in texts]
+
+
+class Memory(nn.Module):
+    """Causal, and every earlier token of the window changes the next distribution."""
+
+    def __init__(self, vocab: int = 257) -> None:
+        super().__init__()
+        self.table = nn.Embedding(vocab, vocab)
+        self.calls: list[tuple[int, int]] = []
+
+    def forward(self, ids):
+        self.calls.append(tuple(ids.shape))
+        return self.table(ids).cumsum(1)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Memory()
+
+
+def _models():
+    torch.manual_seed(0)
+    small = {"vocab_size": 257, "d_model": 32, "head_dim": 16}
+    itera = ModelConfig(
+        "itera", "ma", n_experts=4, d_expert=16, d_state=8, ssm_head_dim=16, **small
+    )
+    transformer = ModelConfig("transformer", "aa", d_ff=48, **small)
+    for config in (itera, transformer):
+        model = LanguageModel(config)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        yield pytest.param(model, id=config.family)
+
+
+def naive(model, documents, seq_len):
+    """One document and one token at a time, straight from the policy in docs/method.md."""
+    nats, correct, tokens = 0.0, 0, 0
+    for document in filter(None, documents):
+        row = [EOT, *document, EOT]
+        scored = 0  # of the len(row) - 1 predictions
+        while scored < len(row) - 1:
+            new = seq_len if scored == 0 else seq_len - seq_len // 2
+            end = min(scored + new, len(row) - 1)
+            start = max(0, end - seq_len)
+            for i in range(scored + 1, end + 1):
+                with torch.no_grad():
+                    p = model(torch.tensor([row[start:i]]))[0, -1].double().softmax(-1)
+                nats -= math.log(p[row[i]])
+                correct += int(p.argmax()) == row[i]
+                tokens += 1
+            scored = end
+    return nats, correct, tokens
+
+
+MODELS = list(_models())
+DOCUMENTS = [b"a", b"hello world", b"the quick brown fox jumps", b"", "Grüße, 世界".encode()]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("seq_len", [1, 7, 8, 64])
+def test_equals_one_token_at_a_time(model, seq_len):
+    got = score_documents(model, ByteTokenizer(), DOCUMENTS, seq_len=seq_len, batch_tokens=24)
+    nats, correct, tokens = naive(model, DOCUMENTS, seq_len)
+    assert got.nats == pytest.approx(nats, rel=1e-5)
+    assert (got.correct, got.tokens) == (correct, tokens)
+    assert got.bytes == sum(map(len, DOCUMENTS))
+    assert got.tokens == got.bytes + 4  # the ends of the four documents that hold text
+
+
+@given(n=st.integers(1, 200), seq_len=st.integers(1, 40))
+def test_windows_score_each_prediction_once_with_half_a_window_of_context(n, seq_len):
+    seen = []
+    for window in windows(0, n, seq_len):
+        assert 0 < window.length <= seq_len
+        scored = range(window.start + window.skip + 1, window.end + 1)
+        seen += scored
+        for position in scored:
+            context = position - window.start
+            assert context >= min(position, seq_len // 2)
+    assert seen == list(range(1, n + 1))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.binary(max_size=40), min_size=1).filter(any), st.integers(1, 16))
+def test_batching_changes_nothing(documents, seq_len):
+    torch.manual_seed(0)
+    model = Memory()
+    alone = [score_documents(model, ByteTokenizer(), [d], seq_len=seq_len) for d in documents if d]
+    together = score_documents(
+        model, ByteTokenizer(), documents, seq_len=seq_len, batch_tokens=3 * seq_len
+    )
+    assert together.nats == pytest.approx(sum(s.nats for s in alone), rel=1e-5)
+    assert together.tokens == sum(s.tokens for s in alone)
+    assert sum(n for _, n in together.by_position.values()) == together.tokens
+
+
+def test_short_documents_are_not_padded_to_the_window(model):
+    documents = [b"x" * n for n in (1, 1, 1, 1, 60)]
+    score_documents(model, ByteTokenizer(), documents, seq_len=64, batch_tokens=64)
+    assert sorted(model.calls) == [(1, 61), (4, 2)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_probabilities_sum_to_one(model):
+    with torch.no_grad():
+        logits = model(torch.randint(0, 257, (3, 20)))
+        total = sum(
+            torch.exp(-token_losses(logits, torch.full((3, 20), v))[0].double()) for v in range(257)
+        )
+    torch.testing.assert_close(total, torch.ones(3, 20, dtype=torch.float64), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_future_token_reaches_a_score(model):
+    ids = torch.randint(0, 257, (2, 20))
+    changed = ids.clone()
+    changed[:, 12:] = torch.randint(0, 257, (2, 8))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids)[:, :12], model(changed)[:, :12])
+
+
+def test_uniform_model_costs_what_a_uniform_code_costs():
+    model = Memory()
+    nn.init.zeros_(model.table.weight)
+    score = score_documents(model, ByteTokenizer(), [b"abcd"], seq_len=8)
+    assert score.bpb == pytest.approx(5 * math.log2(257) / 4)  # four bytes and the end
+    assert score.loss == pytest.approx(math.log(257))
+    assert score.ppl == pytest.approx(257)
+
+
+def test_mode_is_restored_and_no_gradient_is_kept(model):
+    model.train()
+    score_documents(model, ByteTokenizer(), [b"abc"])
+    assert model.training
+    assert model.table.weight.grad is None
+    assert torch.is_grad_enabled()
+
+
+def test_training_goes_on_after_an_evaluation():
+    """Nothing cached during the evaluation (rotary tables) may stop a later backward pass."""
+    for model in (p.values[0] for p in MODELS):
+        score_documents(model, ByteTokenizer(), [b"abc"])
+        model.loss(torch.zeros(1, 4, dtype=torch.long), torch.ones(1, 4, dtype=torch.long))
+        model(torch.zeros(1, 4, dtype=torch.long)).sum().backward()
+
+
+def test_a_tokenizer_that_loses_bytes_is_an_error(model):
+    class Lossy(ByteTokenizer):
+        def encode_batch(self, texts):
+            return [list(text)[1:] for text in texts]
+
+    with pytest.raises(DataError, match="3 bytes into tokens of 2 bytes"):
+        score_documents(model, Lossy(), [b"abc"])
+
+
+@pytest.mark.parametrize("documents", [[], [b""]])
+def test_nothing_to_score_is_an_error(model, documents):
+    with pytest.raises(DataError, match="no text to score"):
+        score_documents(model, ByteTokenizer(), documents)
+
+
+def test_window_below_one_is_an_error(model):
+    with pytest.raises(UsageError, match="seq_len=0"):
+        score_documents(model, ByteTokenizer(), [b"abc"], seq_len=0)
+
+
+LENGTHS = np.array([1] * 256 + [0])
+
+
+def test_stream_covers_all_windows(model):
+    tokens = np.random.default_rng(0).integers(0, 257, 101).astype(np.uint16)
+    score = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_size=3)
+    expected = 0.0
+    with torch.no_grad():
+        for start in range(0, 100, 10):
+            row = torch.from_numpy(tokens[start : start + 11].astype(np.int64))[None]
+            expected += float(
+                nn.functional.cross_entropy(model(row[:, :-1])[0], row[0, 1:], reduction="sum")
+            )
+    assert score.nats == pytest.approx(expected, rel=1e-5)
+    assert score.tokens == 100
+    assert score.bytes == int((tokens[1:101] != EOT).sum())
+
+
+def test_stream_sample_is_spread_and_fixed(model):
+    tokens = np.repeat(np.arange(10), 10).astype(np.uint16)
+    tokens = np.append(tokens, 0).astype(np.uint16)
+    seen = []
+    original = model.forward
+    model.forward = lambda ids: seen.append(ids[:, 0].tolist()) or original(ids)
+    score = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_size=8, max_tokens=50)
+    assert seen == [[0, 2, 4, 6, 8]]
+    assert score.tokens == 50
+    again = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_size=8, max_tokens=50)
+    assert again.nats == score.nats
+
+
+def test_stream_shorter_than_a_window(model):
+    score = stream_bits(
+        model, np.array([EOT, 1, 2]), LENGTHS, seq_len=64, batch_size=4, max_tokens=1
+    )
+    assert (score.tokens, score.bytes) == (2, 2)
+    with pytest.raises(DataError, match="1 tokens"):
+        stream_bits(model, np.array([1]), LENGTHS, seq_len=4, batch_size=1)
+
+
+def test_ignored_positions_cost_nothing():
+    losses, guessed = token_losses(torch.randn(1, 3, 5), torch.tensor([[IGNORED, 2, IGNORED]]))
+    assert losses[0, 0] == losses[0, 2] == 0 and losses[0, 1] > 0
+    assert not guessed[0, 0] and not guessed[0, 2]
+
+
+def test_word_count_is_that_of_the_literature():
+    assert count_words([b" = Robert <unk> = \n", b" \n a b\nc"]) == 5 + 1 + 3 + 2
+
+
+def test_empty_score_is_not_a_number():
+    empty = Score()
+    assert all(math.isnan(x) for x in (empty.bpb, empty.loss, empty.ppl, empty.accuracy))
+    assert Score(nats=1e6, tokens=1).ppl == math.inf
