@@ -1,0 +1,73 @@
+"""The processor's matrix-product peak as PyTorch reaches it: what a model's use is a share of."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from itera_lite.errors import UsageError
+
+SIZES = (512, 1024, 2048)  # squares: small ones stay in the cache, large ones amortise packing
+
+
+def measured_peak(
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    *,
+    seconds: float = 0.5,
+    device: str = "cpu",
+) -> float:
+    """Best speed of a square matrix product, in FLOP/s (a multiply-add is 2).
+
+    The best of all repeats of `SIZES`, not a mean: a peak is what the machine can do when
+    nothing else runs. A size that would take more than its share of ``seconds`` is left out.
+
+    Args:
+        dtype: of both factors and of the product.
+        threads: processor threads; None keeps PyTorch's setting.
+        seconds: about how long to measure.
+        device: ``cpu``, or a PyTorch device.
+
+    Raises:
+        UsageError: where ``threads`` is below 1.
+    """
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads={threads}: expected 1 or more")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        best = 0.0
+        share = seconds / len(SIZES)
+        for n in SIZES:
+            flops = 2.0 * n**3
+            if best and 3 * flops / best > share:
+                break
+            best = max(best, flops / _fastest(n, dtype, share, device))
+        return best
+    finally:
+        torch.set_num_threads(before)
+
+
+@torch.no_grad()
+def _fastest(n: int, dtype: torch.dtype, budget: float, device: str) -> float:
+    """Shortest time of an n x n product within ``budget`` seconds; at least two are timed."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, n, generator=generator).to(device, dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    times: list[float] = []
+    end = time.perf_counter() + budget
+    torch.mm(a, b, out=out)  # the first call picks and compiles a kernel
+    while len(times) < 2 or time.perf_counter() < end:
+        synchronize(device)
+        begin = time.perf_counter()
+        torch.mm(a, b, out=out)
+        synchronize(device)
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def synchronize(device: str) -> None:
+    """Waits for what was started on a GPU; nothing to wait for on a processor."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
