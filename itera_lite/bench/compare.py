@@ -1,0 +1,220 @@
+"""Verdicts, computed from a metric's direction and the spread of its numbers.
+
+Three kinds of number need three rules:
+
+- a *count* (parameters, FLOPs, bytes of state) is exact: any difference counts;
+- a *timing* (tokens a second, resident memory) was repeated in one session:
+  both sides need `MIN_REPEATS` repeats, and their intervals may not touch;
+- a *run* (the bits per byte of a trained model) varies with the seed: with
+  seeds the intervals decide; with one run each, a verdict holds for those two
+  checkpoints only, and says so.
+
+An interval is the distribution-free one of the median: between two order
+statistics of the samples, at 95 % where there are enough of them (six or more)
+and from the smallest to the largest below that. It assumes nothing about the
+shape of the noise, and one slow outlier cannot make a verdict.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Direction = Literal["lower", "higher"]
+Kind = Literal["count", "timing", "run"]
+Side = Literal["itera", "transformer"]
+
+MIN_REPEATS = 3
+LEAST_DIFFERENCE = 0.01  # smaller relative differences of timings and single runs are noise
+SIDE_NAMES: dict[Side, str] = {"itera": "Itera", "transformer": "Transformer"}
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite int or float (a bool is neither)."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Distribution-free confidence interval of the median, from order statistics.
+
+    The k-th smallest and the k-th largest of n samples enclose the median with
+    probability 1 - 2 P(Binomial(n, 1/2) < k); the largest k that reaches
+    ``confidence`` is taken, and k = 1 where none does.
+
+    Args:
+        samples: At least one number.
+        confidence: Wanted coverage, 0 to 1.
+    """
+    ordered = sorted(samples)
+    n = len(ordered)
+    k, below = 1, 1.0  # below = number of outcomes of Binomial(n, 1/2) that are < k
+    while 2 * (k + 1) <= n:
+        below += math.comb(n, k)
+        if 1 - 2 * below / 2**n < confidence:
+            break
+        k += 1
+    return ordered[k - 1], ordered[n - k]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number with what is known about its spread, in the metric's unit."""
+
+    value: float
+    low: float
+    high: float
+    repeats: int
+
+    @classmethod
+    def once(cls, value: float) -> Measurement:
+        """A count, or a number that was measured once."""
+        return cls(value, value, value, 1)
+
+    @classmethod
+    def of_samples(cls, samples: Sequence[float]) -> Measurement:
+        """The median of ``samples`` (at least one) and its interval."""
+        low, high = median_interval(samples)
+        return cls(statistics.median(samples), low, high, len(samples))
+
+    @classmethod
+    def read(cls, value: Any) -> Measurement | None:
+        """From a plain number or a STAT of a result file; None where it holds no number.
+
+        A STAT without its samples gives its smallest and largest as the interval.
+        """
+        if is_number(value):
+            return cls.once(float(value))
+        if not isinstance(value, Mapping) or not is_number(value.get("median")):
+            return None
+        samples = [float(x) for x in value.get("samples") or () if is_number(x)]
+        median = float(value["median"])
+        if samples:
+            low, high = median_interval(samples)
+            return cls(median, low, high, len(samples))
+        low, high = (float(value[k]) if is_number(value.get(k)) else median for k in ("min", "max"))
+        repeats = value.get("repeats")
+        return cls(median, low, high, int(repeats) if is_number(repeats) else 1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is compared: its name, unit, which direction is better, and how it varies."""
+
+    key: str
+    label: str
+    unit: str
+    better: Direction
+    kind: Kind
+    group: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides of a metric and the verdict on them.
+
+    Attributes:
+        winner: The better side; None where no side is.
+        reason: Why there is no winner, or what limits the verdict; may be empty.
+        note: What the reader must know about the numbers ('estimated').
+        comparable: False where the two numbers must not be compared at all.
+    """
+
+    metric: Metric
+    itera: Measurement | None
+    transformer: Measurement | None
+    winner: Side | None
+    reason: str = ""
+    note: str = ""
+    comparable: bool = True
+
+    @property
+    def ratio(self) -> float | None:
+        """Itera over Transformer; None where a side is missing or not positive."""
+        a, b = self.itera, self.transformer
+        if a is None or b is None or a.value <= 0 or b.value <= 0:
+            return None
+        return a.value / b.value
+
+    @property
+    def factor(self) -> str:
+        """The ratio turned so that it is at least 1, such as ``2.41×``; empty without one."""
+        return "" if self.ratio is None else times(self.ratio)
+
+    @property
+    def ratio_text(self) -> str:
+        """Ratio and direction of Itera against the Transformer: ``2.41× lower (better)``."""
+        if self.ratio is None or not self.comparable:
+            return "—"
+        if self.ratio == 1:
+            return "equal"
+        direction = "lower" if self.ratio < 1 else "higher"
+        judged = "better" if direction == self.metric.better else "worse"
+        return f"{self.factor} {direction} ({judged if self.winner else 'within the noise'})"
+
+    @property
+    def verdict(self) -> str:
+        """``Itera better by 2.41×``, ``Transformer better by 1.1×``, ``no clear difference`` …"""
+        if self.itera is None or self.transformer is None:
+            return "not measured"
+        if not self.comparable:
+            return f"not comparable: {self.reason}"
+        tail = f" ({self.reason})" if self.reason else ""
+        if self.winner:
+            by = f" by {self.factor}" if self.factor else ""
+            return f"{SIDE_NAMES[self.winner]} better{by}{tail}"
+        equal = self.itera.value == self.transformer.value
+        return "equal" if equal and self.metric.kind == "count" else f"no clear difference{tail}"
+
+
+def times(ratio: float) -> str:
+    """A ratio as a factor of at least 1: ``1.013×``, ``2.41×``, ``38×``."""
+    factor = max(ratio, 1 / ratio)
+    digits = 3 if factor < 1.1 else 2 if factor < 10 else 1 if factor < 100 else 0
+    return f"{factor:,.{digits}f}×"
+
+
+def compare(
+    metric: Metric,
+    itera: Measurement | None,
+    transformer: Measurement | None,
+    *,
+    note: str = "",
+    refuse: str = "",
+) -> Comparison:
+    """Judge one metric.
+
+    Args:
+        metric: What is compared and which direction is better.
+        itera: The Itera side; None where it wasn't measured.
+        transformer: The Transformer side; None where it wasn't measured.
+        note: Said beside the numbers.
+        refuse: A reason why the two may not be compared; empty where they may.
+    """
+    if itera is None or transformer is None:
+        return Comparison(metric, itera, transformer, None, "", note)
+    if refuse:
+        return Comparison(metric, itera, transformer, None, refuse, note, comparable=False)
+    winner, reason = _judge(metric, itera, transformer)
+    return Comparison(metric, itera, transformer, winner, reason, note)
+
+
+def _judge(metric: Metric, a: Measurement, b: Measurement) -> tuple[Side | None, str]:
+    if a.value == b.value:
+        return None, ""
+    better: Side = "itera" if (a.value < b.value) == (metric.better == "lower") else "transformer"
+    if metric.kind == "count":
+        return better, ""
+    small = abs(a.value - b.value) < LEAST_DIFFERENCE * min(abs(a.value), abs(b.value))
+    repeats = min(a.repeats, b.repeats)
+    if metric.kind == "run" and repeats == 1:
+        return (None, "one run each, under 1 % apart") if small else (better, "one run each")
+    if repeats < MIN_REPEATS:
+        return None, f"too few repeats: {repeats}, a verdict needs {MIN_REPEATS}"
+    if a.low <= b.high and b.low <= a.high:
+        return None, "the intervals overlap"
+    if metric.kind == "timing" and small:
+        return None, "under 1 % apart"
+    return better, f"{a.repeats} and {b.repeats} runs" if metric.kind == "run" else ""
