@@ -54,9 +54,11 @@ inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 inline float softplus(float x) { return x > 20.0f ? x : std::log1p(fast_exp(x)); }
 
 inline float sum(vec v) {
-  float s = 0;
-  for (int i = 0; i < LANES; i++) s += v[i];
-  return s;
+  typedef int ivec __attribute__((vector_size(LANES * 4)));
+  v += __builtin_shuffle(v, ivec{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  v += __builtin_shuffle(v, ivec{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+  v += __builtin_shuffle(v, ivec{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  return v[0] + v[1];
 }
 inline vec splat(float v) { return vec{} + v; }
 inline vec get(const float* p) {
@@ -318,54 +320,120 @@ struct Shape {  // of one call; the same order as in ops.py
   int64_t projected() const { return 2 * inner() + 2 * states + heads; }
 };
 
-// What one sequence needs on the way: convolved inputs and step sizes.
+// Memory of a thread that is kept from call to call, handed out in pieces.
+struct Scratch {
+  static std::vector<float>& memory() {
+    static thread_local std::vector<float> kept;
+    return kept;
+  }
+  float* next;
+  explicit Scratch(size_t total) {
+    if (memory().size() < total) memory().resize(total);
+    next = memory().data();
+  }
+  float* take(size_t n) {
+    next += n;
+    return next - n;
+  }
+};
+
+// What one sequence needs on the way: convolved inputs, step sizes, outputs.
 struct Work {
-  std::vector<float> u, dt, decay, y, rate;
-  explicit Work(const Shape& s)
-      : u(s.length * s.channels()), dt(s.length * s.heads), decay(s.length * s.heads),
-        y(s.length * s.inner()), rate(s.heads) {}
+  float *u, *dt, *decay, *y, *rate;
+  static size_t size(const Shape& s) {
+    return s.length * (s.channels() + 2 * s.heads + s.inner()) + s.heads;
+  }
+  Work(const Shape& s, Scratch& m)
+      : u(m.take(s.length * s.channels())), dt(m.take(s.length * s.heads)),
+        decay(m.take(s.length * s.heads)), y(m.take(s.length * s.inner())),
+        rate(m.take(s.heads)) {}
 };
 
 struct Weights {
   const float *conv, *conv_bias, *dt_bias, *a_log, *d, *norm;  // conv is (taps, channels)
 };
 
-template <typename T> inline float conv_at(const T* xbc, const Shape& s, const Weights& w,
-                                           int64_t t, int64_t c) {
-  int64_t stride = s.projected(), ch = s.channels();
-  float a = w.conv_bias[c];
-  for (int64_t k = 0; k < s.taps; k++) {
-    int64_t from = t - s.taps + 1 + k;
-    if (from >= 0) a += w.conv[k * ch + c] * load(xbc[from * stride + c]);
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
+typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
+
+inline vec get_as(const float* p) { return get(p); }
+inline vec get_as(const bf16* p) {
+  hvec v;
+  std::memcpy(&v, p, sizeof v);
+  return (vec)(__builtin_convertvector(v, uvec) << 16);
+}
+inline void put_as(float* p, vec v) { put(p, v); }
+inline void put_as(bf16* p, vec v) {
+  uvec bits = (uvec)v;
+  hvec h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec);
+  std::memcpy(p, &h, sizeof h);
+}
+inline vec sigmoid(vec x) {  // as the scalar one
+  float lane[LANES];
+  put(lane, x);
+#pragma omp simd
+  for (int i = 0; i < LANES; i++) lane[i] = sigmoid(lane[i]);
+  return get(lane);
+}
+
+// Convolution and SiLU, 16 channels at a time over all steps: ``u``, and ``pre`` before the SiLU.
+template <typename T, int TAPS>
+void convolve(const T* x, const Shape& s, const Weights& w, float* u, float* pre) {
+  int64_t ch = s.channels(), stride = s.projected();
+  for (int64_t c = 0; c + LANES <= ch; c += LANES) {
+    vec weight[TAPS], past[TAPS] = {}, bias = get(w.conv_bias + c);
+    for (int k = 0; k < TAPS; k++) weight[k] = get(w.conv + k * ch + c);
+    for (int64_t t = 0; t < s.length; t++) {
+      for (int k = 0; k + 1 < TAPS; k++) past[k] = past[k + 1];
+      past[TAPS - 1] = get_as(x + t * stride + c);
+      vec a = bias;
+      for (int k = 0; k < TAPS; k++) a += weight[k] * past[k];
+      if (pre) put(pre + t * ch + c, a);
+      put(u + t * ch + c, a * sigmoid(a));
+    }
   }
-  return a;
+}
+
+// The way back: ``g``, the gradient by ``pre``, to the inputs and the weights.
+template <typename T, int TAPS>
+void convolve_grad(const T* x, const float* g, const Shape& s, const Weights& w, T* dx,
+                   float* dconv, float* dbias) {
+  int64_t ch = s.channels(), stride = s.projected();
+  for (int64_t c = 0; c + LANES <= ch; c += LANES) {
+    vec weight[TAPS], past[TAPS] = {}, dweight[TAPS] = {}, bias{};
+    for (int k = 0; k < TAPS; k++) weight[k] = get(w.conv + k * ch + c);
+    for (int64_t t = 0; t < s.length + TAPS - 1; t++) {  // past: gradients of the last steps
+      for (int k = 0; k + 1 < TAPS; k++) past[k] = past[k + 1];
+      past[TAPS - 1] = t < s.length ? get(g + t * ch + c) : vec{};
+      bias += past[TAPS - 1];
+      int64_t at = t - (TAPS - 1);
+      if (at < 0) continue;
+      vec in = get_as(x + at * stride + c), d{};
+      for (int k = 0; k < TAPS; k++) {  // input ``at`` met tap k in step at + TAPS-1 - k
+        d += weight[k] * past[TAPS - 1 - k];
+        dweight[k] += in * past[TAPS - 1 - k];
+      }
+      put_as(dx + at * stride + c, d);
+    }
+    for (int k = 0; k < TAPS; k++) put(dconv + k * ch + c, dweight[k]);
+    put(dbias + c, bias);
+  }
 }
 
 template <typename T>
 void prepare(const T* projected, const Shape& s, const Weights& w, Work& k, float* pre) {
-  int64_t inner = s.inner(), ch = s.channels(), stride = s.projected();
-  const T *xbc = projected + inner, *raw = xbc + ch;
+  const T *xbc = projected + s.inner(), *raw = xbc + s.channels();
+  if (s.taps == 4) convolve<T, 4>(xbc, s, w, k.u, pre);
+  else if (s.taps == 3) convolve<T, 3>(xbc, s, w, k.u, pre);
+  else convolve<T, 2>(xbc, s, w, k.u, pre);
   for (int64_t h = 0; h < s.heads; h++) k.rate[h] = -std::exp(w.a_log[h]);
-  for (int64_t t = 0; t < s.length; t++) {
-    float* u = k.u.data() + t * ch;
-    float* keep = pre ? pre + t * ch : u;
-    for (int64_t c = 0; c < ch; c++) keep[c] = w.conv_bias[c];
-    for (int64_t tap = 0; tap < s.taps; tap++) {
-      int64_t from = t - s.taps + 1 + tap;
-      if (from < 0) continue;
-      const T* x = xbc + from * stride;
-      const float* cw = w.conv + tap * ch;
-#pragma omp simd
-      for (int64_t c = 0; c < ch; c++) keep[c] += cw[c] * load(x[c]);
-    }
-#pragma omp simd
-    for (int64_t c = 0; c < ch; c++) u[c] = keep[c] * sigmoid(keep[c]);
+  for (int64_t t = 0; t < s.length; t++)
     for (int64_t h = 0; h < s.heads; h++) {
-      float dt = softplus(load(raw[t * stride + h]) + w.dt_bias[h]);
+      float dt = softplus(load(raw[t * s.projected() + h]) + w.dt_bias[h]);
       k.dt[t * s.heads + h] = dt;
       k.decay[t * s.heads + h] = fast_exp(dt * k.rate[h]);
     }
-  }
 }
 
 // The recurrence over [begin, end) for 16 channels and NB states from ``h`` on.
@@ -375,13 +443,15 @@ void run(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t f
          int64_t begin, int64_t end, float* state, float* y, float* trail) {
   int64_t ch = s.channels(), inner = s.inner();
   vec h[NB];
+#pragma GCC unroll 16
   for (int n = 0; n < NB; n++) h[n] = get(state + n * LANES);
   for (int64_t t = begin; t < end; t++) {
-    const float* u = k.u.data() + t * ch;
+    const float* u = k.u + t * ch;
     const float *B = u + inner + first_state, *C = B + s.states;
     vec a = splat(k.decay[t * s.heads + head]);
     vec x = get(u + channel) * k.dt[t * s.heads + head];
     vec out0{}, out1{};
+#pragma GCC unroll 16
     for (int n = 0; n < NB; n += 2) {
       h[n] = h[n] * a + x * B[n];
       h[n + 1] = h[n + 1] * a + x * B[n + 1];
@@ -395,8 +465,10 @@ void run(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t f
       put(o, get(o) + out0 + out1);
     }
     if (trail)
+#pragma GCC unroll 16
       for (int n = 0; n < NB; n++) put(trail + ((t - begin) * NB + n) * LANES, h[n]);
   }
+#pragma GCC unroll 16
   for (int n = 0; n < NB; n++) put(state + n * LANES, h[n]);
 }
 
@@ -408,8 +480,9 @@ void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kep
   int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
 #pragma omp parallel
   {
-    Work k(s);
-    std::vector<float> h(s.states * LANES);
+    Scratch memory(Work::size(s) + s.states * LANES);
+    Work k(s, memory);
+    float* h = memory.take(s.states * LANES);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < s.batch; b++) {
       const T* p = projected + b * s.length * s.projected();
@@ -421,21 +494,20 @@ void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kep
             k.y[t * inner + head * s.width + i] = w.d[head] * k.u[t * ch + head * s.width + i];
       for (int64_t block = 0; block < blocks; block++) {
         int64_t channel = block * LANES, head = channel / s.width;
-        std::fill(h.begin(), h.end(), 0.0f);
+        std::memset(h, 0, s.states * LANES * 4);
         for (int64_t c = 0; c < chunks; c++) {
           int64_t begin = c * s.chunk;
           int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
           if (states)
-            std::memcpy(states + ((b * chunks + c) * blocks + block) * s.states * LANES, h.data(),
-                        h.size() * 4);
+            std::memcpy(states + ((b * chunks + c) * blocks + block) * s.states * LANES, h,
+                        s.states * LANES * 4);
           for (int64_t n = 0; n < s.states; n += NB)
-            run<NB, true>(s, k, head, channel, n, begin, end, h.data() + n * LANES, k.y.data(),
-                          nullptr);
+            run<NB, true>(s, k, head, channel, n, begin, end, h + n * LANES, k.y, nullptr);
         }
       }
       for (int64_t t = 0; t < s.length; t++) {
         const T* z = p + t * s.projected();
-        float* y = k.y.data() + t * inner;
+        float* y = k.y + t * inner;
         int64_t row = b * s.length + t;
         float ss = 0;
         if (kept_y)
@@ -465,9 +537,10 @@ void run_grad(const Shape& s, const Work& k, int64_t head, int64_t channel, int6
               const float* dy, float* dx, float* ddecay, float* dB, float* dC) {
   int64_t ch = s.channels(), inner = s.inner();
   vec dh[NB];
+#pragma GCC unroll 16
   for (int n = 0; n < NB; n++) dh[n] = get(dh_ + n * LANES);
   for (int64_t t = end - 1; t >= begin; t--) {
-    const float* u = k.u.data() + t * ch;
+    const float* u = k.u + t * ch;
     const float *B = u + inner + first_state, *C = B + s.states;
     vec a = splat(k.decay[t * s.heads + head]);
     vec x = get(u + channel) * k.dt[t * s.heads + head];
@@ -477,6 +550,7 @@ void run_grad(const Shape& s, const Work& k, int64_t head, int64_t channel, int6
     const float* last = t > begin ? now - NB * LANES : before;
     float* accB = dB + (t - begin) * NB * LANES;
     float* accC = dC + (t - begin) * NB * LANES;
+#pragma GCC unroll 16
     for (int n = 0; n < NB; n += 2) {
       dh[n] += g * C[n];
       dh[n + 1] += g * C[n + 1];
@@ -495,6 +569,7 @@ void run_grad(const Shape& s, const Work& k, int64_t head, int64_t channel, int6
     put(o, get(o) + gx0 + gx1);
     ddecay[t * s.heads + head] += sum(ga0 + ga1);
   }
+#pragma GCC unroll 16
   for (int n = 0; n < NB; n++) put(dh_ + n * LANES, dh[n]);
 }
 
@@ -508,11 +583,14 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
   int64_t size = ch * (s.taps + 1) + 3 * s.heads + inner;
 #pragma omp parallel
   {
-    Work k(s);
-    std::vector<float> pre(s.length * ch), dy(s.length * inner), dx(s.length * inner);
-    std::vector<float> ddecay(s.length * s.heads), du(s.length * ch);
-    std::vector<float> dh(blocks * s.states * LANES), h(NB * LANES), trail(s.chunk * NB * LANES);
-    std::vector<float> dB(s.chunk * NB * LANES), dC(s.chunk * NB * LANES);
+    int64_t steps = s.length, part = s.chunk * NB * LANES, whole = blocks * s.states * LANES;
+    Scratch memory(Work::size(s) + steps * (2 * ch + 2 * inner + s.heads) + whole + 4 * part);
+    Work k(s, memory);
+    float *pre = memory.take(steps * ch), *du = memory.take(steps * ch);
+    float *dy = memory.take(steps * inner), *dx = memory.take(steps * inner);
+    float *ddecay = memory.take(steps * s.heads), *dh = memory.take(whole);
+    float *h = memory.take(part), *trail = memory.take(part);
+    float *dB = memory.take(part), *dC = memory.take(part);
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < s.batch; b++) {
       const T* p = projected + b * s.length * s.projected();
@@ -520,7 +598,7 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
       float* dw = dweights + b * size;
       float *dconv = dw, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
       float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
-      prepare(p, s, w, k, pre.data());
+      prepare(p, s, w, k, pre);
 
       // Norm and gate: out = norm * g * rstd with g = y * silu(z).
       for (int64_t t = 0; t < s.length; t++) {
@@ -544,30 +622,29 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
         }
       }
 
-      std::fill(dx.begin(), dx.end(), 0.0f);
-      std::fill(ddecay.begin(), ddecay.end(), 0.0f);
-      std::fill(dh.begin(), dh.end(), 0.0f);
+      std::memset(dx, 0, steps * inner * 4);
+      std::memset(ddecay, 0, steps * s.heads * 4);
+      std::memset(dh, 0, whole * 4);
       for (int64_t c = chunks - 1; c >= 0; c--) {
         int64_t begin = c * s.chunk;
         int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
         for (int64_t n = 0; n < s.states; n += NB) {
-          std::fill(dB.begin(), dB.end(), 0.0f);
-          std::fill(dC.begin(), dC.end(), 0.0f);
+          std::memset(dB, 0, part * 4);
+          std::memset(dC, 0, part * 4);
           for (int64_t block = 0; block < blocks; block++) {
             int64_t channel = block * LANES, head = channel / s.width;
             const float* before =
                 states + (((b * chunks + c) * blocks + block) * s.states + n) * LANES;
-            std::memcpy(h.data(), before, h.size() * 4);
-            run<NB, false>(s, k, head, channel, n, begin, end, h.data(), nullptr, trail.data());
-            run_grad<NB>(s, k, head, channel, n, begin, end, before, trail.data(),
-                         dh.data() + (block * s.states + n) * LANES, dy.data(), dx.data(),
-                         ddecay.data(), dB.data(), dC.data());
+            std::memcpy(h, before, NB * LANES * 4);
+            run<NB, false>(s, k, head, channel, n, begin, end, h, nullptr, trail);
+            run_grad<NB>(s, k, head, channel, n, begin, end, before, trail,
+                         dh + (block * s.states + n) * LANES, dy, dx, ddecay, dB, dC);
           }
           for (int64_t t = begin; t < end; t++)
             for (int64_t i = 0; i < NB; i++) {
               int64_t at = ((t - begin) * NB + i) * LANES;
-              du[t * ch + inner + n + i] = sum(get(dB.data() + at));
-              du[t * ch + inner + s.states + n + i] = sum(get(dC.data() + at));
+              du[t * ch + inner + n + i] = sum(get(dB + at));
+              du[t * ch + inner + s.states + n + i] = sum(get(dC + at));
             }
         }
       }
@@ -579,10 +656,10 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
         for (int64_t head = 0; head < s.heads; head++) {
           int64_t at = t * s.heads + head;
           float dt = k.dt[at], by_dt = 0, by_d = 0;
-          const float* u = k.u.data() + t * ch + head * s.width;
-          const float* gx = dx.data() + t * inner + head * s.width;
-          const float* gy = dy.data() + t * inner + head * s.width;
-          float* out = du.data() + t * ch + head * s.width;
+          const float* u = k.u + t * ch + head * s.width;
+          const float* gx = dx + t * inner + head * s.width;
+          const float* gy = dy + t * inner + head * s.width;
+          float* out = du + t * ch + head * s.width;
 #pragma omp simd reduction(+ : by_dt, by_d)
           for (int64_t i = 0; i < s.width; i++) {
             by_dt += gx[i] * u[i];
@@ -600,34 +677,14 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
       }
 
       // SiLU and convolution.
-      for (size_t i = 0; i < du.size(); i++) {
+#pragma omp simd
+      for (int64_t i = 0; i < steps * ch; i++) {
         float q = sigmoid(pre[i]);
         du[i] *= q * (1.0f + pre[i] * (1.0f - q));
       }
-      for (int64_t t = 0; t < s.length; t++) {
-        const float* g = du.data() + t * ch;
-        float* row = pre.data();  // its use is over: a scratch row
-        for (int64_t c = 0; c < ch; c++) {
-          dconv_bias[c] += g[c];
-          row[c] = 0;
-        }
-        for (int64_t tap = 0; tap < s.taps; tap++) {
-          int64_t from = t - s.taps + 1 + tap, to = t + s.taps - 1 - tap;
-          if (from >= 0) {
-            const T* x = p + from * s.projected() + inner;
-#pragma omp simd
-            for (int64_t c = 0; c < ch; c++) dconv[tap * ch + c] += g[c] * load(x[c]);
-          }
-          if (to < s.length) {
-            const float *later = du.data() + to * ch, *cw = w.conv + tap * ch;
-#pragma omp simd
-            for (int64_t c = 0; c < ch; c++) row[c] += cw[c] * later[c];
-          }
-        }
-        T* o = dp + t * s.projected() + inner;
-#pragma omp simd
-        for (int64_t c = 0; c < ch; c++) o[c] = store<T>(row[c]);
-      }
+      if (s.taps == 4) convolve_grad<T, 4>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
+      else if (s.taps == 3) convolve_grad<T, 3>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
+      else convolve_grad<T, 2>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
     }
   }
 }

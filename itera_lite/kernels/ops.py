@@ -14,7 +14,7 @@ from itera_lite.kernels.build import load
 
 _library: ctypes.CDLL | None = None
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}
-MAMBA_CHUNK = 32  # steps between the states that the backward pass starts from
+MAMBA_CHUNK = 16  # steps between the states that the backward pass starts from
 LOSS_ROWS = 1024  # rows of logits that exist at a time
 
 
