@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 # verb -> (module:function, the first line of its docstring; a test holds the two equal)
 VERBS: dict[str, tuple[str, str]] = {
     "demo": ("itera_lite.demo:demo", "Train, evaluate, benchmark and compare both models."),
-    "data": ("itera_lite.data.describe:describe", "Prepare a data set and describe it."),
+    "data": (
+        "itera_lite.data.describe:describe",
+        "Prepare a text set and describe it: documents, bytes, tokens, samples.",
+    ),
     "train": ("itera_lite.train.run:train", "Train a model, or both."),
     "eval": ("itera_lite.evaluate.run:evaluate", "Measure the quality of a checkpoint."),
     "generate": ("itera_lite.generate:generate", "Write text with a checkpoint."),
