@@ -123,3 +123,40 @@ class ModelConfig:
     def replace(self, **changes: Any) -> ModelConfig:
         """A copy with some fields changed, checked again."""
         return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained; a preset gives what a user doesn't.
+
+    The learning rates rise for ``warmup``, stay, and fall to zero over the last
+    ``decay``; both are shares of the budget.
+    """
+
+    batch_size: int = 16  # sequences a step, over all processes
+    seq_len: int = 256
+    lr_matrix: float = 0.02  # Muon
+    lr_other: float = 0.004  # AdamW: embedding, router, norms, convolution
+    weight_decay: float = 0.1
+    momentum: float = 0.95
+    clip: float = 1.0
+    warmup: float = 0.02
+    decay: float = 0.6
+    balance_weight: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, low in (("batch_size", 1), ("seq_len", 8)):
+            if getattr(self, field) < low:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected {low} or more")
+        for field in ("lr_matrix", "lr_other", "clip"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0")
+        if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
+            raise ConfigError(f"warmup={self.warmup}, decay={self.decay}: expected shares, 0 to 1")
+
+    def factor(self, progress: float) -> float:
+        """Share of the full learning rate after ``progress`` (0..1) of the budget."""
+        rise = 1.0 if self.warmup == 0 else min(1.0, (progress + 1e-3) / self.warmup)
+        fall = 1.0 if self.decay == 0 else min(1.0, max(0.0, 1.0 - progress) / self.decay)
+        return min(rise, fall)

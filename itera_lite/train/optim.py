@@ -1,0 +1,158 @@
+"""Muon for the matrices, AdamW for the rest.
+
+Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) takes the
+momentum of a matrix to the nearest orthogonal one. A projection that holds
+several matrices (z, x, B, C of a Mamba layer; gate and up) is taken apart, an
+expert tensor is a stack of matrices, and all matrices of one shape go through
+the iteration together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from itera_lite.config import TrainConfig
+from itera_lite.model import LanguageModel
+from itera_lite.model.attention import Attention
+from itera_lite.model.layers import SwiGLU
+from itera_lite.model.moe import MoE
+from itera_lite.model.ssd import Mamba2
+
+# Coefficients of the quintic Newton-Schulz iteration, chosen for slope at zero.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: singular values in about 0.7..1.2.
+
+    Args:
+        matrices: (K, m, n), any float type; the iteration runs in bfloat16.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def _matrices(model: LanguageModel) -> Iterator[tuple[nn.Parameter, list[tuple[slice, bool]]]]:
+    """Parameters that are matrices: each with its parts, and whether a part is a stack."""
+
+    def whole(parameter: nn.Parameter) -> tuple[nn.Parameter, list[slice]]:
+        return parameter, [slice(None)]
+
+    for module in model.modules():
+        found: list[tuple[nn.Parameter, list[slice]]] = []
+        if isinstance(module, Mamba2):
+            c = module.config
+            sizes = (c.d_inner, c.d_inner, c.d_state, c.d_state, c.n_ssm_heads)
+            ends = torch.tensor((0, *sizes)).cumsum(0).tolist()
+            rows = [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+            found = [(module.in_proj.weight, rows), whole(module.out_proj.weight)]
+        elif isinstance(module, Attention):
+            parts = (module.q_proj, module.k_proj, module.v_proj, module.o_proj)
+            found = [whole(part.weight) for part in parts]
+        elif isinstance(module, SwiGLU | MoE):
+            stack = isinstance(module, MoE)
+            up = module.gate_up if isinstance(module, MoE) else module.gate_up.weight
+            down = module.down if isinstance(module, MoE) else module.down.weight
+            half = up.shape[-2] // 2
+            found = [(up, [slice(0, half), slice(half, None)]), whole(down)]
+            yield from ((p, [(s, stack) for s in parts]) for p, parts in found)
+            continue
+        yield from ((p, [(s, False) for s in parts]) for p, parts in found)
+
+
+def _part(tensor: Tensor, rows: slice, stack: bool) -> Tensor:
+    """A view (k, m, n) of some rows of a parameter or of its gradient."""
+    return tensor[:, rows] if stack else tensor[None, rows]
+
+
+class Optimizer:
+    """Muon and AdamW over all parameters of a model, with decoupled weight decay."""
+
+    def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
+        self.config = config
+        names = {parameter: name for name, parameter in model.named_parameters()}
+        self.parameters = list(names)
+        # shape -> the parts that are orthogonalised together
+        self.groups: dict[tuple[int, int], list[tuple[nn.Parameter, slice, bool]]] = {}
+        taken = set()
+        for parameter, parts in _matrices(model):
+            taken.add(parameter)
+            for rows, stack in parts:
+                view = _part(parameter, rows, stack)
+                shape = (view.shape[1], view.shape[2])
+                self.groups.setdefault(shape, []).append((parameter, rows, stack))
+        self.momentum = {
+            shape: torch.zeros(sum(_part(*part).shape[0] for part in parts), *shape)
+            for shape, parts in self.groups.items()
+        }
+        rest = [parameter for parameter in names if parameter not in taken]
+        decayed = [p for p in rest if p.ndim > 1 and "conv" not in names[p]]
+        plain = [p for p in rest if p.ndim <= 1 or "conv" in names[p]]
+        self.adam = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": config.weight_decay},
+                {"params": plain, "weight_decay": 0.0},
+            ],
+            lr=config.lr_other,
+            betas=(0.9, 0.95),
+            eps=1e-10,
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def step(self, factor: float) -> float:
+        """Clip, update, and forget the gradients.
+
+        Args:
+            factor: of the learning rates, from the schedule.
+
+        Returns:
+            The norm of the gradient before clipping.
+        """
+        c = self.config
+        norm = nn.utils.clip_grad_norm_(self.parameters, c.clip, foreach=True)
+        for group in self.adam.param_groups:
+            group["lr"] = c.lr_other * factor
+        self.adam.step()
+        lr = c.lr_matrix * factor
+        for shape, parts in self.groups.items():
+            grads = [_part(p.grad, rows, stack) for p, rows, stack in parts if p.grad is not None]
+            gradient, momentum = torch.cat(grads), self.momentum[shape]
+            momentum.lerp_(gradient, 1 - c.momentum)
+            update = orthogonalize(gradient.lerp_(momentum, c.momentum)).float()
+            update *= -lr * max(1.0, shape[0] / shape[1]) ** 0.5
+            views = [_part(*part) for part in parts]
+            torch._foreach_mul_(views, 1 - lr * c.weight_decay)
+            torch._foreach_add_(views, list(update.split([v.shape[0] for v in views])))
+        for parameter in self.parameters:
+            parameter.grad = None
+        return float(norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a step depends on, by name."""
+        found = {f"momentum.{m}x{n}": value for (m, n), value in self.momentum.items()}
+        for i, parameter in enumerate(self.parameters):
+            for key, value in self.adam.state.get(parameter, {}).items():
+                found[f"adam.{i}.{key}"] = value
+        return found
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what `tensors` gave."""
+        for (m, n), value in self.momentum.items():
+            value.copy_(tensors[f"momentum.{m}x{n}"])
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, i, key = name.split(".")
+                self.adam.state[self.parameters[int(i)]][key] = value.clone()
