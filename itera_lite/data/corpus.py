@@ -7,41 +7,22 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import platform
 import sys
-import sysconfig
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from itera_lite.data import hub, readers
+from itera_lite.data import hub, named, readers
 from itera_lite.data.split import split_by_hash, without_leaks
-from itera_lite.errors import DataError, MissingExtra
+from itera_lite.errors import DataError
 
 HUB_SETS = {
     "tinystories": hub.HubSet("roneneldan/TinyStories", "data"),
     "wikitext-2": hub.HubSet("Salesforce/wikitext", "wikitext-2-v1"),
     "wikitext-103": hub.HubSet("Salesforce/wikitext", "wikitext-103-v1"),
 }
-PYTHON_LIMIT_BYTES = 16_000_000
-# Tests, generated tables and what was installed beside the library aren't its source.
-_PYTHON_SKIPPED = {
-    "test",
-    "tests",
-    "idle_test",
-    "site-packages",
-    "dist-packages",
-    "encodings",
-    "pydoc_data",
-    "__pycache__",
-}
-_LAYOUT = (
-    "Layout: $ITERA_DATA/{name}/train.txt and valid.txt (test.txt too, if there is one; .md, "
-    ".jsonl, .csv, .parquet and .gz or .zst of them will do), with a line <|endoftext|> "
-    "between documents"
-)
 
 
 @dataclass(frozen=True)
@@ -108,7 +89,7 @@ class Source:
         notes: list[str] = []
         files = self.files
         if self.hub is not None:
-            fetched, source["revision"], notes = _fetch(self.name, self.hub)
+            fetched, source["revision"], notes = hub.fetch(self.hub, self.name)
             source["hub"] = "/".join(filter(None, (self.hub.repository, self.hub.folder)))
             given = [(hub.split_name(label), label, file) for label, file in fetched.items()]
             files = tuple(given)
@@ -125,15 +106,17 @@ class Source:
                 file, repairs, column=self.column, wikitext=self.kind == "wikitext"
             )
             given_splits.setdefault(split, []).extend(documents)
+        if self.kind == "python":
+            repairs.empty_files = 0  # empty __init__.py files are nothing to report
         notes += repairs.notes()
         if self.left_out:
             names = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
             notes.append(f"left out, because they belong to none of the splits: {names}")
         if self.kind == "python":
-            given_splits, said = _cap_python(given_splits)
+            given_splits[None], said = named.cap_python(given_splits[None])
             notes += said
         if self.kind == "shakespeare":
-            given_splits = _cut_shakespeare(given_splits)
+            given_splits = named.cut_shakespeare(given_splits)
         return _finish(self.name, source, given_splits, notes, origin=self.spec)
 
 
@@ -158,33 +141,31 @@ def locate(spec: str) -> Source:
     if spec == "-":
         return Source(spec, "stdin", "stdin")
     if spec == "python":
-        return _python()
+        return Source(spec, "python", "python", named.python_files())
     if spec.startswith("hf:"):
         return _hub(spec)
+    here = hub.data_folder()
     if spec in HUB_SETS:
         kind: Literal["wikitext", "stories"] = "wikitext" if "wiki" in spec else "stories"
-        folder = _data_folder() / spec if _data_folder() else None
-        if folder and folder.is_dir():
-            return _folder(spec, folder, name=spec, kind=kind)
+        if here and (here / spec).is_dir():
+            return _folder(spec, here / spec, name=spec, kind=kind)
         return Source(spec, spec, kind, hub=HUB_SETS[spec])
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if spec and os.path.isdir(path):
         return _folder(spec, path, name=path.resolve().name or "root")
-    if path.is_file():
+    if os.path.isfile(path):
         return Source(spec, _stem(path), "files", ((None, path.name, path),))
-    if path.exists():
+    if spec and os.path.exists(path):
         raise DataError(f"data='{spec}': expected a file or a folder, found something else")
-    here = _data_folder()
-    if here and "/" not in spec and spec not in ("", ".", "..") and (here / spec).is_dir():
+    if here and spec and "/" not in spec and os.path.isdir(here / spec):
         shakespeare = spec == "tinyshakespeare"
         return _folder(spec, here / spec, name=spec, kind="shakespeare" if shakespeare else "files")
-    table, colon, column = spec.rpartition(":")
-    if colon and column and table and (Path(table).expanduser().exists() or _matches(table)):
-        found = locate(table)
-        return Source(spec, found.name, found.kind, found.files, column)
+    table, _, column = spec.rpartition(":")
+    if table and column and (os.path.exists(Path(table).expanduser()) or _matches(table)):
+        return replace(locate(table), spec=spec, column=column)
     if matches := _matches(spec):
-        files = tuple((None, str(file), file) for file in matches)
-        return Source(spec, _stem(matches[0].parent.resolve()) or "glob", "files", files)
+        files = tuple((None, file.name, file) for file in matches)
+        return Source(spec, _stem(matches[0].resolve().parent) or "glob", "files", files)
     known = ["python", *HUB_SETS]
     if here and here.is_dir():
         known += sorted(f.name for f in here.iterdir() if f.is_dir() and f.name not in known)
@@ -202,7 +183,12 @@ def _folder(
     name: str,
     kind: Literal["stories", "wikitext", "shakespeare", "files"] = "files",
 ) -> Source:
-    """A folder: its given splits where it holds train files, else all its files."""
+    """A folder: its given splits, else all its files.
+
+    It has given splits where one file is named train and another valid or
+    test, or where all are named train. One lone `train.txt` among others may
+    be about trains.
+    """
     found = [
         (file.relative_to(folder).as_posix(), file)
         for file in sorted(folder.rglob("*"))
@@ -222,7 +208,8 @@ def _folder(
             split = "official-valid"
         files.append((split, label, file))
     left_out: tuple[str, ...] = ()
-    if any(split == "train" for split, _, _ in files):
+    names = {split for split, _, _ in files}
+    if "train" in names and (names & {"valid", "test"} or names == {"train"}):
         # The set's own other files (extra-lowercase, official-valid) are no oversight.
         quiet = kind in ("stories", "wikitext")
         left_out = tuple(
@@ -236,47 +223,6 @@ def _folder(
     return Source(spec, name, kind, tuple(files), left_out=left_out)
 
 
-def _python() -> Source:
-    folder = Path(sysconfig.get_path("stdlib"))
-    files = []
-    for file in sorted(folder.rglob("*.py")):
-        inside = file.relative_to(folder)
-        if not _PYTHON_SKIPPED & set(inside.parts) and not inside.name.startswith("_sysconfig"):
-            files.append((None, inside.as_posix(), file))
-    if not files:
-        raise DataError(
-            f"data='python': {folder} holds no .py files (a trimmed interpreter?). "
-            "Give another set, such as a folder of text files."
-        )
-    return Source("python", "python", "python", tuple(files))
-
-
-def _cap_python(
-    splits: dict[str | None, list[bytes]],
-) -> tuple[dict[str | None, list[bytes]], list[str]]:
-    """At most `PYTHON_LIMIT_BYTES`, picked by hash, so that it doesn't favour any name."""
-    documents = splits.get(None, [])
-    notes = ["tests, generated tables and site-packages of the standard library are left out"]
-    if sum(map(len, documents)) > PYTHON_LIMIT_BYTES:
-        kept: set[bytes] = set()
-        total = 0
-        for text in sorted(documents, key=lambda text: hashlib.sha256(text).digest()):
-            total += len(text)
-            if total > PYTHON_LIMIT_BYTES:
-                break
-            kept.add(text)
-        documents = [text for text in documents if text in kept]
-        notes.append(f"only {PYTHON_LIMIT_BYTES / 1e6:.0f} MB of it are used")
-    return {None: documents}, notes
-
-
-def _cut_shakespeare(splits: dict[str | None, list[bytes]]) -> dict[str | None, list[bytes]]:
-    """The custom of the field: the first 90 % of the characters train, the rest judge."""
-    text = b"".join(splits.get(None, [])).decode("utf-8")
-    cut = len(text) * 9 // 10
-    return {"train": [text[:cut].encode()], "valid": [text[cut:].encode()]}
-
-
 def _hub(spec: str) -> Source:
     repository, _, column = spec.removeprefix("hf:").partition(":")
     parts = repository.strip("/").split("/")
@@ -284,22 +230,6 @@ def _hub(spec: str) -> Source:
         raise DataError(f"data='{spec}': expected hf:OWNER/NAME, hf:OWNER/NAME/FOLDER or either")
     wanted = hub.HubSet("/".join(parts[:2]), "/".join(parts[2:]))
     return Source(spec, parts[-1], "files", column=column or None, hub=wanted)
-
-
-def _fetch(name: str, wanted: hub.HubSet) -> tuple[dict[str, Path], str, list[str]]:
-    here = _data_folder()
-    looked = f"$ITERA_DATA is {here}" if here else "$ITERA_DATA is not set"
-    advice = (
-        f"To use files of your own instead, set ITERA_DATA ({looked}). "
-        f"{_LAYOUT.format(name=name)}; then give --data {name}"
-    )
-    try:
-        return hub.fetch(wanted)
-    except MissingExtra as error:
-        error.args = (f"{error}. {advice}",)
-        raise
-    except DataError as error:
-        raise DataError(f"{error}. {advice}") from error
 
 
 def _read_stdin() -> Corpus:
@@ -343,11 +273,6 @@ def _finish(
     order = {"train": 0, "valid": 1, "test": 2}
     splits = dict(sorted(splits.items(), key=lambda item: (order.get(item[0], 3), item[0])))
     return Corpus(name, source, splits, notes)
-
-
-def _data_folder() -> Path | None:
-    value = os.environ.get("ITERA_DATA")
-    return Path(value).expanduser() if value else None
 
 
 def _matches(pattern: str) -> list[Path]:

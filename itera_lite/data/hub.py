@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,11 @@ MAX_BYTES = 2 * 1024**3  # of one set, as stored
 _SPLIT_NAME = re.compile(
     r"(?:wiki\.)?(?:partial-)?(train|training|valid|validation|val|dev|test)"
     r"(?:[-_.]?\d[\w.-]*)?(?:\.tokens)?"
+)
+_LAYOUT = (
+    "Layout: $ITERA_DATA/{name}/train.txt and valid.txt (test.txt too, if there is one; .md, "
+    ".jsonl, .csv, .parquet and .gz or .zst of them will do), with a line <|endoftext|> "
+    "between documents"
 )
 _CANONICAL = {"training": "train", "validation": "valid", "val": "valid", "dev": "valid"}
 
@@ -42,13 +48,39 @@ def split_name(path: str) -> str | None:
     return None
 
 
-def fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:
+def fetch(wanted: HubSet, name: str) -> tuple[dict[str, Path], str, list[str]]:
     """Download a set's data files; (path in the repository -> local file, revision, notes).
+
+    Args:
+        wanted: the set.
+        name: the set's name in ITERA_DATA, for the message.
 
     Raises:
         MissingExtra: huggingface_hub isn't installed.
         DataError: the Hub can't be reached, or the set has no files that can be read.
     """
+    here = data_folder()
+    looked = f"$ITERA_DATA is {here}" if here else "$ITERA_DATA is not set"
+    advice = (
+        f"To use files of your own instead, set ITERA_DATA ({looked}). "
+        f"{_LAYOUT.format(name=name)}; then give --data {name}"
+    )
+    try:
+        return _fetch(wanted)
+    except MissingExtra as error:
+        error.args = (f"{error}. {advice}",)
+        raise
+    except DataError as error:
+        raise DataError(f"{error}. {advice}") from error
+
+
+def data_folder() -> Path | None:
+    """$ITERA_DATA, where named sets are looked for first; None where it isn't set."""
+    value = os.environ.get("ITERA_DATA")
+    return Path(value).expanduser() if value else None
+
+
+def _fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:
     try:
         from huggingface_hub import HfApi, hf_hub_download
     except ImportError as error:

@@ -18,94 +18,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from itera_lite.data.corpus import Corpus, locate
+from itera_lite.data.dataset import FORMAT, Dataset, check_tokenizer, open_dataset
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer, training_sample
-from itera_lite.errors import DataError, TokenizerMismatch, UsageError
+from itera_lite.errors import DataError, UsageError
 from itera_lite.files import write_json
 
-FORMAT = 1  # raise it when the same text would give other shards or another split
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A prepared set.
-
-    Attributes:
-        path: its folder in the cache.
-        manifest: name, source, sha256 of the text, tokenizer_sha256, vocab_size,
-            notes, and for each split documents, bytes, tokens and sha256.
-            ``tokens`` counts what is predicted: every token of the documents
-            and the ``<|endoftext|>`` after each; ``bytes`` is the text alone.
-    """
-
-    path: Path
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["name"])
-
-    @property
-    def splits(self) -> list[str]:
-        return list(self.manifest["splits"])
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.path)
-
-    def tokens(self, split: str) -> NDArray[Any]:
-        """The split's stream, memory-mapped, read-only: one more than ``tokens`` in the manifest.
-
-        It begins with ``<|endoftext|>``, and each document is followed by one.
-        """
-        entry = self._entry(split)
-        return np.memmap(self.path / entry["file"], dtype=self.manifest["dtype"], mode="r")
-
-    def n_bytes(self, split: str) -> int:
-        """Bytes of the split's documents: what bits per byte divides by."""
-        return int(self._entry(split)["bytes"])
-
-    def n_tokens(self, split: str) -> int:
-        """Tokens predicted in the split, each document's ``<|endoftext|>`` included."""
-        return int(self._entry(split)["tokens"])
-
-    def documents(self, split: str) -> Iterator[bytes]:
-        """The split's documents, decoded from the tokens: the exact bytes that went in."""
-        tokens = self.tokens(split)
-        ends = np.flatnonzero(tokens == self.tokenizer.eot_id)
-        for start, end in zip(ends[:-1], ends[1:], strict=True):
-            yield self.tokenizer.decode_bytes(tokens[start + 1 : end].tolist())
-
-    def summary(self) -> dict[str, Any]:
-        """The set in the few numbers that a result carries."""
-        train, valid = self._entry("train"), self._entry("valid")
-        return {
-            "name": self.name,
-            "sha256": self.manifest["sha256"],
-            "tokenizer_sha256": self.manifest["tokenizer_sha256"],
-            "vocab_size": self.manifest["vocab_size"],
-            "train_bytes": train["bytes"],
-            "train_tokens": train["tokens"],
-            "valid_bytes": valid["bytes"],
-            "valid_tokens": valid["tokens"],
-            "bytes_per_token": train["bytes"] / train["tokens"],
-        }
-
-    def _entry(self, split: str) -> dict[str, Any]:
-        entries: dict[str, dict[str, Any]] = self.manifest["splits"]
-        if split not in entries:
-            raise DataError(f"{self.name} has no split '{split}'. Its splits: {', '.join(entries)}")
-        return entries[split]
+__all__ = ["Dataset", "cache_folder", "check_tokenizer", "prepare"]
 
 
 def prepare(
@@ -161,7 +87,7 @@ def prepare(
                     marks.append(_mark("source", fingerprint, tokenizer.sha256))
             key = _mark(text_hash, tokenizer.sha256)[:16]
             place = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', corpus.name)[:60]}-{key}"
-            dataset = _open(place) or _build(
+            dataset = open_dataset(place) or _build(
                 place, corpus, tokenizer, text_hash, split_hashes, used, quiet
             )
         for mark in marks:
@@ -172,22 +98,6 @@ def prepare(
             "Set ITERA_CACHE to a folder that can, with room for the tokens."
         ) from error
     return dataset
-
-
-def check_tokenizer(dataset: Dataset, tokenizer: Tokenizer) -> None:
-    """Hold a model's tokenizer against the one that made the shards.
-
-    Raises:
-        TokenizerMismatch: they would tokenise differently.
-    """
-    made_with = dataset.manifest["tokenizer_sha256"]
-    if made_with != tokenizer.sha256:
-        raise TokenizerMismatch(
-            f"{dataset.name} was tokenised with tokenizer {made_with[:12]} "
-            f"({dataset.manifest['vocab_size']:,} ids), the model has tokenizer "
-            f"{tokenizer.sha256[:12]} ({tokenizer.vocab_size:,} ids). Prepare the set with the "
-            "model's tokenizer: prepare(data, tokenizer=...)."
-        )
 
 
 def cache_folder() -> Path:
@@ -288,40 +198,23 @@ def _place(work: Path, place: Path) -> Dataset:
         try:
             os.rename(work, place)
         except OSError:
-            if (first := _open(place)) is not None:
+            if (first := open_dataset(place)) is not None:
                 return first
             if not place.exists():
                 raise
             shutil.rmtree(place, ignore_errors=True)  # damaged, and so it can't stay
         else:
-            dataset = _open(place)
+            dataset = open_dataset(place)
             if dataset is not None:
                 return dataset
     raise DataError(f"{place}: the set can't be put there. Remove that folder and try again.")
-
-
-def _open(place: Path) -> Dataset | None:
-    """The set in a folder; None where there is none or it is damaged."""
-    try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
-        width = np.dtype(manifest["dtype"]).itemsize
-        whole = manifest["format"] == FORMAT and all(
-            (place / entry["file"]).stat().st_size == (entry["tokens"] + 1) * width
-            for entry in manifest["splits"].values()
-        )
-        dataset = Dataset(place, manifest)
-        if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
-            return dataset
-    except (OSError, ValueError, KeyError, TypeError, DataError):
-        pass
-    return None
 
 
 def _look_up(root: Path, marks: list[str]) -> Dataset | None:
     for mark in marks:
         try:
             entry = json.loads((root / "index" / f"{mark}.json").read_text(encoding="utf-8"))
-            found = _open(root / entry["folder"])
+            found = open_dataset(root / entry["folder"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if found is not None:

@@ -1,0 +1,51 @@
+"""`itera data`: what it returns and prints."""
+
+from pathlib import Path
+
+import pytest
+
+from itera_lite.data.describe import describe
+from itera_lite.data.shards import prepare
+from itera_lite.errors import UsageError
+
+
+def test_describe(
+    cache: Path, story_file: Path, capsys: pytest.CaptureFixture[str], stories: list[bytes]
+) -> None:
+    result = describe(str(story_file), vocab_size=300, samples=3)
+    captured = capsys.readouterr()
+    dataset = prepare(str(story_file), vocab_size=300)
+    for split in ("train", "valid"):
+        entry = result["splits"][split]
+        assert entry["bytes_per_token"] == entry["bytes"] / entry["tokens"] > 1
+        row = [split, *(f"{entry[k]:,}" for k in ("documents", "bytes", "tokens"))]
+        row.append(f"{entry['bytes_per_token']:.2f}")
+        assert row in [line.split() for line in captured.out.splitlines()]
+    texts = list(dataset.documents("train"))
+    assert len(set(result["samples"])) == 3
+    for sample in result["samples"]:
+        assert any(text.decode().startswith(sample.removesuffix(" ...")) for text in texts)
+        assert sample in captured.out
+    assert result["path"] == str(dataset.path) and "300 ids" in captured.out
+    assert captured.err == ""
+
+
+def test_notes_are_shown_each_time(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "one.txt"
+    file.write_text("A line of one text.\n" * 50)
+    for _ in range(2):
+        describe(str(file), vocab_size=256)
+        assert capsys.readouterr().out.count("note: the set is one document") == 1
+
+
+def test_number_of_samples(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "two.jsonl"
+    file.write_text('{"text": "first of two"}\n{"text": "second of two"}\n')
+    assert len(describe(str(file), vocab_size=256, samples=5)["samples"]) == 1
+    capsys.readouterr()
+    assert describe(str(file), vocab_size=256, samples=0)["samples"] == []
+    assert "--- sample" not in capsys.readouterr().out
+    with pytest.raises(UsageError, match="expected 0 or more"):
+        describe(str(file), samples=-1)

@@ -1,0 +1,235 @@
+"""Sets from the Hub, against a small stand-in that speaks its protocol on this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from itera_lite.data import hub
+from itera_lite.data.corpus import load_documents
+from itera_lite.data.hub import HubSet, choose_files, split_name
+from itera_lite.errors import DataError, MissingExtra
+
+COMMIT = "c" * 40
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train.txt", "train"),
+        ("Train.TXT".lower(), "train"),
+        ("data/train-00000-of-00004-2d5a1467fff1081b.parquet", "train"),
+        ("wikitext-2-v1/validation-00000-of-00001.parquet", "valid"),
+        ("default/partial-train/0000.parquet", "train"),
+        ("dev.jsonl.gz", "valid"),
+        ("val/a.txt", "valid"),
+        ("wiki.test.tokens", "test"),
+        ("test_2.csv", "test"),
+        ("train-your-dragon.txt", None),
+        ("testament.txt", None),
+        ("extra-lowercase.txt.gz", None),
+        ("official-valid-v2-part.txt.gz", None),
+        ("data/0000.parquet", None),
+    ],
+)
+def test_split_by_name(path: str, split: str | None) -> None:
+    assert split_name(path) == split
+
+
+def test_choice_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"README.md": 1, "x.csv": 1, "data/train-0.parquet": 9, "data/train-1.parquet": 9}
+    sizes["data/validation-0.parquet"] = 4
+    wanted = HubSet("o/n")
+    names = ["data/validation-0.parquet", "data/train-0.parquet", "data/train-1.parquet"]
+    assert choose_files(sizes, wanted) == (names, [])
+    monkeypatch.setattr(hub, "MAX_BYTES", 15)
+    taken, notes = choose_files(sizes, wanted)
+    assert taken == names[:2] and "only 2 of 3 files were taken" in notes[0]
+    assert choose_files({"README.md": 1, "model.bin": 9}, wanted) == ([], [])
+    assert choose_files({"b/train.csv": 1, "a/train.csv": 1}, HubSet("o/n", "a")) == (
+        ["a/train.csv"],
+        [],
+    )
+    with pytest.raises(DataError, match=r"several sets: a, b\. Name one: hf:o/n/a"):
+        choose_files({"b/train.csv": 1, "a/train.csv": 1}, wanted)
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """The part of the Hub's protocol that listing and downloading need."""
+
+    files: ClassVar[dict[str, dict[str, bytes]]] = {}  # repository -> name -> content
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        if path.startswith("/api/datasets/"):
+            repository = "/".join(path.split("/")[3:5])
+            files = self.files.get(repository)
+            if files is None:
+                self.answer(404, b"{}", X_Error_Code="RepoNotFound")
+                return
+            if "convert" in self.path:
+                repository, files = repository + "@convert", self.files[repository + "@convert"]
+            siblings = [{"rfilename": name, "size": len(body)} for name, body in files.items()]
+            commit = COMMIT[:-7] + "convert" if "@" in repository else COMMIT
+            info = {"id": repository, "sha": commit, "siblings": siblings}
+            self.answer(200, json.dumps(info).encode())
+            return
+        _, _, owner, name, _, revision, *rest = path.split("/")
+        key = f"{owner}/{name}" + ("@convert" if revision.endswith("convert") else "")
+        body = self.files[key]["/".join(rest)]
+        tag = f'"{hashlib.sha256(body).hexdigest()}"'
+        self.answer(200, body, ETag=tag, X_Repo_Commit=revision)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Environment of a process that takes the stand-in for the Hub."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield {
+        **os.environ,
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def in_process(environment: dict[str, str], *specs: str) -> list[Any]:
+    """Name, splits, source and notes of each set, or the error's text, in a fresh process."""
+    code = """if True:
+        import json, sys
+        from itera_lite.data.corpus import load_documents
+        from itera_lite.errors import IteraError
+        results = []
+        for spec in sys.argv[1:]:
+            try:
+                corpus = load_documents(spec)
+                splits = {k: [d.decode() for d in v] for k, v in corpus.splits.items()}
+                results.append([corpus.name, splits, corpus.source, corpus.notes])
+            except IteraError as error:
+                results.append(f"{type(error).__name__}: {error}")
+        print(json.dumps(results))
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", code, *specs],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result: list[Any] = json.loads(run.stdout)
+    return result
+
+
+def test_sets_come_from_the_hub(stand_in: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+
+    def table(column: str, *rows: str) -> bytes:
+        file = tmp_path / "table.parquet"
+        parquet.write_table(arrow.table({"id": list(range(len(rows))), column: rows}), file)
+        return file.read_bytes()
+
+    article = ["", " = A = \n", "", " one . \n"]
+    StandIn.files = {
+        "roneneldan/TinyStories": {
+            "TinyStories-train.txt": b"not this one",
+            "data/train-00000-of-00002-ab.parquet": table("text", "one", "two"),
+            "data/train-00001-of-00002-ab.parquet": table("text", "three", "four"),
+            "data/validation-00000-of-00001-ab.parquet": table("text", "five", "two"),
+        },
+        "Salesforce/wikitext": {
+            "wikitext-2-raw-v1/train-00000-of-00001.parquet": table("text", "no"),
+            **{
+                f"wikitext-2-v1/{split}-00000-of-00001.parquet": table(
+                    "text", *[line.replace("A", split) for line in article * 2]
+                )
+                for split in ("train", "validation", "test")
+            },
+        },
+        "o/rows": {"README.md": b"about", "rows.csv": b"a,b\nx1,y1\nx2,y2\n"},
+        "o/odd": {"odd.zip": b"zip"},
+        "o/odd@convert": {"default/train/0000.parquet": table("story", "c1", "c2")},
+        "o/none": {"odd.zip": b"zip"},
+        "o/none@convert": {},
+    }
+    stories, wiki, rows, odd, none, missing = in_process(
+        stand_in, "tinystories", "wikitext-2", "hf:o/rows:b", "hf:o/odd", "hf:o/none", "hf:o/gone"
+    )
+    assert stories == [
+        "tinystories",
+        {"train": ["one", "three", "four"], "valid": ["five", "two"]},
+        {
+            "set": "tinystories",
+            "revision": COMMIT,
+            "hub": "roneneldan/TinyStories/data",
+            "files": [
+                "data/validation-00000-of-00001-ab.parquet",
+                "data/train-00000-of-00002-ab.parquet",
+                "data/train-00001-of-00002-ab.parquet",
+            ],
+        },
+        ["1 train documents that also lie in another split were dropped"],
+    ]
+    text = " \n = {} = \n \n one . \n"
+    assert wiki[1] == {
+        "train": [text.format("train")] * 2,
+        "valid": [text.format("validation")] * 2,
+        "test": [text.format("test")] * 2,
+    }
+    assert rows[0] == "rows" and sorted(rows[1]["train"] + rows[1]["valid"]) == ["y1", "y2"]
+    assert sorted(odd[1]["train"] + odd[1]["valid"]) == ["c1", "c2"]
+    assert "has no .parquet, .jsonl, .csv or .txt files" in none
+    assert missing.startswith("DataError: o/gone couldn't be fetched from the Hub")
+
+
+@pytest.mark.parametrize("name", ["tinystories", "wikitext-103"])
+def test_offline_names_itera_data_and_the_layout(name: str) -> None:
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(DataError) as caught:  # the tests run with HF_HUB_OFFLINE=1
+        load_documents(name)
+    message = str(caught.value)
+    assert "couldn't be fetched from the Hub" in message
+    assert "$ITERA_DATA is not set" in message
+    assert f"$ITERA_DATA/{name}/train.txt and valid.txt" in message
+    assert "\n" not in message
+
+
+def test_without_the_package_the_extra_and_the_layout_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtra) as caught:
+        load_documents("tinystories")
+    assert "pip install 'itera-lite[hub]'" in str(caught.value)
+    assert "$ITERA_DATA/tinystories/train.txt" in str(caught.value)
