@@ -21,7 +21,7 @@ def measured_peak(
     """Best speed of a square matrix product, in FLOP/s (a multiply-add is 2).
 
     The best of all repeats of `SIZES`, not a mean: a peak is what the machine can do when
-    nothing else runs. A size that would take more than its share of ``seconds`` is left out.
+    nothing else runs. On a slow processor the sizes that would take seconds are left out.
 
     Args:
         dtype: of both factors and of the product.
@@ -41,7 +41,7 @@ def measured_peak(
         share = seconds / len(SIZES)
         for n in SIZES:
             flops = 2.0 * n**3
-            if best and 3 * flops / best > share:
+            if best and flops / best > seconds:
                 break
             best = max(best, flops / _fastest(n, dtype, share, device))
         return best

@@ -1,0 +1,263 @@
+"""The verb `bench`: speed, memory and energy of models, measured side by side."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from itera_lite.errors import UsageError
+from itera_lite.files import write_json
+
+if TYPE_CHECKING:
+    from itera_lite.bench.measure import Cell, Runner
+    from itera_lite.data.tokenizer import Tokenizer
+    from itera_lite.model import LanguageModel
+
+DEFAULT_CHECKPOINTS = (Path("checkpoints/itera_lite_tiny"), Path("checkpoints/transformer_tiny"))
+CONTEXTS = (128, 1024, 8192)
+BATCHES = (1, 8)
+QUICK_CELL = 8192  # tokens (batch x context) in a quick run's largest cell
+PEER_CELL = 1024  # in a peer's: the eager Mamba-2 of transformers takes gigabytes above
+REPEATS, QUICK_REPEATS = 7, 3
+STEPS, QUICK_STEPS = 100, 34  # tokens decoded a repeat
+ONE_THREAD_BELOW = 10_000_000  # parameters: with fewer, a second thread costs more than it gives
+
+
+def bench(
+    *checkpoints: Path,
+    quick: bool = False,
+    peers: bool = False,
+    repeats: int | None = None,
+    threads: int | None = None,
+    watts: float | None = None,
+    device: str = "cpu",
+    results: Path = Path("results"),
+) -> dict[str, dict[str, Any]]:
+    """Measure speed, memory and energy.
+
+    The models take turns in every measurement, after a warm-up, and every figure is a
+    median with its spread. Writes NAME_benchmark.json for each.
+
+    Args:
+        checkpoints: Folders of the models; by default both tiny ones.
+        quick: Three repeats and no batches of long prompts: under a minute for tiny models.
+        peers: Also measure what others would use with the same weights.
+        repeats: Times that everything is measured; by default 7, or 3 with quick.
+        threads: Processor threads; by default 1 below 10 million parameters, else all cores.
+        watts: Power of a busy core, for the estimate where no energy counter can be read.
+        device: What the models run on, cpu or cuda.
+        results: Folder of the result files.
+    """
+    import torch
+
+    from itera_lite.bench.energy import find_meter
+    from itera_lite.bench.measure import IteraRunner, interleave
+    from itera_lite.bench.table import print_table
+
+    folders = [Path(folder) for folder in checkpoints or DEFAULT_CHECKPOINTS]
+    names = [folder.resolve().name for folder in folders]
+    _check(names, repeats, threads, watts, device)
+    models = _load(folders, device)
+    prompts = [prompt_ids(tokenizer) for _, tokenizer in models]
+    runners: list[Runner] = [
+        IteraRunner(name, model) for name, (model, _) in zip(names, models, strict=True)
+    ]
+    peer_runners = _peers(names, folders, device) if peers else []
+    every = [*runners, *(runner for runner, _ in peer_runners)]
+    every_prompt = [*prompts, *(prompts[of] for _, of in peer_runners)]
+    cells = _cells([model for model, _ in models], QUICK_CELL if quick else None)
+    shared = [c for c in cells if not peer_runners or c[0] * c[1] <= PEER_CELL]
+    alone = [c for c in cells if c not in shared]
+    repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
+    threads = threads or _default_threads([model for model, _ in models])
+    meter = find_meter(device)
+
+    rounds = (repeats + 1) * (len(shared) * len(every) + len(alone) * len(runners))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tqdm(total=rounds + repeats * len(names), desc="bench", disable=None) as bar:
+
+            def progress(what: str) -> None:
+                bar.set_postfix_str(what, refresh=False)
+                bar.update()
+
+            options: dict[str, Any] = {
+                "repeats": repeats,
+                "steps": QUICK_STEPS if quick else STEPS,
+                "device": device,
+                "meter": meter,
+                "progress": progress,
+            }
+            table = interleave(every, every_prompt, shared, **options)
+            for column, more in zip(
+                table, interleave(runners, prompts, alone, **options), strict=False
+            ):
+                column += more
+            fresh = _fresh(folders, repeats, threads, device, progress)
+        records = {
+            name: _record(name, models[i][0], table[i], fresh[i], meter, watts)
+            for i, name in enumerate(names)
+        }
+        origin = _provenance(device, peer_runners)
+    finally:
+        torch.set_num_threads(before)
+    for column, (runner, of) in zip(table[len(names) :], peer_runners, strict=True):
+        kind = runner.name.partition(":")[0]
+        records[names[of]].setdefault("peers", {})[kind] = _rows(column)
+    for name, record in records.items():
+        record["interleaved_with"] = [r.name for r in every if r.name != name]
+        record["provenance"] = origin
+        write_json(Path(results) / f"{name}_benchmark.json", record)
+    plural = "s" if threads > 1 else ""
+    print(f"\nMedians of {repeats} repeats, {threads} thread{plural}; the files hold the spread")
+    print_table(records)
+    print(f"Written to {Path(results) / 'NAME_benchmark.json'}")
+    return records
+
+
+def prompt_ids(tokenizer: Tokenizer) -> list[int]:
+    """Real text that is on every machine: the source of Python's ``argparse``."""
+    return tokenizer.encode(inspect.getsource(argparse))
+
+
+def _check(
+    names: Sequence[str],
+    repeats: int | None,
+    threads: int | None,
+    watts: float | None,
+    device: str,
+) -> None:
+    import torch
+
+    for option, value in (("repeats", repeats), ("threads", threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option}={value}: expected 1 or more")
+    if watts is not None and not 0 < watts < float("inf"):
+        raise UsageError(f"watts={watts}: expected the power of a busy core, more than 0")
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"checkpoints {', '.join(names)}: two folders have one name, and their results would "
+            "go to one file; rename one"
+        )
+    if device != "cpu" and not (device.partition(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UsageError(f"device={device!r}: expected 'cpu', or 'cuda' where PyTorch finds a GPU")
+
+
+def _load(folders: Sequence[Path], device: str) -> list[tuple[LanguageModel, Tokenizer]]:
+    from itera_lite.train.checkpoint import load_checkpoint
+
+    models = [load_checkpoint(folder) for folder in folders]
+    for model, _ in models:
+        model.to(device).eval()
+    return models
+
+
+def _default_threads(models: Sequence[LanguageModel]) -> int:
+    from itera_lite.bench.provenance import usable_cores
+    from itera_lite.model.cost import cost
+
+    largest = max(cost(model.config).params_total for model in models)
+    return 1 if largest < ONE_THREAD_BELOW else usable_cores()
+
+
+def _cells(models: Sequence[LanguageModel], largest: int | None) -> list[tuple[int, int]]:
+    """(batch, context) pairs that every model can read, up to ``largest`` tokens a cell."""
+    longest = min(model.config.max_seq_len for model in models)
+    contexts = [c for c in CONTEXTS if c <= longest] or [longest]
+    pairs = [(batch, context) for context in contexts for batch in BATCHES]
+    return [(b, c) for b, c in pairs if largest is None or b * c <= largest]
+
+
+def _peers(names: Sequence[str], folders: Sequence[Path], device: str) -> list[tuple[Runner, int]]:
+    """Runners of peers, each with the index of the checkpoint that it loaded."""
+    from itera_lite.bench.peers import TransformersRunner, unavailable_peers
+
+    for peer, reason in unavailable_peers().items():
+        print(f"{peer}: not measured, {reason}")
+    return [
+        (TransformersRunner(f"transformers:{name}", folder, device), i)
+        for i, (name, folder) in enumerate(zip(names, folders, strict=True))
+    ]
+
+
+def _fresh(
+    folders: Sequence[Path], repeats: int, threads: int, device: str, progress: Any
+) -> list[list[dict[str, float]]]:
+    from itera_lite.bench.fresh import measure_fresh
+
+    found: list[list[dict[str, float]]] = [[] for _ in folders]
+    for _ in range(repeats):
+        for folder, samples in zip(folders, found, strict=True):
+            progress(f"{folder.name}, a fresh process")
+            samples.append(measure_fresh(folder, threads=threads, device=device))
+    return found
+
+
+def _rows(cells: Sequence[Cell]) -> dict[str, Any]:
+    return {
+        "prefill": [cell.prefill_row() for cell in cells],
+        "decode": [cell.decode_row() for cell in cells],
+    }
+
+
+def _record(
+    name: str,
+    model: LanguageModel,
+    cells: Sequence[Cell],
+    fresh: Sequence[dict[str, float]],
+    meter: Any,
+    watts: float | None,
+) -> dict[str, Any]:
+    from itera_lite.bench.energy import DEFAULT_WATTS, energy_record
+    from itera_lite.bench.measure import cpu_use
+    from itera_lite.bench.stats import stat
+    from itera_lite.model.cost import cost
+
+    costs = cost(model.config)
+    process = {key: stat([sample[key] for sample in fresh]) for key in fresh[0]}
+    single = cells[0]  # batch 1, shortest context: what a user who waits for text pays
+    per_token = [segment.per_decoded_token(single.batch) for segment in single.segments]
+    return {
+        "name": name,
+        "family": model.config.family,
+        "params": {
+            "total": costs.params_total,
+            "embedding": costs.params_embedding,
+            "non_embedding": costs.params_non_embedding,
+            "active": costs.params_active,
+        },
+        "flops_per_token": {
+            "forward": costs.flops_forward,
+            "decode": costs.flops_decode,
+            "train": costs.flops_train,
+            "context": costs.context,
+        },
+        **_rows(cells),
+        "memory": {
+            "weights_bytes": sum(p.numel() * p.element_size() for p in model.parameters()),
+            "state_bytes": {str(c): costs.state_bytes(c) for c in CONTEXTS},
+            "peak_rss_bytes": process["peak_rss_bytes"],
+            "import_rss_bytes": process["import_rss_bytes"],
+        },
+        "cpu": cpu_use(cells),
+        "energy": energy_record(per_token, meter, watts or DEFAULT_WATTS),
+        "load_ms": process["load_ms"],
+        "first_token_ms": process["first_token_ms"],
+        "import_ms": process["import_ms"],
+    }
+
+
+def _provenance(device: str, peers: Sequence[tuple[Runner, int]]) -> dict[str, Any]:
+    from itera_lite.bench.peers import peer_versions
+    from itera_lite.bench.provenance import provenance
+
+    origin = provenance(device=device)
+    if peers:
+        origin["versions"] |= peer_versions()
+    return origin
