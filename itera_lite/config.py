@@ -160,3 +160,32 @@ class TrainConfig:
         rise = 1.0 if self.warmup == 0 else min(1.0, (progress + 1e-3) / self.warmup)
         fall = 1.0 if self.decay == 0 else min(1.0, max(0.0, 1.0 - progress) / self.decay)
         return min(rise, fall)
+
+
+# The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
+PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
+    "tiny": {
+        "itera": {"pattern": "mmam", "d_model": 128, "n_experts": 16, "d_expert": 32},
+        "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
+    },
+    "small": {
+        "itera": {"pattern": "mmamm", "d_model": 192, "n_experts": 8, "d_expert": 96},
+        "transformer": {"pattern": "aaaaa", "d_model": 256, "d_ff": 512, "n_kv_heads": 8},
+    },
+    "base": {
+        "itera": {"pattern": "mmammmam", "d_model": 256, "n_experts": 8, "d_expert": 128},
+        "transformer": {"pattern": "aaaaaaaa", "d_model": 320, "d_ff": 864, "n_kv_heads": 10},
+    },
+}
+NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}
+
+
+def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:
+    """A model of one of the sizes in `PRESETS`.
+
+    Raises:
+        ConfigError: for a size that isn't there.
+    """
+    if size not in PRESETS:
+        raise ConfigError(f"config={size!r}: expected one of {', '.join(PRESETS)}")
+    return ModelConfig(family, vocab_size=vocab_size, **PRESETS[size][family])

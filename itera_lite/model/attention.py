@@ -86,7 +86,8 @@ class Attention(nn.Module):
         if self._rotary is None or self._rotary[0].shape[0] < end:
             self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
         cos, sin = self._rotary
-        return cos[start:end], sin[start:end]
+        device = self.k_proj.weight.device
+        return cos[start:end].to(device), sin[start:end].to(device)
 
     def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, L, P), keys and values (B, H_kv, L, P) at positions from ``start``."""

@@ -7,6 +7,7 @@ auxiliary loss of the Switch Transformer (Fedus et al., 2021).
 from __future__ import annotations
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from itera_lite import kernels
@@ -57,7 +58,9 @@ class MoE(nn.Module):
         gates = top.softmax(dim=-1)
         if self.training:
             share = torch.bincount(index.flatten(), minlength=self.config.n_experts).float()
-            self.load = share / index.numel()
+            if dist.is_initialized():  # balance is a matter of the global batch
+                dist.all_reduce(share)
+            self.load = share / share.sum()
             probability = logits.softmax(dim=-1).mean(dim=0)
             self.balance_loss = self.config.n_experts * (self.load * probability).sum()
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)

@@ -1,0 +1,44 @@
+"""Which float type the matrix products take, by measuring both on this processor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from itera_lite.bench.peak import measured_peak
+
+Precision = Literal["auto", "bf16", "fp32"]
+GAIN = 1.3  # how much faster bfloat16 products must be to be worth their rounding
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A precision, the matrix-product peak that comes with it (FLOP/s), and the reason."""
+
+    dtype: torch.dtype
+    peak: float
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+
+def choose(wanted: Precision, device: str, seconds: float = 0.6) -> Choice:
+    """Measure the matrix-product peak and pick the type of the products.
+
+    Weights, residual stream, norms, state-space scan and loss are float32 either way.
+    """
+    if wanted == "fp32":
+        peak = measured_peak(torch.float32, seconds=seconds, device=device)
+        return Choice(torch.float32, peak, "asked for")
+    half = measured_peak(torch.bfloat16, seconds=seconds, device=device)
+    if wanted == "bf16":
+        return Choice(torch.bfloat16, half, "asked for")
+    full = measured_peak(torch.float32, seconds=seconds, device=device)
+    measured = f"bf16 products measured {half / 1e9:.0f}, fp32 {full / 1e9:.0f} GFLOP/s"
+    if half > GAIN * full:
+        return Choice(torch.bfloat16, half, measured)
+    return Choice(torch.float32, full, measured)
