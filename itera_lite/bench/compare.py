@@ -96,12 +96,16 @@ class Measurement:
             return cls(median, low, high, len(samples))
         low, high = (float(value[k]) if is_number(value.get(k)) else median for k in ("min", "max"))
         repeats = value.get("repeats")
-        return cls(median, low, high, int(repeats) if is_number(repeats) else 1)
+        return cls(median, low, high, repeats if isinstance(repeats, int) else 1)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What is compared: its name, unit, which direction is better, and how it varies."""
+    """What is compared: its name, unit, which direction is better, and how it varies.
+
+    ``log`` is for perplexities: their logarithms are compared, so that the verdict
+    on a perplexity is the one on the loss that it was made from.
+    """
 
     key: str
     label: str
@@ -109,6 +113,7 @@ class Metric:
     better: Direction
     kind: Kind
     group: str
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ class Comparison:
             return "equal"
         direction = "lower" if self.ratio < 1 else "higher"
         judged = "better" if direction == self.metric.better else "worse"
-        return f"{self.factor} {direction} ({judged if self.winner else 'within the noise'})"
+        return f"{self.factor} {direction} ({judged if self.winner else 'unclear'})"
 
     @property
     def verdict(self) -> str:
@@ -207,7 +212,8 @@ def _judge(metric: Metric, a: Measurement, b: Measurement) -> tuple[Side | None,
     better: Side = "itera" if (a.value < b.value) == (metric.better == "lower") else "transformer"
     if metric.kind == "count":
         return better, ""
-    small = abs(a.value - b.value) < LEAST_DIFFERENCE * min(abs(a.value), abs(b.value))
+    x, y = (math.log(v.value) if metric.log and v.value > 0 else v.value for v in (a, b))
+    small = abs(x - y) < LEAST_DIFFERENCE * min(abs(x), abs(y))
     repeats = min(a.repeats, b.repeats)
     if metric.kind == "run" and repeats == 1:
         return (None, "one run each, under 1 % apart") if small else (better, "one run each")

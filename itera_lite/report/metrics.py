@@ -39,8 +39,8 @@ FLOPS = {
 QUALITY = {
     "bpb": Metric("bpb", "Bits per byte", "bits/byte", "lower", "run", "quality"),
     "loss": Metric("loss", "Loss per token", "nats/token", "lower", "run", "quality"),
-    "ppl": Metric("ppl", "Perplexity per token", "", "lower", "run", "quality"),
-    "word_ppl": Metric("word_ppl", "Perplexity per word", "", "lower", "run", "quality"),
+    "ppl": Metric("ppl", "Perplexity per token", "", "lower", "run", "quality", log=True),
+    "word_ppl": Metric("word_ppl", "Perplexity per word", "", "lower", "run", "quality", log=True),
     "accuracy": Metric("accuracy", "Next-token accuracy", "", "higher", "run", "quality"),
 }
 BUDGETS = {"time": "equal training time", "tokens": "equal training tokens"}
@@ -83,6 +83,11 @@ def same_tokenizer(*models: ModelResults) -> bool:
     """Whether all known tokenizer hashes are equal (loss per token compares only then)."""
     hashes = {get(m.summary, "dataset", "tokenizer_sha256") for m in models} - {None}
     return len(hashes) <= 1
+
+
+def different_tokens(a: ModelResults, b: ModelResults) -> str:
+    """Why numbers per token don't compare; empty where a token is the same for both."""
+    return "" if same_tokenizer(a, b) else "different tokenizers"
 
 
 def quality(model: ModelResults, key: str) -> float | None:
@@ -189,7 +194,8 @@ def _comparisons(
     for key, metric in PARAMETERS.items():
         yield _once(metric, number(a.params, key), number(b.params, key))
     for key, metric in FLOPS.items():
-        yield _once(metric, number(a.flops, key), number(b.flops, key))
+        x, y = number(a.flops, key), number(b.flops, key)
+        yield _once(metric, x, y, refuse=different_tokens(a, b))
     yield from _speed(a, b)
     yield from _memory(a, b)
     yield from _system(a, b)
@@ -206,13 +212,13 @@ def _quality(a: ModelResults, b: ModelResults, seeds: list[dict[str, Any]]) -> I
     refuse = different_text(a, b) or _unfair_budget(a, b)
     words = budget_words(a, b)
     for key, metric in QUALITY.items():
-        per_token = key in ("loss", "ppl", "accuracy") and not same_tokenizer(a, b)
+        per_token = different_tokens(a, b) if key in ("loss", "ppl", "accuracy") else ""
         yield _once(
             metric,
             quality(a, key),
             quality(b, key),
             words,
-            refuse or ("different tokenizers" if per_token else ""),
+            refuse or per_token,
         )
     for budget, label in BUDGETS.items():
         sides = [
@@ -232,7 +238,7 @@ def _quality(a: ModelResults, b: ModelResults, seeds: list[dict[str, Any]]) -> I
 
 
 def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
-    refuse = unfair_session(a, b)
+    refuse = different_tokens(a, b) or unfair_session(a, b)
     for kind, label in (("decode", "Decoding"), ("prefill", "Prefill")):
         rows = [shared_runs(m, kind) for m in (a, b)]
         for batch, context in sorted(set(rows[0]) | set(rows[1])):
@@ -244,32 +250,39 @@ def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
                 "timing",
                 kind,
             )
-            values = (Measurement.read(get(r.get((batch, context)), "tokens_per_second")) for r in rows)
+            values = (
+                Measurement.read(get(r.get((batch, context)), "tokens_per_second")) for r in rows
+            )
             yield compare(metric, *values, refuse=refuse)
     yield _once(
         TRAINING_SPEED,
         number(a.summary, "train", "tokens_per_second"),
         number(b.summary, "train", "tokens_per_second"),
-        refuse=other_machine(a.summary, b.summary),
+        refuse=different_tokens(a, b) or other_machine(a.summary, b.summary),
     )
 
 
 def _memory(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
-    yield _once(WEIGHTS, *(number(m.benchmark, "memory", "weights_bytes") for m in (a, b)))
+    x, y = (number(m.benchmark, "memory", "weights_bytes") for m in (a, b))
+    yield _once(WEIGHTS, x, y)
     states = [state_bytes(m) for m in (a, b)]
     for context in sorted(set(states[0]) | set(states[1])):
         metric = Metric(
             f"state_{context}", f"State, context {context:,}", "bytes", "lower", "count", "memory"
         )
-        yield _once(metric, *(s.get(context) for s in states))
+        yield _once(metric, states[0].get(context), states[1].get(context))
     peaks = (Measurement.read(get(m.benchmark, "memory", "peak_rss_bytes")) for m in (a, b))
     yield compare(PEAK_RSS, *peaks, refuse=unfair_session(a, b))
 
 
 def _system(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
-    refuse = unfair_session(a, b)
+    refuse = different_tokens(a, b) or unfair_session(a, b)
     methods = [get(m.benchmark, "energy", "method") for m in (a, b)]
-    mixed = "energy was found in different ways" if None not in methods and len(set(methods)) > 1 else ""
+    mixed = (
+        "energy was found in different ways"
+        if None not in methods and len(set(methods)) > 1
+        else ""
+    )
     energy = [Measurement.read(get(m.benchmark, "energy", "joules_per_token")) for m in (a, b)]
     note = "estimated" if "estimated" in methods else ""
     yield compare(ENERGY, *energy, note=note, refuse=refuse or mixed)

@@ -42,9 +42,10 @@ class ModelResults:
     def family(self) -> Family | None:
         """From the files, else from the name; None where neither tells."""
         stated = self.summary.get("family") or self.benchmark.get("family")
-        for family in ("itera", "transformer"):
+        families: tuple[Family, ...] = ("itera", "transformer")
+        for family in families:
             if stated == family or (not stated and self.name.startswith(family)):
-                return family  # type: ignore[return-value]
+                return family
         return None
 
     @property

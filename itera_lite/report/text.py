@@ -81,13 +81,13 @@ def measured(value: Measurement | None, unit: str, *, unit_shown: bool = True) -
     """Median, interval and repeats: ``8,123 tokens/s [7,990 – 8,240], n = 7``."""
     if value is None:
         return MISSING
-    text = quantity(value.value, unit)
+    text, low, high = (quantity(x, unit) for x in (value.value, value.low, value.high))
+    suffix = text.rpartition(" ")[2] if " " in text else ""
+    if all(bound.endswith(f" {suffix}") for bound in (low, high)):  # else the prefixes differ
+        low, high = (bound.removesuffix(suffix).strip() for bound in (low, high))
     if not unit_shown:
         text = text.removesuffix(unit).strip()
-    if value.repeats <= 1:
-        return text
-    low, high = (quantity(x, unit).removesuffix(unit).strip() for x in (value.low, value.high))
-    return f"{text} [{low} – {high}], n = {value.repeats}"
+    return text if value.repeats <= 1 else f"{text} [{low} – {high}], n = {value.repeats}"
 
 
 def stat(value: Any, unit: str) -> str:

@@ -42,7 +42,7 @@ def provenance(command: str, seed: int = 0) -> dict[str, Any]:
         "date": "2026-11-22T10:00:00+00:00", "seed": seed,
         "machine": {"cpu": "Synthetic CPU", "cores": 2, "threads": 2, "isa": "AVX-512",
                     "memory_bytes": 8 * 2**30, "os": "Linux 6.1"},
-        "versions": {"python": "3.11.9", "torch": "2.13.0", "numpy": "2.4.6", "itera_lite": "0.1.0"},
+        "versions": {"python": "3.11.9", "torch": "2.13.0", "itera_lite": "0.1.0"},
     }  # fmt: skip
 
 
@@ -148,9 +148,18 @@ def benchmark(
         for batch in (1, 8):
             rate = speed * batch**0.8 / slow
             latency = stat(1e3 * batch / rate, rng, noise)
-            decode.append({
-                "batch": batch, "context": context, "tokens_per_second": stat(rate, rng, noise),
-                "latency_ms": {**latency, "p50": latency["median"], "p99": latency["max"] * 1.4}})
+            decode.append(
+                {
+                    "batch": batch,
+                    "context": context,
+                    "tokens_per_second": stat(rate, rng, noise),
+                    "latency_ms": {
+                        **latency,
+                        "p50": latency["median"],
+                        "p99": latency["max"] * 1.4,
+                    },
+                }
+            )
         rate = (24_000 if itera else 31_000) / slow
         prefill.append({"batch": 1, "context": context, "tokens_per_second": stat(rate, rng, noise),
                         "latency_ms": stat(1e3 * context / rate, rng, noise)})  # fmt: skip

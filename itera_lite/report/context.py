@@ -1,0 +1,81 @@
+"""What every section of the report is given, and the few shapes they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from itera_lite.bench.compare import Comparison
+from itera_lite.report.metrics import Pair
+from itera_lite.report.results import ModelResults, Results
+from itera_lite.report.text import MISSING, code, escape, measured, table
+
+Row = tuple[str, Callable[[ModelResults], str]]
+
+# The command that makes each kind of result.
+COMMANDS = {
+    "train": "itera train --model both",
+    "eval": "itera eval checkpoints/NAME",
+    "bench": "itera bench",
+}
+
+
+@dataclass(frozen=True)
+class Context:
+    """The results, every comparison made from them, and the plots by name."""
+
+    results: Results
+    pairs: list[Pair]
+    plots: dict[str, Path]
+
+    @property
+    def models(self) -> list[ModelResults]:
+        return self.results.models
+
+    def figure(self, name: str, caption: str) -> str:
+        """The plot with its caption; empty where it wasn't drawn."""
+        if name not in self.plots:
+            return ""
+        return f"![{caption}]({self.plots[name].name})\n\n*{caption}*"
+
+    def model_table(self, rows: Sequence[Row], models: Sequence[ModelResults] = ()) -> str:
+        """A column a model; rows that no model has are left out, and so is an empty table."""
+        models = models or self.models
+        cells = [[name, *(read(model) for model in models)] for name, read in rows]
+        cells = [row for row in cells if any(cell != MISSING for cell in row[1:])]
+        headers = ["", *(code(model.name) for model in models)]
+        return table(headers, cells) if cells else ""
+
+    def gap(self, kind: str, what: str, have: Callable[[ModelResults], object]) -> str:
+        """Names the models without a result and the command that would make it."""
+        missing = [model.name for model in self.models if not have(model)]
+        if not missing:
+            return ""
+        names = ", ".join(code(name) for name in missing)
+        command = COMMANDS[kind].replace("NAME", missing[0])
+        return f"> **Not measured:** {what} of {names}. `{command}` fills this gap."
+
+    def verdicts(self, *keys: str) -> str:
+        """The verdicts of these metrics, a sentence a pair; empty without a pair."""
+        sentences = []
+        for pair in self.pairs:
+            found = [c for c in map(pair.find, keys) if c is not None and c.itera and c.transformer]
+            names = f" ({escape(pair.itera.size)})" if len(self.pairs) > 1 else ""
+            if found:
+                parts = "; ".join(f"{_lower(c.metric.label)}: **{c.verdict}**" for c in found)
+                sentences.append(f"Verdict{names}: {parts}.")
+        return "\n\n".join(sentences)
+
+
+def against(comparison: Comparison) -> str:
+    """Both numbers: ``Itera 0.7710 bits/byte, Transformer 0.8020 bits/byte``."""
+    unit = comparison.metric.unit
+    tail = f" ({comparison.note})" if comparison.note else ""
+    itera, transformer = (measured(s, unit) for s in (comparison.itera, comparison.transformer))
+    return f"Itera {itera}, Transformer {transformer}{tail}"
+
+
+def _lower(label: str) -> str:
+    """A label inside a sentence; an abbreviation stays in capitals."""
+    return label if label[:2].isupper() else label[:1].lower() + label[1:]

@@ -1,0 +1,202 @@
+"""Plots of what a model costs to run: speed, latency, memory, and the compression ladder."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING
+
+from itera_lite.bench.compare import Measurement
+from itera_lite.report.ladder import RUNG_COSTS, rung_value
+from itera_lite.report.metrics import shared_runs, state_bytes
+from itera_lite.report.plots import style
+from itera_lite.report.results import ModelResults, Results, get, number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def speed(results: Results) -> Figure | None:
+    """Tokens a second at batch 1, prefill and decoding, a group of bars a context length."""
+    models = [m for m in results.models if _rates(m, "decode") or _rates(m, "prefill")]
+    if not models:
+        return None
+    with style.figure(columns=2) as (fig, axes):
+        for panel, (kind, title) in zip(
+            axes[0],
+            (("prefill", "Reading a prompt (prefill)"), ("decode", "Writing (decoding)")),
+            strict=True,
+        ):
+            rates = [_rates(m, kind) for m in models]
+            contexts = sorted({c for table in rates for c in table})
+            _bars(panel, models, contexts, rates)
+            panel.set(title=title, xlabel="context, tokens (batch 1)")
+        axes[0, 0].set_ylabel("tokens/s (higher is better)")
+        style.legend(fig, models)
+        return fig
+
+
+def latency(results: Results) -> Figure | None:
+    """Milliseconds a decoded token over the context length: median and 99th percentile."""
+    tables = {m.name: _latencies(m) for m in results.models}
+    models = [m for m in results.models if tables[m.name]]
+    if not models:
+        return None
+    with style.figure() as (fig, axes):
+        panel = axes[0, 0]
+        ends = []
+        contexts = sorted({c for m in models for c in tables[m.name]})
+        for model in models:
+            ink = style.color(model, models)
+            points = sorted(tables[model.name].items())
+            x = [c for c, _ in points]
+            middle = [p50 for _, (p50, _) in points]
+            panel.plot(x, middle, color=ink, marker="o", ms=6)
+            slow = [(c, p99) for c, (_, p99) in points if p99 is not None]
+            if slow:
+                panel.plot(*zip(*slow, strict=True), color=ink, lw=1.3, ls=(0, (3, 2)), alpha=0.8)
+            ends.append((middle[-1], style.label(model, models), ink))
+        panel.set_xscale("log", base=2)
+        style.plain_log(panel.xaxis, contexts)
+        panel.set_ylim(bottom=0)
+        panel.set_title("Latency per token, batch 1")
+        panel.set(xlabel="context, tokens (log scale)", ylabel="ms per token (lower is better)")
+        style.label_ends(panel, ends)
+        panel.set_title("solid: median   dashed: 99th percentile", loc="right", fontsize=10,
+                        fontweight="normal", color=style.MUTED)  # fmt: skip
+        return fig
+
+
+def memory(results: Results) -> Figure | None:
+    """Weights, decoding state over the context length, peak resident memory."""
+    models = [m for m in results.models if m.benchmark.get("memory")]
+    if not models:
+        return None
+    with style.figure(columns=3, height=3.7) as (fig, axes):
+        weights, state, peak = axes[0]
+        for panel, key, title in (
+            (weights, "weights_bytes", "Weights"),
+            (peak, "peak_rss_bytes", "Peak resident"),
+        ):
+            values = [Measurement.read(get(m.benchmark, "memory", key)) for m in models]
+            for place, (model, value) in enumerate(zip(models, values, strict=True)):
+                if value is None:
+                    continue
+                ink = style.color(model, models)
+                panel.bar(place, value.value / 1e6, color=ink, width=0.62)
+                _whisker(panel, place, value, 1e-6)
+                panel.annotate(
+                    f"{value.value / 1e6:.3g} MB", (place, value.high / 1e6), xytext=(0, 4),
+                    textcoords="offset points", ha="center", fontweight="bold", color=ink,
+                )  # fmt: skip
+            panel.set(title=title, ylabel="MB")
+            panel.margins(y=0.14)
+            style.model_ticks(panel, models)
+        ends, contexts = [], set()
+        for model in models:
+            table = {c: b for c, b in state_bytes(model).items() if b > 0}
+            if table:
+                ink = style.color(model, models)
+                sizes = [b / 1e6 for b in table.values()]
+                state.plot(list(table), sizes, color=ink, marker="o", ms=5)
+                ends.append((sizes[-1], style.label(model, models), ink))
+                contexts |= set(table)
+        state.set(title="State of one sequence", xlabel="context, tokens", ylabel="MB (log scale)")
+        if contexts:
+            state.set_xscale("log", base=2)
+            state.set_yscale("log")
+            style.plain_log(state.xaxis, sorted(contexts))
+            style.plain_log(state.yaxis)
+            style.label_ends(state, ends)
+        return fig
+
+
+def ladder(results: Results) -> Figure | None:
+    """Every rung of the compression ladder: quality against each measured cost."""
+    rungs = results.ladder
+    costs = [
+        cost for cost in RUNG_COSTS if sum((rung_value(r, cost.key) or 0) > 0 for r in rungs) > 1
+    ][:4]
+    if not costs or not any(number(r, "bpb") or rung_value(r, "bpb") for r in rungs):
+        return None
+    rows = (len(costs) + 1) // 2
+    with style.figure(columns=min(2, len(costs)), rows=rows, height=3.6 * rows) as (fig, axes):
+        for panel, cost in zip(axes.flat, costs, strict=False):
+            points = [
+                (value * cost.scale, bpb, i)
+                for i, rung in enumerate(rungs)
+                if (value := rung_value(rung, cost.key)) and (bpb := rung_value(rung, "bpb"))
+            ]
+            panel.plot([p[0] for p in points], [p[1] for p in points], color=style.GRID, lw=1.5)
+            for x, y, i in points:
+                panel.plot(x, y, "o", ms=15, color=style.SHADES["itera"][0], mew=0)
+                panel.annotate(str(i), (x, y), ha="center", va="center_baseline", color="white",
+                               fontsize=9, fontweight="bold")  # fmt: skip
+            panel.set_xscale("log")
+            style.plain_log(panel.xaxis)
+            if bar := rung_value(rungs[0], "bpb"):
+                panel.axhline(bar, color=style.MUTED, lw=1, ls=(0, (4, 3)))
+            panel.set(xlabel=f"{cost.label}, {cost.unit} (log scale)", ylabel="bits per byte")
+            panel.margins(0.12)
+        for panel in list(axes.flat)[len(costs) :]:
+            panel.set_visible(False)
+        names = "   ".join(f"{i}: {rung.get('name', '?')}" for i, rung in enumerate(rungs))
+        style.subtitle(fig, textwrap.fill(f"{names}   (dashed: quality of rung 0)", 112))
+        return fig
+
+
+def _rates(model: ModelResults, kind: str) -> dict[int, Measurement]:
+    """Tokens a second at batch 1 by context."""
+    rows = shared_runs(model, kind)
+    read = {
+        c: Measurement.read(get(r, "tokens_per_second")) for (b, c), r in rows.items() if b == 1
+    }
+    return {context: value for context, value in read.items() if value}
+
+
+def _latencies(model: ModelResults) -> dict[int, tuple[float, float | None]]:
+    """(median, 99th percentile) ms at batch 1 by context."""
+    table = {}
+    for (batch, context), row in shared_runs(model, "decode").items():
+        middle = number(row, "latency_ms", "p50") or number(row, "latency_ms", "median")
+        if batch == 1 and middle is not None:
+            table[context] = (middle, number(row, "latency_ms", "p99"))
+    return table
+
+
+def _bars(
+    panel: Axes,
+    models: list[ModelResults],
+    contexts: list[int],
+    tables: list[dict[int, Measurement]],
+) -> None:
+    width = 0.8 / len(models)
+    for i, (model, table) in enumerate(zip(models, tables, strict=True)):
+        ink = style.color(model, models)
+        for group, context in enumerate(contexts):
+            if (value := table.get(context)) is None:
+                continue
+            place = group + (i - (len(models) - 1) / 2) * width
+            panel.bar(place, value.value, width=width * 0.92, color=ink)
+            _whisker(panel, place, value)
+            panel.annotate(
+                style.short(value.value), (place, value.high), xytext=(0, 3), ha="center",
+                textcoords="offset points", fontsize=8.5 if len(models) < 3 else 7, color=ink,
+            )  # fmt: skip
+    panel.set_xticks(range(len(contexts)), [f"{c:,}" for c in contexts])
+    if panel.get_ylim()[1] >= 1e4:
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value / 1e3:g}k" if value else "0")
+    else:
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    panel.grid(axis="x", visible=False)
+    panel.margins(y=0.12)
+
+
+def _whisker(panel: Axes, x: float, value: Measurement, scale: float = 1.0) -> None:
+    """The interval of a measurement as a thin bar."""
+    if value.repeats > 1:
+        middle = value.value * scale
+        below, above = middle - value.low * scale, value.high * scale - middle
+        panel.errorbar(
+            x, middle, yerr=[[below], [above]], color=style.INK, lw=1.1, capsize=3
+        )  # fmt: skip

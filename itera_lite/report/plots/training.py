@@ -1,0 +1,201 @@
+"""Plots of the training run: curves, quality against its cost, use of the experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from itera_lite.report.metrics import quality
+from itera_lite.report.plots import style
+from itera_lite.report.results import ModelResults, Results, number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BPB = "bits per byte (lower is better)"
+
+
+def training_curves(results: Results) -> Figure | None:
+    """Bits per byte over tokens and over time: training thin, validation thick."""
+    models = [m for m in results.models if len(m.series("tokens", "valid_bpb")[0]) > 1]
+    if not models:
+        return None
+    with style.figure(columns=2) as (fig, axes):
+        for panel, (column, scale, title, unit) in zip(
+            axes[0],
+            (
+                ("tokens", 1e-6, "By training tokens", "million tokens"),
+                ("seconds", 1 / 60, "By training time", "minutes, evaluation not counted"),
+            ),
+            strict=True,
+        ):
+            ends = []
+            for model in models:
+                ink = style.color(model, models)
+                x, y = _smooth(*model.series(column, "train_bpb"))
+                panel.plot([v * scale for v in x], y, color=ink, lw=1, alpha=0.35)
+                x, y = model.series(column, "valid_bpb")
+                panel.plot([v * scale for v in x], y, color=ink, marker="o", ms=3.5)
+                if x:
+                    text = f"{style.label(model, models)}\n{y[-1]:.3f}"
+                    ends.append((y[-1], text, ink))
+            panel.set(title=title, xlabel=unit, ylim=_focus(models, start=0.2))
+            panel.set_xlim(left=0)
+            style.label_ends(panel, ends)
+        axes[0, 0].set_ylabel(BPB)
+        style.subtitle(fig, "Thick: held-out text.  Thin: training text, smoothed.")
+        return fig
+
+
+def quality_cost(results: Results) -> Figure | None:
+    """Held-out bits per byte against training FLOPs and against time, with the floors."""
+    models = [m for m in results.models if len(_positive(m, "flops")[0]) > 1]
+    if not models:
+        return None
+    floors = _floors(models)
+    with style.figure(columns=2) as (fig, axes):
+        for panel, (column, scale, title, unit) in zip(
+            axes[0],
+            (
+                ("flops", 1e-12, "Quality for compute", "training TFLOPs"),
+                ("seconds", 1.0, "Quality for time", "training seconds"),
+            ),
+            strict=True,
+        ):
+            ends = []
+            low, high = _focus(models, start=0.1)
+            for model in models:
+                x, y = _positive(model, column)
+                ink = style.color(model, models)
+                panel.plot([v * scale for v in x], y, color=ink, marker="o", ms=3.5)
+                if x:
+                    ends.append((y[-1], style.label(model, models), ink))
+            panel.set_xscale("log")
+            style.plain_log(panel.xaxis)
+            panel.set(title=title, xlabel=f"{unit} (log scale)", ylim=(low, high))
+            for name, value in floors:
+                if low < value < high:
+                    panel.axhline(value, color=style.MUTED, lw=1, ls=(0, (4, 3)))
+                    panel.annotate(
+                        f"{name} {value:.2f}",
+                        (0.99, value),
+                        xycoords=("axes fraction", "data"),
+                        xytext=(0, 3),
+                        textcoords="offset points",
+                        ha="right",
+                        fontsize=9,
+                        color=style.MUTED,
+                    )
+            style.label_ends(panel, ends)
+        axes[0, 0].set_ylabel(BPB)
+        return fig
+
+
+def seeds(results: Results) -> Figure | None:
+    """Every seed's bits per byte, side by side for each budget."""
+    models = [m for m in results.models if any(r.get("name") == m.name for r in results.seeds)]
+    found = [b for b in ("time", "tokens") if any(r.get("budget") == b for r in results.seeds)]
+    if not models or not found:
+        return None
+    titles = {"time": "Equal training time", "tokens": "Equal training tokens"}
+    with style.figure(columns=len(found), height=0.75 * len(models) + 1.6) as (fig, axes):
+        for panel, budget in zip(axes[0], found, strict=True):
+            for row, model in enumerate(models):
+                values = [
+                    value
+                    for run in results.seeds
+                    if run.get("name") == model.name and run.get("budget") == budget
+                    for value in [number(run, "valid_bpb")]
+                    if value is not None
+                ]
+                ink = style.color(model, models)
+                panel.plot(values, [row] * len(values), "o", color=ink, ms=9, alpha=0.65, mew=0)
+            panel.set(title=titles[budget], xlabel=BPB, ylim=(len(models) - 0.5, -0.5))
+            panel.set_yticks(range(len(models)), [style.label(m, models) for m in models])
+            panel.tick_params(axis="y", labelcolor=style.INK)
+            panel.margins(x=0.15)
+            panel.grid(axis="y", visible=False)
+        return fig
+
+
+def experts(results: Results) -> Figure | None:
+    """Share of tokens of each expert in each layer, and the balance during training."""
+    model = next((m for m in results.models if m.summary.get("expert_load")), None)
+    if model is None:
+        return None
+    load: list[list[float]] = model.summary["expert_load"]
+    tokens, largest = model.series("tokens", "expert_load_max")
+    width = max(len(row) for row in load)
+    with style.figure(columns=2) as (fig, axes):
+        heat, curve = axes[0]
+        top = max(max(row) * len(row) for row in load)
+        grid = [
+            [share * len(row) for share in row] + [float("nan")] * (width - len(row))
+            for row in load
+        ]
+        limit = max(2.0, top)
+        heat.imshow(grid, cmap="Blues", vmin=0, vmax=limit, aspect="auto")
+        for i, row in enumerate(grid):
+            for j, value in enumerate(row[: len(load[i])]):
+                if width <= 16:
+                    heat.text(
+                        j, i, f"{value:.2f}", ha="center", va="center", fontsize=10,
+                        color="white" if value > 0.6 * limit else style.INK,
+                    )  # fmt: skip
+        heat.set_title("Use of each expert, end of training")
+        heat.set(xlabel="expert   (1.00 = its even share of the tokens)", ylabel="layer")
+        heat.set_xticks(range(width), [str(i + 1) for i in range(width)])
+        heat.set_yticks(range(len(load)), [str(i + 1) for i in range(len(load))])
+        heat.grid(False)
+        heat.spines[:].set_visible(False)
+        ink = style.color(model, results.models)
+        curve.plot([t * 1e-6 for t in tokens], largest, color=ink)
+        curve.axhline(1, color=style.MUTED, lw=1, ls=(0, (4, 3)))
+        curve.annotate("perfect balance", (0.99, 1), xycoords=("axes fraction", "data"),
+                       xytext=(0, 4), textcoords="offset points", ha="right", fontsize=9,
+                       color=style.MUTED)  # fmt: skip
+        curve.set_title("Busiest expert, mean over layers")
+        curve.set(xlabel="million tokens", ylabel="times its even share")
+        curve.set_xlim(left=0)
+        curve.set_ylim(0.9, max([1.5, *largest]) * 1.05)
+        return fig
+
+
+def _positive(model: ModelResults, column: str) -> tuple[list[float], list[float]]:
+    """Held-out bits per byte over a column, without the rows at zero (log axes)."""
+    x, y = model.series(column, "valid_bpb")
+    kept = [(a, b) for a, b in zip(x, y, strict=True) if a > 0]
+    return [a for a, _ in kept], [b for _, b in kept]
+
+
+def _smooth(x: list[float], y: list[float], decay: float = 0.9) -> tuple[list[float], list[float]]:
+    """Running mean with exponential weights, without the pull of the first value."""
+    smooth, total, weight = [], 0.0, 0.0
+    for value in y:
+        total = decay * total + (1 - decay) * value
+        weight = decay * weight + (1 - decay)
+        smooth.append(total / weight)
+    return x, smooth
+
+
+def _focus(models: list[ModelResults], start: float) -> tuple[float, float]:
+    """Limits that show the end of training well: the first part may run off the top.
+
+    Args:
+        models: Those drawn.
+        start: Share of the evaluations that need not be seen.
+    """
+    values = [v for model in models if (v := model.series("tokens", "valid_bpb")[1])]
+    low = min(min(v) for v in values)
+    high = max(max(v[min(len(v) - 1, max(1, int(len(v) * start))) :]) for v in values)
+    margin = 0.06 * (high - low) or 0.05
+    return low - margin, high + margin
+
+
+def _floors(models: list[ModelResults]) -> list[tuple[str, float]]:
+    """Bits per byte of the compressors, from the first evaluation that has them."""
+    for model in models:
+        table: Any = model.evaluation.get("baselines") or {}
+        floors = [(name, number(entry, "bpb")) for name, entry in table.items()]
+        if floors and quality(model, "bpb") is not None:
+            return [(name, value) for name, value in floors if value is not None]
+    return []

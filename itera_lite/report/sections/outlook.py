@@ -1,0 +1,195 @@
+"""Sections 9 and 10: what compression can give, and promised against measured."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from itera_lite.bench.compare import times
+from itera_lite.report.context import Context, Row
+from itera_lite.report.ladder import RUNG_COSTS, rung_value
+from itera_lite.report.metrics import Pair
+from itera_lite.report.results import ModelResults, number
+from itera_lite.report.text import (
+    MISSING,
+    code,
+    escape,
+    fixed,
+    paragraphs,
+    percent,
+    quantity,
+    significant,
+    table,
+)
+
+# Bits per weight of the GGUF block types: 32 weights and one 16-bit scale.
+BITS_PER_WEIGHT = {"8-bit (Q8_0)": 8 + 16 / 32, "4-bit (Q4_0)": 4 + 16 / 32}
+
+# What the project's first report promised, and the words that mark the rung that measures it.
+PROMISES = (
+    ("Vocabulary from 32K to 2K", ("vocab",)),
+    ("8-bit weights", ("8-bit", "q8", "int8")),
+    ("4-bit weights", ("4-bit", "q4", "int4")),
+    ("Distillation", ("distil",)),
+)
+NO_LADDER = "not measured (no `ladder.json` among the results)"
+
+
+def compression(context: Context) -> str:
+    """9. Compression potential."""
+    sized = [m for m in context.models if number(m.params, "total")]
+    bounds: list[Row] = [
+        ("As trained, measured", _weights),
+        ("Half the vocabulary: saves (bound, not measured)", _half_vocabulary),
+        *[(f"{name} storage (bound, not measured)", _stored(bits))
+          for name, bits in BITS_PER_WEIGHT.items()],
+    ]  # fmt: skip
+    return paragraphs(
+        "## 9. Compression potential",
+        "The bounds are arithmetic on the number of parameters. They are the best case for bytes "
+        "and say nothing about quality: half the vocabulary shrinks only the embedding, and the "
+        "same text then takes more tokens; block types store a 16-bit scale with every 32 "
+        "weights, and small tensors stay in full precision. Distillation has no such bound: it "
+        "changes quality, not bytes." if sized else "",
+        context.model_table(bounds, sized) if sized else "",
+        context.gap("train", "the parameters", lambda m: number(m.params, "total")),
+        _rungs(context.results.ladder),
+        context.figure("ladder", "The compression ladder: quality against each measured cost."),
+    )  # fmt: skip
+
+
+def path(context: Context) -> str:
+    """10. Path to 100-300x."""
+    return paragraphs(
+        "## 10. Path to 100-300x",
+        "The project's first report promised 300x and more 'with all optimisations', by "
+        "multiplying estimates. Here a reduction counts only when it is measured end to end on the "
+        "artifact that results, at equal or better bits per byte. Nothing below is a product of "
+        "other factors.",
+        _promises(context.results.ladder),
+        *[_so_far(pair, len(context.pairs) > 1) for pair in context.pairs],
+        ""
+        if context.pairs
+        else "> **Not measured:** Itera against the Transformer. "
+        "`itera train --model both`, then `itera bench`, fill this gap.",
+    )
+
+
+def _weights(model: ModelResults) -> str:
+    size, total = number(model.benchmark, "memory", "weights_bytes"), number(model.params, "total")
+    if size is None or not total:
+        return MISSING
+    return f"{quantity(size, 'bytes')} ({significant(8 * size / total)} bits a weight)"
+
+
+def _half_vocabulary(model: ModelResults) -> str:
+    embedding, total = number(model.params, "embedding"), number(model.params, "total")
+    if embedding is None or not total:
+        return MISSING
+    saved = embedding / 2
+    return f"{quantity(saved * 4, 'bytes')} in fp32, {percent(saved / total)} of the model"
+
+
+def _stored(bits: float) -> Any:
+    def read(model: ModelResults) -> str:
+        total = number(model.params, "total")
+        if not total:
+            return MISSING
+        return f"{quantity(total * bits / 8, 'bytes')} ({bits:g} bits a weight)"
+
+    return read
+
+
+def _rungs(rungs: list[dict[str, Any]]) -> str:
+    """The ladder as measured, a row a rung, each cost with its ratio to the reference."""
+    if not rungs:
+        return "> **Not measured:** the compression ladder (no `ladder.json` among the results)."
+    costs = [c for c in RUNG_COSTS if any(rung_value(r, c.key) is not None for r in rungs)]
+    rows = []
+    for index, rung in enumerate(rungs):
+        cells = [f"{index}: {escape(rung.get('name', 'unnamed'))}", fixed(rung_value(rung, "bpb"))]
+        for cost in costs:
+            value, first = rung_value(rung, cost.key), rung_value(rungs[0], cost.key)
+            text = significant(None if value is None else value * cost.scale)
+            if index and value and first:
+                text += f" ({_change(first, value)})"
+            cells.append(text)
+        rows.append(cells)
+    headers = ["Rung", "bits/byte", *(f"{c.label}, {c.unit}" for c in costs)]
+    note = "In brackets: against rung 0, measured end to end. Lower is better everywhere."
+    return f"Measured, the compression ladder:\n\n{table(headers, rows)}\n\n{note}"
+
+
+def _change(before: float, after: float) -> str:
+    if after == before:
+        return "equal"
+    return f"{times(after / before)} {'lower' if after < before else 'higher'}"
+
+
+def _promises(rungs: list[dict[str, Any]]) -> str:
+    rows = [[f"{promise}", _rung_effect(rungs, words)] for promise, words in PROMISES]
+    rows.append(["All together: 100-300x", _end_to_end(rungs)])
+    return table(["Promised", "Measured"], rows, "ll")
+
+
+def _rung_effect(rungs: list[dict[str, Any]], words: tuple[str, ...]) -> str:
+    """What one rung changed against the one before it."""
+    if not rungs:
+        return NO_LADDER
+    for before, rung in pairwise(rungs):
+        if not any(word in str(rung.get("name", "")).lower() for word in words):
+            continue
+        parts = []
+        sizes = [rung_value(r, "bytes_on_disk") for r in (before, rung)]
+        if sizes[0] and sizes[1]:
+            parts.append(f"{_change(sizes[0], sizes[1])} on disk than the rung before")
+        quality = [rung_value(r, "bpb") for r in (before, rung)]
+        if quality[0] is not None and quality[1] is not None:
+            parts.append(f"{quality[1] - quality[0]:+.4f} bits per byte")
+        return ", ".join(parts) or "not measured"
+    return "not measured (no such rung)"
+
+
+def _end_to_end(rungs: list[dict[str, Any]]) -> str:
+    """The last rung that is as good as the reference, against the reference."""
+    bar = rung_value(rungs[0], "bpb") if rungs else None
+    if bar is None:
+        return NO_LADDER
+    good = [r for r in rungs[1:] if (bpb := rung_value(r, "bpb")) is not None and bpb <= bar]
+    if not good:
+        return "none: no rung reaches the quality of the reference"
+    parts = [
+        f"{cost.label[:1].lower() + cost.label[1:] if cost.label[1:2].islower() else cost.label} "
+        f"{_change(first, value)}"
+        for cost in RUNG_COSTS
+        if (first := rung_value(rungs[0], cost.key)) and (value := rung_value(good[-1], cost.key))
+    ]
+    return (
+        f"rung '{escape(good[-1].get('name', 'unnamed'))}' at equal or better bits per byte: "
+        + (", ".join(parts) or "no cost measured")
+    )
+
+
+def _so_far(pair: Pair, named: bool) -> str:
+    """Each measured ratio of the pair, alone."""
+    keys = ("params_total", "params_active", "flops_forward", "weights_bytes", "peak_rss",
+            "energy", "bpb", "bpb_time", "bpb_tokens")  # fmt: skip
+    found = [c for c in map(pair.find, keys) if c and c.itera and c.transformer]
+    found += [
+        c for c in pair.group("decode") if c.itera and c.transformer and "_1_" in c.metric.key
+    ]
+    if not found:
+        return ""
+    rows = [
+        [
+            c.metric.label + (f" ({c.note})" if c.note == "estimated" else ""),
+            c.ratio_text,
+            c.verdict,
+        ]
+        for c in found
+    ]
+    whose = f" ({code(pair.itera.name)})" if named else ""
+    return (
+        f"Measured so far, Itera against the Transformer of this report{whose}, each number "
+        f"alone:\n\n{table(['Metric', 'Ratio', 'Verdict'], rows, 'lll')}"
+    )

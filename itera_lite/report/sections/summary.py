@@ -1,0 +1,72 @@
+"""The five lines at the top: computed verdicts, or the command that would give one."""
+
+from __future__ import annotations
+
+from itera_lite.bench.compare import Comparison
+from itera_lite.report.context import COMMANDS, Context, against
+from itera_lite.report.metrics import Pair, quality
+from itera_lite.report.text import bullets, code, escape, fixed, paragraphs
+
+
+def summary(context: Context) -> str:
+    """Five lines: quality, size, compute, speed, memory and energy."""
+    if not context.pairs:
+        return paragraphs("## Summary", bullets(_without_a_pair(context)))
+    pair = context.pairs[0]
+    others = ""
+    if len(context.pairs) > 1:
+        others = f"The other {len(context.pairs) - 1} pair(s) are compared in section 8."
+    intro = (
+        f"{code(pair.itera.name)} (Itera) against {code(pair.transformer.name)} (Transformer). "
+        "Every verdict is computed from the numbers and their spread; none is typed."
+    )
+    return paragraphs("## Summary", f"{intro} {others}".strip(), bullets(headlines(pair)))
+
+
+def headlines(pair: Pair) -> list[str]:
+    """Exactly five lines, in Markdown."""
+    seeds = [c for c in map(pair.find, ("bpb_time", "bpb_tokens")) if c and c.itera]
+    best = seeds[0] if seeds else pair.find("bpb")
+    return [
+        _line("Quality", "eval", best),
+        _line("Size", "train", pair.find("params_total"), pair.find("params_active")),
+        _line("Compute", "train", pair.find("flops_forward")),
+        _line("Speed", "bench", *_decoding(pair)),
+        _line(
+            "Memory and energy", "bench", pair.find("peak_rss"), _longest_state(pair),
+            pair.find("energy"),
+        ),
+    ]  # fmt: skip
+
+
+def _line(title: str, command: str, *comparisons: Comparison | None) -> str:
+    found = [c for c in comparisons if c is not None and c.itera and c.transformer]
+    if not found:
+        return f"**{title}.** Not measured on both sides: run `{COMMANDS[command]}`."
+    parts = [f"{c.metric.label}: **{c.verdict}**. {against(c)}." for c in found]
+    return f"**{title}.** " + " ".join(parts)
+
+
+def _decoding(pair: Pair) -> list[Comparison]:
+    """Decoding at batch 1: the shortest and the longest context."""
+    single = [c for c in pair.group("decode") if c.metric.key.startswith("decode_1_")]
+    return [single[0], single[-1]] if len(single) > 1 else single
+
+
+def _longest_state(pair: Pair) -> Comparison | None:
+    states = [c for c in pair.group("memory") if c.metric.key.startswith("state_")]
+    return states[-1] if states else None
+
+
+def _without_a_pair(context: Context) -> list[str]:
+    lines = []
+    for model in context.models[:4]:
+        bpb = quality(model, "bpb")
+        shown = "its quality isn't measured" if bpb is None else f"{fixed(bpb)} bits per byte"
+        kind = f" ({model.family})" if model.family else ""
+        lines.append(f"{code(model.name)}{escape(kind)}: {shown}.")
+    lines.append(
+        "Nothing is compared: that needs an Itera model and a Transformer of one size. "
+        f"`{COMMANDS['train']}` trains both."
+    )
+    return lines

@@ -1,0 +1,60 @@
+"""The comparison as plain text for a terminal; `itera demo` prints it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from itera_lite.bench.compare import Measurement
+from itera_lite.report.metrics import Pair, compare_pairs
+from itera_lite.report.results import Results, load_results
+from itera_lite.report.text import MISSING, quantity
+
+# Rows worth a line in a terminal; the report has all of them.
+KEYS = ("bpb", "bpb_time", "bpb_tokens", "ppl", "accuracy", "params_total", "params_active",
+        "flops_forward", "train_tokens_per_second", "weights_bytes", "peak_rss", "energy",
+        "load_ms", "first_token_ms")  # fmt: skip
+
+
+def comparison_table(results: Results | str | Path = "results") -> str:
+    """Both models side by side with the verdicts, about 100 columns wide.
+
+    Args:
+        results: Loaded results, or their folder.
+
+    Returns:
+        A table a pair of models; a line that says what is missing where there is no pair.
+
+    Raises:
+        IteraError: where the folder has no results.
+    """
+    if not isinstance(results, Results):
+        results = load_results(results)
+    pairs = compare_pairs(results)
+    if not pairs:
+        names = ", ".join(model.name for model in results.models)
+        return f"Nothing to compare: found {names}, expected an Itera model and a Transformer."
+    return "\n\n".join(map(_table, pairs))
+
+
+def _table(pair: Pair) -> str:
+    chosen = [c for c in map(pair.find, KEYS) if c] + [
+        c
+        for c in pair.comparisons
+        if c.metric.key.startswith(("decode_1_", "prefill_1_", "state_"))
+    ]
+    chosen.sort(key=pair.comparisons.index)
+    rows = [["", pair.itera.name, pair.transformer.name, "verdict"]]
+    for c in chosen:
+        label = c.metric.label + (f" ({c.note})" if c.note == "estimated" else "")
+        unit = c.metric.unit
+        rows.append([label, _short(c.itera, unit), _short(c.transformer, unit), c.verdict])
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [
+        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _short(value: Measurement | None, unit: str) -> str:
+    return MISSING if value is None else quantity(value.value, unit)

@@ -1,0 +1,1 @@
+"""Old entry points, kept working; the code is in `itera_lite`."""
