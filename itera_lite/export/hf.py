@@ -204,10 +204,11 @@ def to_hf_weights(model: LanguageModel) -> dict[str, Tensor]:
         elif c.family == "transformer" and rest == "ffn.down.weight":
             weights[prefix + "mlp.down_proj.weight"] = value
         else:
-            weights[prefix + _ITERA[rest]] = value[:, None] if rest.endswith("conv_weight") else value
+            value = value[:, None] if rest.endswith("conv_weight") else value
+            weights[prefix + _ITERA[rest]] = value
     if c.n_experts and not c.d_ff:  # transformers always has a shared expert, here an empty one
-        for layer in range(c.n_layers):
-            prefix = f"model.layers.{layer}.shared_mlp."
+        for number in range(c.n_layers):
+            prefix = f"model.layers.{number}.shared_mlp."
             weights[prefix + "input_linear.weight"] = torch.zeros(0, c.d_model)
             weights[prefix + "output_linear.weight"] = torch.zeros(c.d_model, 0)
     return weights

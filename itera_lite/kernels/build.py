@@ -47,7 +47,8 @@ def load() -> ctypes.CDLL:
     if not compiler:
         raise OSError("no C++ compiler found (looked for $CXX, c++ and g++)")
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    native = ["-mcpu=native"] if platform.machine() in ("aarch64", "arm64") else ["-march=native", "-mprefer-vector-width=512"]
+    arm = platform.machine() in ("aarch64", "arm64")
+    native = ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
     flags = [*FLAGS, *native]
     key = SOURCE.read_text("utf-8") + " ".join(flags) + version.stdout + _processor()
     name = f"ops-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"

@@ -68,6 +68,11 @@ class Attention(nn.Module):
         self.o_proj = Linear(config.d_model, config.d_model)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
+    @property
+    def output(self) -> Linear:
+        """The projection back to the residual stream."""
+        return self.o_proj
+
     def initial_state(self, batch: int, capacity: int = 64) -> AttentionState:
         shape = (batch, self.config.n_kv_heads, capacity, self.config.head_dim)
         weight = self.k_proj.weight

@@ -51,7 +51,8 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, state: MambaState | AttentionState) -> Tensor:
         r = self.residual_multiplier
-        x = x + r * self.mixer.step(self.mixer_norm(x), state)
+        # Each kind of mixer gets the state that its own `initial_state` made.
+        x = x + r * self.mixer.step(self.mixer_norm(x), state)  # type: ignore[arg-type]
         return x + r * self.ffn(self.ffn_norm(x))
 
 
@@ -68,19 +69,21 @@ class LanguageModel(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.blocks = nn.ModuleList(Block(config, kind) for kind in config.pattern)
+        self.layers = nn.ModuleList(Block(config, kind) for kind in config.pattern)
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
         with torch.no_grad():  # a new block begins as the identity
             for block in self.blocks:
-                mixer = block.mixer
-                out = mixer.out_proj if isinstance(mixer, Mamba2) else mixer.o_proj
-                out.weight.zero_()
+                block.mixer.output.weight.zero_()
                 for part in (block.ffn, getattr(block.ffn, "shared", None)):
                     if isinstance(part, MoE):
                         part.down.zero_()
                     elif isinstance(part, SwiGLU):
                         part.down.weight.zero_()
+
+    @property
+    def blocks(self) -> list[Block]:
+        return list(self.layers)  # type: ignore[arg-type]
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.embedding(ids) * self.config.embedding_multiplier

@@ -108,6 +108,11 @@ class Mamba2(nn.Module):
         self.out_proj = Linear(inner, config.d_model)
         self.reset_parameters()
 
+    @property
+    def output(self) -> Linear:
+        """The projection back to the residual stream."""
+        return self.out_proj
+
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """The initialisation of the Mamba-2 paper's code: dt log-uniform in 1e-3..0.1."""
@@ -145,8 +150,7 @@ class Mamba2(nn.Module):
     def scan(self, projected: Tensor, state: MambaState | None) -> Tensor:
         """Convolution, state space, gate and norm: (B, L, z+x+B+C+dt) -> (B, L, d_inner)."""
         c = self.config
-        batch, length, _ = projected.shape
-        dtype = projected.dtype
+        batch, dtype = projected.shape[0], projected.dtype
         z, xbc, dt = projected.float().split((c.d_inner, c.d_conv_channels, c.n_ssm_heads), dim=-1)
         xbc = xbc.transpose(1, 2)  # (B, C, L)
         if state is None:

@@ -10,6 +10,7 @@ the iteration together.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def _matrices(model: LanguageModel) -> Iterator[tuple[nn.Parameter, list[tuple[s
             c = module.config
             sizes = (c.d_inner, c.d_inner, c.d_state, c.d_state, c.n_ssm_heads)
             ends = torch.tensor((0, *sizes)).cumsum(0).tolist()
-            rows = [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+            rows = [slice(start, end) for start, end in pairwise(ends)]
             found = [(module.in_proj.weight, rows), whole(module.out_proj.weight)]
         elif isinstance(module, Attention):
             parts = (module.q_proj, module.k_proj, module.v_proj, module.o_proj)

@@ -89,7 +89,11 @@ def train(
         Each run's summary, by its name.
     """
     chosen: list[Family] = ["itera", "transformer"] if model == "both" else [model]
-    budget = _budget(epochs, minutes, tokens)
+    given = [x for x in (epochs, minutes, tokens) if x is not None]
+    if len(given) > 1:
+        raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
+    if any(isinstance(x, float) and not x > 0 for x in given):
+        raise UsageError(f"a budget of {given[0]}: expected more than 0")
     if params is not None and config != "tiny":
         raise UsageError("--params and --config are both a size: give one of them")
     if name is not None and model == "both":
@@ -106,7 +110,7 @@ def train(
         if world.leads:
             world.wait()
         choice = choose(precision, world.device)
-        wishes = {
+        wishes: dict[str, Any] = {
             key: value
             for key, value in (
                 ("batch_size", batch_size),
@@ -130,11 +134,7 @@ def train(
                 shape = fit_to(family, _number("params", params), vocabulary)
             if pattern is not None and family == "itera":
                 shape = shape.replace(pattern=pattern)
-            if budget.unit == "epochs":
-                amount = budget.amount * (len(dataset.tokens("train")) - 1)
-                used = Budget("tokens", amount)
-            else:
-                used = Budget("tokens" if budget.unit == "tokens" else "seconds", budget.amount)
+            used = _budget(dataset, epochs, minutes, tokens)
             if world.leads and not quiet:
                 _announce(run_name, shape, train_config, used, dataset, choice.reason, problem)
             trainer = Trainer(
@@ -165,7 +165,8 @@ def _finish(
     counts, manifest = trainer.cost, dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
     speed = trainer.tokens / trainer.seconds
-    summary = {
+    share = speed * counts.flops_train / trainer.precision.peak
+    summary: dict[str, Any] = {
         "name": places.name,
         "family": model.config.family,
         "config": model.config.to_dict(),
@@ -178,7 +179,7 @@ def _finish(
             "seconds": trainer.seconds,
             "minutes_wall": wall / 60,
             "tokens_per_second": speed,
-            "mfu": speed * counts.flops_train / trainer.precision.peak,
+            "mfu": share,
             "peak_gflops": trainer.precision.peak / 1e9,
             "precision": trainer.precision.name,
             "precision_reason": trainer.precision.reason,
@@ -226,11 +227,10 @@ def _finish(
     }
     write_json(places.summary, summary)
     if not trainer.quiet:
-        t = summary["train"]
         print(
             f"{places.name}: {score.bpb:.4f} bits per byte on the validation text "
             f"(step {trainer.best['step']} of {trainer.step}); {trainer.tokens:,} tokens in "
-            f"{trainer.seconds:.0f} s, {speed:,.0f} tokens/s, {t['mfu']:.0%} of the peak; "
+            f"{trainer.seconds:.0f} s, {speed:,.0f} tokens/s, {share:.0%} of the peak; "
             f"checkpoint {places.best}"
         )
     return summary
@@ -246,25 +246,15 @@ def _first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
             return
 
 
-class _Wish(Budget):
-    """A budget as the command line gives it; the unit may still be ``epochs``."""
-
-    unit: str  # type: ignore[assignment]
-
-
-def _budget(epochs: float | None, minutes: float | None, tokens: str | None) -> _Wish:
-    given = [x for x in (epochs, minutes, tokens) if x is not None]
-    if len(given) > 1:
-        raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
+def _budget(
+    dataset: Dataset, epochs: float | None, minutes: float | None, tokens: str | None
+) -> Budget:
+    """The budget that was asked for; epochs become tokens."""
     if tokens is not None:
-        wish = _Wish("tokens", _number("tokens", tokens))
-    elif epochs is not None:
-        wish = _Wish("epochs", epochs)  # type: ignore[arg-type]
-    else:
-        wish = _Wish("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
-    if not wish.amount > 0:
-        raise UsageError("the budget (--epochs, --minutes, --tokens) must be more than 0")
-    return wish
+        return Budget("tokens", _number("tokens", tokens))
+    if epochs is not None:
+        return Budget("tokens", epochs * (len(dataset.tokens("train")) - 1))
+    return Budget("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 
 
 def _number(option: str, text: str) -> float:

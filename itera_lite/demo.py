@@ -1,0 +1,73 @@
+"""The verb `demo`: the whole chain on one text, in minutes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from itera_lite.config import NAMES
+from itera_lite.errors import UsageError
+
+OVERHEAD_MINUTES = 1.4  # preparing the text, evaluation, benchmark and report, on two cores
+EVAL_BYTES = 400_000
+
+
+def demo(
+    data: str = "python",
+    *,
+    minutes: float = 5.5,
+    seed: int = 0,
+    checkpoints: Path = Path("checkpoints"),
+    results: Path = Path("results"),
+    reports: Path = Path("reports"),
+) -> dict[str, Any]:
+    """Train, evaluate, benchmark and compare both models.
+
+    Args:
+        data: Set or path; by default the interpreter's own standard library.
+        minutes: About how long it may take on two cores; more makes better models.
+        seed: Of the weights and of the order of the text.
+        checkpoints: Folder of the checkpoints.
+        results: Folder of the result files.
+        reports: Folder of the report.
+
+    Returns:
+        The models' summaries, and the path of the report.
+    """
+    if not minutes > 0:
+        raise UsageError(f"--minutes {minutes}: expected more than 0")
+    from itera_lite.bench.run import bench
+    from itera_lite.evaluate.run import evaluate
+    from itera_lite.report.build import report
+    from itera_lite.report.results import load_results
+    from itera_lite.report.table import comparison_table
+    from itera_lite.train.run import train
+
+    begin = time.monotonic()
+
+    def stage(number: int, what: str) -> None:
+        passed = (time.monotonic() - begin) / 60
+        print(f"\n[{number}/4 · {passed:.1f} of about {minutes:g} min] {what}", flush=True)
+
+    each = max((minutes - OVERHEAD_MINUTES) / 2, minutes * 0.3)
+    stage(1, f"training both models on '{data}', {each:.1f} min each")
+    summaries = train(
+        data, minutes=each, seed=seed, checkpoints=checkpoints, results=results
+    )
+    paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
+    stage(2, "quality on held-out text")
+    for path in paths:
+        evaluate(path, data=data, max_bytes=EVAL_BYTES, results=results)
+    stage(3, "speed, memory and energy, both models in turn")
+    bench(*paths, quick=True, results=results)
+    stage(4, "report")
+    written = report(results=results, reports=reports)
+    print("\n" + comparison_table(load_results(results)))
+    for name, summary in summaries.items():
+        sample = summary["samples"][-1]
+        print(f"\n{name} goes on from '{sample['prompt']}':\n{sample['prompt']}{sample['text']}")
+    print(f"\nThe report: {reports / 'efficiency_report.html'} (and .md)")
+    print(f"Done in {(time.monotonic() - begin) / 60:.1f} min.", file=sys.stderr)
+    return {"summaries": summaries, "report": written}
