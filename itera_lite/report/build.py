@@ -55,7 +55,7 @@ def to_markdown(results: Results, plots: dict[str, Path]) -> str:
     """
     context = Context(results, compare_pairs(results), plots)
     intro = (
-        "Itera-Lite beside a Transformer baseline, on the same text. This page is made by "
+        "Itera-Lite beside a Transformer baseline. This page is made by "
         f"`itera report` from the files in {code(results.folder.as_posix())} and holds nothing "
         "else."
     )

@@ -79,15 +79,19 @@ def memory(context: Context) -> str:
         ("Peak resident", lambda m: stat(get(m.benchmark, "memory", "peak_rss_bytes"), "bytes")),
     ]
     longest = [f"state_{contexts[-1]}"] if contexts else []
+    numbers = context.model_table(rows)
+    explained = (
+        "1 MB is 1,000,000 bytes. The state is what decoding keeps of the text read so far. Peak "
+        "resident memory is of a fresh process that loads the model and decodes."
+    )
     return paragraphs(
         "## 5. Memory",
-        "1 MB is 1,000,000 bytes. The state is what decoding keeps of the text read so far. Peak "
-        "resident memory is of a fresh process that loads the model and decodes." if context.model_table(rows) else "",
-        context.model_table(rows),
+        explained if numbers else "",
+        numbers,
         context.verdicts("weights_bytes", *longest, "peak_rss"),
         context.figure("memory", "Weights, decoding state, peak resident memory."),
         context.gap("bench", "the memory", lambda m: m.benchmark.get("memory")),
-    )  # fmt: skip
+    )
 
 
 def resources(context: Context) -> str:

@@ -191,7 +191,8 @@ def _fairness(pair: Pair) -> str:
 
 def _settings(a: ModelResults, b: ModelResults) -> str:
     """Which settings of the two runs were the same, and which were not."""
-    same, different = [], []
+    same: list[str] = []
+    different: list[str] = []
     for label, path in SETTINGS:
         values = [get(m.summary, *path) for m in (a, b)]
         if None not in values:

@@ -102,7 +102,7 @@ def _pair(pair: Pair, context: Context) -> str:
     return paragraphs(
         shown,
         table(headers, rows, "lrrlll"),
-        f"In all: {tally(pair)}. The count is no score: many of these metrics depend on each other.",
+        f"In all: {tally(pair)}. The count is no score: many of these depend on each other.",
     )
 
 
