@@ -1,0 +1,110 @@
+"""Plots are drawn where there is data, and only there."""
+
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from itera_lite.report.plots import PLOTS, draw
+from itera_lite.report.plots.style import short, spread
+from itera_lite.report.results import load_results
+
+from .synthetic import write_ladder, write_model, write_results, write_seeds
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ink(path: Path) -> float:
+    """Share of the pixels that aren't white."""
+    return float((np.asarray(Image.open(path).convert("L")) < 250).mean())
+
+
+def test_every_plot_is_drawn_and_not_empty(results, tmp_path):
+    write_seeds(results)
+    write_ladder(results)
+    paths = draw(load_results(results), tmp_path / "plots")
+    assert list(paths) == list(PLOTS)
+    for path in paths.values():
+        assert Image.open(path).width == 1440
+        assert 0.01 < ink(path) < 0.9, path
+
+
+def test_a_plot_without_data_is_not_drawn_and_an_old_one_goes(results, tmp_path):
+    for path in results.glob("*_benchmark.json"):
+        path.unlink()
+    (tmp_path / "speed.png").write_bytes(b"of an earlier run")
+    left = draw(load_results(results), tmp_path)
+    assert set(left) == {"training_curves", "quality_cost", "experts"}
+    assert not (tmp_path / "speed.png").exists()
+
+
+@pytest.mark.parametrize("kept", ["metrics.csv", "summary.json", "eval.json", "benchmark.json"])
+def test_one_model_with_one_file_is_enough(results, tmp_path, kept):
+    for path in results.iterdir():
+        if path.name != f"itera_lite_tiny_{kept}":
+            path.unlink()
+    drawn = set(draw(load_results(results), tmp_path))
+    assert (
+        drawn
+        == {
+            "metrics.csv": {"training_curves", "quality_cost"},
+            "summary.json": {"experts"},
+            "eval.json": set(),
+            "benchmark.json": {"speed", "latency", "memory"},
+        }[kept]
+    )
+
+
+def test_several_sizes_are_drawn(results, tmp_path):
+    for name, family in (("itera_lite_small", "itera"), ("transformer_small", "transformer")):
+        write_model(results, name, family, bpb=0.7, speed=500, partner="")
+    assert len(draw(load_results(results), tmp_path)) == 6
+
+
+def test_a_run_of_one_evaluation_is_no_curve(results, tmp_path):
+    for path in results.glob("*_metrics.csv"):
+        path.write_text("step,tokens,seconds,flops,train_bpb,valid_bpb\n1,10,1,5,3.0,2.9\n")
+    drawn = draw(load_results(results), tmp_path)
+    assert "training_curves" not in drawn and "quality_cost" not in drawn
+
+
+def test_old_command_draws_from_the_default_folders(tmp_path):
+    """`from utils.visualization import plot_all_metrics; plot_all_metrics()`"""
+    write_results(tmp_path / "results")
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from utils.visualization import plot_all_metrics; plot_all_metrics()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reports/training_curves.png").stat().st_size > 10_000
+    assert done.stdout.splitlines()[0].endswith("training_curves.png")
+
+
+def test_importing_the_plots_needs_no_matplotlib():
+    code = (
+        "import sys, itera_lite.report.plots, itera_lite.report.build, itera_lite.report.table\n"
+        "print({'matplotlib', 'torch', 'numpy', 'markdown_it'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
+def test_labels_are_spread_so_that_none_overlaps():
+    wanted, heights = [0.5, 0.51, 0.52, 0.9], [0.1, 0.1, 0.1, 0.1]
+    places = sorted(spread(wanted, heights))
+    assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(places))
+    assert places[-1] == 0.9  # a label that is alone stays where it belongs
+    assert spread([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
+
+
+def test_short_numbers():
+    assert [short(v) for v in (0.05, 2, 128, 8192, 23_900, 2.5e6)] == [
+        "0.05", "2", "128", "8,192", "23.9k", "2.5M",
+    ]  # fmt: skip
