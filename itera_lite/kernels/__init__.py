@@ -17,6 +17,7 @@ from itera_lite.kernels.ops import (
     linear_cross_entropy,
     mamba2,
     rms_norm,
+    route,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "linear_cross_entropy",
     "mamba2",
     "rms_norm",
+    "route",
     "usable",
 ]
 

@@ -144,6 +144,82 @@ void gated_silu_grad(const T* gu, const T* dy, T* dgu, int64_t rows, int64_t f) 
   }
 }
 
+// ---------------------------------------------------------------- router
+
+// Top-k of logits (T, E): index and gates (T, k), the softmax over the k; slot (T, k), the
+// place of each pair once all are sorted by expert; ends (E+1), where each expert's begin;
+// mean (E), the mean of the softmax over all experts. Ties go to the lower expert.
+inline void softmax_row(const float* a, float* p, int64_t n) {
+  float top = a[0], total = 0;
+  for (int64_t e = 1; e < n; e++) top = a[e] > top ? a[e] : top;
+#pragma omp simd reduction(+ : total)
+  for (int64_t e = 0; e < n; e++) {
+    p[e] = fast_exp(a[e] - top);
+    total += p[e];
+  }
+  for (int64_t e = 0; e < n; e++) p[e] /= total;
+}
+
+void route(const float* logits, int64_t* index, float* gates, int64_t* slot, int64_t* ends,
+           float* mean, int64_t tokens, int64_t experts, int64_t k) {
+  int64_t blocks = (tokens + ROWS - 1) / ROWS;
+  std::vector<float> part(blocks * experts, 0.0f);
+#pragma omp parallel
+  {
+    std::vector<float> prob(experts), top(k);
+#pragma omp for schedule(static)
+    for (int64_t b = 0; b < blocks; b++) {
+      int64_t end = b * ROWS + ROWS < tokens ? b * ROWS + ROWS : tokens;
+      for (int64_t t = b * ROWS; t < end; t++) {
+        const float* a = logits + t * experts;
+        softmax_row(a, prob.data(), experts);
+        for (int64_t e = 0; e < experts; e++) part[b * experts + e] += prob[e];
+        for (int64_t j = 0; j < k; j++) {
+          int64_t best = -1;
+          for (int64_t e = 0; e < experts; e++) {
+            bool taken = false;
+            for (int64_t i = 0; i < j; i++) taken |= index[t * k + i] == e;
+            if (!taken && (best < 0 || a[e] > a[best])) best = e;
+          }
+          index[t * k + j] = best;
+          top[j] = a[best];
+        }
+        softmax_row(top.data(), gates + t * k, k);
+      }
+    }
+  }
+  for (int64_t e = 0; e < experts; e++) {
+    float total = 0;
+    for (int64_t b = 0; b < blocks; b++) total += part[b * experts + e];
+    mean[e] = total / float(tokens);
+  }
+  for (int64_t e = 0; e <= experts; e++) ends[e] = 0;
+  for (int64_t i = 0; i < tokens * k; i++) ends[index[i] + 1]++;
+  for (int64_t e = 0; e < experts; e++) ends[e + 1] += ends[e];
+  std::vector<int64_t> next(ends, ends + experts);
+  for (int64_t i = 0; i < tokens * k; i++) slot[i] = next[index[i]]++;
+}
+
+void route_grad(const float* logits, const int64_t* index, const float* gates,
+                const float* dgates, const float* dmean, float* dlogits, int64_t tokens,
+                int64_t experts, int64_t k) {
+#pragma omp parallel
+  {
+    std::vector<float> prob(experts);
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; t++) {
+      float *d = dlogits + t * experts, dot = 0;
+      softmax_row(logits + t * experts, prob.data(), experts);
+      for (int64_t e = 0; e < experts; e++) dot += prob[e] * dmean[e];
+      for (int64_t e = 0; e < experts; e++) d[e] = prob[e] * (dmean[e] - dot) / float(tokens);
+      dot = 0;
+      for (int64_t j = 0; j < k; j++) dot += gates[t * k + j] * dgates[t * k + j];
+      for (int64_t j = 0; j < k; j++)
+        d[index[t * k + j]] += gates[t * k + j] * (dgates[t * k + j] - dot);
+    }
+  }
+}
+
 // ---------------------------------------------------------------- experts
 
 // Rows of x (T, D) to slots: slot[t*k+j] says where token t goes for its j-th expert.
@@ -691,7 +767,18 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
 
 }  // namespace
 
-// Every function comes for float32 (f32) and bfloat16 (b16).
+extern "C" void route_f32(const float* logits, int64_t* index, float* gates, int64_t* slot,
+                          int64_t* ends, float* mean, int64_t tokens, int64_t experts,
+                          int64_t k) {
+  route(logits, index, gates, slot, ends, mean, tokens, experts, k);
+}
+extern "C" void route_grad_f32(const float* logits, const int64_t* index, const float* gates,
+                               const float* dgates, const float* dmean, float* dlogits,
+                               int64_t tokens, int64_t experts, int64_t k) {
+  route_grad(logits, index, gates, dgates, dmean, dlogits, tokens, experts, k);
+}
+
+// Every other function comes for float32 (f32) and bfloat16 (b16).
 #define BOTH(T, S)                                                                                \
   extern "C" void gated_silu_##S(const T* gu, T* y, int64_t rows, int64_t f) {                    \
     gated_silu(gu, y, rows, f);                                                                   \

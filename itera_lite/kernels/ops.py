@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -102,18 +103,58 @@ def gated_silu(gate_up: Tensor) -> Tensor:
     return _GatedSiLU.apply(gate_up)
 
 
+@dataclass(frozen=True)
+class Routing:
+    """Which expert gets which token: what `route` finds and `experts` follows."""
+
+    index: Tensor  # (T, k) int64, the chosen experts
+    slot: Tensor  # (T, k) int64, the pair's place when all are sorted by expert
+    ends: list[int]  # (E + 1), where each expert's places begin; the last is T * k
+
+
+class _Route(Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, k: int) -> tuple[Tensor, ...]:
+        logits = logits.contiguous()
+        tokens, n = logits.shape
+        index, slot = (torch.empty(tokens, k, dtype=torch.int64) for _ in range(2))
+        gates, mean = torch.empty(tokens, k), torch.empty(n)
+        ends = torch.empty(n + 1, dtype=torch.int64)
+        _call("route_f32", logits, index, gates, slot, ends, mean, tokens, n, k)
+        ctx.mark_non_differentiable(index, slot, ends)
+        ctx.save_for_backward(logits, index, gates)
+        return gates, mean, index, slot, ends
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dgates: Tensor, dmean: Tensor, *_: Any) -> tuple[Tensor, None]:
+        logits, index, gates = ctx.saved_tensors
+        (tokens, n), k = logits.shape, index.shape[1]
+        dlogits = torch.empty_like(logits)
+        given = (dgates.contiguous(), dmean.contiguous())
+        _call("route_grad_f32", logits, index, gates, *given, dlogits, tokens, n, k)
+        return dlogits, None
+
+
+def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Routing]:
+    """Top-k routing of (T, E) float32 logits.
+
+    Returns:
+        Gates (T, k), a softmax over the k; the mean probability of each expert
+        (E,), for the balance loss; and the routing.
+    """
+    gates, mean, index, slot, ends = _Route.apply(logits, k)
+    return gates, mean, Routing(index, slot, ends.tolist())
+
+
 class _Experts(Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor
+        ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         tokens, width = x.shape
-        k, n = index.shape[1], gate_up.shape[0]
-        kind = _SUFFIX[x.dtype]
-        order = index.flatten().argsort(stable=True)
-        slot = torch.empty_like(order)
-        slot[order] = torch.arange(tokens * k)
-        ends = [0, *torch.bincount(index.flatten(), minlength=n).cumsum(0).tolist()]
+        k, n = gates.shape[1], gate_up.shape[0]
+        kind, slot, ends = _SUFFIX[x.dtype], routing.slot, routing.ends
         x, gates = x.contiguous(), gates.contiguous()
 
         rows = x.new_empty(tokens * k, width)
@@ -162,9 +203,9 @@ class _Experts(Function):
         return dx, None, dgates, dgate_up, ddown
 
 
-def experts(x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+def experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """`itera_lite.model.moe.experts_naive`, the tokens sorted by expert."""
-    return _Experts.apply(x, index, gates, gate_up, down)
+    return _Experts.apply(x, routing, gates, gate_up, down)
 
 
 class _Attention(Function):

@@ -53,19 +53,22 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        logits = self.router(flat.float())  # (T, E)
-        top, index = logits.topk(self.config.top_k, dim=-1)
-        gates = top.softmax(dim=-1)
+        logits = self.router(flat).float()  # (T, E)
+        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
+        if kernels.usable(flat):
+            gates, probability, routing = kernels.route(logits, self.config.top_k)
+            index = routing.index
+            y = kernels.experts(flat, routing, gates, gate_up, down)
+        else:
+            top, index = logits.topk(self.config.top_k, dim=-1)
+            gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
+            y = experts_naive(flat, index, gates, gate_up, down)
         if self.training:
             share = torch.bincount(index.flatten(), minlength=self.config.n_experts).float()
             if dist.is_initialized():  # balance is a matter of the global batch
                 dist.all_reduce(share)
             self.load = share / share.sum()
-            probability = logits.softmax(dim=-1).mean(dim=0)
             self.balance_loss = self.config.n_experts * (self.load * probability).sum()
-        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
-        mix = kernels.experts if kernels.usable(flat) else experts_naive
-        y = mix(flat, index, gates, gate_up, down)
         if self.shared is not None:
             y = y + self.shared(flat)
         return y.view_as(x)

@@ -59,17 +59,23 @@ def test_gated_silu(dtype):
     close(both(gated_silu, x), 1e-6 if dtype.itemsize == 4 else 2e-2)
 
 
-def test_experts():
-    x, gates = torch.randn(150, 64), torch.rand(150, 2)
-    index = torch.rand(150, 5).argsort(dim=1)[:, :2]
-    index[index == 3] = 4  # an expert that nobody uses, and a token that uses one twice
+@pytest.mark.parametrize("k", [2, 3])
+def test_route_and_experts(k):
+    x, logits = torch.randn(150, 64), torch.randn(150, 5)
+    logits[:, 3] = -9.0  # an expert that nobody uses
     up, down = torch.randn(5, 64, 64) / 8, torch.randn(5, 64, 32) / 6
 
-    def run(x, gates, up, down):
-        mix = kernels.experts if kernels.usable(x) else experts_naive
-        return mix(x, index, gates, up, down)
+    def run(x, logits, up, down):
+        if kernels.usable(x):
+            gates, probability, routing = kernels.route(logits, k)
+            y = kernels.experts(x, routing, gates, up, down)
+        else:
+            top, index = logits.topk(k, dim=-1)
+            gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
+            y = experts_naive(x, index, gates, up, down)
+        return torch.cat([y, probability.expand(150, 5)], dim=1)
 
-    close(both(run, x, gates, up, down), 1e-5)
+    close(both(run, x, logits, up, down), 1e-5)
 
 
 @pytest.mark.parametrize("family", ["itera", "transformer"])
