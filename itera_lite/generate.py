@@ -173,12 +173,14 @@ def generate(
         stop: Text that ends the output; may be given several times.
         threads: Processor threads; more than one is slower for tiny models.
     """
+    from itera_lite import kernels
     from itera_lite.train.checkpoint import load_checkpoint
 
     if threads < 1:
         raise UsageError(f"threads={threads}: expected 1 or more")
     sampler = Sampler(temperature, top_k, top_p, seed)
     model, tokenizer = load_checkpoint(checkpoint)
+    kernels.enable()  # plain PyTorch writes the same text without them, only slower
     run = _Run(model, tokenizer, prompt, max_tokens, sampler, stop)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)

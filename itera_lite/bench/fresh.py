@@ -30,8 +30,8 @@ def measure_fresh(
     """One fresh process that loads ``checkpoint``, reads a short prompt and writes ``tokens``.
 
     Returns:
-        ``import_ms`` (PyTorch and this package), ``load_ms`` (checkpoint to model and
-        tokenizer), ``first_token_ms`` (then: encode the prompt, read it, pick a token),
+        ``import_ms`` (PyTorch and this package), ``load_ms`` (compiled kernels,
+        model and tokenizer), ``first_token_ms`` (then: encode the prompt, read it, pick a token),
         ``import_rss_bytes`` (resident after the imports), ``peak_rss_bytes``.
 
     Raises:
@@ -56,11 +56,13 @@ def _work(checkpoint: str, tokens: int, threads: int, device: str) -> dict[str, 
     begin = time.perf_counter()
     import torch
 
+    from itera_lite import kernels
     from itera_lite.train.checkpoint import load_checkpoint
 
     torch.set_num_threads(threads)
     imported = time.perf_counter()
     memory = resident_bytes("VmRSS")
+    kernels.enable()
     model, tokenizer = load_checkpoint(checkpoint)
     model.to(device)
     loaded = time.perf_counter()

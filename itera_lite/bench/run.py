@@ -55,6 +55,7 @@ def bench(
     """
     import torch
 
+    from itera_lite import kernels
     from itera_lite.bench.energy import find_meter
     from itera_lite.bench.measure import IteraRunner, interleave
     from itera_lite.bench.table import print_table
@@ -63,6 +64,7 @@ def bench(
     names = [folder.resolve().name for folder in folders]
     _check(names, repeats, threads, watts, device)
     models = _load(folders, device)
+    problem = kernels.enable()
     prompts = [prompt_ids(tokenizer) for _, tokenizer in models]
     runners: list[Runner] = [
         IteraRunner(name, model) for name, (model, _) in zip(names, models, strict=True)
@@ -112,10 +114,13 @@ def bench(
         records[names[of]].setdefault("peers", {})[kind] = _rows(column)
     for name, record in records.items():
         record["interleaved_with"] = [r.name for r in every if r.name != name]
+        record["fused_kernels"] = problem is None
         record["provenance"] = origin
         write_json(Path(results) / f"{name}_benchmark.json", record)
     plural = "s" if threads > 1 else ""
     print(f"\nMedians of {repeats} repeats, {threads} thread{plural}; the files hold the spread")
+    if problem is not None:
+        print(f"Without the compiled kernels: {problem}")
     print_table(records)
     print(f"Written to {Path(results) / 'NAME_benchmark.json'}")
     return records

@@ -43,6 +43,7 @@ def evaluate(
     """
     import torch
 
+    from itera_lite import kernels
     from itera_lite.bench.provenance import provenance
     from itera_lite.data.corpus import load_documents
     from itera_lite.evaluate.baselines import baselines as measure_baselines
@@ -56,13 +57,15 @@ def evaluate(
             raise UsageError(f"{option}={value}: expected 1 or more")
     checkpoint, name = Path(checkpoint), Path(checkpoint).resolve().name
     summary = _summary(Path(results), name)
-    spec = data or summary.get("dataset", {}).get("name")
+    trained_on = summary.get("dataset", {})
+    spec = data or trained_on.get("spec") or trained_on.get("name")
     if not spec:
         raise UsageError(
             f"no data given, and {Path(results) / f'{name}_summary.json'} doesn't say what "
             f"'{name}' was trained on: name a set or a path with --data"
         )
     model, tokenizer = load_checkpoint(checkpoint)
+    problem = kernels.enable()
     corpus = load_documents(spec)
     if split not in corpus.splits:
         raise UsageError(f"split={split!r}: '{spec}' has {', '.join(map(repr, corpus.splits))}")
@@ -102,6 +105,7 @@ def evaluate(
         "policy": policy(window),
         "by_position": [[end, nats / n] for end, (nats, n) in score.by_position.items()],
         "baselines": {},
+        "fused_kernels": problem is None,
         "provenance": record_of_machine,
     }
     if baselines:

@@ -1,0 +1,284 @@
+"""The verb `bench train`: training speed, against the processor's peak and `transformers`."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from itera_lite import kernels
+from itera_lite.bench.peak import measured_peak
+from itera_lite.bench.peers import load_transformers, peer_versions
+from itera_lite.bench.provenance import provenance, usable_cores
+from itera_lite.bench.stats import stat
+from itera_lite.config import NAMES, Family, TrainConfig, preset
+from itera_lite.errors import UsageError
+from itera_lite.export.hf import load_model, save_model
+from itera_lite.files import write_json
+from itera_lite.model import LanguageModel
+from itera_lite.model.cost import cost
+from itera_lite.train.optim import Optimizer
+from itera_lite.train.precision import Precision, choose
+
+Step = Callable[[Tensor], float]  # one update on a batch (B, L+1); returns the loss in nats
+
+
+@dataclass
+class Contender:
+    """Somebody who trains, with some threads."""
+
+    label: str
+    step: Step
+    threads: int
+    precision: str
+    speeds: list[float] = field(default_factory=list)  # tokens/s, one a repeat
+    losses: list[float] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "threads": self.threads,
+            "precision": self.precision,
+            "tokens_per_second": stat(self.speeds),
+            "first_loss": self.losses[0],
+        }
+
+
+def bench_training(
+    *,
+    model: Literal["itera", "transformer", "both"] = "both",
+    config: str = "tiny",
+    vocab_size: int = 2048,
+    batch_size: int | None = None,
+    seq_len: int | None = None,
+    precision: Precision = "auto",
+    threads: int | None = None,
+    repeats: int = 7,
+    steps: int = 4,
+    peers: bool = True,
+    results: Path = Path("results"),
+) -> dict[str, dict[str, Any]]:
+    """Measure training speed.
+
+    Whole steps (forward, backward, clipping, optimizer) on random tokens: ours with all
+    threads and with one, and `transformers` with the same weights, batch and threads at
+    the precision that is faster for it, in turns. Writes NAME_training_speed.json.
+
+    Args:
+        model: Which of the two to measure.
+        config: Size: tiny, small or base.
+        vocab_size: Size of the vocabulary.
+        batch_size: Sequences a step; by default that of the training.
+        seq_len: Tokens a sequence; by default that of the training.
+        precision: Of our matrix products; auto measures what this processor is fast at.
+        threads: Processor threads; by default one a core.
+        repeats: Times that everything is measured.
+        steps: Steps a repeat.
+        peers: Also measure transformers, where it is installed.
+        results: Folder of the result files.
+    """
+    for option, value in (
+        *(("batch_size", batch_size), ("seq_len", seq_len), ("threads", threads)),
+        *(("repeats", repeats), ("steps", steps)),
+    ):
+        if value is not None and value < 1:
+            raise UsageError(f"{option}={value}: expected 1 or more")
+    defaults = TrainConfig()
+    train = TrainConfig(
+        batch_size=batch_size or defaults.batch_size, seq_len=seq_len or defaults.seq_len
+    )
+    families: list[Family] = ["itera", "transformer"] if model == "both" else [model]
+    before = torch.get_num_threads()
+    threads = threads or usable_cores()
+    torch.set_num_threads(threads)
+    try:
+        problem = kernels.enable()
+        choice = choose(precision, "cpu")
+        records = {}
+        for family in families:
+            name = f"{NAMES[family]}_{config}"
+            torch.manual_seed(0)
+            built = LanguageModel(preset(family, config, vocab_size))
+            with tempfile.TemporaryDirectory() as folder:
+                save_model(built, folder, eot_id=0)
+                contenders = _contenders(folder, train, choice.dtype, threads, peers)
+            peaks = _take_turns(name, contenders, built.config.vocab_size, train, repeats, steps)
+            record = _record(name, built, train, contenders, peaks)
+            record["fused_kernels"] = problem is None
+            record["provenance"] = provenance(seed=0)
+            record["provenance"]["versions"] |= peer_versions() if peers else {}
+            write_json(Path(results) / f"{name}_training_speed.json", record)
+            _print(record)
+            records[name] = record
+    finally:
+        torch.set_num_threads(before)
+    print(f"Written to {Path(results) / 'NAME_training_speed.json'}")
+    return records
+
+
+def our_step(model: LanguageModel, config: TrainConfig) -> Step:
+    """A step as `itera train` takes it: Muon and AdamW, with the experts' balance loss."""
+    optimizer = Optimizer(model, config)
+
+    def step(batch: Tensor) -> float:
+        loss = model.loss(batch[:, :-1], batch[:, 1:], config.balance_weight)
+        loss.total.backward()
+        optimizer.step(0.0)
+        return loss.cross_entropy.item()
+
+    return step
+
+
+def peer_step(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> Step:
+    """A step as a user of `transformers` writes it: autocast, clipping, fused AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
+
+    def step(batch: Tensor) -> float:
+        half = dtype != torch.float32
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _contenders(
+    folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, peers: bool
+) -> list[Contender]:
+    """Everybody loads the same weights, which a learning rate of zero keeps the same."""
+
+    def ours(n: int) -> Contender:
+        model = load_model(folder).train()
+        model.compute_dtype = dtype
+        return Contender(f"itera-lite, {_threads(n)}", our_step(model, config), n, _short(dtype))
+
+    found = [ours(n) for n in dict.fromkeys((threads, 1))]
+    if peers:
+        peer = load_transformers(Path(folder), attention="sdpa").train()
+        best = _best_precision(peer, config)
+        found.append(
+            Contender(
+                f"transformers, {_threads(threads)}",
+                peer_step(peer, config, best),
+                threads,
+                _short(best),
+            )
+        )
+    return found
+
+
+def _best_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
+    """The faster of float32 and bfloat16 autocast for ``model``; the better of two each."""
+    batch = torch.zeros(config.batch_size, config.seq_len + 1, dtype=torch.int64)
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        step = peer_step(model, config, dtype)
+        step(batch)
+        seconds[dtype] = min(_seconds(step, batch) for _ in range(2))
+    return min(seconds, key=lambda dtype: seconds[dtype])
+
+
+def _take_turns(
+    name: str,
+    contenders: Sequence[Contender],
+    vocab_size: int,
+    config: TrainConfig,
+    repeats: int,
+    steps: int,
+) -> dict[tuple[str, int], list[float]]:
+    """Fills the contenders' speeds; returns the peaks measured in between (FLOP/s), by
+    precision and threads."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.batch_size, config.seq_len + 1)
+    batch = torch.randint(vocab_size, shape, generator=generator)
+    tokens = config.batch_size * config.seq_len
+    peaks: dict[tuple[str, int], list[float]] = {}
+    rounds = (repeats + 1) * len(contenders)
+    with tqdm(total=rounds, desc=f"bench train {name}", disable=None) as bar:
+        for repeat in range(-1, repeats):
+            for turn in range(len(contenders)):
+                one = contenders[(turn + repeat) % len(contenders)]
+                torch.set_num_threads(one.threads)
+                bar.update()
+                if repeat < 0:
+                    one.losses.append(one.step(batch))  # warm-up
+                    continue
+                seconds = [_seconds(one.step, batch) for _ in range(steps)]
+                one.speeds.append(tokens * steps / sum(seconds))
+                dtype = torch.bfloat16 if one.precision == "bf16" else torch.float32
+                peaks.setdefault((one.precision, one.threads), []).append(
+                    measured_peak(dtype, seconds=0.2)
+                )
+    return peaks
+
+
+def _seconds(step: Step, batch: Tensor) -> float:
+    begin = time.perf_counter()
+    step(batch)
+    return time.perf_counter() - begin
+
+
+def _record(
+    name: str,
+    model: LanguageModel,
+    config: TrainConfig,
+    contenders: Sequence[Contender],
+    peaks: dict[tuple[str, int], list[float]],
+) -> dict[str, Any]:
+    """Shares of the peak, and ratios of medians: above 1 means that the first one is faster."""
+    flops = cost(model.config, config.seq_len).flops_train
+    rows = {}
+    for one in contenders:
+        peak = max(peaks[one.precision, one.threads])
+        row = one.record() | {"peak_gflops": peak / 1e9}
+        row["share_of_peak"] = row["tokens_per_second"]["median"] * flops / peak
+        rows[one.label] = row
+    median = {label: row["tokens_per_second"]["median"] for label, row in rows.items()}
+    first = contenders[0].label
+    return {
+        "name": name,
+        "family": model.config.family,
+        "params": cost(model.config).params_total,
+        "flops_train_per_token": flops,
+        "batch_size": config.batch_size,
+        "seq_len": config.seq_len,
+        "contenders": rows,
+        "speedup_of_first": {k: median[first] / v for k, v in median.items() if k != first},
+    }
+
+
+def _print(record: dict[str, Any]) -> None:
+    print(
+        f"\n{record['name']}: {record['params']:,} parameters, batch {record['batch_size']} x "
+        f"{record['seq_len']}, whole training steps"
+    )
+    for label, row in record["contenders"].items():
+        speed = row["tokens_per_second"]
+        print(
+            f"  {label:26} {row['precision']}  {speed['median']:9,.0f} tokens/s "
+            f"(spread {speed['spread']:,.0f}), {row['share_of_peak']:.0%} of "
+            f"{row['peak_gflops']:,.0f} GFLOP/s"
+        )
+    for label, ratio in record["speedup_of_first"].items():
+        first = next(iter(record["contenders"]))
+        print(f"  {first}: {ratio:.2f} times as fast as {label}")
+
+
+def _short(dtype: torch.dtype) -> str:
+    return "bf16" if dtype == torch.bfloat16 else "fp32"
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' if n > 1 else ''}"
