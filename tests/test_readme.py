@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 
 # The chain is run for real, in the README's own words but for these smaller budgets.
 SMALLER = {
-    "--minutes 10": "--tokens 4096",
+    "--minutes 10": "--tokens 4096 --threads 1",
     "itera bench": "itera bench --quick --repeats 1",
 }
 
