@@ -141,8 +141,9 @@ def different_text(a: ModelResults, b: ModelResults) -> str:
             return "trained on different text"
     if bool(a.evaluation) != bool(b.evaluation):
         return "only one was evaluated; run `itera eval` on both"
-    for key in ("split", "bytes", "policy"):
-        values = [m.evaluation.get(key) for m in (a, b)]
+    records = [m.evaluation or m.summary.get("valid") or {} for m in (a, b)]
+    for key in ("data", "split", "bytes", "policy"):
+        values = [record.get(key) for record in records]
         if all(v is not None for v in values) and values[0] != values[1]:
             return f"evaluated with a different {key}"
     return ""

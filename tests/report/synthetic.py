@@ -129,6 +129,7 @@ def write_model(
         "name": name, "split": "valid", "bpb": bpb, "loss": bpb * 2.56,
         "ppl": math.exp(bpb * 2.56), "word_ppl": None, "accuracy": 0.55, "tokens": 213_000,
         "bytes": 788_364, "words": None, "policy": "windows of 256, stride 256",
+        "by_position": [[2**i, bpb * (2.56 + 3 / (1 + i))] for i in range(11)],
         "baselines": {"xz": {"bpb": 2.31}, "bz2": {"bpb": 2.05}, "ppm": {"bpb": 1.62, "order": 5}},
         "provenance": provenance(f"itera eval checkpoints/{name}", seed),
     })  # fmt: skip
@@ -165,7 +166,8 @@ def benchmark(
                         "latency_ms": stat(1e3 * context / rate, rng, noise)})  # fmt: skip
     return {
         "name": name, "family": family, "params": params,
-        "flops_per_token": {"forward": flops, "decode": int(flops * 1.04), "train": 3 * flops},
+        "flops_per_token": {"forward": flops, "decode": int(flops * 1.04), "train": 3 * flops,
+                            "context": 256},
         "prefill": prefill, "decode": decode,
         "memory": {"weights_bytes": params["total"] * 4, "state_bytes": state,
                    "peak_rss_bytes": stat(412e6 if itera else 421e6, rng, 0.004, n=3)},

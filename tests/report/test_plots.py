@@ -38,7 +38,7 @@ def test_a_plot_without_data_is_not_drawn_and_an_old_one_goes(results, tmp_path)
         path.unlink()
     (tmp_path / "speed.png").write_bytes(b"of an earlier run")
     left = draw(load_results(results), tmp_path)
-    assert set(left) == {"training_curves", "quality_cost", "experts"}
+    assert set(left) == {"training_curves", "quality_cost", "position", "experts"}
     assert not (tmp_path / "speed.png").exists()
 
 
@@ -53,7 +53,7 @@ def test_one_model_with_one_file_is_enough(results, tmp_path, kept):
         == {
             "metrics.csv": {"training_curves", "quality_cost"},
             "summary.json": {"experts"},
-            "eval.json": set(),
+            "eval.json": {"position"},
             "benchmark.json": {"speed", "latency", "memory"},
         }[kept]
     )
@@ -62,7 +62,7 @@ def test_one_model_with_one_file_is_enough(results, tmp_path, kept):
 def test_several_sizes_are_drawn(results, tmp_path):
     for name, family in (("itera_lite_small", "itera"), ("transformer_small", "transformer")):
         write_model(results, name, family, bpb=0.7, speed=500, partner="")
-    assert len(draw(load_results(results), tmp_path)) == 6
+    assert len(draw(load_results(results), tmp_path)) == 7
 
 
 def test_a_run_of_one_evaluation_is_no_curve(results, tmp_path):

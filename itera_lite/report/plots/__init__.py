@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 PLOTS: dict[str, Callable[[Results], Figure | None]] = {
     "training_curves": training.training_curves,
     "quality_cost": training.quality_cost,
+    "position": training.position,
     "seeds": training.seeds,
     "experts": training.experts,
     "speed": cost.speed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from itera_lite.bench.compare import is_number
 from itera_lite.report.metrics import quality
 from itera_lite.report.plots import style
 from itera_lite.report.results import ModelResults, Results, number
@@ -40,6 +41,7 @@ def training_curves(results: Results) -> Figure | None:
                     ends.append((y[-1], text, ink))
             panel.set(title=title, xlabel=unit, ylim=_focus(models, start=0.2))
             panel.set_xlim(left=0)
+            panel.locator_params(axis="x", nbins=5)
             style.label_ends(panel, ends)
         axes[0, 0].set_ylabel(BPB)
         style.subtitle(fig, "Thick: held-out text.  Thin: training text, smoothed.")
@@ -117,6 +119,29 @@ def seeds(results: Results) -> Figure | None:
         return fig
 
 
+def position(results: Results) -> Figure | None:
+    """Loss over the position in the document: what a model makes of a longer context."""
+    curves = {m.name: _by_position(m) for m in results.models}
+    models = [m for m in results.models if len(curves[m.name]) > 2]
+    if not models:
+        return None
+    with style.figure() as (fig, axes):
+        panel = axes[0, 0]
+        ends = []
+        for model in models:
+            ink = style.color(model, models)
+            x, y = zip(*curves[model.name], strict=True)
+            panel.plot(x, y, color=ink, marker="o", ms=4.5)
+            ends.append((y[-1], style.label(model, models), ink))
+        panel.set_xscale("log", base=2)
+        longest = max((curves[m.name] for m in models), key=len)
+        style.plain_log(panel.xaxis, [x for x, _ in longest][:: 1 + len(longest) // 10])
+        panel.set_title("Held-out loss by position in the document")
+        panel.set(xlabel="tokens into the document, up to (log scale)", ylabel="nats per token")
+        style.label_ends(panel, ends)
+        return fig
+
+
 def experts(results: Results) -> Figure | None:
     """Share of tokens of each expert in each layer, and the balance during training."""
     model = next((m for m in results.models if m.summary.get("expert_load")), None)
@@ -137,12 +162,13 @@ def experts(results: Results) -> Figure | None:
         for i, row in enumerate(grid):
             for j, value in enumerate(row[: len(load[i])]):
                 if width <= 16:
+                    digits, size = (2, 10) if width <= 8 else (1, 8)
                     heat.text(
-                        j, i, f"{value:.2f}", ha="center", va="center", fontsize=10,
+                        j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=size,
                         color="white" if value > 0.6 * limit else style.INK,
                     )  # fmt: skip
         heat.set_title("Use of each expert, end of training")
-        heat.set(xlabel="expert   (1.00 = its even share of the tokens)", ylabel="layer")
+        heat.set(xlabel="expert   (1 = its even share of the tokens)", ylabel="layer")
         heat.set_xticks(range(width), [str(i + 1) for i in range(width)])
         heat.set_yticks(range(len(load)), [str(i + 1) for i in range(len(load))])
         heat.grid(False)
@@ -158,6 +184,16 @@ def experts(results: Results) -> Figure | None:
         curve.set_xlim(left=0)
         curve.set_ylim(0.9, max([1.5, *largest]) * 1.05)
         return fig
+
+
+def _by_position(model: ModelResults) -> list[tuple[float, float]]:
+    """(last position of the bucket, loss) of the evaluation."""
+    rows = model.evaluation.get("by_position")
+    return [
+        (float(row[0]), float(row[1]))
+        for row in (rows if isinstance(rows, list) else [])
+        if isinstance(row, list) and len(row) == 2 and all(map(is_number, row))
+    ]
 
 
 def _positive(model: ModelResults, column: str) -> tuple[list[float], list[float]]:
@@ -186,7 +222,7 @@ def _focus(models: list[ModelResults], start: float) -> tuple[float, float]:
     """
     values = [v for model in models if (v := model.series("tokens", "valid_bpb")[1])]
     low = min(min(v) for v in values)
-    high = max(max(v[min(len(v) - 1, max(1, int(len(v) * start))) :]) for v in values)
+    high = max(max(v[int(len(v) * start) :]) for v in values)
     margin = 0.06 * (high - low) or 0.05
     return low - margin, high + margin
 

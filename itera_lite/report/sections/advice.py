@@ -118,15 +118,14 @@ def _training(model: ModelResults, name: str) -> Iterator[str]:
     if mfu is not None and mfu < LOW_MFU:
         yield (
             f"{name}: training reaches {percent(mfu)} of the measured peak, under "
-            f"{percent(LOW_MFU, 0)}: a larger batch or wider layers would use the machine better."
-        )
-    end, best = number(model.summary, "valid", "bpb"), number(model.summary, "best", "bpb")
-    if end is not None and best is not None and end > OVERFITTED * best:
-        yield (
-            f"{name}: ended at {fixed(end)} bits per byte after a best of {fixed(best)}: it "
-            "overfits. Train for less, or on more text."
+            f"{percent(LOW_MFU, 0)}: a larger batch or wider layers are worth a try."
         )
     x, y = model.series("tokens", "valid_bpb")
+    if y and y[-1] > OVERFITTED * min(y):
+        yield (
+            f"{name}: ended at {fixed(y[-1])} bits per byte after a best of {fixed(min(y))}: it "
+            "overfits. Train for less, or on more text."
+        )
     if len(y) > 2:
         earlier = [b for a, b in zip(x, y, strict=True) if a <= 0.9 * x[-1]]
         gain = (earlier[-1] - y[-1]) / y[-1] if earlier else 0.0

@@ -7,7 +7,17 @@ from typing import Any
 
 from itera_lite.report.context import Context
 from itera_lite.report.results import ModelResults, get
-from itera_lite.report.text import MISSING, bullets, code, count, escape, fence, paragraphs, table
+from itera_lite.report.text import (
+    MISSING,
+    bullets,
+    code,
+    count,
+    escape,
+    fence,
+    paragraphs,
+    quantity,
+    table,
+)
 
 
 def appendix(context: Context) -> str:
@@ -75,9 +85,9 @@ def _machines(files: list[tuple[str, dict[str, Any]]]) -> str:
     lines: dict[str, None] = {}
     for _, record in files:
         machine = record.get("machine") or {}
-        parts = [f"{escape(k)} {_machine_value(k, v)}" for k, v in machine.items() if _shown(v)]
+        parts = [_machine_part(k, v) for k, v in machine.items() if _shown(v)]
         if parts:
-            lines[f"Machine: {', '.join(parts)}"] = None
+            lines[f"Machine: {'; '.join(parts)}"] = None
         versions = record.get("versions") or {}
         parts = [f"{escape(k)} {escape(v)}" for k, v in versions.items() if _shown(v)]
         if parts:
@@ -89,12 +99,14 @@ def _shown(value: Any) -> bool:
     return value is not None and value != "" and value != []
 
 
-def _machine_value(key: str, value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return escape(" ".join(map(str, value)))
-    if key.endswith("_bytes") and isinstance(value, int):
-        return count(value)
-    return escape(value)
+def _machine_part(key: str, value: Any) -> str:
+    """``2 cores``, ``memory 8.590 GB``, and names as they are."""
+    if key in ("cores", "threads"):
+        return f"{key} {escape(value)}"
+    if key == "memory_bytes":
+        return f"memory {quantity(value, 'bytes')}"
+    words = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return escape(words) if key in ("cpu", "os") else f"{escape(key)} {escape(words)}"
 
 
 def _data(context: Context) -> str:

@@ -50,6 +50,7 @@ def efficiency(context: Context) -> str:
         "FLOPs include the output head and the router; a multiply-add counts 2, an embedding "
         "look-up 0. MFU is model FLOPs over time, as a share of the matrix-product peak measured "
         "on this machine at the precision used.",
+        _flops_context(context),
         context.model_table(rows),
         context.verdicts("flops_forward"),
         HOW_TO_READ,
@@ -77,6 +78,10 @@ def memory(context: Context) -> str:
         ("Weights", lambda m: quantity(number(m.benchmark, "memory", "weights_bytes"), "bytes")),
         *map(state, contexts),
         ("Peak resident", lambda m: stat(get(m.benchmark, "memory", "peak_rss_bytes"), "bytes")),
+        (
+            "… of it before the model: Python and PyTorch",
+            lambda m: stat(get(m.benchmark, "memory", "import_rss_bytes"), "bytes"),
+        ),
     ]
     longest = [f"state_{contexts[-1]}"] if contexts else []
     numbers = context.model_table(rows)
@@ -109,6 +114,16 @@ def resources(context: Context) -> str:
         context.model_table(rows),
         context.verdicts("energy", "cpu_seconds"),
         context.gap("bench", "CPU use and energy", lambda m: m.benchmark.get("energy")),
+    )
+
+
+def _flops_context(context: Context) -> str:
+    lengths = {number(m.benchmark, "flops_per_token", "context") for m in context.models} - {None}
+    if len(lengths) != 1:
+        return ""
+    return (
+        f"They are for a context of {count(lengths.pop())} tokens: forward and training are the "
+        "mean over its positions, decoding is at its end."
     )
 
 

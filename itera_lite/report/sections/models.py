@@ -37,6 +37,9 @@ SETTINGS = (
     ("precision", ("train", "precision")),
     ("threads", ("train", "threads")),
     ("seed", ("train", "seed")),
+    ("learning rate of the matrices", ("train", "lr_matrix")),
+    ("learning rate of the rest", ("train", "lr_other")),
+    ("weight decay", ("train", "weight_decay")),
 )
 
 
@@ -89,8 +92,8 @@ def training(context: Context) -> str:
         train("Threads", "threads", count),
         train("Seed", "seed", _plain),
         train("Ended by", "stopped", _plain),
-        ("Held-out bits/byte, end", lambda m: fixed(number(m.summary, "valid", "bpb"))),
-        ("Held-out bits/byte, best", _best),
+        ("Held-out bits/byte, kept checkpoint", lambda m: fixed(number(m.summary, "valid", "bpb"))),
+        ("Best evaluation in training", _best),
         ("Training FLOPs", lambda m: scaled(_last(m, "flops"), "FLOPs")),
     ]
     return paragraphs(
@@ -165,7 +168,7 @@ def _if_mamba(model: ModelResults, key: str) -> str:
 
 def _best(model: ModelResults) -> str:
     bpb, step = number(model.summary, "best", "bpb"), number(model.summary, "best", "step")
-    return MISSING if bpb is None else f"{fixed(bpb)} at step {count(step)}"
+    return MISSING if bpb is None else f"{fixed(bpb)} bits/byte, step {count(step)}"
 
 
 def _last(model: ModelResults, column: str) -> float | None:
@@ -201,7 +204,7 @@ def _settings(a: ModelResults, b: ModelResults) -> str:
     if same:
         parts.append(f"The same in both: {', '.join(same)}.")
     if different:
-        parts.append(f"**Different: {', '.join(different)}.**")
+        parts.append(f"Different: {', '.join(different)}.")
     return " ".join(parts)
 
 

@@ -48,6 +48,7 @@ def quality(context: Context) -> str:
         _policies(context),
         _floors(context),
         context.figure("quality_cost", "Held-out quality against training compute and time."),
+        context.figure("position", "Held-out loss by position in the document."),
         context.figure("seeds", "Every seed's held-out bits per byte."),
         _seeds(context),
         _word_note(context),
@@ -115,7 +116,8 @@ def _evaluated(model: ModelResults, key: str) -> float | None:
 def _source(model: ModelResults) -> str:
     if number(model.evaluation, "bpb") is None:
         return "end of training" if read_quality(model, "bpb") is not None else MISSING
-    return str(model.evaluation.get("split") or "evaluated")
+    sampled = ", a part of its documents" if model.evaluation.get("sampled") else ""
+    return str(model.evaluation.get("split") or "evaluated") + sampled
 
 
 def _policies(context: Context) -> str:
@@ -137,14 +139,15 @@ def _floors(context: Context) -> str:
     else:
         return ""
     lines = [
-        f"{escape(name)}: {fixed(bpb)} bits per byte" + (f" ({escape(how)})" if how else "")
+        f"{escape(name.replace('_', ' '))}, {fixed(bpb)} bits per byte"
+        + (f": {escape(how)}" if how else "")
         for name, (bpb, how) in sorted(floors.items(), key=lambda item: -item[1][0])
     ]
     best = min(bpb for bpb, _ in floors.values())
     beaten = [
         f"{code(m.name)} is {'below' if value < best else '**not** below'} the best of them"
         for m in context.models
-        if (value := read_quality(m, "bpb")) is not None
+        if (value := number(m.evaluation, "bpb")) is not None
     ]
     return f"Floors on the same text:\n\n{bullets(lines)}\n\n{'; '.join(beaten)}."
 
