@@ -21,3 +21,32 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ITERA_CACHE", str(folder))
         patch.delenv("ITERA_DATA", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of two minute models with random weights, by name; tokens are bytes."""
+    import torch
+    from torch import nn
+
+    from itera_lite.config import ModelConfig
+    from itera_lite.data.tokenizer import Tokenizer
+    from itera_lite.model import LanguageModel
+    from itera_lite.train.checkpoint import save_checkpoint
+
+    tokenizer = Tokenizer.train([b"text"], 256)
+    size = {"vocab_size": tokenizer.vocab_size, "d_model": 32, "head_dim": 16, "max_seq_len": 512}
+    configs = {
+        "itera_lite_test": ModelConfig(
+            "itera", "ma", n_experts=4, d_expert=16, d_state=8, ssm_head_dim=16, **size
+        ),
+        "transformer_test": ModelConfig("transformer", "aa", d_ff=48, **size),
+    }
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    for name, config in configs.items():
+        model = LanguageModel(config)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        save_checkpoint(folder / name, model, tokenizer)
+    return {name: folder / name for name in configs}

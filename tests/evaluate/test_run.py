@@ -1,0 +1,97 @@
+"""`itera eval` from a checkpoint and a text to a result file."""
+
+import json
+import math
+
+import pytest
+
+from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.run import evaluate
+from itera_lite.train.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(30):
+        text = f"Story {i}. The fox number {i} ran over {i * 7} hills.\nIt was late.\n"
+        (folder / f"{i:02}.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["itera_lite_test", "transformer_test"])
+def test_writes_what_it_measured(name, tiny_pair, corpus, tmp_path, capsys):
+    record = evaluate(tiny_pair[name], data=str(corpus), results=tmp_path, seq_len=32)
+    assert json.loads((tmp_path / f"{name}_eval.json").read_text()) == record
+    assert record["bpb"] == pytest.approx(
+        record["loss"] / math.log(2) * record["tokens"] / record["bytes"]
+    )
+    assert record["tokens"] == record["bytes"] + record["documents"]  # tokens are bytes
+    assert record["ppl"] == pytest.approx(math.exp(record["loss"]))
+    assert set(record["baselines"]) == {"xz", "bz2", "kneser_ney"}
+    assert record["word_ppl"] is None
+    assert "32 tokens" in record["policy"]
+    assert record["provenance"]["versions"]["torch"]
+    printed = capsys.readouterr().out
+    assert f"{record['bpb']:.4f}  bits per byte" in printed and "kneser_ney" in printed
+
+
+def test_words_are_counted_for_wikitext(tiny_pair, tmp_path, monkeypatch):
+    articles = [" = A = \n \n the <unk> ran . \n \n", " = B = \n \n it sat . \n \n"]
+    for split in ("train", "valid", "test"):
+        folder = tmp_path / "data" / "wikitext-2"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.txt").write_text("".join(a.replace("ran", split) for a in articles))
+    monkeypatch.setenv("ITERA_DATA", str(tmp_path / "data"))
+    folder = tiny_pair["transformer_test"]
+    record = evaluate(folder, data="wikitext-2", split="test", results=tmp_path, baselines=False)
+    assert record["words"] == (3 + 4) + (3 + 3) + 8  # and eight line ends
+    assert record["baselines"] == {}
+    nats = record["loss"] * record["tokens"]
+    assert record["word_ppl"] == pytest.approx(math.exp(nats / record["words"]))
+
+
+def test_data_and_window_of_the_training_are_the_default(tiny_pair, corpus, tmp_path):
+    name = "itera_lite_test"
+    summary = {"dataset": {"name": "corpus", "spec": str(corpus)}, "train": {"seq_len": 48}}
+    (tmp_path / f"{name}_summary.json").write_text(json.dumps(summary))
+    record = evaluate(tiny_pair[name], results=tmp_path, baselines=False)
+    assert (record["data"], record["seq_len"]) == (str(corpus), 48)
+    model, tokenizer = load_checkpoint(tiny_pair[name])
+    from itera_lite.data.corpus import load_documents
+
+    valid = load_documents(str(corpus)).splits["valid"]
+    assert record["bpb"] == pytest.approx(
+        score_documents(model, tokenizer, valid, seq_len=48).bpb, rel=1e-4
+    )
+
+
+def test_a_sample_says_that_it_is_one(tiny_pair, corpus, tmp_path, capsys):
+    record = evaluate(
+        tiny_pair["itera_lite_test"],
+        data=str(corpus),
+        split="train",
+        max_bytes=200,
+        results=tmp_path,
+        baselines=False,
+    )
+    assert record["sampled"] and record["bytes"] <= 200
+    assert "random choice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"data": None}, UsageError, "--data"),
+        ({"split": "tset"}, UsageError, "split='tset'"),
+        ({"seq_len": 0}, UsageError, "seq_len=0"),
+        ({"threads": 0}, UsageError, "threads=0"),
+        ({"checkpoint": "nowhere"}, CheckpointError, "nowhere"),
+    ],
+)
+def test_wrong_use_is_said(options, error, message, tiny_pair, corpus, tmp_path):
+    wanted = {"checkpoint": tiny_pair["itera_lite_test"], "data": str(corpus), **options}
+    with pytest.raises(error, match=message):
+        evaluate(wanted.pop("checkpoint"), **wanted, results=tmp_path)
+    assert not list(tmp_path.iterdir())
