@@ -142,7 +142,7 @@ def test_seeds_settle_the_quality_verdict(results):
     assert "equal training time: **Itera better by" in line and "(3 and 3 runs)" in line
     write_seeds(results, gap=0.001)
     line = markdown(results).split("**Quality.**")[1].splitlines()[0]
-    assert "no clear difference (the intervals overlap)" in line
+    assert "no clear difference (the intervals overlap at 3 repeats)" in line
 
 
 @pytest.mark.parametrize(

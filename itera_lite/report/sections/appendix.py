@@ -36,8 +36,9 @@ def appendix(context: Context) -> str:
         "bytes) are exact, so any difference counts. For timings both models were measured in one "
         "run, in turn; a side is better only with at least 3 repeats a side, intervals that don't "
         "touch, and a difference of at least 1 %. An interval is the distribution-free 95 % one "
-        "of the median, or smallest to largest below six repeats. Quality over seeds is judged by "
-        "the same intervals; from one run a side, the verdict says so and asks for at least 1 %. "
+        "of the median, or smallest to largest below six repeats; below five it is widened by "
+        "half its range on both sides before two are compared. Quality over seeds is judged by the "
+        "same intervals; from one run a side, the verdict says so and asks for at least 1 %. "
         "Numbers of different text, tokenizers, machines or sessions get no verdict.",
     )
 
