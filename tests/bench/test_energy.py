@@ -1,0 +1,76 @@
+"""Energy: counters that wrap, permissions, and an estimate that says so."""
+
+import pytest
+
+from itera_lite.bench.energy import Nvml, Rapl, energy_record, find_meter
+
+
+def package(root, number, name, energy, full=1_000_000_000):
+    folder = root / f"intel-rapl:{number}"
+    folder.mkdir()
+    (folder / "name").write_text(f"{name}\n")
+    (folder / "energy_uj").write_text(f"{energy}\n")
+    (folder / "max_energy_range_uj").write_text(f"{full}\n")
+    return folder
+
+
+def test_packages_are_summed_and_parts_of_them_are_not(tmp_path):
+    first = package(tmp_path, 0, "package-0", 5_000_000)
+    second = package(tmp_path, 1, "package-1", 1_000_000)
+    core = package(tmp_path, "0:0", "core", 4_000_000)
+    meter = Rapl.find(tmp_path)
+    before = meter.read()
+    assert sorted(before) == [1, 5]
+    (first / "energy_uj").write_text("7000000")
+    (second / "energy_uj").write_text("1500000")
+    (core / "energy_uj").write_text("9000000")
+    assert meter.since(before) == pytest.approx(2.5)
+
+
+def test_one_counter_that_began_again(tmp_path):
+    first = package(tmp_path, 0, "package-0", 999_000_000)
+    package(tmp_path, 1, "package-1", 5_000_000)
+    meter = Rapl.find(tmp_path)
+    before = meter.read()
+    (first / "energy_uj").write_text("2000000")
+    assert meter.since(before) == pytest.approx(3)
+
+
+def test_counters_that_cannot_be_read_are_no_meter(tmp_path):
+    assert Rapl.find(tmp_path) is None
+    assert Rapl.find(tmp_path / "missing") is None
+    folder = package(tmp_path, 0, "package-0", 1)
+    (folder / "energy_uj").unlink()
+    (folder / "energy_uj").mkdir()  # reading it fails, as it does without permission
+    assert Rapl.find(tmp_path) is None
+
+
+def test_a_gpu_is_not_asked_about_a_processors_work(monkeypatch):
+    monkeypatch.setattr(Nvml, "__init__", lambda self, index: pytest.fail("asked the GPU"))
+    found = find_meter("cpu")
+    assert found is None or found.method == "rapl"
+
+
+def test_no_driver_is_no_meter(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr("itera_lite.bench.energy.ctypes.CDLL", missing)
+    assert find_meter("cuda") is None
+
+
+def test_an_estimate_says_so():
+    record = energy_record([(0.002, None), (0.004, None), (0.003, None)], None, 10.0)
+    assert record["method"] == "estimated"
+    assert record["watts"] == 10.0
+    assert record["joules_per_token"]["samples"] == pytest.approx([0.02, 0.04, 0.03])
+    assert record["cpu_seconds_per_token"]["median"] == 0.003
+
+
+def test_a_measurement_names_its_meter_and_no_wattage():
+    class Counter:
+        method = "rapl"
+
+    record = energy_record([(0.002, 0.5), (0.004, 0.7)], Counter(), 10.0)
+    assert (record["method"], record["watts"]) == ("rapl", None)
+    assert record["joules_per_token"]["samples"] == [0.5, 0.7]

@@ -1,0 +1,141 @@
+"""`itera bench` from checkpoints to result files that the report can read."""
+
+import functools
+import json
+import shutil
+
+import pytest
+
+from itera_lite.bench import fresh, run
+from itera_lite.bench.fresh import measure_fresh
+from itera_lite.bench.run import bench
+from itera_lite.errors import CheckpointError, IteraError, UsageError
+
+STAT = {"median", "min", "max", "spread", "repeats", "samples"}
+
+
+@pytest.fixture(scope="module")
+def benchmark(tiny_pair, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "CONTEXTS", (16, 64, 8192))
+        patch.setattr(run, "QUICK_STEPS", 2)
+        once = functools.cache(measure_fresh)  # a process a model, not one a repeat
+        patch.setattr(fresh, "measure_fresh", lambda folder, **options: once(folder, **options))
+        records = bench(*tiny_pair.values(), quick=True, repeats=2, peers=True, results=results)
+    return records, results
+
+
+def test_writes_a_file_for_each_model(benchmark):
+    records, results = benchmark
+    assert set(records) == {"itera_lite_test", "transformer_test"}
+    for name, record in records.items():
+        assert json.loads((results / f"{name}_benchmark.json").read_text()) == record
+        assert record["name"] == name and record["family"] in ("itera", "transformer")
+    itera = records["itera_lite_test"]
+    assert set(itera["interleaved_with"]) == {
+        "transformer_test",
+        "transformers:itera_lite_test",
+        "transformers:transformer_test",
+    }
+
+
+def test_every_measurement_has_its_samples(benchmark):
+    def stats(value):
+        if isinstance(value, dict):
+            if "median" in value:
+                yield value
+            for inner in value.values():
+                yield from stats(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from stats(inner)
+
+    for record in benchmark[0].values():
+        found = list(stats(record))
+        assert len(found) > 20
+        for one in found:
+            assert set(one) >= STAT
+            assert one["repeats"] == len(one["samples"]) == 2
+            assert 0 < one["min"] <= one["median"] <= one["max"]
+
+
+def test_cells_are_those_that_both_models_can_read(benchmark):
+    for record in benchmark[0].values():
+        cells = [(row["batch"], row["context"]) for row in record["decode"]]
+        assert cells == [(1, 16), (8, 16), (1, 64), (8, 64)]  # 8192 is more than 512
+        assert cells == [(row["batch"], row["context"]) for row in record["prefill"]]
+        peer = record["peers"]["transformers"]
+        assert [(row["batch"], row["context"]) for row in peer["decode"]] == cells
+
+
+def test_memory_and_process_figures_are_plausible(benchmark):
+    for record in benchmark[0].values():
+        memory = record["memory"]
+        assert memory["weights_bytes"] == 4 * record["params"]["total"]
+        peak = memory["peak_rss_bytes"]["median"]
+        assert memory["import_rss_bytes"]["median"] < peak < 4e9
+        assert memory["state_bytes"]["16"] <= memory["state_bytes"]["64"]
+        assert 0 < record["cpu"]["mean_percent"] <= record["cpu"]["max_percent"]
+        assert record["energy"]["method"] in ("estimated", "rapl")
+        assert (record["energy"]["watts"] is not None) == (
+            record["energy"]["method"] == "estimated"
+        )
+        assert record["provenance"]["machine"]["threads"] == 1
+        assert record["provenance"]["versions"]["transformers"]
+
+
+def test_quick_leaves_out_batches_of_long_prompts(tiny_pair):
+    from itera_lite.train.checkpoint import load_checkpoint
+
+    model, _ = load_checkpoint(tiny_pair["itera_lite_test"])
+    model.config = model.config.replace(max_seq_len=8192)
+    assert run._cells([model], run.QUICK_CELL) == [
+        (1, 128),
+        (8, 128),
+        (1, 1024),
+        (8, 1024),
+        (1, 8192),
+    ]
+    assert (8, 8192) in run._cells([model], None)
+
+
+def test_peers_that_cannot_be_measured_are_named(monkeypatch):
+    from itera_lite.bench import peers
+
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    assert "GGUF" in peers.unavailable_peers()["llama.cpp"]
+    with pytest.raises(IteraError, match=r"itera-lite\[peers\]"):
+        peers.load_transformers("anywhere")
+
+
+def test_table_has_a_line_a_cell_and_says_what_is_estimated(benchmark, capsys):
+    from itera_lite.bench.table import print_table
+
+    print_table(benchmark[0])
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("decode tokens/s" in line for line in lines) == 4
+    method = benchmark[0]["itera_lite_test"]["energy"]["method"]
+    assert any(f"({method})" in line for line in lines)
+
+
+def test_wrong_use_is_said(tiny_pair, tmp_path):
+    folder = tiny_pair["itera_lite_test"]
+    for options, message in (
+        ({"repeats": 0}, "repeats=0"),
+        ({"threads": 0}, "threads=0"),
+        ({"watts": 0.0}, "watts=0.0"),
+        ({"device": "tpu"}, "device='tpu'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            bench(folder, results=tmp_path, **options)
+    twin = shutil.copytree(folder, tmp_path / "other" / folder.name)
+    with pytest.raises(UsageError, match="one name"):
+        bench(folder, twin, results=tmp_path)
+    with pytest.raises(CheckpointError, match="nowhere"):
+        bench(tmp_path / "nowhere", results=tmp_path)
+
+
+def test_a_fresh_process_that_fails_says_why(tmp_path):
+    with pytest.raises(IteraError, match="nowhere"):
+        measure_fresh(tmp_path / "nowhere", tokens=1)
