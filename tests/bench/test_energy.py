@@ -51,6 +51,35 @@ def test_a_gpu_is_not_asked_about_a_processors_work(monkeypatch):
     assert found is None or found.method == "rapl"
 
 
+class Driver:
+    """Stands in for NVIDIA's library: one GPU, a counter of millijoules."""
+
+    millijoules = 5000
+
+    def __init__(self, name):
+        assert name == "libnvidia-ml.so.1"
+
+    def nvmlInit_v2(self):  # noqa: N802 - NVML's own names
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
+        return 0 if index == 0 else 2
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle, out):  # noqa: N802
+        out._obj.value = self.millijoules
+        return 0
+
+
+def test_a_gpus_counter_is_read_in_joules(monkeypatch):
+    monkeypatch.setattr("itera_lite.bench.energy.ctypes.CDLL", Driver)
+    meter = find_meter("cuda:0")
+    before = meter.read()
+    assert (meter.method, before) == ("nvml", (5.0,))
+    monkeypatch.setattr(Driver, "millijoules", 7500)
+    assert meter.since(before) == 2.5
+    assert find_meter("cuda:1") is None  # there is no second GPU
+
+
 def test_no_driver_is_no_meter(monkeypatch):
     def missing(name):
         raise OSError(name)

@@ -18,7 +18,8 @@ def records(tmp_path_factory):
         patch.setattr(training, "measured_peak", lambda dtype, seconds: 1e12)
         size = {"vocab_size": 256, "batch_size": 1, "seq_len": 16}
         times = {"repeats": 2, "steps": 1, "threads": 2}
-        records = bench_training(**size, **times, precision="fp32", results=results)
+        options = {"model": "itera", "precision": "fp32", "results": results}
+        records = bench_training(**size, **times, **options)
     return records, results
 
 
