@@ -59,13 +59,13 @@ class Driver:
     def __init__(self, name):
         assert name == "libnvidia-ml.so.1"
 
-    def nvmlInit_v2(self):  # noqa: N802 - NVML's own names
+    def nvmlInit_v2(self):
         return 0
 
-    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):  # noqa: N802
+    def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
         return 0 if index == 0 else 2
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle, out):  # noqa: N802
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle, out):
         out._obj.value = self.millijoules
         return 0
 
