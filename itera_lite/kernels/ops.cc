@@ -146,9 +146,13 @@ void gated_silu_grad(const T* gu, const T* dy, T* dgu, int64_t rows, int64_t f) 
 
 // ---------------------------------------------------------------- router
 
-// Top-k of logits (T, E): index and gates (T, k), the softmax over the k; slot (T, k), the
-// place of each pair once all are sorted by expert; ends (E+1), where each expert's begin;
-// mean (E), the mean of the softmax over all experts. Ties go to the lower expert.
+// Top-k of logits (T, E): index and gates (T, k), the softmax over the k; counts (E) of the
+// pairs of each expert; mean (E), the mean of the softmax over all experts; slot (T, k), the
+// place of a pair when every expert has the same room for its pairs. Returns that room: the
+// largest count, rounded up so that few sizes occur (each costs the matrix library a set-up).
+// Ties go to the lower expert.
+constexpr int64_t ROOM = 64;
+
 inline void softmax_row(const float* a, float* p, int64_t n) {
   float top = a[0], total = 0;
   for (int64_t e = 1; e < n; e++) top = a[e] > top ? a[e] : top;
@@ -160,8 +164,8 @@ inline void softmax_row(const float* a, float* p, int64_t n) {
   for (int64_t e = 0; e < n; e++) p[e] /= total;
 }
 
-void route(const float* logits, int64_t* index, float* gates, int64_t* slot, int64_t* ends,
-           float* mean, int64_t tokens, int64_t experts, int64_t k) {
+int64_t route(const float* logits, int64_t* index, float* gates, int64_t* slot, int64_t* counts,
+              float* mean, int64_t tokens, int64_t experts, int64_t k) {
   int64_t blocks = (tokens + ROWS - 1) / ROWS;
   std::vector<float> part(blocks * experts, 0.0f);
 #pragma omp parallel
@@ -193,11 +197,13 @@ void route(const float* logits, int64_t* index, float* gates, int64_t* slot, int
     for (int64_t b = 0; b < blocks; b++) total += part[b * experts + e];
     mean[e] = total / float(tokens);
   }
-  for (int64_t e = 0; e <= experts; e++) ends[e] = 0;
-  for (int64_t i = 0; i < tokens * k; i++) ends[index[i] + 1]++;
-  for (int64_t e = 0; e < experts; e++) ends[e + 1] += ends[e];
-  std::vector<int64_t> next(ends, ends + experts);
-  for (int64_t i = 0; i < tokens * k; i++) slot[i] = next[index[i]]++;
+  int64_t room = 0;
+  for (int64_t e = 0; e < experts; e++) counts[e] = 0;
+  for (int64_t i = 0; i < tokens * k; i++) slot[i] = counts[index[i]]++;
+  for (int64_t e = 0; e < experts; e++) room = counts[e] > room ? counts[e] : room;
+  room = (room + ROOM - 1) / ROOM * ROOM;
+  for (int64_t i = 0; i < tokens * k; i++) slot[i] += index[i] * room;
+  return room;
 }
 
 void route_grad(const float* logits, const int64_t* index, const float* gates,
@@ -767,10 +773,10 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
 
 }  // namespace
 
-extern "C" void route_f32(const float* logits, int64_t* index, float* gates, int64_t* slot,
-                          int64_t* ends, float* mean, int64_t tokens, int64_t experts,
-                          int64_t k) {
-  route(logits, index, gates, slot, ends, mean, tokens, experts, k);
+extern "C" int64_t route_f32(const float* logits, int64_t* index, float* gates, int64_t* slot,
+                             int64_t* counts, float* mean, int64_t tokens, int64_t experts,
+                             int64_t k) {
+  return route(logits, index, gates, slot, counts, mean, tokens, experts, k);
 }
 extern "C" void route_grad_f32(const float* logits, const int64_t* index, const float* gates,
                                const float* dgates, const float* dmean, float* dlogits,

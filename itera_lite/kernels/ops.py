@@ -29,8 +29,8 @@ def load_library() -> None:
     _library = _library or load()
 
 
-def _call(name: str, *arguments: Any) -> None:
-    """Call ``name``: tensors go as pointers, whole numbers as int64, others as float."""
+def _call(name: str, *arguments: Any) -> int:
+    """Call ``name`` and return its whole number, if it gives one: tensors go as pointers, whole numbers as int64, others as float."""
     if _library is None:
         raise RuntimeError("call itera_lite.kernels.enable() first")
     converted: list[Any] = []
@@ -43,7 +43,7 @@ def _call(name: str, *arguments: Any) -> None:
             converted.append(ctypes.c_float(value))
         else:
             converted.append(value)  # None, or a reference to a structure
-    getattr(_library, name)(*converted)
+    return int(getattr(_library, name)(*converted))
 
 
 class _RMSNorm(Function):
@@ -107,23 +107,23 @@ def gated_silu(gate_up: Tensor) -> Tensor:
 class Routing:
     """Which expert gets which token: what `route` finds and `experts` follows."""
 
-    index: Tensor  # (T, k) int64, the chosen experts
-    slot: Tensor  # (T, k) int64, the pair's place when all are sorted by expert
-    ends: list[int]  # (E + 1), where each expert's places begin; the last is T * k
+    slot: Tensor  # (T, k) int64, the pair's row when each expert has ``room`` rows
+    room: int
+    counts: Tensor  # (E,) int64, the pairs of each expert
 
 
 class _Route(Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, k: int) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, logits: Tensor, k: int) -> tuple[Any, ...]:
         logits = logits.contiguous()
         tokens, n = logits.shape
         index, slot = (torch.empty(tokens, k, dtype=torch.int64) for _ in range(2))
         gates, mean = torch.empty(tokens, k), torch.empty(n)
-        ends = torch.empty(n + 1, dtype=torch.int64)
-        _call("route_f32", logits, index, gates, slot, ends, mean, tokens, n, k)
-        ctx.mark_non_differentiable(index, slot, ends)
+        counts = torch.empty(n, dtype=torch.int64)
+        room = _call("route_f32", logits, index, gates, slot, counts, mean, tokens, n, k)
+        ctx.mark_non_differentiable(slot, counts)
         ctx.save_for_backward(logits, index, gates)
-        return gates, mean, index, slot, ends
+        return gates, mean, slot, counts, room
 
     @staticmethod
     @once_differentiable
@@ -143,8 +143,8 @@ def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Routing]:
         Gates (T, k), a softmax over the k; the mean probability of each expert
         (E,), for the balance loss; and the routing.
     """
-    gates, mean, index, slot, ends = _Route.apply(logits, k)
-    return gates, mean, Routing(index, slot, ends.tolist())
+    gates, mean, slot, counts, room = _Route.apply(logits, k)
+    return gates, mean, Routing(slot, room, counts)
 
 
 class _Experts(Function):
@@ -153,58 +153,42 @@ class _Experts(Function):
         ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         tokens, width = x.shape
-        k, n = gates.shape[1], gate_up.shape[0]
-        kind, slot, ends = _SUFFIX[x.dtype], routing.slot, routing.ends
+        k, n, room = gates.shape[1], gate_up.shape[0], routing.room
+        kind, slot = _SUFFIX[x.dtype], routing.slot
         x, gates = x.contiguous(), gates.contiguous()
 
-        rows = x.new_empty(tokens * k, width)
+        rows = x.new_zeros(n, room, width)  # an expert's empty rows stay zero all the way
         _call(f"scatter_{kind}", x, slot, None, rows, tokens, k, width)
-        hidden = x.new_empty(tokens * k, gate_up.shape[1])
-        for e in range(n):
-            part = slice(ends[e], ends[e + 1])
-            torch.mm(rows[part], gate_up[e].t(), out=hidden[part])
-        half = gate_up.shape[1] // 2
-        active = x.new_empty(tokens * k, half)
-        _call(f"gated_silu_{kind}", hidden, active, tokens * k, half)
-        results = torch.empty_like(rows)
-        for e in range(n):
-            part = slice(ends[e], ends[e + 1])
-            torch.mm(active[part], down[e].t(), out=results[part])
+        hidden = torch.bmm(rows, gate_up.mT)
+        active = hidden.new_empty(n, room, hidden.shape[-1] // 2)
+        _call(f"gated_silu_{kind}", hidden, active, n * room, active.shape[-1])
+        results = torch.bmm(active, down.mT)
         y = torch.empty_like(x)
         _call(f"gather_{kind}", results, slot, gates, y, tokens, k, width)
         ctx.save_for_backward(rows, slot, gates, gate_up, down, hidden, active, results)
-        ctx.ends = ends
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         rows, slot, gates, gate_up, down, hidden, active, results = ctx.saved_tensors
-        ends, (tokens, k), kind = ctx.ends, gates.shape, _SUFFIX[dy.dtype]
-        n, width = gate_up.shape[0], rows.shape[1]
+        (tokens, k), kind, width = gates.shape, _SUFFIX[dy.dtype], rows.shape[-1]
         dy = dy.contiguous()
         dgates = torch.empty_like(gates)
         _call(f"gate_grad_{kind}", results, slot, dy, dgates, tokens, k, width)
-        dresults = torch.empty_like(rows)
+        dresults = torch.zeros_like(rows)
         _call(f"scatter_{kind}", dy, slot, gates, dresults, tokens, k, width)
-        dactive, ddown = torch.empty_like(active), torch.empty_like(down)
-        for e in range(n):
-            part = slice(ends[e], ends[e + 1])
-            torch.mm(dresults[part], down[e], out=dactive[part])
-            torch.mm(dresults[part].t(), active[part], out=ddown[e])
-        dhidden = _gated_silu_grad(hidden, dactive)
-        drows, dgate_up = torch.empty_like(rows), torch.empty_like(gate_up)
-        for e in range(n):
-            part = slice(ends[e], ends[e + 1])
-            torch.mm(dhidden[part], gate_up[e], out=drows[part])
-            torch.mm(dhidden[part].t(), rows[part], out=dgate_up[e])
+        ddown = torch.bmm(dresults.mT, active)
+        dhidden = _gated_silu_grad(hidden, torch.bmm(dresults, down))
+        dgate_up = torch.bmm(dhidden.mT, rows)
+        drows = torch.bmm(dhidden, gate_up)
         dx = torch.empty_like(dy)
         _call(f"gather_{kind}", drows, slot, None, dx, tokens, k, width)
         return dx, None, dgates, dgate_up, ddown
 
 
 def experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """`itera_lite.model.moe.experts_naive`, the tokens sorted by expert."""
+    """`itera_lite.model.moe.experts_naive` as batched products, one expert each."""
     return _Experts.apply(x, routing, gates, gate_up, down)
 
 

@@ -57,14 +57,15 @@ class MoE(nn.Module):
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
         if kernels.usable(flat):
             gates, probability, routing = kernels.route(logits, self.config.top_k)
-            index = routing.index
+            counts = routing.counts
             y = kernels.experts(flat, routing, gates, gate_up, down)
         else:
             top, index = logits.topk(self.config.top_k, dim=-1)
             gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
+            counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
             y = experts_naive(flat, index, gates, gate_up, down)
         if self.training:
-            share = torch.bincount(index.flatten(), minlength=self.config.n_experts).float()
+            share = counts.float()
             if dist.is_initialized():  # balance is a matter of the global batch
                 dist.all_reduce(share)
             self.load = share / share.sum()

@@ -92,7 +92,9 @@ def train(
     given = [x for x in (epochs, minutes, tokens) if x is not None]
     if len(given) > 1:
         raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
-    if any(isinstance(x, float) and not x > 0 for x in given):
+    if tokens is not None:
+        _number("tokens", tokens)
+    elif given and not float(given[0]) > 0:
         raise UsageError(f"a budget of {given[0]}: expected more than 0")
     if params is not None and config != "tiny":
         raise UsageError("--params and --config are both a size: give one of them")

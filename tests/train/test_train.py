@@ -1,0 +1,212 @@
+"""Training as a user runs it: it learns, it can be stopped anywhere, it repeats itself."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
+from itera_lite.train.checkpoint import load_checkpoint
+from itera_lite.train.loop import Trainer
+from itera_lite.train.run import train
+from tests.train.small import make_small
+
+pytestmark = pytest.mark.usefixtures("small")
+
+TIMED = ("seconds", "tokens_per_second", "mfu")
+SETTINGS = {
+    "vocab_size": 300,
+    "batch_size": 4,
+    "seq_len": 32,
+    "threads": 1,
+    "quiet": True,
+    "precision": "fp32",
+    "patience": 0,
+}
+
+
+def run(text: Path, out: Path, **wishes):
+    options = {"tokens": "8K", "model": "itera"} | SETTINGS | wishes
+    return train(str(text), checkpoints=out / "c", results=out / "r", **options)
+
+
+def curve(out: Path, name: str = "itera_lite_tiny") -> list[dict[str, str]]:
+    """The log without what a clock decides."""
+    with open(out / "r" / f"{name}_metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """One run that nobody disturbed; several tests compare with it."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        run(text, out)
+    return out
+
+
+def test_both_models_learn_and_leave_what_they_promise(text, tmp_path):
+    summaries = run(text, tmp_path, model="both", tokens="30K")
+    assert set(summaries) == {"itera_lite_tiny", "transformer_tiny"}
+    for name, summary in summaries.items():
+        losses = [float(row["train_loss"]) for row in curve(tmp_path, name) if row["train_loss"]]
+        assert losses[-1] < 0.6 * losses[0]
+        written = json.loads((tmp_path / "r" / f"{name}_summary.json").read_text())
+        assert written["valid"]["bpb"] == summary["valid"]["bpb"] < 2.0
+        assert written["train"]["stopped"] == "budget"
+        assert written["params"]["total"] > written["params"]["embedding"]
+        assert written["dataset"]["spec"] == str(text)
+        assert written["samples"]
+        model, tokenizer = load_checkpoint(tmp_path / "c" / name)
+        assert model.config.vocab_size == tokenizer.vocab_size
+        assert not list((tmp_path / "c").glob(".*"))
+    loads = summaries["itera_lite_tiny"]["expert_load"]
+    assert all(sum(layer) == pytest.approx(1, abs=1e-3) for layer in loads)
+    last = curve(tmp_path, "itera_lite_tiny")[-1]
+    assert 1.0 <= float(last["expert_load_max"]) < 3.0
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_not(text, tmp_path, whole):
+    for name, seed in (("same", 0), ("other", 1)):
+        run(text, tmp_path / name, seed=seed)
+    assert curve(tmp_path / "same") == curve(whole)
+    assert curve(tmp_path / "other") != curve(whole)
+
+
+def test_a_golden_curve(whole):
+    """A change that shouldn't alter the computation shows the same losses."""
+    losses = [round(float(row["train_loss"]), 3) for row in curve(whole) if row["train_loss"]]
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "loss_curve.json").read_text())
+    assert losses == pytest.approx(golden["train_loss"], abs=0.03)
+
+
+def test_ctrl_c_saves_and_resume_repeats_the_uninterrupted_curve(
+    text, tmp_path, monkeypatch, whole
+):
+    original = Trainer._step
+
+    def step(self):
+        if self.step == 33:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run(text, tmp_path / "cut")
+    monkeypatch.setattr(Trainer, "_step", original)
+    state = tmp_path / "cut/c/itera_lite_tiny-last/training_state/state.json"
+    assert json.loads(state.read_text())["step"] == 34
+    run(text, tmp_path / "cut", resume=True)
+    assert curve(tmp_path / "cut") == curve(whole)
+    weights = "c/itera_lite_tiny-last/model.safetensors"
+    assert (tmp_path / "cut" / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_after_sigkill_resume_repeats_the_uninterrupted_curve(text, tmp_path):
+    """A real process, killed without warning, resumed by another one."""
+    place = ["--checkpoints", str(tmp_path / "c"), "--results", str(tmp_path / "r")]
+    command = [
+        *(sys.executable, "-m", "itera_lite.cli", "train", str(text), "--model", "transformer"),
+        *("--params", "200K", "--name", "run", "--tokens", "20K", "--batch-size", "4"),
+        *("--seq-len", "32", "--vocab-size", "300", "--threads", "1", "--precision", "fp32"),
+    ]
+    state = tmp_path / "c" / "run-last" / "training_state" / "state.json"
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command + place, **silent)
+
+    def kill_after_the_first_save():
+        while process.poll() is None and not state.exists():
+            time.sleep(0.002)
+        process.kill()
+
+    thread = threading.Thread(target=kill_after_the_first_save)
+    thread.start()
+    process.wait(timeout=120)
+    thread.join()
+    assert process.returncode == -signal.SIGKILL
+    assert json.loads(state.read_text())["step"] < 156
+    subprocess.run([*command, *place, "--resume"], check=True, capture_output=True, timeout=120)
+    whole = tmp_path / "whole"
+    other = ["--checkpoints", str(whole / "c"), "--results", str(whole / "r")]
+    subprocess.run(command + other, check=True, capture_output=True, timeout=120)
+    assert curve(whole, "run") == [
+        {k: v for k, v in row.items() if k not in TIMED}
+        for row in csv.DictReader((tmp_path / "r" / "run_metrics.csv").read_text().splitlines())
+    ]
+
+
+def test_two_processes_have_the_curve_of_one(text, tmp_path):
+    """torchrun with two ranks against one process, the same global batch."""
+    common = [
+        *("-m", "itera_lite.cli", "train", str(text), "--model", "itera", "--params", "200K"),
+        *("--name", "run", "--tokens", "6K", "--batch-size", "4", "--seq-len", "32"),
+        *("--vocab-size", "300", "--threads", "1", "--precision", "fp32", "--quiet"),
+    ]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-addr", "127.0.0.1", "--master-port", "29611"]
+    for name, start in (("one", [sys.executable]), ("two", torchrun)):
+        out = tmp_path / name
+        place = ["--checkpoints", str(out / "c"), "--results", str(out / "r")]
+        done = subprocess.run(
+            [*start, *common, *place], capture_output=True, text=True, timeout=180, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two = curve(tmp_path / "one", "run"), curve(tmp_path / "two", "run")
+    assert len(one) == len(two) >= 3
+    for a, b in zip(one, two, strict=True):
+        for key in ("train_loss", "valid_loss", "grad_norm", "expert_load_max"):
+            if a[key]:
+                rel = 5e-2 if key == "grad_norm" else 2e-3  # the norm of noise is noisy
+                assert float(a[key]) == pytest.approx(float(b[key]), rel=rel), (a["step"], key)
+
+
+def test_a_budget_in_minutes_is_kept(text, tmp_path):
+    summary = run(text, tmp_path, tokens=None, minutes=0.03)["itera_lite_tiny"]
+    assert summary["train"]["seconds"] == pytest.approx(1.8, abs=0.3)
+
+
+def test_early_stopping(text, tmp_path, monkeypatch):
+    """A learning rate that is far too high never gets better after a while."""
+    run(text, tmp_path, patience=2, tokens="30K", lr_matrix=3.0, lr_other=3.0)
+    summary = json.loads((tmp_path / "r" / "itera_lite_tiny_summary.json").read_text())
+    assert summary["train"]["stopped"] == "early"
+    assert summary["best"]["step"] < summary["train"]["steps"]
+
+
+def test_resume_with_other_settings_is_refused(text, whole):
+    with pytest.raises(CheckpointError, match="lr_matrix"):
+        run(text, whole, resume=True, lr_matrix=0.5)
+
+
+def test_resume_of_nothing_says_so(text, tmp_path):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run(text, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "words"),
+    [
+        ({"tokens": "many"}, UsageError, "--tokens many: expected"),
+        ({"epochs": 1.0}, UsageError, "give one of them"),
+        ({"tokens": None, "minutes": -1.0}, UsageError, "more than 0"),
+        ({"config": "huge"}, ConfigError, "tiny, small, base"),
+        ({"params": "3M", "config": "small"}, UsageError, "both a size"),
+        ({"model": "transformer", "pattern": "ma"}, UsageError, "attention only"),
+        ({"model": "both", "name": "x"}, UsageError, "--name needs one model"),
+        ({"pattern": "mm"}, ConfigError, "at least one attention"),
+        ({"batch_size": 100_000}, DataError, "too short"),
+        ({"lr_matrix": -1.0}, ConfigError, "lr_matrix=-1.0: expected"),
+    ],
+)
+def test_wrong_use_is_a_clear_error(wishes, error, words, text, tmp_path):
+    with pytest.raises(error, match=words):
+        run(text, tmp_path, **wishes)
