@@ -24,6 +24,7 @@ BATCHES = (1, 8)
 QUICK_CELL = 8192  # tokens (batch x context) in a quick run's largest cell
 PEER_CELL = 1024  # in a peer's: the eager Mamba-2 of transformers takes gigabytes above
 REPEATS, QUICK_REPEATS = 7, 3
+LARGE_CELL = 16384  # above, a round takes many seconds: no more than the quick repeats
 STEPS, QUICK_STEPS = 100, 34  # tokens decoded a repeat
 ONE_THREAD_BELOW = 10_000_000  # parameters: with fewer, a second thread costs more than it gives
 
@@ -47,7 +48,8 @@ def bench(
         checkpoints: Folders of the models; by default both tiny ones.
         quick: Three repeats and no batches of long prompts: under a minute for tiny models.
         peers: Also measure what others would use with the same weights.
-        repeats: Times that everything is measured; by default 7, or 3 with quick.
+        repeats: Times that everything is measured; by default 7 (batches of long prompts 3),
+            or 3 with quick.
         threads: Processor threads; by default 1 below 10 million parameters, else all cores.
         watts: Power of a busy core, for the estimate where no energy counter can be read.
         device: What the models run on, cpu or cuda.
@@ -73,34 +75,35 @@ def bench(
     every = [*runners, *(runner for runner, _ in peer_runners)]
     every_prompt = [*prompts, *(prompts[of] for _, of in peer_runners)]
     cells = _cells([model for model, _ in models], QUICK_CELL if quick else None)
-    shared = [c for c in cells if not peer_runners or c[0] * c[1] <= PEER_CELL]
-    alone = [c for c in cells if c not in shared]
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     threads = threads or _default_threads([model for model, _ in models])
     meter = find_meter(device)
 
-    rounds = (repeats + 1) * (len(shared) * len(every) + len(alone) * len(runners))
+    plan = [_plan(cell, repeats, len(runners), len(every)) for cell in cells]
+    rounds = sum((times + 1) * sides for sides, times in plan) + repeats * len(names)
+    table: list[list[Cell]] = [[] for _ in every]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with tqdm(total=rounds + repeats * len(names), desc="bench", disable=None) as bar:
+        with tqdm(total=rounds, desc="bench", disable=None) as bar:
 
             def progress(what: str) -> None:
                 bar.set_postfix_str(what, refresh=False)
                 bar.update()
 
-            options: dict[str, Any] = {
-                "repeats": repeats,
-                "steps": QUICK_STEPS if quick else STEPS,
-                "device": device,
-                "meter": meter,
-                "progress": progress,
-            }
-            table = interleave(every, every_prompt, shared, **options)
-            for column, more in zip(
-                table, interleave(runners, prompts, alone, **options), strict=False
-            ):
-                column += more
+            for cell, (sides, times) in zip(cells, plan, strict=True):
+                measured = interleave(
+                    every[:sides],
+                    every_prompt[:sides],
+                    [cell],
+                    repeats=times,
+                    steps=QUICK_STEPS if quick else STEPS,
+                    device=device,
+                    meter=meter,
+                    progress=progress,
+                )
+                for column, found in zip(table[:sides], measured, strict=True):
+                    column += found
             fresh = _fresh(folders, repeats, threads, device, progress)
         records = {
             name: _record(name, models[i][0], table[i], fresh[i], meter, watts)
@@ -177,6 +180,13 @@ def _cells(models: Sequence[LanguageModel], largest: int | None) -> list[tuple[i
     contexts = [c for c in CONTEXTS if c <= longest] or [longest]
     pairs = [(batch, context) for context in contexts for batch in BATCHES]
     return [(b, c) for b, c in pairs if largest is None or b * c <= largest]
+
+
+def _plan(cell: tuple[int, int], repeats: int, own: int, every: int) -> tuple[int, int]:
+    """How many of the runners (ours come first) a cell measures, and how often."""
+    tokens = cell[0] * cell[1]
+    sides = every if tokens <= PEER_CELL else own
+    return sides, min(repeats, QUICK_REPEATS) if tokens > LARGE_CELL else repeats
 
 
 def _peers(names: Sequence[str], folders: Sequence[Path], device: str) -> list[tuple[Runner, int]]:

@@ -100,6 +100,13 @@ def test_quick_leaves_out_batches_of_long_prompts(tiny_pair):
     assert (8, 8192) in run._cells([model], None)
 
 
+def test_a_large_cell_has_fewer_repeats_and_peers_only_small_ones():
+    assert run._plan((1, 128), 7, own=2, every=4) == (4, 7)
+    assert run._plan((1, 8192), 7, own=2, every=4) == (2, 7)
+    assert run._plan((8, 8192), 7, own=2, every=4) == (2, 3)
+    assert run._plan((8, 8192), 1, own=2, every=4) == (2, 1)
+
+
 def test_peers_that_cannot_be_measured_are_named(monkeypatch):
     from itera_lite.bench import peers
 
