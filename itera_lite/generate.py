@@ -279,8 +279,12 @@ def _step(model: LanguageModel, token: int, state: State) -> Tensor:
 
 
 def _first(text: str, stops: Iterable[str]) -> int:
-    """Where the earliest stop text begins, or -1."""
-    return min((at for s in stops if (at := text.find(s)) >= 0), default=-1)
+    """Where the stop text that is complete first begins, or -1.
+
+    The place doesn't depend on how the text came in pieces.
+    """
+    found = [(at + len(s), at) for s in stops if (at := text.find(s)) >= 0]
+    return min(found)[1] if found else -1
 
 
 def _may_begin(text: str, stops: Iterable[str]) -> int:

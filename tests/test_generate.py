@@ -88,7 +88,8 @@ def test_ends_with_the_document_or_after_max_tokens():
     ("stop", "expected"),
     [
         (["cd"], "ab"),  # over two tokens
-        (["zz", "b"], "a"),  # the earliest of several
+        (["zz", "b"], "a"),
+        (["b", "abcd"], "a"),  # the one that is complete first
         (["a"], ""),
         (["de", "bcdx"], "abc"),  # "bcd" was held back, but went on otherwise
         (["x"], "abcde"),
@@ -106,7 +107,11 @@ def test_stop_texts_end_the_text_and_are_not_part_of_it(stop, expected):
 )
 def test_stopped_text_equals_cutting_the_whole(script, stops):
     whole = b"".join(script).decode()
-    cut = min([whole.find(s) for s in stops if s in whole], default=len(whole))
+    cut = len(whole)
+    for end in range(len(whole) + 1):  # a character at a time: the first that is complete
+        if ended := [end - len(s) for s in stops if whole[:end].endswith(s)]:
+            cut = min(ended)
+            break
     _, pieces = write(script, [b"a", b"b", b"ab", b"ba"], stop=stops)
     assert "".join(pieces) == whole[:cut]
 
