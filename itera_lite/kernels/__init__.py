@@ -11,6 +11,7 @@ from torch import Tensor
 from itera_lite.config import ModelConfig
 from itera_lite.kernels import ops
 from itera_lite.kernels.ops import (
+    add_rms_norm,
     attention,
     experts,
     gated_silu,
@@ -21,6 +22,7 @@ from itera_lite.kernels.ops import (
 )
 
 __all__ = [
+    "add_rms_norm",
     "attention",
     "disable",
     "enable",

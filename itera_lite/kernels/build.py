@@ -37,6 +37,16 @@ def _processor() -> str:
     return "".join(dict.fromkeys(line for line in lines if line.startswith(keep)))
 
 
+def keep_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back and faulting it in each step."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
 def load() -> ctypes.CDLL:
     """Compile where needed and load.
 

@@ -72,11 +72,20 @@ inline void put(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 
 constexpr int64_t ROWS = 64;  // rows whose weight gradients are summed together
 
+// x += scale * add first, where ``add`` is given (the residual stream), then the norm.
 template <typename X, typename Y>
-void rms_norm(const X* x, const float* w, Y* y, float* rstd, int64_t rows, int64_t d, float eps) {
+void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sum, Y* y, float* rstd,
+              int64_t rows, int64_t d, float eps) {
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const X* a = x + r * d;
+    if (add) {
+      const Y* b = add + r * d;
+      X* o = sum + r * d;
+#pragma omp simd
+      for (int64_t i = 0; i < d; i++) o[i] = store<X>(load(a[i]) + scale * load(b[i]));
+      a = o;
+    }
     float ss = 0;
 #pragma omp simd reduction(+ : ss)
     for (int64_t i = 0; i < d; i++) ss += load(a[i]) * load(a[i]);
@@ -87,9 +96,11 @@ void rms_norm(const X* x, const float* w, Y* y, float* rstd, int64_t rows, int64
   }
 }
 
+// x: what was normalised. dsum: the gradient that reaches it past the norm, or null.
+// dx: its whole gradient; dadd: scale times that, where given.
 template <typename X, typename Y>
-void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, X* dx, float* dw,
-                   int64_t rows, int64_t d) {
+void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, const X* dsum,
+                   float scale, X* dx, Y* dadd, float* dw, int64_t rows, int64_t d) {
   int64_t blocks = (rows + ROWS - 1) / ROWS;
   std::vector<float> part(blocks * d, 0.0f);
 #pragma omp parallel for schedule(static)
@@ -99,6 +110,7 @@ void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, X
     for (int64_t r = b * ROWS; r < end; r++) {
       const X* a = x + r * d;
       const Y* g = dy + r * d;
+      X* o = dx + r * d;
       float s = rstd[r], dot = 0;
 #pragma omp simd reduction(+ : dot)
       for (int64_t i = 0; i < d; i++) dot += load(g[i]) * w[i] * load(a[i]);
@@ -107,8 +119,14 @@ void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, X
       for (int64_t i = 0; i < d; i++) {
         float gi = load(g[i]), xi = load(a[i]);
         pw[i] += gi * xi * s;
-        dx[r * d + i] = store<X>(gi * w[i] * s - xi * c);
+        o[i] = store<X>(gi * w[i] * s - xi * c);
       }
+      if (dsum)
+#pragma omp simd
+        for (int64_t i = 0; i < d; i++) o[i] = store<X>(load(o[i]) + load(dsum[r * d + i]));
+      if (dadd)
+#pragma omp simd
+        for (int64_t i = 0; i < d; i++) dadd[r * d + i] = store<Y>(scale * load(o[i]));
     }
   }
   for (int64_t b = 0; b < blocks; b++)
@@ -842,13 +860,14 @@ BOTH(float, f32)
 BOTH(bf16, b16)
 
 #define NORM(X, Y, S)                                                                             \
-  extern "C" void rms_norm_##S(const X* x, const float* w, Y* y, float* rstd, int64_t rows,       \
-                               int64_t d, float eps) {                                            \
-    rms_norm(x, w, y, rstd, rows, d, eps);                                                        \
+  extern "C" void rms_norm_##S(const X* x, const Y* add, float scale, const float* w, X* sum,     \
+                               Y* y, float* rstd, int64_t rows, int64_t d, float eps) {           \
+    rms_norm(x, add, scale, w, sum, y, rstd, rows, d, eps);                                       \
   }                                                                                               \
   extern "C" void rms_norm_grad_##S(const X* x, const float* w, const float* rstd, const Y* dy,   \
-                                    X* dx, float* dw, int64_t rows, int64_t d) {                  \
-    rms_norm_grad(x, w, rstd, dy, dx, dw, rows, d);                                               \
+                                    const X* dsum, float scale, X* dx, Y* dadd, float* dw,        \
+                                    int64_t rows, int64_t d) {                                    \
+    rms_norm_grad(x, w, rstd, dy, dsum, scale, dx, dadd, dw, rows, d);                            \
   }
 NORM(float, float, f32_f32)
 NORM(float, bf16, f32_b16)

@@ -36,6 +36,20 @@ class RMSNorm(nn.Module):
             return kernels.rms_norm(x, self.weight, self.eps, dtype)
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(dtype)
 
+    def after(self, x: Tensor, add: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Go on along the residual stream: ``x + scale * add``, and that normalised.
+
+        Args:
+            x: (..., width), the stream. add: what the last layer adds, in the products' type.
+
+        Returns:
+            The stream in the type of ``x``, its norm in the type of ``add``.
+        """
+        if kernels.usable(x):
+            return kernels.add_rms_norm(x, add, scale, self.weight, self.eps)
+        x = x + scale * add
+        return x, self(x, add.dtype)
+
 
 class SwiGLU(nn.Module):
     """A gated feed-forward (Shazeer, 2020): ``down(silu(gate(x)) * up(x))``."""

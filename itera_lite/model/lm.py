@@ -43,11 +43,23 @@ class Block(nn.Module):
         self.residual_multiplier = config.residual_multiplier
 
     def forward(
-        self, x: Tensor, dtype: torch.dtype, state: MambaState | AttentionState | None = None
-    ) -> Tensor:
+        self,
+        x: Tensor,
+        add: Tensor | None,
+        dtype: torch.dtype,
+        state: MambaState | AttentionState | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream x (B, L, D) and what the last layer adds to it -> the same.
+
+        What is added stays apart until the next norm, which takes both in one pass.
+        """
         r = self.residual_multiplier
-        x = x + r * self.mixer(self.mixer_norm(x, dtype), state)
-        return x + r * self.ffn(self.ffn_norm(x, dtype))
+        if add is None:
+            normed = self.mixer_norm(x, dtype)
+        else:
+            x, normed = self.mixer_norm.after(x, add, r)
+        x, normed = self.ffn_norm.after(x, self.mixer(normed, state), r)
+        return x, self.ffn(normed)
 
     def step(self, x: Tensor, state: MambaState | AttentionState) -> Tensor:
         r = self.residual_multiplier
@@ -86,7 +98,9 @@ class LanguageModel(nn.Module):
         return list(self.layers)  # type: ignore[arg-type]
 
     def _embed(self, ids: Tensor) -> Tensor:
-        return self.embedding(ids) * self.config.embedding_multiplier
+        x: Tensor = self.embedding(ids)
+        scale = self.config.embedding_multiplier
+        return x if scale == 1 else x * scale
 
     def _head(self, hidden: Tensor) -> Tensor:
         weight = self.embedding.weight.to(hidden.dtype)
@@ -94,10 +108,10 @@ class LanguageModel(nn.Module):
 
     def hidden(self, ids: Tensor, state: State | None = None) -> Tensor:
         """(B, L) -> (B, L, D), normalised, in ``compute_dtype``."""
-        x = self._embed(ids)
+        x, add = self._embed(ids), None
         for i, block in enumerate(self.blocks):
-            x = block(x, self.compute_dtype, None if state is None else state[i])
-        return self.norm(x, self.compute_dtype)
+            x, add = block(x, add, self.compute_dtype, None if state is None else state[i])
+        return self.norm.after(x, add, self.config.residual_multiplier)[1]
 
     def forward(self, ids: Tensor) -> Tensor:
         """(B, L) int64 -> logits (B, L, V) float32: row t is about token t+1."""

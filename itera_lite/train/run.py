@@ -18,6 +18,7 @@ from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.files import write_json
+from itera_lite.kernels.build import keep_memory
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import Budget, Places, Trainer
@@ -109,6 +110,7 @@ def train(
             world.wait()  # the leader prepares the set and compiles; the others find it done
         dataset = prepare(data, vocab_size=vocab_size, quiet=quiet or not world.leads)
         problem = kernels.enable()
+        keep_memory()
         if world.leads:
             world.wait()
         choice = choose(precision, world.device)

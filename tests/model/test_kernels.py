@@ -54,6 +54,20 @@ def test_rms_norm(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_along_the_residual_stream(dtype):
+    def run(x, add, weight):
+        if kernels.usable(x):
+            stream, normed = kernels.add_rms_norm(x, add, 0.7, weight, 1e-5)
+        else:
+            stream = x + 0.7 * add
+            normed = torch.nn.functional.rms_norm(stream, (96,), weight, 1e-5).to(dtype)
+        return torch.cat([stream, normed.float()])
+
+    given = (torch.randn(3, 70, 96), torch.randn(3, 70, 96).to(dtype), torch.rand(96))
+    close(both(run, *given), 1e-5 if dtype.itemsize == 4 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_gated_silu(dtype):
     x = (4 * torch.randn(5, 37, 2 * 48)).to(dtype)
     close(both(gated_silu, x), 1e-6 if dtype.itemsize == 4 else 2e-2)
