@@ -17,6 +17,7 @@ from itera_lite.kernels.ops import (
     gated_silu,
     linear_cross_entropy,
     mamba2,
+    mamba2_from,
     rms_norm,
     route,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "gated_silu",
     "linear_cross_entropy",
     "mamba2",
+    "mamba2_from",
     "rms_norm",
     "route",
     "usable",

@@ -478,12 +478,17 @@ inline vec sigmoid(vec x) {  // as the scalar one
 }
 
 // Convolution and SiLU, 16 channels at a time over all steps: ``u``, and ``pre`` before the SiLU.
+// before (channels, taps - 1): the inputs that came before the first step, or null.
 template <typename T, int TAPS>
-void convolve(const T* x, const Shape& s, const Weights& w, float* u, float* pre) {
+void convolve(const T* x, const Shape& s, const Weights& w, float* u, float* pre,
+              const float* before) {
   int64_t ch = s.channels(), stride = s.projected();
   for (int64_t c = 0; c + LANES <= ch; c += LANES) {
     vec weight[TAPS], past[TAPS] = {}, bias = get(w.conv_bias + c);
     for (int k = 0; k < TAPS; k++) weight[k] = get(w.conv + k * ch + c);
+    if (before)
+      for (int k = 1; k < TAPS; k++)
+        for (int i = 0; i < LANES; i++) past[k][i] = before[(c + i) * (TAPS - 1) + k - 1];
     for (int64_t t = 0; t < s.length; t++) {
       for (int k = 0; k + 1 < TAPS; k++) past[k] = past[k + 1];
       past[TAPS - 1] = get_as(x + t * stride + c);
@@ -522,11 +527,12 @@ void convolve_grad(const T* x, const float* g, const Shape& s, const Weights& w,
 }
 
 template <typename T>
-void prepare(const T* projected, const Shape& s, const Weights& w, Work& k, float* pre) {
+void prepare(const T* projected, const Shape& s, const Weights& w, Work& k, float* pre,
+             const float* before) {
   const T *xbc = projected + s.inner(), *raw = xbc + s.channels();
-  if (s.taps == 4) convolve<T, 4>(xbc, s, w, k.u, pre);
-  else if (s.taps == 3) convolve<T, 3>(xbc, s, w, k.u, pre);
-  else convolve<T, 2>(xbc, s, w, k.u, pre);
+  if (s.taps == 4) convolve<T, 4>(xbc, s, w, k.u, pre, before);
+  else if (s.taps == 3) convolve<T, 3>(xbc, s, w, k.u, pre, before);
+  else convolve<T, 2>(xbc, s, w, k.u, pre, before);
   for (int64_t h = 0; h < s.heads; h++) k.rate[h] = -std::exp(w.a_log[h]);
   for (int64_t t = 0; t < s.length; t++)
     for (int64_t h = 0; h < s.heads; h++) {
@@ -573,9 +579,11 @@ void run(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t f
 }
 
 // states: per sequence [chunk][block of 16 channels][N][16], what each chunk began with.
+// conv (B, channels, taps - 1) and ssm (B, inner, N): what came before, or null for nothing;
+// ssm is left as the last step leaves it.
 template <typename T, int NB>
 void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kept_y, float* rstd,
-            float* states) {
+            float* states, const float* conv, float* ssm) {
   int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES;
   int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
 #pragma omp parallel
@@ -586,7 +594,7 @@ void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kep
 #pragma omp for schedule(static)
     for (int64_t b = 0; b < s.batch; b++) {
       const T* p = projected + b * s.length * s.projected();
-      prepare(p, s, w, k, nullptr);
+      prepare(p, s, w, k, nullptr, conv ? conv + b * ch * (s.taps - 1) : nullptr);
       for (int64_t t = 0; t < s.length; t++)
         for (int64_t head = 0; head < s.heads; head++)
 #pragma omp simd
@@ -594,7 +602,9 @@ void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kep
             k.y[t * inner + head * s.width + i] = w.d[head] * k.u[t * ch + head * s.width + i];
       for (int64_t block = 0; block < blocks; block++) {
         int64_t channel = block * LANES, head = channel / s.width;
-        std::memset(h, 0, s.states * LANES * 4);
+        float* own = ssm ? ssm + (b * inner + channel) * s.states : nullptr;
+        for (int64_t n = 0; n < s.states; n++)
+          for (int64_t i = 0; i < LANES; i++) h[n * LANES + i] = own ? own[i * s.states + n] : 0;
         for (int64_t c = 0; c < chunks; c++) {
           int64_t begin = c * s.chunk;
           int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
@@ -604,6 +614,8 @@ void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kep
           for (int64_t n = 0; n < s.states; n += NB)
             run<NB, true>(s, k, head, channel, n, begin, end, h + n * LANES, k.y, nullptr);
         }
+        for (int64_t n = 0; own && n < s.states; n++)
+          for (int64_t i = 0; i < LANES; i++) own[i * s.states + n] = h[n * LANES + i];
       }
       for (int64_t t = 0; t < s.length; t++) {
         const T* z = p + t * s.projected();
@@ -698,7 +710,7 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
       float* dw = dweights + b * size;
       float *dconv = dw, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
       float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
-      prepare(p, s, w, k, pre);
+      prepare(p, s, w, k, pre, nullptr);
 
       // Norm and gate: out = norm * g * rstd with g = y * silu(z).
       for (int64_t t = 0; t < s.length; t++) {
@@ -845,9 +857,9 @@ extern "C" void route_grad_f32(const float* logits, const int64_t* index, const 
     cross_entropy(logits, target, loss, rows, v, inverse_scaling, scale);                         \
   }                                                                                               \
   extern "C" void mamba2_##S(const T* p, const Shape* s, const Weights* w, T* out, T* kept_y,     \
-                             float* rstd, float* states) {                                        \
-    if (s->states % 16 == 0) mamba2<T, 16>(p, *s, *w, out, kept_y, rstd, states);                 \
-    else mamba2<T, 8>(p, *s, *w, out, kept_y, rstd, states);                                      \
+                             float* rstd, float* states, const float* conv, float* ssm) {         \
+    if (s->states % 16 == 0) mamba2<T, 16>(p, *s, *w, out, kept_y, rstd, states, conv, ssm);      \
+    else mamba2<T, 8>(p, *s, *w, out, kept_y, rstd, states, conv, ssm);                           \
   }                                                                                               \
   extern "C" void mamba2_grad_##S(const T* p, const Shape* s, const Weights* w, const T* kept_y,  \
                                   const float* rstd, const float* states, const T* dout,          \

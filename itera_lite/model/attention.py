@@ -79,9 +79,11 @@ class Attention(nn.Module):
         return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
 
     def _project(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, (H + 2 H_kv) * P), in one product."""
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        return F.linear(x, weight.to(x.dtype))
+        """(B, L, D) -> (B, L, (H + 2 H_kv) * P): one product where a batch pays for the copy."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        if x.shape[0] * x.shape[1] < self.config.d_model:
+            return torch.cat([part(x) for part in parts], dim=-1)
+        return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype))
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Cosines and sines (end - start, P) of the positions; None without positions."""

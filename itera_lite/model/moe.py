@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itera_lite import kernels
@@ -36,6 +37,16 @@ def experts_naive(
     return out
 
 
+def experts_of_few(
+    x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor
+) -> Tensor:
+    """`experts_naive` for a few tokens, as in decoding: only the chosen experts are read."""
+    hidden = torch.einsum("tkfd,td->tkf", gate_up[index], x)
+    gate, up = hidden.chunk(2, dim=-1)
+    y = torch.einsum("tkdf,tkf->tkd", down[index], F.silu(gate) * up)
+    return (y * gates[..., None].to(x.dtype)).sum(dim=1)
+
+
 class MoE(nn.Module):
     """Top-k of E experts, and a shared expert where ``d_ff`` > 0: (..., D) -> (..., D)."""
 
@@ -55,7 +66,8 @@ class MoE(nn.Module):
         flat = x.reshape(-1, x.shape[-1])
         logits = self.router(flat).float()  # (T, E)
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
-        if kernels.usable(flat):
+        few = not self.training and flat.shape[0] * self.config.top_k <= self.config.n_experts
+        if kernels.usable(flat) and not few:
             gates, probability, routing = kernels.route(logits, self.config.top_k)
             counts = routing.counts
             y = kernels.experts(flat, routing, gates, gate_up, down)
@@ -63,7 +75,8 @@ class MoE(nn.Module):
             top, index = logits.topk(self.config.top_k, dim=-1)
             gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
             counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
-            y = experts_naive(flat, index, gates, gate_up, down)
+            mix = experts_of_few if few else experts_naive
+            y = mix(flat, index, gates, gate_up, down)
         if self.training:
             share = counts.float()
             if dist.is_initialized():  # balance is a matter of the global batch

@@ -132,17 +132,17 @@ class Mamba2(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """Mix a whole sequence (B, L, D). With a state: go on from it and leave it at the end."""
         projected = self.in_proj(x)
-        if state is None and kernels.usable(projected, self.config):
-            y = kernels.mamba2(
-                projected,
-                self.conv_weight,
-                self.conv_bias,
-                self.dt_bias,
-                self.A_log,
-                self.D,
-                self.norm.weight,
-                self.config,
-            )
+        if kernels.usable(projected, self.config):
+            weights = [self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D]
+            weights.append(self.norm.weight)
+            if state is None:
+                y = kernels.mamba2(projected, self.config, weights)
+            else:
+                state.ssm = state.ssm.contiguous()
+                y = kernels.mamba2_from(projected, self.config, weights, state.conv, state.ssm)
+                c = self.config
+                inputs = projected[..., c.d_inner : c.d_inner + c.d_conv_channels].mT.float()
+                state.conv = torch.cat([state.conv, inputs], dim=-1)[..., -(c.d_conv - 1) :]
         else:
             y = self.scan(projected, state)
         return self.out_proj(y)

@@ -8,7 +8,7 @@ from itera_lite.config import ModelConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
 from itera_lite.model.layers import RMSNorm, gated_silu
-from itera_lite.model.moe import experts_naive
+from itera_lite.model.moe import experts_naive, experts_of_few
 from itera_lite.model.ssd import Mamba2, ssd_chunked, ssd_recurrent
 
 ITERA = ModelConfig("itera", "ma", 256, 64, n_experts=4, d_expert=32, d_ff=32, d_state=16)
@@ -90,6 +90,15 @@ def test_route_and_experts(k):
         return torch.cat([y, probability.expand(150, 5)], dim=1)
 
     close(both(run, x, logits, up, down), 1e-5)
+
+
+def test_experts_of_few():
+    x, gates = torch.randn(3, 64), torch.rand(3, 2)
+    index = torch.tensor([[0, 4], [4, 1], [2, 3]])
+    up, down = torch.randn(5, 64, 64) / 8, torch.randn(5, 64, 32) / 6
+    kernels.disable()
+    few, naive = (mix(x, index, gates, up, down) for mix in (experts_of_few, experts_naive))
+    assert torch.allclose(few, naive, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["itera", "transformer"])

@@ -22,15 +22,23 @@ def randomised(config: ModelConfig) -> LanguageModel:
     return model
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize(("family", "size"), ALL)
 @torch.no_grad()
-def test_steps_and_prefill_equal_the_whole_pass(family, size):
+def test_steps_and_prefill_equal_the_whole_pass(family, size, fused):
     model = randomised(preset(family, size, 300))
     ids = torch.randint(0, 300, (2, 40))
     whole = model(ids)
-    state = model.initial_state(2)
-    found = [model.prefill(ids[:, :7], state), model.prefill(ids[:, 7:25], state)]
-    found += [model.step(ids[:, t], state) for t in range(25, 40)]
+    if fused:
+        assert kernels.enable() is None
+    try:
+        state = model.initial_state(2)
+        found = [model.prefill(ids[:, :2], state), model.prefill(ids[:, 2:7], state)]
+        found += [model.prefill(ids[:, 7:25], state)]
+        found += [model.step(ids[:, t], state) for t in range(25, 40)]
+    finally:
+        kernels.disable()
+    found = found[1:]
     expected = whole[:, [6, *range(24, 40)]]
     assert torch.allclose(torch.stack(found, dim=1), expected, atol=1e-4)
 
