@@ -53,9 +53,7 @@ def demo(
 
     each = max((minutes - OVERHEAD_MINUTES) / 2, minutes * 0.3)
     stage(1, f"training both models on '{data}', {each:.1f} min each")
-    summaries = train(
-        data, minutes=each, seed=seed, checkpoints=checkpoints, results=results
-    )
+    summaries = train(data, minutes=each, seed=seed, checkpoints=checkpoints, results=results)
     paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
     stage(2, "quality on held-out text")
     for path in paths:

@@ -16,9 +16,7 @@ from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear, SwiGLU, gated_silu
 
 
-def experts_naive(
-    x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor
-) -> Tensor:
+def experts_naive(x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """Each token through its experts, one expert after the other: the oracle.
 
     Args:

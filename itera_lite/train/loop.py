@@ -369,5 +369,3 @@ class Trainer:
     def _new_window(self) -> Window:
         config = self.model.config
         return Window(config.n_layers if config.n_experts else 0, config.n_experts)
-
-

@@ -290,9 +290,7 @@ def _announce(
     from itera_lite.model.cost import cost
 
     c = cost(shape, config.seq_len)
-    amount = (
-        f"{budget.amount:,.0f} tokens" if budget.unit == "tokens" else f"{budget.amount:.0f} s"
-    )
+    amount = f"{budget.amount:,.0f} tokens" if budget.unit == "tokens" else f"{budget.amount:.0f} s"
     print(
         f"{name}: {shape.pattern} x {shape.d_model}, {c.params_total:,} parameters "
         f"({c.params_active:,} active), {c.flops_forward / 1e6:.2f} MFLOP/token; "
