@@ -31,7 +31,10 @@ def load_library() -> None:
 
 
 def _call(name: str, *arguments: Any) -> int:
-    """Call ``name`` and return its whole number, if it gives one: tensors go as pointers, whole numbers as int64, others as float."""
+    """Call ``name`` and return its whole number, if it gives one.
+
+    Tensors go as pointers, whole numbers as int64, other numbers as float.
+    """
     if _library is None:
         raise RuntimeError("call itera_lite.kernels.enable() first")
     converted: list[Any] = []
