@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("itera_lite.generate:generate", "Write text with a checkpoint."),
     "bench": ("itera_lite.bench.run:bench", "Measure speed, memory and energy."),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
+    "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
     "report": ("itera_lite.report.build:report", "Write the report from the result files."),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 from itera_lite.config import NAMES
 from itera_lite.errors import UsageError
 
-OVERHEAD_MINUTES = 1.4  # preparing the text, evaluation, benchmark and report, on two cores
+OVERHEAD_MINUTES = 2.0  # preparing the text, evaluation, benchmark and report, on two cores
 EVAL_BYTES = 400_000
 
 
