@@ -110,7 +110,9 @@ class LanguageModel(nn.Module):
         """(B, L) -> (B, L, D), normalised, in ``compute_dtype``."""
         x, add = self._embed(ids), torch.empty(0)
         for i, block in enumerate(self.blocks):
-            x, add = block(x, add if i else None, self.compute_dtype, None if state is None else state[i])
+            x, add = block(
+                x, add if i else None, self.compute_dtype, None if state is None else state[i]
+            )
         return self.norm.after(x, add, self.config.residual_multiplier)[1]
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -19,14 +19,18 @@ def test_runs_are_added_once(tmp_path, monkeypatch):
     first = bench_seeds(str(text), seeds=2, **options)
     runs = [(run["name"], run["seed"], run["budget"]) for run in first["runs"]]
     assert runs == [
-        (name, seed, "tokens") for seed in (0, 1) for name in ("itera_lite_tiny", "transformer_tiny")
+        (name, seed, "tokens")
+        for seed in (0, 1)
+        for name in ("itera_lite_tiny", "transformer_tiny")
     ]
     assert all(0 < run["valid_bpb"] < 8 and run["tokens"] >= 9000 for run in first["runs"])
     again = bench_seeds(str(text), seeds=2, **options)
     assert again == first == json.loads((tmp_path / "seeds.json").read_text())
 
 
-@pytest.mark.parametrize("wishes", [{"seeds": 1, "minutes": 1.0}, {}, {"minutes": 1.0, "tokens": "1M"}])
+@pytest.mark.parametrize(
+    "wishes", [{"seeds": 1, "minutes": 1.0}, {}, {"minutes": 1.0, "tokens": "1M"}]
+)
 def test_wrong_use(wishes, tmp_path):
     with pytest.raises(UsageError):
         bench_seeds(results=tmp_path, **wishes)
