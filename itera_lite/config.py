@@ -135,8 +135,8 @@ class TrainConfig:
 
     batch_size: int = 16  # sequences a step, over all processes
     seq_len: int = 256
-    lr_matrix: float = 0.02  # Muon
-    lr_other: float = 0.004  # AdamW: embedding, router, norms, convolution
+    lr_matrix: float = 0.03  # Muon
+    lr_other: float = 0.02  # AdamW: embedding, router, norms, convolution
     weight_decay: float = 0.1
     momentum: float = 0.95
     clip: float = 1.0
@@ -165,15 +165,33 @@ class TrainConfig:
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
 PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
     "tiny": {
-        "itera": {"pattern": "mmam", "d_model": 128, "n_experts": 16, "d_expert": 32},
+        "itera": {
+            "pattern": "mama",
+            "d_model": 128,
+            "n_experts": 13,
+            "d_expert": 64,
+            "d_state": 8,
+        },
         "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
     },
     "small": {
-        "itera": {"pattern": "mmamm", "d_model": 192, "n_experts": 8, "d_expert": 96},
-        "transformer": {"pattern": "aaaaa", "d_model": 256, "d_ff": 512, "n_kv_heads": 8},
+        "itera": {
+            "pattern": "mama",
+            "d_model": 192,
+            "n_experts": 8,
+            "d_expert": 96,
+            "d_state": 16,
+        },
+        "transformer": {"pattern": "aaaa", "d_model": 256, "d_ff": 512, "n_kv_heads": 8},
     },
     "base": {
-        "itera": {"pattern": "mmammmam", "d_model": 256, "n_experts": 8, "d_expert": 128},
+        "itera": {
+            "pattern": "mamamama",
+            "d_model": 256,
+            "n_experts": 8,
+            "d_expert": 128,
+            "d_state": 16,
+        },
         "transformer": {"pattern": "aaaaaaaa", "d_model": 320, "d_ff": 864, "n_kv_heads": 10},
     },
 }
