@@ -136,7 +136,8 @@ class TrainConfig:
     batch_size: int = 16  # sequences a step, over all processes
     seq_len: int = 256
     lr_matrix: float = 0.03  # Muon
-    lr_other: float = 0.02  # AdamW: embedding, router, norms, convolution
+    lr_embedding: float = 0.02  # AdamW: the embedding, which is the head too
+    lr_other: float = 0.005  # AdamW: router, norms, convolution, state space
     weight_decay: float = 0.1
     momentum: float = 0.95
     clip: float = 1.0
@@ -149,7 +150,7 @@ class TrainConfig:
         for field, low in (("batch_size", 1), ("seq_len", 8)):
             if getattr(self, field) < low:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected {low} or more")
-        for field in ("lr_matrix", "lr_other", "clip"):
+        for field in ("lr_matrix", "lr_embedding", "lr_other", "clip"):
             if not getattr(self, field) > 0:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0")
         if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):

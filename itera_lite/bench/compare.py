@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Direction = Literal["lower", "higher"]
@@ -135,6 +135,7 @@ class Comparison:
         reason: Why there is no winner, or what limits the verdict; may be empty.
         note: What the reader must know about the numbers ('estimated').
         comparable: False where the two numbers must not be compared at all.
+        names: What the verdict calls the sides; not always two architectures.
     """
 
     metric: Metric
@@ -144,6 +145,7 @@ class Comparison:
     reason: str = ""
     note: str = ""
     comparable: bool = True
+    names: Mapping[Side, str] = field(default_factory=lambda: SIDE_NAMES)
 
     @property
     def ratio(self) -> float | None:
@@ -179,7 +181,7 @@ class Comparison:
         tail = f" ({self.reason})" if self.reason else ""
         if self.winner:
             by = f" by {self.factor}" if self.factor else ""
-            return f"{SIDE_NAMES[self.winner]} better{by}{tail}"
+            return f"{self.names[self.winner]} better{by}{tail}"
         equal = self.itera.value == self.transformer.value
         return "equal" if equal and self.metric.kind == "count" else f"no clear difference{tail}"
 
@@ -198,6 +200,7 @@ def compare(
     *,
     note: str = "",
     refuse: str = "",
+    names: Mapping[Side, str] = SIDE_NAMES,
 ) -> Comparison:
     """Judge one metric.
 
@@ -207,13 +210,16 @@ def compare(
         transformer: The Transformer side; None where it wasn't measured.
         note: Said beside the numbers.
         refuse: A reason why the two may not be compared; empty where they may.
+        names: What the verdict calls the sides.
     """
     if itera is None or transformer is None:
-        return Comparison(metric, itera, transformer, None, "", note)
+        return Comparison(metric, itera, transformer, None, "", note, names=names)
     if refuse:
-        return Comparison(metric, itera, transformer, None, refuse, note, comparable=False)
+        return Comparison(
+            metric, itera, transformer, None, refuse, note, comparable=False, names=names
+        )
     winner, reason = _judge(metric, itera, transformer)
-    return Comparison(metric, itera, transformer, winner, reason, note)
+    return Comparison(metric, itera, transformer, winner, reason, note, names=names)
 
 
 def _judge(metric: Metric, a: Measurement, b: Measurement) -> tuple[Side | None, str]:

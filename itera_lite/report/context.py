@@ -7,18 +7,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from itera_lite.bench.compare import Comparison
+from itera_lite.config import NAMES
 from itera_lite.report.metrics import Pair
-from itera_lite.report.results import ModelResults, Results
+from itera_lite.report.results import SIZES, ModelResults, Results
 from itera_lite.report.text import MISSING, code, escape, quantity, table
 
 Row = tuple[str, Callable[[ModelResults], str]]
 
-# The command that makes each kind of result.
+# The command that makes each kind of result, for the tiny models.
 COMMANDS = {
     "train": "itera train --model both",
     "eval": "itera eval checkpoints/NAME",
     "bench": "itera bench",
+    "steps": "itera bench train",
 }
+
+
+def command(kind: str, model: ModelResults) -> str:
+    """The command that makes this kind of result for ``model``, of any size."""
+    text = COMMANDS[kind].replace("NAME", model.name)
+    if model.size == "tiny" or kind == "eval":
+        return text
+    preset = model.size in SIZES and model.name in (f"{n}_{model.size}" for n in NAMES.values())
+    if kind == "bench":  # both of a size in one run, so that their timings compare
+        names = [f"{n}_{model.size}" for n in NAMES.values()] if preset else [model.name]
+        return " ".join([text, *(f"checkpoints/{name}" for name in names)])
+    return f"{text} --config {model.size}" if preset else text
 
 
 @dataclass(frozen=True)
@@ -49,12 +63,30 @@ class Context:
 
     def gap(self, kind: str, what: str, have: Callable[[ModelResults], object]) -> str:
         """Names the models without a result and the command that would make it."""
-        missing = [model.name for model in self.models if not have(model)]
+        missing = [model for model in self.models if not have(model)]
         if not missing:
             return ""
-        names = ", ".join(code(name) for name in missing)
-        command = COMMANDS[kind].replace("NAME", missing[0])
-        return f"> **Not measured:** {what} of {names}. `{command}` fills this gap."
+        names = ", ".join(code(model.name) for model in missing)
+        line = command(kind, missing[0])
+        return f"> **Not measured:** {what} of {names}. `{line}` fills this gap."
+
+    def alone(self) -> str:
+        """Names the models that nothing is compared with, beside pairs that are compared."""
+        paired = {model.name for pair in self.pairs for model in (pair.itera, pair.transformer)}
+        single = [model for model in self.models if model.name not in paired]
+        if not self.pairs or not single:
+            return ""
+        names = ", ".join(code(model.name) for model in single)
+        other = "transformer" if single[0].family == "itera" else "itera"
+        line = command("train", single[0]).replace("both", other)
+        return (
+            f"> **Not compared:** {names}, for want of the other family's model of that size. "
+            f"`{line}`, then `{command('bench', single[0])}`, fill this gap."
+        )
+
+    def both(self) -> str:
+        """The two commands that give the first model its pair."""
+        return f"`{command('train', self.models[0])}`, then `{command('bench', self.models[0])}`"
 
     def verdicts(self, *keys: str) -> str:
         """The verdicts of these metrics, a sentence a pair; empty without a pair."""

@@ -17,7 +17,14 @@ from itera_lite.bench.compare import is_number
 from itera_lite.errors import IteraError
 
 Family = Literal["itera", "transformer"]
-KINDS = ("metrics.csv", "summary.json", "eval.json", "benchmark.json")
+SIZES = {"tiny": 0, "small": 1, "base": 2}  # the presets, in this order
+KINDS = {  # ending of the file's name -> field of `ModelResults`
+    "metrics.csv": "metrics",
+    "summary.json": "summary",
+    "eval.json": "evaluation",
+    "benchmark.json": "benchmark",
+    "training_speed.json": "training_speed",
+}
 
 
 @dataclass
@@ -27,9 +34,10 @@ class ModelResults:
     Attributes:
         name: The run's name, such as ``itera_lite_tiny``.
         metrics: Columns of the training log; a cell is None where it was blank.
-        summary: The training run's summary; empty where missing, as are the next two.
+        summary: The training run's summary; empty where missing, as are the next three.
         evaluation: Quality on held-out text.
         benchmark: Speed, memory and energy.
+        training_speed: Whole training steps beside `transformers`.
     """
 
     name: str
@@ -37,11 +45,13 @@ class ModelResults:
     summary: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
+    training_speed: dict[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family | None:
         """From the files, else from the name; None where neither tells."""
-        stated = self.summary.get("family") or self.benchmark.get("family")
+        records = (self.summary, self.benchmark, self.training_speed)
+        stated = next((r["family"] for r in records if r.get("family")), None)
         families: tuple[Family, ...] = ("itera", "transformer")
         for family in families:
             if stated == family or (not stated and self.name.startswith(family)):
@@ -83,12 +93,17 @@ class Results:
 
     @property
     def pairs(self) -> list[tuple[ModelResults, ModelResults]]:
-        """Itera and Transformer models of one size; two lone models also make a pair."""
+        """Itera and Transformer models of one size; two lone models also make a pair.
+
+        Lone ones of two different preset sizes don't: such a verdict would be on the size.
+        """
         itera = [m for m in self.models if m.family == "itera"]
         transformer = {m.size: m for m in self.models if m.family == "transformer"}
         pairs = [(m, transformer[m.size]) for m in itera if m.size in transformer]
         if not pairs and len(itera) == len(transformer) == 1:
-            pairs = [(itera[0], next(iter(transformer.values())))]
+            other = next(iter(transformer.values()))
+            if not {itera[0].size, other.size} <= SIZES.keys():
+                pairs = [(itera[0], other)]
         return pairs
 
 
@@ -120,24 +135,21 @@ def load_results(folder: str | Path = "results") -> Results:
             "and `itera bench` write. Run `itera demo`, or name the folder with --results."
         )
     models: dict[str, ModelResults] = {}
-    for kind in KINDS:
+    for kind, attribute in KINDS.items():
         for path in sorted(folder.glob(f"*_{kind}")):
             name = path.name.removesuffix(f"_{kind}")
             model = models.setdefault(name, ModelResults(name))
-            if kind == "metrics.csv":
-                model.metrics = _read_metrics(path)
-            else:
-                field_name = {"summary.json": "summary", "eval.json": "evaluation"}.get(kind)
-                setattr(model, field_name or "benchmark", _read_object(path))
+            read = _read_metrics if kind == "metrics.csv" else _read_object
+            setattr(model, attribute, read(path))
     if not models:
         raise IteraError(
             f"no result files in '{folder}'; expected NAME_summary.json, NAME_metrics.csv, "
-            "NAME_eval.json or NAME_benchmark.json. Run `itera demo` to make them all."
+            "NAME_eval.json, NAME_benchmark.json or NAME_training_speed.json. "
+            "Run `itera demo` to make them."
         )
     order = {"itera": 0, "transformer": 1, None: 2}
-    sizes = {"tiny": 0, "small": 1, "base": 2}
     ordered = sorted(
-        models.values(), key=lambda m: (sizes.get(m.size, 3), m.size, order[m.family], m.name)
+        models.values(), key=lambda m: (SIZES.get(m.size, 3), m.size, order[m.family], m.name)
     )
     return Results(
         folder,

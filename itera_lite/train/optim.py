@@ -99,14 +99,20 @@ class Optimizer:
             for shape, parts in self.groups.items()
         }
         rest = [parameter for parameter in names if parameter not in taken]
-        decayed = [p for p in rest if p.ndim > 1 and "conv" not in names[p]]
-        plain = [p for p in rest if p.ndim <= 1 or "conv" in names[p]]
+        embedding = [model.embedding.weight]
+        router = [p for p in rest if "router" in names[p]]
+        plain = [p for p in rest if p is not embedding[0] and "router" not in names[p]]
+        groups = (
+            (embedding, config.lr_embedding, config.weight_decay),
+            (router, config.lr_other, config.weight_decay),
+            (plain, config.lr_other, 0.0),
+        )
         self.adam = torch.optim.AdamW(
             [
-                {"params": decayed, "weight_decay": config.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
+                {"params": params, "lr": lr, "full_lr": lr, "weight_decay": decay}
+                for params, lr, decay in groups
+                if params
             ],
-            lr=config.lr_other,
             betas=(0.9, 0.95),
             eps=1e-10,
             fused=True,
@@ -125,7 +131,7 @@ class Optimizer:
         c = self.config
         norm = nn.utils.clip_grad_norm_(self.parameters, c.clip, foreach=True)
         for group in self.adam.param_groups:
-            group["lr"] = c.lr_other * factor
+            group["lr"] = group["full_lr"] * factor
         self.adam.step()
         lr = c.lr_matrix * factor
         for shape, parts in self.groups.items():

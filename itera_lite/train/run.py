@@ -44,6 +44,7 @@ def train(
     batch_size: int | None = None,
     seq_len: int | None = None,
     lr_matrix: float | None = None,
+    lr_embedding: float | None = None,
     lr_other: float | None = None,
     weight_decay: float | None = None,
     seed: int = 0,
@@ -74,7 +75,8 @@ def train(
         batch_size: Sequences a step.
         seq_len: Tokens a sequence.
         lr_matrix: Learning rate of Muon.
-        lr_other: Learning rate of AdamW.
+        lr_embedding: Learning rate of AdamW for the embedding.
+        lr_other: Learning rate of AdamW for everything else.
         weight_decay: Decoupled weight decay.
         seed: Of the weights and of the order of the text.
         name: Name of the run; by default model and size, such as itera_lite_tiny.
@@ -120,6 +122,7 @@ def train(
                 ("batch_size", batch_size),
                 ("seq_len", seq_len),
                 ("lr_matrix", lr_matrix),
+                ("lr_embedding", lr_embedding),
                 ("lr_other", lr_other),
                 ("weight_decay", weight_decay),
             )
@@ -192,6 +195,7 @@ def _finish(
             "processes": trainer.world.size,
             "seed": config.seed,
             "lr_matrix": config.lr_matrix,
+            "lr_embedding": config.lr_embedding,
             "lr_other": config.lr_other,
             "weight_decay": config.weight_decay,
             "budget": {"unit": trainer.budget.unit, "amount": trainer.budget.amount},

@@ -176,7 +176,7 @@ def test_a_budget_in_minutes_is_kept(text, tmp_path):
 
 def test_early_stopping(text, tmp_path, monkeypatch):
     """A learning rate that is far too high never gets better after a while."""
-    run(text, tmp_path, patience=2, tokens="30K", lr_matrix=3.0, lr_other=3.0)
+    run(text, tmp_path, patience=2, tokens="30K", lr_matrix=3.0, lr_embedding=3.0)
     summary = json.loads((tmp_path / "r" / "itera_lite_tiny_summary.json").read_text())
     assert summary["train"]["stopped"] == "early"
     assert summary["best"]["step"] < summary["train"]["steps"]

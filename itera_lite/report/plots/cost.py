@@ -29,10 +29,11 @@ def speed(results: Results) -> Figure | None:
         ):
             rates = [_rates(m, kind) for m in models]
             contexts = sorted({c for table in rates for c in table})
-            _bars(panel, models, contexts, rates)
+            inks = [style.color(m, results.models) for m in models]
+            _bars(panel, inks, contexts, rates)
             panel.set(title=title, xlabel="context, tokens (batch 1)")
         axes[0, 0].set_ylabel("tokens/s (higher is better)")
-        style.legend(fig, models)
+        style.legend(fig, models, results.models)
         return fig
 
 
@@ -47,7 +48,7 @@ def latency(results: Results) -> Figure | None:
         ends = []
         contexts = sorted({c for m in models for c in tables[m.name]})
         for model in models:
-            ink = style.color(model, models)
+            ink = style.color(model, results.models)
             points = sorted(tables[model.name].items())
             x = [c for c, _ in points]
             middle = [p50 for _, (p50, _) in points]
@@ -55,7 +56,7 @@ def latency(results: Results) -> Figure | None:
             slow = [(c, p99) for c, (_, p99) in points if p99 is not None]
             if slow:
                 panel.plot(*zip(*slow, strict=True), color=ink, lw=1.3, ls=(0, (3, 2)), alpha=0.8)
-            ends.append((middle[-1], style.label(model, models), ink))
+            ends.append((middle[-1], style.label(model, results.models), ink))
         panel.set_xscale("log", base=2)
         style.plain_log(panel.xaxis, contexts)
         panel.set_ylim(bottom=0)
@@ -82,7 +83,7 @@ def memory(results: Results) -> Figure | None:
             for place, (model, value) in enumerate(zip(models, values, strict=True)):
                 if value is None:
                     continue
-                ink = style.color(model, models)
+                ink = style.color(model, results.models)
                 panel.bar(place, value.value / 1e6, color=ink, width=0.62)
                 _whisker(panel, place, value, 1e-6)
                 panel.annotate(
@@ -91,15 +92,15 @@ def memory(results: Results) -> Figure | None:
                 )  # fmt: skip
             panel.set(title=title, ylabel="MB")
             panel.margins(y=0.14)
-            style.model_ticks(panel, models)
+            style.model_ticks(panel, models, results.models)
         ends, contexts = [], set()
         for model in models:
             table = {c: b for c, b in state_bytes(model).items() if b > 0}
             if table:
-                ink = style.color(model, models)
+                ink = style.color(model, results.models)
                 sizes = [b / 1e6 for b in table.values()]
                 state.plot(list(table), sizes, color=ink, marker="o", ms=5)
-                ends.append((sizes[-1], style.label(model, models), ink))
+                ends.append((sizes[-1], style.label(model, results.models), ink))
                 contexts |= set(table)
         state.set(title="State of one sequence", xlabel="context, tokens", ylabel="MB (log scale)")
         if contexts:
@@ -166,22 +167,21 @@ def _latencies(model: ModelResults) -> dict[int, tuple[float, float | None]]:
 
 def _bars(
     panel: Axes,
-    models: list[ModelResults],
+    inks: list[str],
     contexts: list[int],
     tables: list[dict[int, Measurement]],
 ) -> None:
-    width = 0.8 / len(models)
-    for i, (model, table) in enumerate(zip(models, tables, strict=True)):
-        ink = style.color(model, models)
+    width = 0.8 / len(inks)
+    for i, (ink, table) in enumerate(zip(inks, tables, strict=True)):
         for group, context in enumerate(contexts):
             if (value := table.get(context)) is None:
                 continue
-            place = group + (i - (len(models) - 1) / 2) * width
+            place = group + (i - (len(inks) - 1) / 2) * width
             panel.bar(place, value.value, width=width * 0.92, color=ink)
             _whisker(panel, place, value)
             panel.annotate(
                 style.short(value.value), (place, value.high), xytext=(0, 3), ha="center",
-                textcoords="offset points", fontsize=8.5 if len(models) < 3 else 7, color=ink,
+                textcoords="offset points", fontsize=8.5 if len(inks) < 3 else 7, color=ink,
             )  # fmt: skip
     panel.set_xticks(range(len(contexts)), [f"{c:,}" for c in contexts])
     if panel.get_ylim()[1] >= 1e4:

@@ -86,19 +86,24 @@ def save(fig: Figure, path: Path) -> Path:
 
 
 def color(model: ModelResults, models: Sequence[ModelResults]) -> str:
-    """Its family's colour; a second or third model of a family gets another shade."""
+    """Its family's colour; a second or third model of a family gets another shade.
+
+    Args:
+        model: One of ``models``.
+        models: All of the report, drawn or not, so that a model looks the same in every plot.
+    """
     siblings = [m.name for m in models if m.family == model.family]
     shades = SHADES[model.family]
     return shades[siblings.index(model.name) % len(shades)]
 
 
 def label(model: ModelResults, models: Sequence[ModelResults]) -> str:
-    """``Itera`` where it is the only one of its family, else with the size."""
+    """``Itera`` where all ``models`` (of the report) are of one size, else with the size."""
     family = {"itera": "Itera", "transformer": "Transformer"}.get(model.family or "")
     if family is None:
         return model.name
     alone = sum(m.family == model.family for m in models) == 1
-    return family if alone else f"{family} {model.size}"
+    return family if alone and len({m.size for m in models}) == 1 else f"{family} {model.size}"
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], *, gap: float = 0.075) -> None:
@@ -167,9 +172,9 @@ def plain_log(axis: Any, ticks: Sequence[float] | None = None) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
 
 
-def model_ticks(axes: Axes, models: Sequence[ModelResults]) -> None:
-    """The models' names below bars at 0, 1, 2 …, slanted where there are many."""
-    axes.set_xticks(range(len(models)), [label(m, models) for m in models])
+def model_ticks(axes: Axes, models: Sequence[ModelResults], every: Sequence[ModelResults]) -> None:
+    """The names of ``models`` (of ``every`` one) below bars at 0, 1, 2 …, slanted if many."""
+    axes.set_xticks(range(len(models)), [label(m, every) for m in models])
     axes.tick_params(axis="x", labelcolor=INK)
     if len(models) > 2:
         for text in axes.get_xticklabels():
@@ -183,11 +188,11 @@ def subtitle(fig: Figure, text: str) -> None:
     fig.suptitle(text, x=0.01, ha="left", fontsize=10, color=MUTED)
 
 
-def legend(fig: Figure, models: Sequence[ModelResults]) -> None:
-    """The models' colours above the panels."""
+def legend(fig: Figure, models: Sequence[ModelResults], every: Sequence[ModelResults]) -> None:
+    """The colours of ``models`` (of ``every`` one) above the panels."""
     from matplotlib.patches import Patch
 
-    handles: list[Any] = [Patch(color=color(m, models), label=label(m, models)) for m in models]
+    handles: list[Any] = [Patch(color=color(m, every), label=label(m, every)) for m in models]
     fig.legend(
         handles=handles,
         loc="outside upper left",

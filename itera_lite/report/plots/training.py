@@ -31,13 +31,13 @@ def training_curves(results: Results) -> Figure | None:
         ):
             ends = []
             for model in models:
-                ink = style.color(model, models)
+                ink = style.color(model, results.models)
                 x, y = _smooth(*model.series(column, "train_bpb"))
                 panel.plot([v * scale for v in x], y, color=ink, lw=1, alpha=0.35)
                 x, y = model.series(column, "valid_bpb")
                 panel.plot([v * scale for v in x], y, color=ink, marker="o", ms=3.5)
                 if x:
-                    text = f"{style.label(model, models)}\n{y[-1]:.3f}"
+                    text = f"{style.label(model, results.models)}\n{y[-1]:.3f}"
                     ends.append((y[-1], text, ink))
             panel.set(title=title, xlabel=unit, ylim=_focus(models, start=0.2))
             panel.set_xlim(left=0)
@@ -67,10 +67,10 @@ def quality_cost(results: Results) -> Figure | None:
             low, high = _focus(models, start=0.1)
             for model in models:
                 x, y = _positive(model, column)
-                ink = style.color(model, models)
+                ink = style.color(model, results.models)
                 panel.plot([v * scale for v in x], y, color=ink, marker="o", ms=3.5)
                 if x:
-                    ends.append((y[-1], style.label(model, models), ink))
+                    ends.append((y[-1], style.label(model, results.models), ink))
             panel.set_xscale("log")
             style.plain_log(panel.xaxis)
             panel.set(title=title, xlabel=f"{unit} (log scale)", ylim=(low, high))
@@ -109,10 +109,10 @@ def seeds(results: Results) -> Figure | None:
                     for value in [number(run, "valid_bpb")]
                     if value is not None
                 ]
-                ink = style.color(model, models)
+                ink = style.color(model, results.models)
                 panel.plot(values, [row] * len(values), "o", color=ink, ms=9, alpha=0.65, mew=0)
             panel.set(title=titles[budget], xlabel=BPB, ylim=(len(models) - 0.5, -0.5))
-            panel.set_yticks(range(len(models)), [style.label(m, models) for m in models])
+            panel.set_yticks(range(len(models)), [style.label(m, results.models) for m in models])
             panel.tick_params(axis="y", labelcolor=style.INK)
             panel.margins(x=0.15)
             panel.grid(axis="y", visible=False)
@@ -129,10 +129,10 @@ def position(results: Results) -> Figure | None:
         panel = axes[0, 0]
         ends = []
         for model in models:
-            ink = style.color(model, models)
+            ink = style.color(model, results.models)
             x, y = zip(*curves[model.name], strict=True)
             panel.plot(x, y, color=ink, marker="o", ms=4.5)
-            ends.append((y[-1], style.label(model, models), ink))
+            ends.append((y[-1], style.label(model, results.models), ink))
         panel.set_xscale("log", base=2)
         longest = max((curves[m.name] for m in models), key=len)
         style.plain_log(panel.xaxis, [x for x, _ in longest][:: 1 + len(longest) // 10])
@@ -143,10 +143,11 @@ def position(results: Results) -> Figure | None:
 
 
 def experts(results: Results) -> Figure | None:
-    """Share of tokens of each expert in each layer, and the balance during training."""
-    model = next((m for m in results.models if m.summary.get("expert_load")), None)
-    if model is None:
+    """Share of tokens of each expert in each layer, and the balance in training: first model."""
+    models = [m for m in results.models if m.summary.get("expert_load")]
+    if not models:
         return None
+    model = models[0]
     load: list[list[float]] = model.summary["expert_load"]
     tokens, largest = model.series("tokens", "expert_load_max")
     width = max(len(row) for row in load)
@@ -183,6 +184,8 @@ def experts(results: Results) -> Figure | None:
         curve.set(xlabel="million tokens", ylabel="times its even share")
         curve.set_xlim(left=0)
         curve.set_ylim(0.9, max([1.5, *largest]) * 1.05)
+        if len(models) > 1:  # one is shown; the others are told in words
+            style.subtitle(fig, model.name)
         return fig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from itera_lite.bench.compare import SIDE_NAMES, Comparison, Side
-from itera_lite.report.context import COMMANDS, Context
+from itera_lite.report.context import Context, command
 from itera_lite.report.metrics import Pair, quality
 from itera_lite.report.results import ModelResults, get, number
 from itera_lite.report.sections.models import embedding_share
@@ -146,18 +146,17 @@ def _training(model: ModelResults, name: str) -> Iterator[str]:
 
 def _missing(context: Context) -> Iterator[str]:
     if not context.pairs:
-        yield f"Nothing is compared yet: `{COMMANDS['train']}`, then `{COMMANDS['bench']}`."
+        yield f"Nothing is compared yet: {context.both()}."
     kinds = {
         "train": ("training", lambda m: m.summary),
         "eval": ("quality with its floors", lambda m: m.evaluation),
         "bench": ("speed, memory and energy", lambda m: m.benchmark),
     }
     for kind, (what, have) in kinds.items():
-        lacking = [m.name for m in context.models if not have(m)]
+        lacking = [m for m in context.models if not have(m)]
         if lacking:
-            names = ", ".join(map(code, lacking))
-            command = COMMANDS[kind].replace("NAME", lacking[0])
-            yield f"Measure {what} of {names}: `{command}`."
+            names = ", ".join(code(m.name) for m in lacking)
+            yield f"Measure {what} of {names}: `{command(kind, lacking[0])}`."
 
 
 def _both(comparison: Comparison | None) -> bool:

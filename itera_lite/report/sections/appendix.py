@@ -46,7 +46,7 @@ def appendix(context: Context) -> str:
 def _files(context: Context) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file name, provenance) of every result file that has one."""
     for model in context.models:
-        for kind in ("summary", "evaluation", "benchmark"):
+        for kind in ("summary", "evaluation", "benchmark", "training_speed"):
             record: dict[str, Any] = getattr(model, kind)
             if record:
                 stem = "eval" if kind == "evaluation" else kind

@@ -70,8 +70,7 @@ def path(context: Context) -> str:
         *[_so_far(pair, len(context.pairs) > 1) for pair in context.pairs],
         ""
         if context.pairs
-        else "> **Not measured:** Itera against the Transformer. "
-        "`itera train --model both`, then `itera bench`, fill this gap.",
+        else f"> **Not measured:** Itera against the Transformer. {context.both()}, fill this gap.",
     )
 
 

@@ -64,14 +64,16 @@ def comparison(context: Context) -> str:
         return paragraphs(
             head,
             "> **Not measured:** no Itera model and Transformer of one size. "
-            "`itera train --model both`, then `itera bench`, fill this gap.",
+            f"{context.both()}, fill this gap.",
         )
     rules = (
         "The ratio is Itera against the Transformer. A count is exact. Of timed numbers a side "
         "is better only where the two intervals don't touch; else there is no clear difference. "
         "One training run a side ranks these two checkpoints, not the architectures."
     )
-    return paragraphs(head, rules, *[_pair(pair, context) for pair in context.pairs])
+    return paragraphs(
+        head, rules, *[_pair(pair, context) for pair in context.pairs], context.alone()
+    )
 
 
 def tally(pair: Pair) -> str:
@@ -127,8 +129,8 @@ def _policies(context: Context) -> str:
 
 def _floors(context: Context) -> str:
     """What compressors and count-based models reach on the same text."""
-    for model in context.models:
-        table_: dict[str, Any] = model.evaluation.get("baselines") or {}
+    for first in context.models:
+        table_: dict[str, Any] = first.evaluation.get("baselines") or {}
         floors = {
             name: (bpb, get(entry, "how"))
             for name, entry in table_.items()
@@ -148,6 +150,7 @@ def _floors(context: Context) -> str:
         f"{code(m.name)} is {'below' if value < best else '**not** below'} the best of them"
         for m in context.models
         if (value := number(m.evaluation, "bpb")) is not None
+        and m.evaluation.get("bytes") == first.evaluation.get("bytes")  # the same text
     ]
     return f"Floors on the same text:\n\n{bullets(lines)}\n\n{'; '.join(beaten)}."
 

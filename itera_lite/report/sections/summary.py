@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itera_lite.bench.compare import Comparison
-from itera_lite.report.context import COMMANDS, Context, against
+from itera_lite.report.context import Context, against, command
 from itera_lite.report.metrics import Pair, quality
 from itera_lite.report.text import bullets, code, escape, fixed, paragraphs
 
@@ -13,36 +13,40 @@ def summary(context: Context) -> str:
     if not context.pairs:
         return paragraphs("## Summary", bullets(_without_a_pair(context)))
     pair = context.pairs[0]
-    others = ""
-    if len(context.pairs) > 1:
-        others = f"The other {len(context.pairs) - 1} pair(s) are compared in section 8."
+    more = ", ".join(
+        f"{code(p.itera.name)} against {code(p.transformer.name)}" for p in context.pairs[1:]
+    )
+    others = f"Section 8 also compares {more}." if more else ""
     intro = (
         f"{code(pair.itera.name)} (Itera) against {code(pair.transformer.name)} (Transformer). "
         "Every verdict is computed from the numbers and their spread; none is typed."
     )
-    return paragraphs("## Summary", f"{intro} {others}".strip(), bullets(headlines(pair)))
+    return paragraphs(
+        "## Summary", f"{intro} {others}".strip(), bullets(headlines(pair)), context.alone()
+    )
 
 
 def headlines(pair: Pair) -> list[str]:
     """Exactly five lines, in Markdown."""
     seeds = [c for c in map(pair.find, ("bpb_time", "bpb_tokens")) if c and c.itera]
     best = seeds[0] if seeds else pair.find("bpb")
+    train, bench = command("train", pair.itera), command("bench", pair.itera)
     return [
-        _line("Quality", "eval", best),
-        _line("Size", "train", pair.find("params_total"), pair.find("params_active")),
-        _line("Compute", "train", pair.find("flops_forward")),
-        _line("Speed", "bench", *_decoding(pair)),
+        _line("Quality", command("eval", pair.itera), best),
+        _line("Size", train, pair.find("params_total"), pair.find("params_active")),
+        _line("Compute", train, pair.find("flops_forward")),
+        _line("Speed", bench, *_decoding(pair)),
         _line(
-            "Memory and energy", "bench", pair.find("peak_rss"), _longest_state(pair),
+            "Memory and energy", bench, pair.find("peak_rss"), _longest_state(pair),
             pair.find("energy"),
         ),
     ]  # fmt: skip
 
 
-def _line(title: str, command: str, *comparisons: Comparison | None) -> str:
+def _line(title: str, line: str, *comparisons: Comparison | None) -> str:
     found = [c for c in comparisons if c is not None and c.itera and c.transformer]
     if not found:
-        return f"**{title}.** Not measured on both sides: run `{COMMANDS[command]}`."
+        return f"**{title}.** Not measured on both sides: run `{line}`."
     parts = [f"{c.metric.label}: **{c.verdict}**. {against(c)}." for c in found]
     return f"**{title}.** " + " ".join(parts)
 
@@ -67,6 +71,6 @@ def _without_a_pair(context: Context) -> list[str]:
         lines.append(f"{code(model.name)}{escape(kind)}: {shown}.")
     lines.append(
         "Nothing is compared: that needs an Itera model and a Transformer of one size. "
-        f"`{COMMANDS['train']}` trains both."
+        f"`{command('train', context.models[0])}` trains both."
     )
     return lines
