@@ -23,14 +23,22 @@ COMMANDS = {
 }
 
 
-def command(kind: str, model: ModelResults) -> str:
-    """The command that makes this kind of result for ``model``, of any size."""
+def command(kind: str, model: ModelResults, beside: Sequence[ModelResults] = ()) -> str:
+    """The command that makes this kind of result.
+
+    Args:
+        kind: A key of `COMMANDS`.
+        model: For which; of any size.
+        beside: The models there are: those of one size are benchmarked in one run, so that
+            their timings compare. Without any, both of a preset size.
+    """
     text = COMMANDS[kind].replace("NAME", model.name)
     if model.size == "tiny" or kind == "eval":
         return text
     preset = model.size in SIZES and model.name in (f"{n}_{model.size}" for n in NAMES.values())
-    if kind == "bench":  # both of a size in one run, so that their timings compare
-        names = [f"{n}_{model.size}" for n in NAMES.values()] if preset else [model.name]
+    if kind == "bench":
+        both = [f"{n}_{model.size}" for n in NAMES.values()] if preset else [model.name]
+        names = [m.name for m in beside if m.size == model.size] or both
         return " ".join([text, *(f"checkpoints/{name}" for name in names)])
     return f"{text} --config {model.size}" if preset else text
 
@@ -67,7 +75,7 @@ class Context:
         if not missing:
             return ""
         names = ", ".join(code(model.name) for model in missing)
-        line = command(kind, missing[0])
+        line = command(kind, missing[0], self.models)
         return f"> **Not measured:** {what} of {names}. `{line}` fills this gap."
 
     def alone(self) -> str:

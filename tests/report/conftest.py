@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from .synthetic import write_results
+from itera_lite.report.build import report
+
+from .synthetic import write_ladder, write_results, write_seeds
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """A folder with every kind of result, and the report of it. Not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    results = write_results(folder / "results")
+    write_seeds(results)
+    write_ladder(results)
+    return results, report(results=results, reports=folder / "reports")
 
 
 @pytest.fixture

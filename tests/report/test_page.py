@@ -6,11 +6,8 @@ import re
 
 import pytest
 
-from itera_lite.report.build import report
 from itera_lite.report.page import to_html
 from itera_lite.report.plots import PLOTS
-
-from .synthetic import write_ladder, write_results, write_seeds
 
 # What a browser fetches by itself.
 LOADING = {"src", "srcset", "poster", "data", "background"}
@@ -33,12 +30,8 @@ class Page(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
-    results = write_results(folder / "results")
-    write_seeds(results)
-    write_ladder(results)
-    return report(results=results, reports=folder / "reports")
+def written(whole):
+    return whole[1]
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def _missing(context: Context) -> Iterator[str]:
         lacking = [m for m in context.models if not have(m)]
         if lacking:
             names = ", ".join(code(m.name) for m in lacking)
-            yield f"Measure {what} of {names}: `{command(kind, lacking[0])}`."
+            yield f"Measure {what} of {names}: `{command(kind, lacking[0], context.models)}`."
 
 
 def _both(comparison: Comparison | None) -> bool:

@@ -9,6 +9,7 @@ from itera_lite.report.context import Context
 from itera_lite.report.results import ModelResults, get, number
 from itera_lite.report.text import (
     MISSING,
+    bullets,
     code,
     count,
     escape,
@@ -41,7 +42,7 @@ def training_steps(context: Context) -> str:
         if rows
         else "",
         EXPLAINED if rows else "",
-        "\n\n".join(filter(None, map(_measured_on, context.models))),
+        bullets(filter(None, map(_measured_on, context.models))),
         context.gap("steps", "training steps beside `transformers`", _has_peer),
     )
 

@@ -1,0 +1,40 @@
+"""Reads the Markdown of a report, for tests."""
+
+import json
+from pathlib import Path
+
+from itera_lite.report.build import to_markdown
+from itera_lite.report.results import load_results
+
+ITERA, TRANSFORMER = "itera_lite_tiny", "transformer_tiny"
+
+
+def markdown(folder: Path) -> str:
+    """The report without plots."""
+    return to_markdown(load_results(folder), {})
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def row(text: str, label: str) -> list[str]:
+    """The cells of the first table row that begins with ``label``."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+    return [cell.strip() for cell in line.strip("| ").split("|")]
+
+
+def without_steps(text: str) -> str:
+    """Without the rows that compare the training of one model with that of `transformers`."""
+    return "\n".join(x for x in text.splitlines() if " threads better by " not in x)
+
+
+def verdict(text: str, label: str) -> str:
+    """The verdict of a metric in section 8."""
+    return row(section(text, "8. Efficiency comparison"), label)[-1]
+
+
+def edit(path: Path, change) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
