@@ -137,7 +137,7 @@ class TrainConfig:
     seq_len: int = 256
     lr_matrix: float = 0.03  # Muon
     lr_embedding: float = 0.02  # AdamW: the embedding, which is the head too
-    lr_other: float = 0.005  # AdamW: router, norms, convolution, state space
+    lr_other: float = 0.02  # AdamW: router, norms, convolution, state space
     weight_decay: float = 0.1
     momentum: float = 0.95
     clip: float = 1.0
@@ -167,17 +167,18 @@ class TrainConfig:
 PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
     "tiny": {
         "itera": {
-            "pattern": "mama",
+            "pattern": "mmam",
             "d_model": 128,
-            "n_experts": 13,
-            "d_expert": 64,
+            "n_experts": 24,
+            "top_k": 3,
+            "d_expert": 32,
             "d_state": 8,
         },
         "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
     },
     "small": {
         "itera": {
-            "pattern": "mama",
+            "pattern": "mmam",
             "d_model": 192,
             "n_experts": 8,
             "d_expert": 96,
@@ -187,7 +188,7 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
     },
     "base": {
         "itera": {
-            "pattern": "mamamama",
+            "pattern": "mmammmam",
             "d_model": 256,
             "n_experts": 8,
             "d_expert": 128,

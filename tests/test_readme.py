@@ -137,3 +137,20 @@ def test_the_chain_for_your_own_text_runs(
     capsys.readouterr()
     exec(blocks("python")[0], {})
     assert "Once upon a time" in capsys.readouterr().out
+
+
+TABLES = re.findall(r"<!-- table: (\S+) -->\n(.*?)\n<!-- end -->", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("folder", "table"), TABLES, ids=[folder for folder, _ in TABLES])
+def test_the_tables_are_those_of_the_committed_results(folder: str, table: str) -> None:
+    from itera_lite.report.table import markdown_table
+
+    assert table.strip() == markdown_table(ROOT / folder)
+
+
+def test_there_are_tables_and_pictures_of_real_output() -> None:
+    assert len(TABLES) >= 2
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)

@@ -20,6 +20,7 @@ def bench_seeds(
     first_seed: int = 0,
     minutes: float | None = None,
     tokens: str | None = None,
+    vocab_size: int = 2048,
     threads: int | None = None,
     results: Path = Path("results"),
 ) -> dict[str, Any]:
@@ -35,6 +36,7 @@ def bench_seeds(
         first_seed: The first of them.
         minutes: Training time of each run.
         tokens: Tokens of each run instead, such as 3M.
+        vocab_size: Size of the tokenizer.
         threads: Processor threads; by default one a core.
         results: Folder of the result files.
 
@@ -65,6 +67,7 @@ def bench_seeds(
                     config=config,
                     minutes=minutes,
                     tokens=tokens,
+                    vocab_size=vocab_size,
                     seed=seed,
                     threads=threads,
                     checkpoints=Path(folder),

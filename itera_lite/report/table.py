@@ -36,6 +36,29 @@ def comparison_table(results: Results | str | Path = "results") -> str:
     return "\n\n".join(map(_table, pairs))
 
 
+def markdown_table(folder: str | Path, keys: tuple[str, ...] = KEYS) -> str:
+    """The comparison of the first pair as a Markdown table, for the README.
+
+    Args:
+        folder: Of the result files.
+        keys: Metrics to show, where both sides have them.
+    """
+    pair = compare_pairs(load_results(folder))[0]
+    lines = [
+        f"| | {pair.itera.name} | {pair.transformer.name} | verdict |",
+        "| --- | --- | --- | --- |",
+    ]
+    for comparison in pair.comparisons:
+        c = comparison
+        if c.metric.key not in keys or c.itera is None or c.transformer is None:
+            continue
+        label = c.metric.label + (f" ({c.note})" if c.note == "estimated" else "")
+        unit = c.metric.unit
+        values = f"{_short(c.itera, unit)} | {_short(c.transformer, unit)}"
+        lines.append(f"| {label} | {values} | {c.verdict} |")
+    return "\n".join(lines)
+
+
 def _table(pair: Pair) -> str:
     chosen = [c for c in map(pair.find, KEYS) if c] + [
         c

@@ -15,7 +15,7 @@ def test_runs_are_added_once(tmp_path, monkeypatch):
     text.mkdir()
     for i in range(60):
         (text / f"{i}.txt").write_text(f"Document {i} tells of {i * 7} things. " * 90)
-    options = {"tokens": "9K", "threads": 1, "results": tmp_path}
+    options = {"tokens": "9K", "vocab_size": 300, "threads": 1, "results": tmp_path}
     first = bench_seeds(str(text), seeds=2, **options)
     runs = [(run["name"], run["seed"], run["budget"]) for run in first["runs"]]
     assert runs == [
