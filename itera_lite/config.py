@@ -135,7 +135,7 @@ class TrainConfig:
 
     batch_size: int = 16  # sequences a step, over all processes
     seq_len: int = 256
-    lr_matrix: float = 0.03  # Muon
+    lr_matrix: float = 0.015  # Muon
     lr_embedding: float = 0.02  # AdamW: the embedding, which is the head too
     lr_other: float = 0.02  # AdamW: router, norms, convolution, state space
     weight_decay: float = 0.1
