@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format format-check types report clean
+.PHONY: help install demo test lint format format-check types readme report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format-check: $(STAMP) ## Check the formatting
 
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
+
+readme: $(STAMP) ## Write the README's tables again from the committed results
+	$(BIN)/python -m itera_lite.report.table README.md
 
 report: $(STAMP) ## Write the report again from the result files
 	$(BIN)/itera report

@@ -1,10 +1,16 @@
-"""The comparison as plain text for a terminal; `itera demo` prints it."""
+"""The comparison as plain text for a terminal, and as Markdown for the README.
+
+``python -m itera_lite.report.table README.md`` writes the README's tables again.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 from itera_lite.bench.compare import Measurement
+from itera_lite.files import write_text
 from itera_lite.report.metrics import Pair, compare_pairs
 from itera_lite.report.results import Results, load_results
 from itera_lite.report.text import MISSING, quantity
@@ -36,7 +42,13 @@ def comparison_table(results: Results | str | Path = "results") -> str:
     return "\n\n".join(map(_table, pairs))
 
 
-def markdown_table(folder: str | Path, keys: tuple[str, ...] = KEYS) -> str:
+# What the README shows of them.
+README_KEYS = ("bpb", "bpb_time", "bpb_tokens", "word_ppl", "accuracy", "params_total",
+               "params_active", "flops_forward", "train_tokens_per_second", "prefill_1_1024",
+               "decode_1_128", "decode_1_8192", "state_8192", "peak_rss", "energy")  # fmt: skip
+
+
+def markdown_table(folder: str | Path, keys: tuple[str, ...] = README_KEYS) -> str:
     """The comparison of the first pair as a Markdown table, for the README.
 
     Args:
@@ -57,6 +69,21 @@ def markdown_table(folder: str | Path, keys: tuple[str, ...] = KEYS) -> str:
         values = f"{_short(c.itera, unit)} | {_short(c.transformer, unit)}"
         lines.append(f"| {label} | {values} | {c.verdict} |")
     return "\n".join(lines)
+
+
+def renew(page: Path) -> None:
+    """Write every table of a Markdown page again that stands between its marks.
+
+    ``<!-- table: FOLDER -->`` and ``<!-- end -->``, FOLDER beside the page.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        folder = found.group(1)
+        return f"<!-- table: {folder} -->\n{markdown_table(page.parent / folder)}\n<!-- end -->"
+
+    text = page.read_text(encoding="utf-8")
+    pattern = r"<!-- table: (\S+) -->\n.*?<!-- end -->"
+    write_text(page, re.sub(pattern, table, text, flags=re.DOTALL))
 
 
 def _table(pair: Pair) -> str:
@@ -81,3 +108,7 @@ def _table(pair: Pair) -> str:
 
 def _short(value: Measurement | None, unit: str) -> str:
     return MISSING if value is None else quantity(value.value, unit)
+
+
+if __name__ == "__main__":
+    renew(Path(sys.argv[1]))

@@ -94,8 +94,9 @@ class Optimizer:
                 view = _part(parameter, rows, stack)
                 shape = (view.shape[1], view.shape[2])
                 self.groups.setdefault(shape, []).append((parameter, rows, stack))
+        device = model.embedding.weight.device
         self.momentum = {
-            shape: torch.zeros(sum(_part(*part).shape[0] for part in parts), *shape)
+            shape: torch.zeros(sum(_part(*part).shape[0] for part in parts), *shape, device=device)
             for shape, parts in self.groups.items()
         }
         rest = [parameter for parameter in names if parameter not in taken]
@@ -162,4 +163,5 @@ class Optimizer:
         for name, value in tensors.items():
             if name.startswith("adam."):
                 _, i, key = name.split(".")
-                self.adam.state[self.parameters[int(i)]][key] = value.clone()
+                parameter = self.parameters[int(i)]
+                self.adam.state[parameter][key] = value.clone().to(parameter.device)
