@@ -289,7 +289,7 @@ class Trainer:
     def _sample(self) -> dict[str, Any]:
         """A short continuation of the beginning of a validation text."""
         first = next(iter(self.dataset.documents("valid"))).decode("utf-8", errors="replace")
-        prompt = " ".join(first[:200].split(" ")[:4])
+        prompt = " ".join(first[:400].split()[:4])
         dtype, self.model.compute_dtype = self.model.compute_dtype, torch.float32
         self.model.eval()
         pieces = stream(
