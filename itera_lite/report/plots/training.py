@@ -159,7 +159,7 @@ def experts(results: Results) -> Figure | None:
             for row in load
         ]
         limit = max(2.0, top)
-        heat.imshow(grid, cmap="Blues", vmin=0, vmax=limit, aspect="auto")
+        image = heat.imshow(grid, cmap="Blues", vmin=0, vmax=limit, aspect="auto")
         for i, row in enumerate(grid):
             for j, value in enumerate(row[: len(load[i])]):
                 if width <= 16:
@@ -168,9 +168,12 @@ def experts(results: Results) -> Figure | None:
                         j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=size,
                         color="white" if value > 0.6 * limit else style.INK,
                     )  # fmt: skip
+        if width > 16:  # too narrow for numbers in the cells
+            fig.colorbar(image, ax=heat, shrink=0.9, pad=0.03)
         heat.set_title("Use of each expert, end of training")
         heat.set(xlabel="expert   (1 = its even share of the tokens)", ylabel="layer")
-        heat.set_xticks(range(width), [str(i + 1) for i in range(width)])
+        shown = [i for i in range(width) if width <= 16 or (i + 1) % 4 == 0]
+        heat.set_xticks(shown, [str(i + 1) for i in shown])
         heat.set_yticks(range(len(load)), [str(i + 1) for i in range(len(load))])
         heat.grid(False)
         heat.spines[:].set_visible(False)
