@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
+from itera_lite.evaluate.score import Score
+from itera_lite.train import loop
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.loop import Trainer
 from itera_lite.train.run import train
@@ -180,11 +182,18 @@ def test_a_budget_in_minutes_is_kept(text, tmp_path):
 
 
 def test_early_stopping(text, tmp_path, monkeypatch):
-    """A learning rate that is far too high never gets better after a while."""
-    run(text, tmp_path, patience=2, tokens="30K", lr_matrix=3.0, lr_embedding=3.0, lr_other=3.0)
-    summary = json.loads((tmp_path / "r" / "itera_lite_tiny_summary.json").read_text())
+    """Scores that get worse after the third evaluation end the run, and the best one is kept."""
+    scores = iter([3.0, 2.0, 1.0, *(2.0 + i for i in range(20))])
+
+    def scored(*_, **__):
+        return Score(nats=next(scores) * 100, tokens=100, bytes=100)
+
+    monkeypatch.setattr(loop, "stream_bits", scored)
+    summary = run(text, tmp_path, patience=2, tokens="20K")["itera_lite_tiny"]
     assert summary["train"]["stopped"] == "early"
-    assert summary["best"]["step"] < summary["train"]["steps"]
+    assert len(summary["samples"]) == 5
+    kept = [row for row in curve(tmp_path) if row["valid_loss"]][2]
+    assert summary["best"]["step"] == int(kept["step"]) < summary["train"]["steps"]
 
 
 def test_resume_with_other_settings_is_refused(text, whole):
