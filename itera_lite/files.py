@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: a temporary file, then a rename."""
+"""Files are written whole or not at all: a temporary file, then a rename. And the cache's place."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+
+def cache_folder() -> Path:
+    """$ITERA_CACHE, else ~/.cache/itera-lite."""
+    return Path(os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite").expanduser()
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:

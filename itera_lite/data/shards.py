@@ -29,9 +29,9 @@ from itera_lite.data.corpus import Corpus, locate
 from itera_lite.data.dataset import FORMAT, Dataset, check_tokenizer, open_dataset
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer, training_sample
 from itera_lite.errors import DataError, UsageError
-from itera_lite.files import write_json
+from itera_lite.files import cache_folder, write_json
 
-__all__ = ["Dataset", "cache_folder", "check_tokenizer", "prepare"]
+__all__ = ["Dataset", "check_tokenizer", "prepare"]
 
 
 def prepare(
@@ -98,11 +98,6 @@ def prepare(
             "Set ITERA_CACHE to a folder that can, with room for the tokens."
         ) from error
     return dataset
-
-
-def cache_folder() -> Path:
-    """$ITERA_CACHE, else ~/.cache/itera-lite."""
-    return Path(os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite").expanduser()
 
 
 def _build(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from itera_lite.errors import UsageError
-from itera_lite.files import write_json
+from itera_lite.files import cache_folder, write_json
 
 DEFAULT_SEQ_LEN = 256
 
@@ -110,7 +109,7 @@ def evaluate(
     }
     if baselines:
         record["baselines"] = measure_baselines(
-            corpus.splits["train"], documents, cache=_cache_folder()
+            corpus.splits["train"], documents, cache=cache_folder()
         )
     path = write_json(Path(results) / f"{name}_eval.json", record)
     _print(record, path)
@@ -135,10 +134,6 @@ def _summary(results: Path, name: str) -> dict[str, Any]:
         return dict(json.loads((results / f"{name}_summary.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite").expanduser()
 
 
 def _print(record: dict[str, Any], path: Path) -> None:

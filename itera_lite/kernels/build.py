@@ -15,16 +15,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from itera_lite.files import cache_folder
+
 SOURCE = Path(__file__).with_name("ops.cc")
 FLAGS = (
     "-std=c++17 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math "
     "-fno-signed-zeros -fassociative-math"
 ).split()
-
-
-def cache_folder() -> Path:
-    """``$ITERA_CACHE``, or ``~/.cache/itera-lite``."""
-    return Path(os.environ.get("ITERA_CACHE") or Path.home() / ".cache" / "itera-lite")
 
 
 def _processor() -> str:

@@ -179,7 +179,7 @@ class Trainer:
                     self._log_row()
                     done = self.progress * self.budget.amount
                     bpb = smooth / np.log(2) / self.bytes_per_token
-                    bar.update(done, self.step, smooth, bpb, speed, self._mfu(speed))
+                    bar.update(done, self.step, smooth, bpb, speed, self.mfu(speed))
                     if self._due():
                         self._evaluate(bar)
                         if self.patience and self.fruitless >= self.patience:
@@ -234,14 +234,14 @@ class Trainer:
                 "lr_other": config.lr_other * factor,
                 "grad_norm": w.grad_norm / w.steps,
                 "tokens_per_second": speed,
-                "mfu": self._mfu(speed),
+                "mfu": self.mfu(speed),
                 "expert_load_max": load,
                 "expert_entropy": entropy,
             }
         )
         self.window = self._new_window()
 
-    def _mfu(self, tokens_per_second: float) -> float:
+    def mfu(self, tokens_per_second: float) -> float:
         """Model FLOPs over the measured matrix-product peak (of one process's processor)."""
         used = tokens_per_second * self.cost.flops_train
         return used / (self.precision.peak * self.world.size / self.world.local_size)

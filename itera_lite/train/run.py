@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from itera_lite import kernels
-from itera_lite.bench.provenance import provenance
+from itera_lite.bench.provenance import provenance, usable_cores
 from itera_lite.config import NAMES, Family, ModelConfig, TrainConfig, preset
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import UsageError
@@ -107,7 +106,7 @@ def train(
         raise UsageError("--pattern is for the Itera model: the Transformer has attention only")
     world = World.join()
     try:
-        torch.set_num_threads(threads or max(1, _cores() // world.local_size))
+        torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
         if not world.leads:
             world.wait()  # the leader prepares the set and compiles; the others find it done
         dataset = prepare(data, vocab_size=vocab_size, quiet=quiet or not world.leads)
@@ -172,7 +171,7 @@ def _finish(
     counts, manifest = trainer.cost, dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
     speed = trainer.tokens / trainer.seconds
-    share = speed * counts.flops_train / trainer.precision.peak
+    share = trainer.mfu(speed)
     summary: dict[str, Any] = {
         "name": places.name,
         "family": model.config.family,
@@ -275,10 +274,6 @@ def _number(option: str, text: str) -> float:
     if not 0 < number < float("inf"):
         raise UsageError(f"--{option} {text}: expected a number such as 3000000 or 3M")
     return number
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _announce(
