@@ -9,18 +9,12 @@ import torch
 from torch import Tensor
 
 from itera_lite.config import ModelConfig
-from itera_lite.kernels import ops
-from itera_lite.kernels.ops import (
-    add_rms_norm,
-    attention,
-    experts,
-    gated_silu,
-    linear_cross_entropy,
-    mamba2,
-    mamba2_from,
-    rms_norm,
-    route,
-)
+from itera_lite.kernels.attention import attention
+from itera_lite.kernels.experts import experts, gated_silu, route
+from itera_lite.kernels.library import load_library
+from itera_lite.kernels.loss import linear_cross_entropy
+from itera_lite.kernels.mamba2 import mamba2, mamba2_from
+from itera_lite.kernels.norm import add_rms_norm, rms_norm
 
 __all__ = [
     "add_rms_norm",
@@ -45,7 +39,7 @@ def enable() -> str | None:
     """Compile (once) and switch on. Returns None, or the reason why it can't be done."""
     global _enabled
     try:
-        ops.load_library()
+        load_library()
     except OSError as error:
         return str(error)
     _enabled = True

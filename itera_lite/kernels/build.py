@@ -1,6 +1,6 @@
-"""Compile ops.cc for the processor at hand, once, and load it.
+"""Compile the operations for the processor at hand, once, and load them.
 
-It is kept in the cache folder under a name made from source, flags, compiler
+The library is kept in the cache folder under a name made from sources, flags, compiler
 and processor. Without a compiler everything still works, in plain PyTorch.
 """
 
@@ -13,11 +13,13 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from itera_lite.bench.provenance import usable_cores
 from itera_lite.files import cache_folder
 
-SOURCE = Path(__file__).with_name("ops.cc")
+FOLDER = Path(__file__).parent
 FLAGS = (
     "-std=c++17 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math "
     "-fno-signed-zeros -fassociative-math"
@@ -57,26 +59,35 @@ def load() -> ctypes.CDLL:
     arm = platform.machine() in ("aarch64", "arm64")
     native = ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
     flags = [*FLAGS, *native]
-    key = SOURCE.read_text("utf-8") + " ".join(flags) + version.stdout + _processor()
+    sources = sorted((*FOLDER.glob("*.h"), *FOLDER.glob("*.cc")))
+    texts = [f"{source.name}\n{source.read_text('utf-8')}" for source in sources]
+    key = "".join(texts) + " ".join(flags) + version.stdout + _processor()
     name = f"ops-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     path = cache_folder() / "kernels" / name
     if not path.exists():
-        _compile(compiler, flags, path)
+        _compile(compiler, flags, [s for s in sources if s.suffix == ".cc"], path)
     return ctypes.CDLL(str(path))
 
 
-def _compile(compiler: str, flags: list[str], path: Path) -> None:
+def _compile(compiler: str, flags: list[str], sources: list[Path], path: Path) -> None:
+    """Each source on a core of its own, then one library of them all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        compiled, linked = Path(folder) / "ops.o", Path(folder) / "ops.so"
+        objects = [Path(folder) / f"{source.stem}.o" for source in sources]
+        commands = [
+            [compiler, *flags, "-c", str(source), "-o", str(compiled)]
+            for source, compiled in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            list(pool.map(_run, commands))
         # Linked without OpenMP: the calls must reach the runtime that PyTorch has
         # loaded. A second one would have threads of its own, and both would spin.
-        commands = [
-            [compiler, *flags, "-c", str(SOURCE), "-o", str(compiled)],
-            [compiler, "-shared", str(compiled), "-o", str(linked)],
-        ]
-        for command in commands:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise OSError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        linked = Path(folder) / "ops.so"
+        _run([compiler, "-shared", *map(str, objects), "-o", str(linked)])
         os.replace(linked, path)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
