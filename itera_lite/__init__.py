@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from itera_lite.errors import CheckpointError as CheckpointError
     from itera_lite.errors import ConfigError as ConfigError
     from itera_lite.errors import DataError as DataError
+    from itera_lite.errors import ExportError as ExportError
     from itera_lite.errors import IteraError as IteraError
     from itera_lite.errors import MissingExtra as MissingExtra
     from itera_lite.errors import TokenizerMismatch as TokenizerMismatch
@@ -48,6 +49,7 @@ _PUBLIC = {
     "DataError": "itera_lite.errors",
     "TokenizerMismatch": "itera_lite.errors",
     "CheckpointError": "itera_lite.errors",
+    "ExportError": "itera_lite.errors",
     "MissingExtra": "itera_lite.errors",
 }
 

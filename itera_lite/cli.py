@@ -34,6 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("itera_lite.bench.run:bench", "Measure speed, memory and energy."),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
+    "export": (
+        "itera_lite.export.run:export",
+        "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
+    ),
     "report": ("itera_lite.report.build:report", "Write the report from the result files."),
 }
 

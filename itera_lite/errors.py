@@ -6,6 +6,7 @@
     ├── DataError              text or token shards that can't be used
     │   └── TokenizerMismatch  a model and data that were made with different tokenizers
     ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
+    ├── ExportError            weights that can't be stored in the type asked for
     └── MissingExtra           an optional dependency that isn't installed
 
 A message says what was given, what was expected and what to do.
@@ -38,6 +39,10 @@ class TokenizerMismatch(DataError):
 
 class CheckpointError(IteraError):
     """A checkpoint folder that is missing, incomplete or damaged."""
+
+
+class ExportError(IteraError):
+    """Weights that can't be stored in the type asked for."""
 
 
 class MissingExtra(IteraError):

@@ -86,7 +86,7 @@ def test_import_is_light() -> None:
 def test_every_import_is_declared() -> None:
     """At the top of a module: a dependency. In a function: a dependency or an extra."""
     required = requirement_names(PROJECT["dependencies"])
-    optional = requirement_names(EXTRAS["hub"] + EXTRAS["peers"])
+    optional = requirement_names(EXTRAS["hub"] + EXTRAS["peers"] + EXTRAS["llama"])
     distributions = packages_distributions()
     for path, tree in sources():
         top = {id(node) for node in tree.body}

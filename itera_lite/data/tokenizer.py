@@ -94,8 +94,8 @@ class Tokenizer:
             if token != EOT:
                 self.token_bytes[index] = bytes(_CHARACTER_TO_BYTE[c] for c in token)
         self._byte_ids = [vocab[character] for character in _BYTE_TO_CHARACTER]
-        merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        canonical = {"vocab": vocab, "merges": merges, "pre_tokenizer": "gpt-2", "eot": EOT}
+        self._merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+        canonical = {"vocab": vocab, "merges": self._merges, "pre_tokenizer": "gpt-2", "eot": EOT}
         text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
 
@@ -230,6 +230,12 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids; a character that is cut in two becomes U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def vocabulary(self) -> tuple[list[str], list[str]]:
+        """Token strings by id and merges by rank ("left right"), in GPT-2's byte characters."""
+        tokens = ["".join(_BYTE_TO_CHARACTER[b] for b in token) for token in self.token_bytes]
+        tokens[self.eot_id] = EOT
+        return tokens, [" ".join(pair) for pair in self._merges]
 
     def _encode_pieces(self, texts: Iterable[str | bytes]) -> Iterator[tuple[int, list[int]]]:
         """(index of the text, ids of its next piece), in order."""

@@ -1,0 +1,237 @@
+"""A checkpoint as one GGUF file that llama.cpp, and what is built on it, loads as it is.
+
+The Itera model is llama.cpp's ``granitehybrid``, the Transformer its ``llama``. Tokenizer and
+sampling defaults lie inside. docs/export.md says what is stored where.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGUFValueType, Keys, TokenType
+from numpy.typing import NDArray
+
+from itera_lite.config import ModelConfig
+from itera_lite.data.tokenizer import EOT, Tokenizer
+from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.export.summary import Stored, Summary
+from itera_lite.export.types import SCHEMES, Scheme, pack, stored_type
+from itera_lite.files import replacing
+from itera_lite.generate import Sampler
+from itera_lite.model import LanguageModel
+from itera_lite.train.checkpoint import load_checkpoint
+
+# llama.cpp's default order, but temperature before the cuts, as our own sampler has it
+_SAMPLING_SEQUENCE = "penalties;dry;top_n_sigma;temperature;top_k;typ_p;top_p;min_p;xtc"
+
+_TOP = {"embedding.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
+_LAYER = {
+    "mixer_norm.weight": "attn_norm.weight",
+    "ffn_norm.weight": "ffn_norm.weight",
+    "mixer.q_proj.weight": "attn_q.weight",
+    "mixer.k_proj.weight": "attn_k.weight",
+    "mixer.v_proj.weight": "attn_v.weight",
+    "mixer.o_proj.weight": "attn_output.weight",
+    "mixer.in_proj.weight": "ssm_in.weight",
+    "mixer.conv_weight": "ssm_conv1d.weight",
+    "mixer.conv_bias": "ssm_conv1d.bias",
+    "mixer.dt_bias": "ssm_dt.bias",
+    "mixer.A_log": "ssm_a",
+    "mixer.D": "ssm_d",
+    "mixer.norm.weight": "ssm_norm.weight",
+    "mixer.out_proj.weight": "ssm_out.weight",
+    "ffn.router.weight": "ffn_gate_inp.weight",
+    "ffn.down": "ffn_down_exps.weight",
+    "ffn.shared.down.weight": "ffn_down_shexp.weight",
+    "ffn.down.weight": "ffn_down.weight",
+}
+_GATE_UP = {  # one tensor of ours, two of GGUF's
+    "ffn.gate_up": "_exps.weight",
+    "ffn.shared.gate_up.weight": "_shexp.weight",
+    "ffn.gate_up.weight": ".weight",
+}
+
+
+def export_gguf(
+    checkpoint: str | Path, type: str = "q8_0", output: str | Path | None = None
+) -> Summary:
+    """Write a checkpoint as a GGUF file. The same checkpoint gives the same bytes.
+
+    Args:
+        checkpoint: folder of the model, as `itera train` writes it.
+        type: one of `itera_lite.export.types.SCHEMES`.
+        output: the file; by default ``model-TYPE.gguf`` inside the checkpoint.
+
+    Raises:
+        UsageError: an unknown type, or an output that can't be a file.
+        CheckpointError: a checkpoint that is missing or damaged.
+        ExportError: weights that the type can't store.
+    """
+    if type not in SCHEMES:
+        raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}")
+    checkpoint = Path(checkpoint)
+    model, tokenizer = load_checkpoint(checkpoint)
+    path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
+    if path.is_dir():
+        raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
+
+    writer = _Writer(None, "llama" if model.config.family == "transformer" else "granitehybrid")
+    _add_general(writer, checkpoint, model.config, SCHEMES[type])
+    _add_architecture(writer, model.config)
+    _add_tokenizer(writer, tokenizer)
+    by_type: dict[str, Stored] = {}
+    for name, weights in gguf_tensors(model):
+        kind = stored_type(name, SCHEMES[type])
+        packed = pack(name, weights, kind)
+        writer.add_tensor(name, packed, raw_dtype=kind)
+        stored = by_type.get(kind.name, Stored())
+        by_type[kind.name] = stored.plus(weights.size, packed.nbytes)
+    with replacing(path) as temporary:
+        writer.write_header_to_file(temporary)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return Summary(path, type, path.stat().st_size, by_type)
+
+
+def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The model's weights in float32, under GGUF's names and in its shapes, layer by layer."""
+    c = model.config
+    for full_name, value in model.state_dict().items():
+        weights = value.detach().float().contiguous().numpy()
+        if full_name in _TOP:
+            yield _TOP[full_name], weights
+            continue
+        _, layer, name = full_name.split(".", 2)
+        prefix = f"blk.{layer}."
+        if name in _GATE_UP:
+            gate, up = np.split(weights, 2, axis=-2)
+            yield f"{prefix}ffn_gate{_GATE_UP[name]}", np.ascontiguousarray(gate)
+            yield f"{prefix}ffn_up{_GATE_UP[name]}", np.ascontiguousarray(up)
+            continue
+        if name == "mixer.A_log":
+            weights = -np.exp(weights)[:, None]
+        elif name == "mixer.D":
+            weights = weights[:, None]
+        elif name == "mixer.norm.weight":
+            weights = weights[None]  # (groups, d_inner / groups)
+        elif c.uses_rope and name in ("mixer.q_proj.weight", "mixer.k_proj.weight"):
+            weights = _interleave_halves(weights, c.head_dim)
+        yield prefix + _LAYER[name], weights
+
+
+def _interleave_halves(weights: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
+    """Rows of each head from (first half, second half) to pairs: what ``llama`` rotates."""
+    halves = weights.reshape(-1, 2, head_dim // 2, weights.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weights.shape)
+
+
+def _add_general(
+    writer: gguf.GGUFWriter, checkpoint: Path, config: ModelConfig, scheme: Scheme
+) -> None:
+    writer.add_type("model")
+    writer.add_name(checkpoint.resolve().name)
+    kind = "Mamba-2 and attention" if "m" in config.pattern else "Transformer"
+    experts = f", {config.top_k} of {config.n_experts} experts a token" if config.n_experts else ""
+    writer.add_description(
+        f"{kind}, {config.n_layers} layers of width {config.d_model}{experts}; made with Itera-Lite"
+    )
+    writer.add_file_type(scheme.file_type)
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    temperature, top_k, top_p = _sampling(checkpoint)
+    writer.add_sampling_sequence(_SAMPLING_SEQUENCE)
+    writer.add_sampling_temp(temperature)
+    writer.add_sampling_top_k(top_k)
+    writer.add_sampling_top_p(top_p)
+    writer.add_sampling_min_p(0.0)  # llama.cpp's own default would cut
+
+
+def _sampling(checkpoint: Path) -> tuple[float, int, float]:
+    """Temperature, top-k (0: all tokens) and top-p of ``generation_config.json``."""
+    path = checkpoint / "generation_config.json"
+    default = Sampler()
+    try:
+        raw: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        sampler = Sampler(
+            float(raw.get("temperature", default.temperature)),
+            int(raw.get("top_k", default.top_k)),
+            float(raw.get("top_p", default.top_p)),
+        )
+    except (ValueError, TypeError, AttributeError, UsageError) as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}") from None
+    return sampler.temperature, sampler.top_k, sampler.top_p
+
+
+def _add_architecture(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
+    c = config
+    writer.add_vocab_size(c.vocab_size)
+    writer.add_context_length(c.max_seq_len)
+    writer.add_embedding_length(c.d_model)
+    writer.add_block_count(c.n_layers)
+    writer.add_feed_forward_length(c.d_expert if c.n_experts else c.d_ff)
+    writer.add_head_count(c.n_heads)
+    writer.add_layer_norm_rms_eps(c.norm_eps)
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_rope_freq_base(c.rope_theta)
+    if c.family == "transformer":
+        writer.add_head_count_kv(c.n_kv_heads)
+        return
+    # 0 marks a Mamba layer
+    writer.add_head_count_kv([c.n_kv_heads if kind == "a" else 0 for kind in c.pattern])
+    writer.add_rope_scaling_finetuned(False)  # here: no rotary positions
+    writer.add_attention_scale(c.head_dim**-0.5)
+    writer.add_embedding_scale(c.embedding_multiplier)
+    writer.add_residual_scale(c.residual_multiplier)
+    writer.add_logit_scale(c.logits_scaling)
+    writer.add_ssm_conv_kernel(c.d_conv)
+    writer.add_ssm_state_size(c.d_state)
+    writer.add_ssm_group_count(1)
+    writer.add_ssm_inner_size(c.d_inner)
+    writer.add_ssm_time_step_rank(c.n_ssm_heads)
+    if c.n_experts:
+        writer.add_expert_count(c.n_experts)
+        writer.add_expert_used_count(c.top_k)
+        writer.add_expert_shared_feed_forward_length(c.d_ff)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
+    eot = tokenizer.eot_id
+    tokens, merges = tokenizer.vocabulary()
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
+    writer.add_tokenizer_pre("gpt-2")  # and for GPT-2's way to cut text before it
+    writer.add_token_list(tokens)
+    writer.add_token_types(
+        [TokenType.CONTROL if token == EOT else TokenType.NORMAL for token in tokens]
+    )
+    writer.add_key_value(Keys.Tokenizer.MERGES, merges, GGUFValueType.ARRAY, GGUFValueType.STRING)
+    # A document begins after <|endoftext|> and ends with it.
+    writer.add_bos_token_id(eot)
+    writer.add_eos_token_id(eot)
+    writer.add_pad_token_id(eot)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_string("itera.tokenizer.sha256", tokenizer.sha256)
+
+
+class _Writer(gguf.GGUFWriter):
+    """Writes empty arrays too: a tokenizer of bytes only has no merges, and llama.cpp wants
+    the array all the same."""
+
+    def _pack_val(
+        self,
+        val: Any,
+        vtype: GGUFValueType,
+        add_vtype: bool,
+        sub_type: GGUFValueType | None = None,
+    ) -> bytes:
+        if vtype == GGUFValueType.ARRAY and sub_type is not None and len(val) == 0:
+            return struct.pack("<IIQ", vtype, sub_type, 0)
+        return super()._pack_val(val, vtype, add_vtype, sub_type)

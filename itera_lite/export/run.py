@@ -1,0 +1,33 @@
+"""The verb `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from itera_lite.errors import UsageError
+from itera_lite.export.summary import Summary
+
+
+def export(
+    checkpoint: Path,
+    *,
+    format: Literal["gguf"] = "gguf",
+    type: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "mixed"] = "q8_0",
+    output: Path | None = None,
+) -> Summary:
+    """Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.
+
+    Args:
+        checkpoint: Folder of the model, as `itera train` writes it.
+        format: gguf, which holds the tokenizer too.
+        type: How the matrices are stored. mixed is q4_0 with the embedding in q8_0.
+        output: The file; by default model-TYPE.gguf inside the checkpoint.
+    """
+    from itera_lite.export.gguf import export_gguf
+
+    if format != "gguf":  # from Python; the command line checks it itself
+        raise UsageError(f"format='{format}': expected gguf")
+    summary = export_gguf(checkpoint, type, output)
+    print(summary)
+    return summary

@@ -1,0 +1,65 @@
+"""What an export wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of one stored type."""
+
+    tensors: int = 0
+    weights: int = 0
+    bytes: int = 0
+
+    def plus(self, weights: int, n_bytes: int) -> Stored:
+        """The same with one tensor more."""
+        return Stored(self.tensors + 1, self.weights + weights, self.bytes + n_bytes)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written. As a string: some lines to print.
+
+    Attributes:
+        path: the file.
+        type: as it was asked for.
+        bytes: size of the file, tokenizer and keys included.
+        by_type: the tensors of each stored type, by its name.
+    """
+
+    path: Path
+    type: str
+    bytes: int
+    by_type: dict[str, Stored]
+
+    @property
+    def parameters(self) -> int:
+        return sum(stored.weights for stored in self.by_type.values())
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes of the weights, without tokenizer, keys and padding."""
+        return sum(stored.bytes for stored in self.by_type.values())
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Of all weights, the blocks' scales included."""
+        return 8 * self.tensor_bytes / self.parameters
+
+    def __str__(self) -> str:
+        lines = [
+            str(self.path),
+            f"  {self.parameters:,} parameters in {self.tensor_bytes:,} bytes: "
+            f"{self.bits_per_weight:.2f} bits per weight, scales included",
+        ]
+        for name, stored in sorted(self.by_type.items(), key=lambda item: -item[1].weights):
+            lines.append(
+                f"    {name:<5}{stored.tensors:>4} tensors {stored.weights:>12,} weights "
+                f"{stored.bytes:>12,} bytes"
+            )
+        rest = self.bytes - self.tensor_bytes
+        lines.append(f"  {self.bytes:,} bytes the file: {rest:,} for tokenizer and keys")
+        return "\n".join(lines)
