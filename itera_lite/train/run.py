@@ -20,9 +20,10 @@ from itera_lite.files import write_json
 from itera_lite.kernels.build import keep_memory
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
-from itera_lite.train.loop import Budget, Places, Trainer
+from itera_lite.train.loop import Budget, Trainer
 from itera_lite.train.metrics import expert_loads
 from itera_lite.train.precision import Precision, choose
+from itera_lite.train.resume import Places, go_on
 from itera_lite.train.sizing import fit_to
 
 DEFAULT_MINUTES = 10.0
@@ -147,7 +148,7 @@ def train(
                 shape, train_config, dataset, used, places, choice, world, patience, quiet
             )
             if resume:
-                trainer.resume()
+                go_on(trainer)
             begin = time.time()
             ended = trainer.run()
             if world.leads:
@@ -162,7 +163,7 @@ def _finish(
     trainer: Trainer, ended: str, wall: float, spec: str, problem: str | None
 ) -> dict[str, Any]:
     """Score the best model on the validation text, in float32, and write the summary."""
-    places, dataset, config = trainer.places, trainer.dataset, trainer.config
+    places, dataset, config, state = trainer.places, trainer.dataset, trainer.config, trainer.state
     loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(trainer.model)]
     model, tokenizer = load_checkpoint(places.best)
     score = score_documents(
@@ -170,7 +171,7 @@ def _finish(
     )
     counts, manifest = trainer.cost, dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
-    speed = trainer.tokens / trainer.seconds
+    speed = trainer.tokens / state.seconds
     share = trainer.mfu(speed)
     summary: dict[str, Any] = {
         "name": places.name,
@@ -179,10 +180,10 @@ def _finish(
         "train": {
             "batch_size": config.batch_size,
             "seq_len": config.seq_len,
-            "steps": trainer.step,
+            "steps": state.step,
             "tokens": trainer.tokens,
             "epochs": trainer.loader.epoch,
-            "seconds": trainer.seconds,
+            "seconds": state.seconds,
             "minutes_wall": wall / 60,
             "tokens_per_second": speed,
             "mfu": share,
@@ -215,7 +216,7 @@ def _finish(
             "tokens": score.tokens,
             "bytes": score.bytes,
         },
-        "best": trainer.best,
+        "best": state.best,
         "dataset": {
             "name": dataset.name,
             "spec": spec,
@@ -229,15 +230,15 @@ def _finish(
             "bytes_per_token": train_bytes / train_tokens,
         },
         "expert_load": loads,
-        "samples": trainer.samples,
+        "samples": state.samples,
         "provenance": provenance(seed=config.seed),
     }
     write_json(places.summary, summary)
     if not trainer.quiet:
         print(
             f"{places.name}: {score.bpb:.4f} bits per byte on the validation text "
-            f"(step {trainer.best['step']} of {trainer.step}); {trainer.tokens:,} tokens in "
-            f"{trainer.seconds:.0f} s, {speed:,.0f} tokens/s, {share:.0%} of the peak; "
+            f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
+            f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {share:.0%} of the peak; "
             f"checkpoint {places.best}"
         )
     return summary

@@ -14,7 +14,7 @@ import pytest
 
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
 from itera_lite.evaluate.score import Score
-from itera_lite.train import loop
+from itera_lite.train import validate
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.loop import Trainer
 from itera_lite.train.run import train
@@ -100,7 +100,7 @@ def test_ctrl_c_saves_and_resume_repeats_the_uninterrupted_curve(
     original = Trainer._step
 
     def step(self):
-        if self.step == 33:
+        if self.state.step == 33:
             os.kill(os.getpid(), signal.SIGINT)
         return original(self)
 
@@ -109,7 +109,7 @@ def test_ctrl_c_saves_and_resume_repeats_the_uninterrupted_curve(
         run(text, tmp_path / "cut")
     monkeypatch.setattr(Trainer, "_step", original)
     state = tmp_path / "cut/c/itera_lite_tiny-last/training_state/state.json"
-    assert json.loads(state.read_text())["step"] == 34
+    assert json.loads(state.read_text())["state"]["step"] == 34
     run(text, tmp_path / "cut", resume=True)
     assert curve(tmp_path / "cut") == curve(whole)
     weights = "c/itera_lite_tiny-last/model.safetensors"
@@ -138,7 +138,7 @@ def test_after_sigkill_resume_repeats_the_uninterrupted_curve(text, tmp_path):
     process.wait(timeout=120)
     thread.join()
     assert process.returncode == -signal.SIGKILL
-    assert json.loads(state.read_text())["step"] < 156
+    assert json.loads(state.read_text())["state"]["step"] < 156
     subprocess.run([*command, *place, "--resume"], check=True, capture_output=True, timeout=120)
     whole = tmp_path / "whole"
     other = ["--checkpoints", str(whole / "c"), "--results", str(whole / "r")]
@@ -188,7 +188,7 @@ def test_early_stopping(text, tmp_path, monkeypatch):
     def scored(*_, **__):
         return Score(nats=next(scores) * 100, tokens=100, bytes=100)
 
-    monkeypatch.setattr(loop, "stream_bits", scored)
+    monkeypatch.setattr(validate, "stream_bits", scored)
     summary = run(text, tmp_path, patience=2, tokens="20K")["itera_lite_tiny"]
     assert summary["train"]["stopped"] == "early"
     assert len(summary["samples"]) == 5
