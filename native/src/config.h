@@ -1,0 +1,11 @@
+#pragma once
+
+#include "gguf.h"
+#include "model.h"
+
+namespace itera {
+
+// Reads and checks the shape. `wanted_context` 0 takes the file's own, at most 65,536.
+Config read_config(const Gguf &file, uint32_t wanted_context);
+
+}  // namespace itera

@@ -1,0 +1,96 @@
+// NEON with the dot-product instructions: four vectors of 16 bytes are 16 rows by 4 columns.
+#include "kernels.h"
+
+#if defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+
+namespace itera {
+namespace {
+
+struct F {
+    float32x4_t v[4];
+};
+struct I {
+    int32x4_t v[4];
+};
+struct Nibbles {
+    int8x16_t low[4], high[4];
+};
+constexpr uint8_t FLIP = 0;
+constexpr int NT = 2;
+
+inline F load(const float *p) {
+    return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+}
+inline void store(float *p, F x) {
+    for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.v[i]);
+}
+inline F set(float x) {
+    const float32x4_t s = vdupq_n_f32(x);
+    return {{s, s, s, s}};
+}
+inline F fma(F a, F b, F c) {
+    for (int i = 0; i < 4; i++) c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    return c;
+}
+inline F mul(F a, F b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
+    return a;
+}
+inline F half(const uint16_t *p) {
+    F out;
+    for (int i = 0; i < 4; i++)
+        out.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+    return out;
+}
+inline F bhalf(const uint16_t *p) {
+    F out;
+    for (int i = 0; i < 4; i++)
+        out.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
+    return out;
+}
+inline F to_float(I x) {
+    F out;
+    for (int i = 0; i < 4; i++) out.v[i] = vcvtq_f32_s32(x.v[i]);
+    return out;
+}
+inline I set_int(int32_t x) {
+    const int32x4_t s = vdupq_n_s32(x);
+    return {{s, s, s, s}};
+}
+inline I dot(I acc, const uint8_t *w, int32_t q4) {
+    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
+    for (int i = 0; i < 4; i++)
+        acc.v[i] = vdotq_s32(acc.v[i], vld1q_s8(reinterpret_cast<const int8_t *>(w) + 16 * i), q);
+    return acc;
+}
+inline Nibbles nibbles(const uint8_t *w) {
+    Nibbles out;
+    for (int i = 0; i < 4; i++) {
+        const uint8x16_t both = vld1q_u8(w + 16 * i);
+        out.low[i] = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(0x0f)));
+        out.high[i] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+    }
+    return out;
+}
+inline I dot_low(I acc, const Nibbles &w, int32_t q4) {
+    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
+    for (int i = 0; i < 4; i++) acc.v[i] = vdotq_s32(acc.v[i], w.low[i], q);
+    return acc;
+}
+inline I dot_high(I acc, const Nibbles &w, int32_t q4) {
+    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
+    for (int i = 0; i < 4; i++) acc.v[i] = vdotq_s32(acc.v[i], w.high[i], q);
+    return acc;
+}
+
+#include "kernels_impl.h"
+
+}  // namespace
+
+extern const Kernels kNeon;
+const Kernels kNeon = {"neon",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
+                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp};
+
+}  // namespace itera
+#endif

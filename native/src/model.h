@@ -1,0 +1,88 @@
+// A model as the engine runs it: its shape, its weights repacked, its tokenizer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gguf.h"
+#include "kernels.h"
+#include "pack.h"
+#include "tokenizer.h"
+
+namespace itera {
+
+// Letters as in the Python package: D d_model, H heads, P head_dim, N d_state, E experts.
+struct Config {
+    std::string architecture;  // "granitehybrid" or "llama"
+    uint32_t n_layers, d_model, vocab_size;
+    uint32_t context;  // tokens that a state has room for
+    uint32_t n_heads, head_dim, rope_dims = 0;  // 0 rope_dims: no positions
+    std::vector<uint32_t> n_kv_heads;           // a layer; 0: a Mamba-2 layer
+    uint32_t d_ff = 0;                          // dense feed-forward, or the shared expert
+    uint32_t n_experts = 0, top_k = 0, d_expert = 0;
+    uint32_t d_conv = 0, d_inner = 0, d_state = 0, n_ssm_heads = 0;
+    float norm_eps, attention_scale, rope_base = 10000.0f;
+    float embedding_scale = 1, residual_scale = 1, logit_scale = 1;
+
+    uint32_t ssm_head_dim() const { return d_inner / n_ssm_heads; }
+    uint32_t conv_channels() const { return d_inner + 2 * d_state; }
+};
+
+struct Layer {
+    uint32_t n_kv_heads;  // 0: Mamba-2
+    const float *mixer_norm, *ffn_norm;
+    Matrix in, out;  // Mamba-2
+    const float *conv, *conv_bias, *dt_bias, *a, *d, *ssm_norm;
+    Matrix q, k, v, o;           // attention
+    Matrix router, experts_in, experts_out;  // experts_in: gate and up of each expert
+    Matrix ffn_in, ffn_out;      // dense, or shared expert; ffn_in: gate and up
+};
+
+// Sampling that the file recommends, where it does.
+struct SamplingDefaults {
+    float temperature = 0.8f, top_p = 0.95f;
+    int32_t top_k = 0;
+};
+
+struct LoadOptions {
+    uint32_t context = 0;  // 0: the file's own, at most 65,536
+};
+
+class Model {
+  public:
+    // Throws `Error` for a file that can't be read, isn't valid or is of another kind.
+    static Model load(const std::string &path, const LoadOptions &options = {});
+    static Model from_memory(std::span<const std::byte> bytes, const LoadOptions &options = {});
+
+    Config config;
+    SamplingDefaults sampling;
+    std::string name;         // general.name
+    Tokenizer tokenizer;
+    const Kernels &kernels;
+    Matrix embedding, head;   // the same matrix where the embeddings are tied
+    std::vector<Layer> layers;
+    const float *norm = nullptr;
+    bool cache8 = false;  // attention remembers in 8 bits, as a file with quantised weights asks
+    uint64_t file_bytes = 0;
+    uint64_t parameters = 0;
+    uint64_t fingerprint = 0;  // of shape and file, so that a state finds its model
+
+    // Bytes of weights that one decoded token reads, and of its state at `length` tokens.
+    uint64_t weight_bytes_per_token() const;
+    uint64_t state_bytes_per_token(uint64_t length) const;
+
+  private:
+    Model(const Gguf &file, const LoadOptions &options);
+    void load_mamba(const Gguf &file, const std::string &prefix, Layer &layer);
+    void load_attention(const Gguf &file, const std::string &prefix, Layer &layer);
+    void load_feed_forward(const Gguf &file, const std::string &prefix, Layer &layer);
+    Matrix matrix(const Gguf &file, const std::string &name, uint64_t rows, uint64_t columns);
+    const float *floats(const Gguf &file, const std::string &name,
+                        std::initializer_list<uint64_t> shape);
+    Arena arena_;
+};
+
+}  // namespace itera
