@@ -169,7 +169,10 @@ def _tokenizer() -> list[tuple[str | bytes, bytes]]:
         ("tokenizer.ggml.model", scalar(STRING, "gpt2")),
         ("tokenizer.ggml.pre", scalar(STRING, "gpt-2")),
         ("tokenizer.ggml.tokens", array(STRING, names)),
-        ("tokenizer.ggml.token_type", array(I32, [3 if i == 256 else 1 for i in range(len(names))])),
+        (
+            "tokenizer.ggml.token_type",
+            array(I32, [3 if i == 256 else 1 for i in range(len(names))]),
+        ),
         ("tokenizer.ggml.merges", array(STRING, MERGES)),
         ("tokenizer.ggml.bos_token_id", scalar(U32, 256)),
         ("tokenizer.ggml.eos_token_id", scalar(U32, 256)),

@@ -28,7 +28,6 @@ from tests.native.gguf_bytes import (
     U32,
     U64,
     D,
-    Draft,
     F,
     Stored,
     array,
@@ -72,7 +71,16 @@ def hostile() -> list[Hostile]:
     """All the files that are wrong, each under its own name."""
     cases = [
         case
-        for make in (_framing, _truncated, _metadata, _tensors, _shapes, _values, _tokenizer, _flips)
+        for make in (
+            _framing,
+            _truncated,
+            _metadata,
+            _tensors,
+            _shapes,
+            _values,
+            _tokenizer,
+            _flips,
+        )
         for case in make()
     ]
     assert len({case.name for case in cases}) == len(cases)
@@ -126,7 +134,9 @@ def _metadata() -> Iterator[Hostile]:
 
     yield raw("kind-13", "has type 13", struct.pack("<I", 13))
     yield raw("kind-huge", "has type 4294967295", struct.pack("<I", 2**32 - 1))
-    yield raw("array-of-arrays", "array of arrays", struct.pack("<IIQ", ARRAY, ARRAY, 1) + bytes(64))
+    yield raw(
+        "array-of-arrays", "array of arrays", struct.pack("<IIQ", ARRAY, ARRAY, 1) + bytes(64)
+    )
     deep = struct.pack("<I", ARRAY) + struct.pack("<IQ", ARRAY, 1) * 1000
     yield raw("array-of-arrays-deep", "array of arrays", deep)
     yield raw("array-kind-99", "has type 99", struct.pack("<IIQ", ARRAY, 99, 1))
@@ -159,7 +169,9 @@ def _metadata() -> Iterator[Hostile]:
     yield Hostile("keys-with-one-long-beginning", same.render(), EITHER)
 
     for value in (0, 1, 4, 7, 24, 33, 2**21, 2**31, 2**32 - 1):
-        yield raw(f"alignment-{value}", "general.alignment", scalar(U32, value), "general.alignment")
+        yield raw(
+            f"alignment-{value}", "general.alignment", scalar(U32, value), "general.alignment"
+        )
     yield raw("alignment-u64", "general.alignment", scalar(U64, 32), "general.alignment")
     yield raw("alignment-text", "general.alignment", scalar(STRING, "32"), "general.alignment")
     yield raw("alignment-array", "general.alignment", array(U32, [32]), "general.alignment")
@@ -170,7 +182,9 @@ def _metadata() -> Iterator[Hostile]:
             assert isinstance(name, str)
             if name.startswith("general.file_type"):
                 continue
-            wrong = scalar(F32, 1.5) if value[:4] == struct.pack("<I", STRING) else scalar(STRING, "")
+            wrong = (
+                scalar(F32, 1.5) if value[:4] == struct.pack("<I", STRING) else scalar(STRING, "")
+            )
             yield Hostile(
                 f"{base_name}-wrong-type-{name}",
                 draft.set(name, wrong).render(),
@@ -180,7 +194,9 @@ def _metadata() -> Iterator[Hostile]:
     yield raw("embedding-length-as-array", "embedding_length", array(U32, [D]), key)
     yield raw("embedding-length-bool", "embedding_length", scalar(BOOL, True), key)
     yield raw("embedding-length-negative", "embedding_length", scalar(I32, -32), key)
-    yield raw("architecture-unknown", "architecture", scalar(STRING, "gpt2"), "general.architecture")
+    yield raw(
+        "architecture-unknown", "architecture", scalar(STRING, "gpt2"), "general.architecture"
+    )
     yield raw("architecture-other", "", scalar(STRING, "llama"), "general.architecture")
     yield raw("architecture-long", "", scalar(STRING, "a" * 60000), "general.architecture")
 
@@ -317,7 +333,9 @@ def _shapes() -> Iterator[Hostile]:
     yield case("kv-heads-bools", key, array(BOOL, [False, True]))
     yield case("kv-heads-texts", key, array(STRING, ["0", "1"]))
     yield case("kv-heads-uint64", key, array(U64, [0, 2**64 - 1]))
-    yield case("shared-expert-missing", "expert_shared_feed_forward_length", scalar(U32, F), "shexp")
+    yield case(
+        "shared-expert-missing", "expert_shared_feed_forward_length", scalar(U32, F), "shexp"
+    )
     for width in (1, 7, 8, 1024):
         yield case(f"key-length-{width}", "attention.key_length", scalar(U32, width), "")
 
