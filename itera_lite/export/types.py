@@ -66,9 +66,10 @@ def pack(name: str, weights: NDArray[np.float32], kind: Type) -> NDArray[np.gene
         raise ExportError(
             f"'{name}' holds weights that aren't finite: expected numbers. Train anew"
         )
-    with np.errstate(over="ignore"):  # what is too large is found below
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite
         packed = quantize(weights, kind)
-    if not np.isfinite(dequantize(packed, kind)).all():
+        holds = np.isfinite(dequantize(packed, kind)).all()
+    if not holds:
         largest = np.abs(weights).max()
         raise ExportError(
             f"'{name}' has a weight of size {largest:.3g}, which {kind.name} can't hold. "

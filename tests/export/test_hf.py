@@ -5,34 +5,19 @@ import json
 import pytest
 import torch
 
-from itera_lite.config import NAMES, PRESETS, ModelConfig, preset
 from itera_lite.errors import CheckpointError, ConfigError
 from itera_lite.export.hf import load_model, save_model
-from itera_lite.model import LanguageModel
+from tests.export.models import SHAPES, VOCAB, random_model, shape_name
 
 transformers = pytest.importorskip("transformers")
 
-SHAPES = [preset(family, size, 300) for size in PRESETS for family in NAMES] + [
-    ModelConfig("itera", "mma", 300, 64, n_experts=4, d_expert=32, d_ff=32, logits_scaling=2.0),
-    ModelConfig("itera", "ma", 300, 64, d_ff=96, d_state=16, embedding_multiplier=3.0),
-    ModelConfig("transformer", "aa", 300, 64, d_ff=96, n_kv_heads=1),
-]
 
-
-def randomised(config):
-    torch.manual_seed(0)
-    model = LanguageModel(config).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, 0.1 if parameter.ndim == 1 else 0.0, std=0.08)
-    return model
-
-
-@pytest.mark.parametrize("config", SHAPES, ids=lambda c: f"{c.family}-{c.pattern}-{c.d_model}")
+@pytest.mark.parametrize("config", SHAPES, ids=shape_name)
 @torch.no_grad()
 def test_logits_agree_both_ways(config, tmp_path):
-    model = randomised(config)
+    model = random_model(config)
     save_model(model, tmp_path / "ours", eot_id=256)
-    ids = torch.randint(0, 300, (2, 40))
+    ids = torch.randint(0, VOCAB, (2, 40))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
     assert type(theirs).__name__ in ("GraniteMoeHybridForCausalLM", "LlamaForCausalLM")
     assert (theirs(ids).logits - model(ids)).abs().max() < 1e-4
@@ -43,7 +28,7 @@ def test_logits_agree_both_ways(config, tmp_path):
 
 
 def test_the_config_avoids_the_known_traps(tmp_path):
-    save_model(randomised(SHAPES[0]), tmp_path, eot_id=256)
+    save_model(random_model(SHAPES[0]), tmp_path, eot_id=256)
     raw = json.loads((tmp_path / "config.json").read_text())
     assert set(raw["layer_types"]) == {"mamba", "attention"}
     assert "time_step_limit" not in raw
@@ -59,7 +44,7 @@ def test_a_missing_folder_says_how_to_make_one(tmp_path):
 def test_damage_is_one_clear_error(damage, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    save_model(randomised(SHAPES[0]), tmp_path, eot_id=256)
+    save_model(random_model(SHAPES[0]), tmp_path, eot_id=256)
     weights = tmp_path / "model.safetensors"
     if damage == "config":
         (tmp_path / "config.json").write_text('{"model_type": "granite')
@@ -89,7 +74,7 @@ def test_damage_is_one_clear_error(damage, tmp_path):
     ],
 )
 def test_a_model_of_another_kind_is_refused_by_name(key, value, tmp_path):
-    save_model(randomised(SHAPES[0]), tmp_path, eot_id=256)
+    save_model(random_model(SHAPES[0]), tmp_path, eot_id=256)
     path = tmp_path / "config.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps({**raw, key: value}))

@@ -1,0 +1,178 @@
+"""Exported files in llama.cpp: same tokens, same logits, same text."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from gguf.quants import dequantize, quantize
+
+from itera_lite.config import ModelConfig
+from itera_lite.export.gguf import export_gguf
+from itera_lite.export.types import SCHEMES
+from itera_lite.generate import Sampler, stream_ids
+from itera_lite.train.checkpoint import load_checkpoint
+from tests.export.models import SHAPES, VOCAB, shape_name
+
+llama_cpp = pytest.importorskip("llama_cpp")
+
+TEXT = """\
+    def wrap(self, text):
+        # Split the text into chunks, so that "it's" and 'we'll' stay whole.
+        return [line for line in text.splitlines() if len(line) <= 70]
+"""
+AWKWARD = {
+    "empty": "",
+    "spaces": " ",
+    "runs of spaces": "a  b   c    d" + " " * 70 + "e  ",
+    "only spaces": " " * 9,
+    "newlines": "\n\n\na\n b\n\n  c\r\n\r\nd\re\n",
+    "tabs": "\t\ta\t b \tc\t\n\t",
+    "vertical tab and form feed": "a\x0bb\x0c\x0cc \x0b",
+    "contractions": "I'm you're he's we'll they've she'd can't IT'S 'tis y'all'd've ''s 's'",
+    "curly contractions": "I’m you’re it’s",
+    "digits": "3.14159 1,000,000 0x1F 1e-9 007 v2.0 12345678901234567890",
+    "other digits": "٣٤٥ ১২৩ ½ ² Ⅷ ①",
+    "accents": "Ünïcödé naïve façade Århus Łódź Žižek ¿qué?",
+    "combining marks": "e\u0301a\u0308 o\u0302\u0323 Z\u0351\u0321\u0360\u034a\u0352",
+    "cjk": "你好，世界。日本語のテキスト 한국어 텍스트",
+    "rtl": "שלום עולם مرحبا بالعالم \u202bx\u202c",
+    "devanagari": "नमस्ते दुनिया क्षत्रिय",
+    "emoji": "😀 👍🏽 👨\u200d👩\u200d👧\u200d👦 🇫🇷 ❤\ufe0f 1\ufe0f\u20e3",
+    "control characters": "".join(map(chr, range(32))) + "\x7f\x80\x9f",
+    "separators": "a\x1cb\x1dc\x1ed\x1fe",
+    "unicode spaces": "a\u00a0b\u2003c\u3000d\u0085e\u2028f\u2029g\u1680h\u202fi",
+    "not quite spaces": "a\u200bb\ufeffc\u180ed\u2060e",
+    "special token as text": "<|endoftext|> a<|endoftext|>b <|endoftext|",
+    "punctuation": "!!! ... -- \u2014 «a» (b)[c]{d}<e> a_b __init__ a-b \\n $x^2$ @#%&*~`",
+    "private use and last": "\ue000 \U000f0000 \U0010ffff \ufffd \uffff",
+    "code": TEXT,
+    "long word": "abcdefgh" * 500,
+    "long text": TEXT * 60,
+    "long line of one letter": "a" * 3000,
+}
+
+
+def load(path, **options):
+    """The exact way: no flash attention, a float32 cache, one thread."""
+    options = {"n_ctx": 256, "n_batch": 256, "logits_all": True} | options
+    return llama_cpp.Llama(
+        str(path), n_threads=1, flash_attn=False, type_k=0, type_v=0, verbose=False, **options
+    )
+
+
+def their_tokens(theirs, text):
+    return theirs.tokenize(text.encode(), add_bos=False, special=False)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory, tokenizer):
+    """Ours, and the same inside a file that llama.cpp has loaded."""
+    from itera_lite.train.checkpoint import save_checkpoint
+    from tests.export.models import random_model
+
+    folder = tmp_path_factory.mktemp("tokens")
+    config = ModelConfig("transformer", "a", VOCAB, 32, head_dim=16, d_ff=32)
+    save_checkpoint(folder, random_model(config), tokenizer)
+    return tokenizer, load(export_gguf(folder, "q8_0").path, vocab_only=True)
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_awkward_text_gives_the_same_tokens(kind, tokenizers):
+    ours, theirs = tokenizers
+    assert their_tokens(theirs, AWKWARD[kind]) == ours.encode(AWKWARD[kind])
+
+
+def test_random_text_gives_the_same_tokens(tokenizers):
+    ours, theirs = tokenizers
+    alphabet = sorted({c for text in AWKWARD.values() for c in text})
+    draw = random.Random(0)
+    for _ in range(1000):
+        text = "".join(draw.choices(alphabet, k=draw.randint(1, 40)))
+        # long pieces of plain text between, so that merges apply
+        text = text.join(draw.choices(["", " the", "self.", "  \n", "'s", "12"], k=3))
+        assert their_tokens(theirs, text) == ours.encode(text), repr(text)
+
+
+def test_tokens_decode_to_the_same_bytes(tokenizers):
+    ours, theirs = tokenizers
+    draw = random.Random(0)
+    ids = [draw.choice([i for i in range(VOCAB) if i != ours.eot_id]) for _ in range(500)]
+    assert theirs.detokenize(ids) == ours.decode_bytes(ids)
+
+
+def test_a_prompt_begins_a_document(tokenizers):
+    """llama.cpp puts <|endoftext|> before the prompt by itself, once, and ends at it."""
+    ours, theirs = tokenizers
+    assert theirs.tokenize(b"def") == [ours.eot_id, *ours.encode("def")]
+    assert theirs.token_bos() == theirs.token_eos() == ours.eot_id
+    assert llama_cpp.llama_vocab_is_eog(theirs._model.vocab, ours.eot_id)
+
+
+def test_a_tokenizer_of_bytes_only_loads(tiny_pair, tmp_path):
+    checkpoint = tiny_pair["itera_lite_test"]
+    theirs = load(export_gguf(checkpoint, "f32", tmp_path / "bytes.gguf").path, vocab_only=True)
+    text = AWKWARD["emoji"] + AWKWARD["newlines"]
+    assert their_tokens(theirs, text) == list(text.encode())
+
+
+@pytest.mark.parametrize("config", SHAPES, ids=shape_name)
+@torch.no_grad()
+def test_float32_logits_and_greedy_text_are_the_same(config, save_random):
+    checkpoint = save_random(config)
+    model, tokenizer = load_checkpoint(checkpoint)
+    theirs = load(export_gguf(checkpoint, "f32").path)
+    prompt = tokenizer.encode(TEXT)[:120]
+    ids = [tokenizer.eot_id, *prompt]
+    theirs.eval(ids[:90])  # many at once, as a prompt
+    for token in ids[90:]:  # and one by one
+        theirs.eval([token])
+    want = model(torch.tensor([ids]))[0].numpy()
+    assert np.abs(theirs.scores[: len(ids)] - want).max() < 1e-4
+
+    greedy = []
+    for token in stream_ids(model, prompt, tokenizer.eot_id, Sampler(temperature=0)):
+        greedy.append(token)
+        if len(greedy) == 60:
+            break
+    written = []
+    for token in theirs.generate(ids, temp=0.0, repeat_penalty=1.0):
+        if token == tokenizer.eot_id or len(written) == len(greedy):
+            break
+        written.append(token)
+    assert written == greedy
+
+
+@pytest.mark.parametrize("type", ["f16", "bf16", "q8_0", "q4_0", "mixed"])
+@pytest.mark.parametrize("family", ["itera", "transformer"])
+@torch.no_grad()
+def test_llama_cpp_reads_what_was_stored(family, type, save_random):
+    """Its logits are those of the stored weights, but for the rounding inside its products.
+
+    All experts are used, so that rounding can't choose another one.
+    """
+    if family == "itera":
+        config = ModelConfig("itera", "mma", VOCAB, 64, n_experts=4, top_k=4, d_expert=32, d_ff=32)
+    else:
+        config = ModelConfig("transformer", "aa", VOCAB, 64, d_ff=96, n_kv_heads=1)
+    checkpoint = save_random(config)
+    model, tokenizer = load_checkpoint(checkpoint)
+    ids = [tokenizer.eot_id, *tokenizer.encode(TEXT)[:80]]
+    original = model(torch.tensor([ids]))[0].numpy()
+    round_weights(model, SCHEMES[type])
+    want = model(torch.tensor([ids]))[0].numpy()
+    theirs = load(export_gguf(checkpoint, type).path)
+    theirs.eval(ids)
+    error = np.abs(theirs.scores[: len(ids)] - want).mean()
+    assert error < 0.04 * want.std()
+    if type in ("q4_0", "mixed"):  # what was stored explains the difference to the original
+        assert error < 0.2 * np.abs(theirs.scores[: len(ids)] - original).mean()
+
+
+def round_weights(model, scheme):
+    """Round as the file does: by rows, so the order and the cutting of rows don't matter."""
+    for name, weights in model.named_parameters():
+        if weights.ndim >= 2 and "router" not in name and "conv" not in name:
+            kind = scheme.embedding if name == "embedding.weight" else scheme.matrices
+            rounded = dequantize(quantize(weights.numpy(), kind), kind)
+            weights.copy_(torch.from_numpy(rounded).view_as(weights))
