@@ -71,6 +71,7 @@ class Cursor {
 };
 
 void read_version(Cursor &cursor) {
+    if (cursor.left() == 0) throw Error("is empty; expected a GGUF file");
     if (cursor.left() < 4 || std::memcmp(cursor.here(), "GGUF", 4) != 0) {
         throw Error("doesn't begin with 'GGUF'; expected a GGUF file");
     }

@@ -203,18 +203,24 @@ inline float max_of(const float *x, size_t n) {
     return best;
 }
 
-// Integers of n numbers with one scale, which is returned; `sum` gets their sum.
+// Integers of n numbers with one scale, which is returned; `sum` gets their sum. The largest is
+// found by its bits: with NaN or infinity among the numbers the scale is one too, so that it shows
+// in the results.
 inline float quantize_group(const float *x, size_t n, int8_t *q, int32_t *sum) {
-    float part[16] = {};
+    int32_t part[16] = {};
     size_t i = 0;
     for (; i + 16 <= n; i += 16)
         for (int l = 0; l < 16; l++) {
-            const float a = __builtin_fabsf(x[i + l]);
+            const int32_t a = __builtin_bit_cast(int32_t, x[i + l]) & INT32_MAX;
             part[l] = a > part[l] ? a : part[l];
         }
-    for (; i < n; i++) part[0] = __builtin_fabsf(x[i]) > part[0] ? __builtin_fabsf(x[i]) : part[0];
-    float largest = part[0];
-    for (int l = 1; l < 16; l++) largest = part[l] > largest ? part[l] : largest;
+    for (; i < n; i++) {
+        const int32_t a = __builtin_bit_cast(int32_t, x[i]) & INT32_MAX;
+        part[0] = a > part[0] ? a : part[0];
+    }
+    int32_t bits = 0;
+    for (int l = 0; l < 16; l++) bits = part[l] > bits ? part[l] : bits;
+    const float largest = __builtin_bit_cast(float, bits);
     const float scale = largest / 127.0f;
     const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
     int32_t total = 0;

@@ -32,7 +32,7 @@ MappedFile::MappedFile(const std::string &path) {
     if (fstat(file.number, &status) != 0) throw Error("can't be read: " + reason(errno));
     if (S_ISDIR(status.st_mode)) throw Error("is a folder; expected a GGUF file");
     if (!S_ISREG(status.st_mode)) throw Error("is not a regular file; expected a GGUF file");
-    if (status.st_size == 0) throw Error("is empty; expected a GGUF file");
+    if (status.st_size == 0) return;  // a mapping can't be empty
     if (static_cast<uintmax_t>(status.st_size) > SIZE_MAX) {
         throw Error("is too large for this machine's address space");
     }
@@ -43,7 +43,9 @@ MappedFile::MappedFile(const std::string &path) {
     bytes_ = {static_cast<const std::byte *>(start), size};
 }
 
-MappedFile::~MappedFile() { munmap(const_cast<std::byte *>(bytes_.data()), bytes_.size()); }
+MappedFile::~MappedFile() {
+    if (!bytes_.empty()) munmap(const_cast<std::byte *>(bytes_.data()), bytes_.size());
+}
 
 void MappedFile::release(std::span<const std::byte> part) const {
     const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));

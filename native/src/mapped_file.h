@@ -11,7 +11,7 @@ namespace itera {
 
 class MappedFile {
   public:
-    // Throws `Error` where the file can't be opened, is empty or isn't a regular file.
+    // Throws `Error` where the file can't be opened or isn't a regular file.
     explicit MappedFile(const std::string &path);
     MappedFile(const MappedFile &) = delete;
     MappedFile &operator=(const MappedFile &) = delete;

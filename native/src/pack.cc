@@ -7,6 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "finite.h"
+
 namespace itera {
 
 namespace {
@@ -124,6 +126,7 @@ size_t packed_bytes(const Tensor &tensor) {
 }
 
 Matrix pack(const Tensor &tensor, Arena &arena, const Kernels &kernels, uint32_t stack) {
+    refuse_not_finite(tensor);
     Matrix m;
     const uint32_t total = checked_rows(all_rows(tensor), tensor);
     const uint32_t part = stack ? stack : total;
@@ -146,6 +149,8 @@ Matrix pack_pair(const Tensor &gate, const Tensor &up, Arena &arena, const Kerne
         throw Error("tensors '" + std::string(gate.name) + "' and '" + std::string(up.name) +
                     "' have types " + type_name(gate.type) + " and " + type_name(up.type) +
                     ": expected one type for both");
+    refuse_not_finite(gate);
+    refuse_not_finite(up);
     Matrix m;
     const uint32_t total = checked_rows(all_rows(gate) * 2, gate) / 2;
     const uint32_t parts = total / stack, groups = (stack + kLanes - 1) / kLanes;
@@ -164,6 +169,7 @@ Matrix pack_pair(const Tensor &gate, const Tensor &up, Arena &arena, const Kerne
 }
 
 float *pack_floats(const Tensor &tensor, Arena &arena) {
+    refuse_not_finite(tensor);
     const size_t n = all_rows(tensor) * tensor.columns();
     auto *out = reinterpret_cast<float *>(arena.take(n * 4));
     for (size_t i = 0; i < n; i++) {
