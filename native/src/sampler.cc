@@ -8,6 +8,8 @@
 #include <limits>
 #include <string>
 
+#include "softmax.h"
+
 namespace itera {
 namespace {
 
@@ -22,118 +24,54 @@ void require(bool good, const char *name, T value, const char *expected) {
     throw Error(std::string(name) + "=" + std::string(digits, end) + ": expected " + expected);
 }
 
-// e^x for x <= 0, to about 1e-7 of the value; 0 below -87, where floats lose precision. Without
-// branches or tables, so that compilers vectorise it, and of IEEE basics only, so that (compiled
-// with -ffp-contract=off) all machines get the same bits.
-inline float exp_negative(float x) {
-    constexpr float kLowest = -87.0f, kRounder = 12582912.0f;  // 1.5 * 2^23: adding it rounds
-    constexpr float kLog2High = 0.693359375f, kLog2Low = -2.12194440e-4f;  // ln 2 in two parts
-    const float bounded = x > kLowest ? x : kLowest;
-    const float shifted = bounded * 1.44269504f + kRounder;
-    const float power = shifted - kRounder;  // e^x = 2^power * e^rest
-    const float rest = (bounded - power * kLog2High) - power * kLog2Low;
-    float sum = 1.0f / 720;  // Taylor's series; |rest| <= ln(2) / 2
-    sum = sum * rest + 1.0f / 120;
-    sum = sum * rest + 1.0f / 24;
-    sum = sum * rest + 1.0f / 6;
-    sum = sum * rest + 0.5f;
-    sum = sum * rest + 1.0f;
-    sum = sum * rest + 1.0f;
-    const uint32_t exponent = (std::bit_cast<uint32_t>(shifted) << 23) + 0x3F800000u;
-    return x > kLowest ? sum * std::bit_cast<float>(exponent) : 0.0f;
+// The place of a weight in the ranking: the greatest first, equal ones by id. As one integer.
+uint64_t rank_of(float weight, size_t id) {
+    return uint64_t{~std::bit_cast<uint32_t>(weight)} << 32 | id;
 }
 
-// The greatest logit. Throws where there is none or it isn't finite.
-float maximum(std::span<const float> logits) {
-    float best = -kInfinity;
-    uint32_t not_numbers = 0;
-    for (const float x : logits) {
-        best = x > best ? x : best;
-        // By its bits: this holds whatever the compiler assumes about floats.
-        not_numbers += (std::bit_cast<uint32_t>(x) & 0x7FFFFFFFu) > 0x7F800000u;
-    }
-    if (not_numbers != 0) {
-        throw Error(std::to_string(not_numbers) + " of " + std::to_string(logits.size()) +
-                    " logits are NaN: expected numbers; the model or its file is damaged");
-    }
-    if (!(best > -kInfinity && best < kInfinity)) {
-        throw Error(std::string("the greatest logit is ") + (best > 0 ? "inf" : "-inf") +
-                    ": expected a finite one; the model is damaged or a bias excludes all tokens");
-    }
-    return best;
+float weight_of(uint64_t rank) {
+    return std::bit_cast<float>(~static_cast<uint32_t>(rank >> 32));
 }
 
-// Calls keep(i, e^((x - max) / temperature)) and returns their sum, always in the same order of
-// additions: in several lanes, because one would wait for each addition.
-template <typename Keep>
-double exponentials(std::span<const float> logits, float max, float temperature, Keep keep) {
-    constexpr size_t kLanes = 8, kBlock = 128;  // few enough additions for float
-    double sum = 0;
-    for (size_t begin = 0; begin < logits.size(); begin += kBlock) {
-        const size_t end = std::min(begin + kBlock, logits.size());
-        float lanes[kLanes] = {};
-        size_t i = begin;
-        for (; i + kLanes <= end; i += kLanes) {
-            for (size_t lane = 0; lane < kLanes; ++lane) {
-                const float e = exp_negative((logits[i + lane] - max) / temperature);
-                keep(i + lane, e);
-                lanes[lane] += e;
-            }
-        }
-        for (; i < end; ++i) {
-            const float e = exp_negative((logits[i] - max) / temperature);
-            keep(i, e);
-            lanes[0] += e;
-        }
-        for (const float lane : lanes) sum += lane;
-    }
-    return sum;
-}
+constexpr size_t kLastId = UINT32_MAX;
 
-// Weights by size: in buckets of a quarter of a binary order of magnitude each. Finds where the
-// greatest ones reach a number or a mass without sorting more than one bucket.
+// The weights that are kept: all up to a rank.
+struct Border {
+    uint64_t rank;
+    double mass;  // of all that are kept
+};
+
+// Weights from 0 to 1 in buckets, four for each binary order of magnitude: finds where the
+// greatest ones reach a number or a mass, and sorts no more than one bucket for it.
 class Ranking {
   public:
-    // The last weight that is kept. Equal weights rank by id, the lowest first.
-    struct Border {
-        float weight;
-        int32_t id;
-        double mass;  // of all that are kept
-        bool keeps(float w, int32_t i) const { return w > weight || (w == weight && i <= id); }
-    };
-
-    explicit Ranking(std::span<const float> weights) : weights_(weights) {
-        for (const float w : weights) {
-            Bucket &bucket = buckets_[bucket_of(w)];
-            bucket.mass += w;
+    explicit Ranking(std::span<const uint64_t> ranks) : ranks_(ranks) {
+        for (const uint64_t rank : ranks) {
+            Bucket &bucket = buckets_[bucket_of(rank)];
+            bucket.mass += weight_of(rank);
             ++bucket.count;
         }
     }
 
     // The first `count` weights at most, no more of them than it takes to reach `mass`.
-    Border border(size_t count, double mass, std::vector<std::pair<float, int32_t>> &scratch) const {
-        size_t bucket = kBuckets - 1, kept = 0;
-        double sum = 0;
-        const auto whole = [&](const Bucket &b) {
-            return kept + b.count < count && sum + b.mass < mass;
-        };
-        for (; bucket > 0 && whole(buckets_[bucket]); --bucket) {
-            kept += buckets_[bucket].count;
-            sum += buckets_[bucket].mass;
+    Border border(size_t count, double mass, std::span<uint64_t> scratch) const {
+        Border border{0, 0};
+        size_t b = 0, kept = 0;
+        for (; b < kBuckets - 1; ++b) {
+            const Bucket &whole = buckets_[b];
+            if (kept + whole.count >= count || border.mass + whole.mass >= mass) break;
+            kept += whole.count;
+            border.mass += whole.mass;
         }
-        scratch.clear();
-        for (size_t i = 0; i < weights_.size(); ++i) {
-            if (bucket_of(weights_[i]) == bucket) {
-                scratch.emplace_back(-weights_[i], static_cast<int32_t>(i));
-            }
+        size_t n = 0;
+        for (const uint64_t rank : ranks_) {
+            if (bucket_of(rank) == b) scratch[n++] = rank;
         }
-        std::sort(scratch.begin(), scratch.end());
-        Border result{0, std::numeric_limits<int32_t>::max(), sum};
-        for (const auto &[negative, id] : scratch) {
-            result = {-negative, id, result.mass - negative};
-            if (++kept >= count || result.mass >= mass) break;
+        std::sort(scratch.begin(), scratch.begin() + static_cast<ptrdiff_t>(n));
+        for (size_t i = 0; i < n && kept < count && border.mass < mass; ++i, ++kept) {
+            border = {scratch[i], border.mass + weight_of(scratch[i])};
         }
-        return result;
+        return border;
     }
 
   private:
@@ -141,13 +79,24 @@ class Ranking {
         double mass = 0;
         uint32_t count = 0;
     };
-    static constexpr size_t kBuckets = (0x3F800000u >> 21) + 1;  // the last holds 1
+    static constexpr uint64_t kFirst = ~0x3F800000u >> 21;  // the bucket of 1, the greatest
+    static constexpr size_t kBuckets = (~0u >> 21) - kFirst + 1;
 
-    static size_t bucket_of(float w) { return std::bit_cast<uint32_t>(w) >> 21; }
+    static size_t bucket_of(uint64_t rank) { return (rank >> 53) - kFirst; }
 
-    std::span<const float> weights_;
+    std::span<const uint64_t> ranks_;
     std::array<Bucket, kBuckets> buckets_{};
 };
+
+// Removes what ranks behind the border; the order stays.
+std::span<uint64_t> keep(std::span<uint64_t> ranks, uint64_t border) {
+    size_t n = 0;
+    for (const uint64_t rank : ranks) {  // a branch would be mispredicted
+        ranks[n] = rank;
+        n += rank <= border ? 1 : 0;
+    }
+    return ranks.first(n);
+}
 
 }  // namespace
 
@@ -169,7 +118,7 @@ Sampler::Sampler(const SamplerOptions &options, int32_t vocab_size) : options_(o
         const std::string name = "logit_bias of token " + std::to_string(token);
         require(bias < kInfinity, name.c_str(), bias, "a finite number, or -inf to exclude it");
     }
-    candidates_.reserve(static_cast<size_t>(vocab_size));
+    scratch_.resize(2 * static_cast<size_t>(vocab_size));
     if (o.repetition_penalty != 1) {
         recent_.assign(static_cast<size_t>(o.repetition_window), -1);
         penalised_.assign(static_cast<size_t>(vocab_size), 0);
@@ -227,37 +176,38 @@ int32_t Sampler::sample(std::span<float> logits) {
     }
     // A subnormal temperature may count as 0 where the processor flushes those.
     const float temperature = std::max(options_.temperature, std::numeric_limits<float>::min());
-    double mass = exponentials(logits, max, temperature,
-                               [&](size_t i, float weight) { logits[i] = weight; });
+    const double mass = exponentials(logits, max, temperature, logits);
+    const size_t size = logits.size(), k = static_cast<size_t>(options_.top_k);
+    const bool by_k = k > 0 && k < size, by_p = options_.top_p < 1;
 
-    // Everything, unless an option draws the border higher.
-    Ranking::Border border{0, vocab_size_, mass};
-    const auto k = static_cast<size_t>(options_.top_k);
-    const bool by_k = k > 0 && k < logits.size(), by_p = options_.top_p < 1;
+    // What can be drawn: more than 0. Weights so small that all of
+    // them together are less than what top-p leaves out needn't be ranked.
+    float least = std::numeric_limits<float>::min();
+    if (by_p && !by_k) {
+        const double left_out = mass * (1 - double{options_.top_p});
+        least = std::max(least, static_cast<float>(0.99 * left_out / static_cast<double>(size)));
+    }
+    const std::span<uint64_t> scratch(scratch_);
+    for (size_t id = 0; id < size; ++id) scratch[id] = rank_of(logits[id], id);
+    std::span<uint64_t> kept = keep(scratch.first(size), rank_of(least, kLastId));
+    Border border{UINT64_MAX, mass};
     if (by_k || by_p) {
-        const Ranking ranking(logits);
-        if (by_k) border = ranking.border(k, HUGE_VAL, candidates_);
-        if (by_p) {
-            const double target = options_.top_p * border.mass;
-            border = ranking.border(by_k ? k : logits.size(), target, candidates_);
-        }
+        const Ranking ranking(kept);
+        const size_t count = by_k ? k : size;
+        if (by_k) border = ranking.border(count, HUGE_VAL, scratch.last(size));
+        if (by_p) border = ranking.border(count, options_.top_p * border.mass, scratch.last(size));
+        kept = keep(kept, border.rank);
     }
-    if (options_.min_p > border.weight) border = {options_.min_p, vocab_size_, 0};
-
-    candidates_.clear();
-    mass = 0;
-    for (size_t i = 0; i < logits.size(); ++i) {
-        const auto id = static_cast<int32_t>(i);
-        if (logits[i] > 0 && border.keeps(logits[i], id)) {
-            candidates_.emplace_back(logits[i], id);
-            mass += logits[i];
-        }
+    if (options_.min_p > 0) {
+        kept = keep(kept, rank_of(options_.min_p, kLastId));
+        border.mass = 0;
+        for (const uint64_t rank : kept) border.mass += weight_of(rank);
     }
-    double left = uniform() * mass;
-    for (const auto &[weight, id] : candidates_) {
-        if ((left -= weight) < 0) return id;
+    double left = uniform() * border.mass;
+    for (const uint64_t rank : kept) {
+        if ((left -= weight_of(rank)) < 0) return static_cast<int32_t>(rank & kLastId);
     }
-    return candidates_.back().second;  // rounding left a rest
+    return static_cast<int32_t>(kept.back() & kLastId);  // rounding left a rest
 }
 
 double log_probability(std::span<const float> logits, int32_t token) {
@@ -266,7 +216,7 @@ double log_probability(std::span<const float> logits, int32_t token) {
                     " logits: expected an id that has one");
     }
     const float max = maximum(logits);
-    const double mass = exponentials(logits, max, 1, [](size_t, float) {});
+    const double mass = exponentials(logits, max, 1, {});
     return double{logits[static_cast<size_t>(token)]} - double{max} - std::log(mass);
 }
 

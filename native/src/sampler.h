@@ -42,7 +42,7 @@ class Sampler {
     SamplerOptions options_;
     int32_t vocab_size_;
     uint64_t random_[2];  // state of xoroshiro128++
-    std::vector<std::pair<float, int32_t>> candidates_;
+    std::vector<uint64_t> scratch_;  // two places for each token
     std::vector<int32_t> recent_;  // ring of the last tokens; -1: none yet
     size_t n_recent_ = 0;
     std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that did
