@@ -29,6 +29,12 @@ from itera_lite.train.checkpoint import load_checkpoint
 
 # llama.cpp's default order, but temperature before the cuts, as our own sampler has it
 _SAMPLING_SEQUENCE = "penalties;dry;top_n_sigma;temperature;top_k;typ_p;top_p;min_p;xtc"
+# A chat program without a template would put its own marks around what is typed. This one gives
+# the text as it is, so that the model goes on from it.
+_CHAT_TEMPLATE = (
+    "{# A base model: it goes on from the text of the conversation, without roles. #}"
+    "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+)
 
 _TOP = {"embedding.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
 _LAYER = {
@@ -218,6 +224,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_pad_token_id(eot)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
+    writer.add_chat_template(_CHAT_TEMPLATE)
     writer.add_string("itera.tokenizer.sha256", tokenizer.sha256)
 
 

@@ -143,6 +143,20 @@ def test_float32_logits_and_greedy_text_are_the_same(config, save_random):
     assert written == greedy
 
 
+def test_a_chat_goes_on_from_the_text(save_random):
+    theirs = load(export_gguf(save_random(SHAPES[0]), "f32").path)
+    options = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": 20}
+    said = [
+        {"role": "user", "content": "def wrap("},
+        {"role": "assistant", "content": "self"},
+        {"role": "user", "content": ", text"},
+    ]
+    answer = theirs.create_chat_completion(said, **options)
+    plain = theirs.create_completion("def wrap(self, text", **options)
+    assert answer["usage"] == plain["usage"]
+    assert answer["choices"][0]["message"]["content"] == plain["choices"][0]["text"]
+
+
 @pytest.mark.parametrize("type", ["f16", "bf16", "q8_0", "q4_0", "mixed"])
 @pytest.mark.parametrize("family", ["itera", "transformer"])
 @torch.no_grad()
