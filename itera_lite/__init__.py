@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from itera_lite.errors import ExportError as ExportError
     from itera_lite.errors import IteraError as IteraError
     from itera_lite.errors import MissingExtra as MissingExtra
+    from itera_lite.errors import ModelFileError as ModelFileError
     from itera_lite.errors import TokenizerMismatch as TokenizerMismatch
     from itera_lite.errors import UsageError as UsageError
     from itera_lite.model import LanguageModel as LanguageModel
@@ -50,6 +51,7 @@ _PUBLIC = {
     "TokenizerMismatch": "itera_lite.errors",
     "CheckpointError": "itera_lite.errors",
     "ExportError": "itera_lite.errors",
+    "ModelFileError": "itera_lite.errors",
     "MissingExtra": "itera_lite.errors",
 }
 

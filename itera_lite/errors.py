@@ -6,6 +6,7 @@
     ├── DataError              text or token shards that can't be used
     │   └── TokenizerMismatch  a model and data that were made with different tokenizers
     ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
+    ├── ModelFileError         a GGUF file, or a saved state, that the engine can't use
     ├── ExportError            weights that can't be stored in the type asked for
     └── MissingExtra           an optional dependency that isn't installed
 
@@ -39,6 +40,10 @@ class TokenizerMismatch(DataError):
 
 class CheckpointError(IteraError):
     """A checkpoint folder that is missing, incomplete or damaged."""
+
+
+class ModelFileError(IteraError):
+    """A GGUF file, or a saved state, that the engine can't use."""
 
 
 class ExportError(IteraError):

@@ -1,4 +1,4 @@
-// The one error type of the engine: the message says what was given, what was expected, what to do.
+// The error type of the engine: the message says what was given, what was expected, what to do.
 //
 // A message about a file doesn't name the file: whoever opened it puts the path in front.
 #pragma once
@@ -12,6 +12,11 @@ namespace itera {
 
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
+};
+
+// The same for what the caller asked for: an option out of its range, a text that is too long.
+struct UsageError : Error {
+    using Error::Error;
 };
 
 // Text from a file, fit for a message: in quotes, printable ASCII (the rest as \xNN, so that it

@@ -75,11 +75,11 @@ void Session::forward(std::span<const Row> rows) {
     const Config &c = model_.config;
     const auto n = uint32_t(rows.size());
     if (n > max_rows_)
-        throw Error(std::to_string(n) + " rows in one pass: this session has room for " +
+        throw UsageError(std::to_string(n) + " rows in one pass: this session has room for " +
                     std::to_string(max_rows_));
     for (uint32_t i = 0; i < n; i++) {
         if (rows[i].token < 0 || uint32_t(rows[i].token) >= c.vocab_size)
-            throw Error("token " + std::to_string(rows[i].token) + ": expected 0 to " +
+            throw UsageError("token " + std::to_string(rows[i].token) + ": expected 0 to " +
                         std::to_string(c.vocab_size - 1));
         uint32_t position = rows[i].state->length();
         for (uint32_t j = i; j-- > 0;)
@@ -88,7 +88,7 @@ void Session::forward(std::span<const Row> rows) {
                 break;
             }
         if (position >= rows[i].state->context())
-            throw Error("the text is longer than the " + std::to_string(rows[i].state->context()) +
+            throw UsageError("the text is longer than the " + std::to_string(rows[i].state->context()) +
                         " tokens that this model reads; load it with a larger context");
         positions_[i] = position;
     }

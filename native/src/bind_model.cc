@@ -1,0 +1,269 @@
+// Python's face of the model: loading, states, streams of text, logits, scores.
+#include "bind_model.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unordered_map.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <optional>
+#include <unordered_map>
+
+#include "generate.h"
+#include "model.h"
+#include "score.h"
+#include "session.h"
+#include "state.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace itera {
+namespace {
+
+constexpr uint32_t kRows = 64;         // tokens of a prompt read in one pass
+constexpr int kStepsBetweenSignals = 64;
+
+using Ids = std::vector<int32_t>;
+using Floats = nb::ndarray<nb::numpy, float>;
+
+// A numpy array that owns its memory.
+Floats array(std::unique_ptr<float[]> data, std::initializer_list<size_t> shape) {
+    float *raw = data.release();
+    nb::capsule owner(raw, [](void *p) noexcept { delete[] static_cast<float *>(p); });
+    return Floats(raw, shape, owner);
+}
+
+void check_signals() {
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals()) throw nb::python_error();
+}
+
+Model load(const std::string &path, uint32_t context) {
+    const nb::gil_scoped_release release;
+    try {
+        return Model::load(path, {context});
+    } catch (const Error &error) {
+        const std::string message = error.what();
+        throw Error(message.starts_with(path) ? message : path + ": " + message);
+    }
+}
+
+// Reads ids on from `state`. Wants logits: of every position (all) or of the last one.
+Floats read(const Model &model, State &state, const Ids &ids, bool all) {
+    if (ids.empty()) throw UsageError("no tokens: expected at least one");
+    const size_t vocab = model.config.vocab_size, n_out = all ? ids.size() : 1;
+    std::unique_ptr<float[]> out(new float[n_out * vocab]);
+    {
+        const nb::gil_scoped_release release;
+        if (state.length() + ids.size() > state.context())
+            throw UsageError(std::to_string(state.length() + ids.size()) +
+                             " tokens: there is room for " + std::to_string(state.context()) +
+                             ". Load with a larger context");
+        Session session(model, std::min<uint32_t>(kRows, uint32_t(ids.size())));
+        std::vector<Row> rows;
+        for (size_t at = 0; at < ids.size(); at += rows.size()) {
+            rows.clear();
+            for (size_t i = at; i < std::min<size_t>(ids.size(), at + session.max_rows()); i++)
+                rows.push_back({ids[i], &state});
+            session.forward(rows);
+            const uint32_t begin = all ? 0 : uint32_t(rows.size()) - 1;
+            if (!all && at + rows.size() < ids.size()) continue;
+            for (uint32_t r = begin; r < rows.size(); r += Session::kLogitRows) {
+                const auto n = uint32_t(std::min<size_t>(Session::kLogitRows, rows.size() - r));
+                const float *logits = session.logits(r, n);
+                for (uint32_t i = 0; i < n; i++)
+                    std::copy_n(logits + i * session.logit_stride(), vocab,
+                                out.get() + (all ? at + r + i : 0) * vocab);
+            }
+        }
+    }
+    if (all) return array(std::move(out), {n_out, vocab});
+    return array(std::move(out), {vocab});
+}
+
+const char *reason(const Stream &stream) {
+    switch (stream.finish()) {
+    case Finish::length: return "length";
+    case Finish::stop: return "stop";
+    case Finish::none: break;
+    }
+    return "";
+}
+
+// A stream with the session that advances it.
+struct PythonStream {
+    PythonStream(const Model &model, const State *state, const Ids &prompt,
+                 const GenerateOptions &options)
+        : model(model), session(model, std::clamp<uint32_t>(uint32_t(prompt.size()), 1, kRows)),
+          stream(model, state ? state->fork() : State(model), prompt, options) {}
+    const Model &model;
+    Session session;
+    Stream stream;
+};
+
+GenerateOptions options(int32_t max_tokens, float temperature, int32_t top_k, float top_p,
+                        float min_p, float repetition_penalty, int32_t repetition_window,
+                        uint64_t seed, const std::unordered_map<int32_t, float> &logit_bias,
+                        const std::vector<nb::bytes> &stop, bool log_probabilities,
+                        bool ignore_end) {
+    GenerateOptions o;
+    o.max_tokens = max_tokens;
+    o.sampler = {temperature, top_k, top_p, min_p, repetition_penalty, repetition_window, seed,
+                 {logit_bias.begin(), logit_bias.end()}};
+    for (const nb::bytes &text : stop) o.stops.emplace_back(text.c_str(), text.size());
+    o.log_probabilities = log_probabilities;
+    o.ignore_end = ignore_end;
+    return o;
+}
+
+// Advances a stream by one token; its ready bytes.
+nb::bytes next(PythonStream &self) {
+    std::vector<std::string> pieces;
+    {
+        const nb::gil_scoped_release release;
+        std::vector<Stream *> streams{&self.stream};
+        step(self.session, streams, pieces);
+    }
+    return nb::bytes(pieces[0].data(), pieces[0].size());
+}
+
+// Advances all streams to their ends together; the text of each.
+std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
+    std::vector<std::string> texts(python.size()), pieces;
+    if (!python.empty()) {
+        const nb::gil_scoped_release release;
+        std::vector<Stream *> streams;
+        for (PythonStream *each : python) {
+            if (&each->model != &python[0]->model)
+                throw UsageError("streams of several models: expected one model");
+            streams.push_back(&each->stream);
+        }
+        std::optional<Session> shared;
+        if (python.size() > 1) shared.emplace(python[0]->model, kRows);
+        Session &session = shared ? *shared : python[0]->session;
+        const auto done = [](const Stream *s) { return s->done(); };
+        for (int i = 1; !std::all_of(streams.begin(), streams.end(), done); i++) {
+            step(session, streams, pieces);
+            for (size_t s = 0; s < texts.size(); s++) texts[s] += pieces[s];
+            if (i % kStepsBetweenSignals == 0) check_signals();
+        }
+    }
+    std::vector<nb::bytes> out;
+    for (const std::string &text : texts) out.emplace_back(text.data(), text.size());
+    return out;
+}
+
+std::vector<Score> score_texts(const Model &model, const std::vector<nb::bytes> &texts,
+                               uint32_t window, uint32_t threads, bool log_probabilities, bool end) {
+    std::vector<std::string_view> views;
+    for (const nb::bytes &text : texts) views.emplace_back(text.c_str(), text.size());
+    const nb::gil_scoped_release release;
+    return score(model, views, {window, threads, log_probabilities, end},
+                 [](uint64_t) { check_signals(); });
+}
+
+void bind_state(nb::module_ &m) {
+    nb::class_<State>(m, "State", "What a model remembers of one text.")
+        .def_prop_ro("length", &State::length, "Tokens read.")
+        .def_prop_ro("context", &State::context, "Tokens that there is room for.")
+        .def("fork", &State::fork, nb::keep_alive<0, 1>(), nb::call_guard<nb::gil_scoped_release>())
+        .def("save", [](const State &self) {
+            const std::string bytes = self.save();
+            return nb::bytes(bytes.data(), bytes.size());
+        });
+}
+
+void bind_stream(nb::module_ &m) {
+    nb::class_<PythonStream>(m, "Stream", "A text that is being written.")
+        .def("next", &next, "Advance by one token; the bytes that are ready.")
+        .def_prop_ro("done", [](const PythonStream &s) { return s.stream.done(); })
+        .def_prop_ro("finish_reason", [](const PythonStream &s) { return reason(s.stream); })
+        .def_prop_ro("tokens", [](const PythonStream &s) { return s.stream.tokens(); })
+        .def_prop_ro("log_probabilities",
+                     [](const PythonStream &s) { return s.stream.log_probabilities(); })
+        .def("state", [](PythonStream &s) { return s.stream.state().fork(); },
+             nb::keep_alive<0, 1>());
+    m.def("finish", &finish, "streams"_a, "Advance all streams to their ends together.");
+}
+
+void bind_score(nb::module_ &m) {
+    nb::class_<Score>(m, "Score", "How probable a model finds a text.")
+        .def_ro("bytes", &Score::bytes)
+        .def_ro("tokens", &Score::tokens)
+        .def_ro("nats", &Score::nats)
+        .def_ro("log_probabilities", &Score::log_probabilities)
+        .def_prop_ro("bits_per_byte", &Score::bits_per_byte);
+}
+
+}  // namespace
+
+void bind_model(nb::module_ &m) {
+    bind_state(m);
+    bind_stream(m);
+    bind_score(m);
+    nb::class_<Model>(m, "Model", "A GGUF model, loaded.")
+        .def_static("load", &load, "path"_a, "context"_a = 0)
+        .def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })
+        .def_ro("name", &Model::name)
+        .def_prop_ro("isa", [](const Model &self) { return self.kernels.name; })
+        .def_prop_ro("vocab_size", [](const Model &self) { return self.config.vocab_size; })
+        .def_prop_ro("n_layers", [](const Model &self) { return self.config.n_layers; })
+        .def_prop_ro("d_model", [](const Model &self) { return self.config.d_model; })
+        .def_prop_ro("context", [](const Model &self) { return self.config.context; })
+        .def_prop_ro("eot", [](const Model &self) { return self.tokenizer.eot(); })
+        .def_ro("parameters", &Model::parameters)
+        .def_ro("file_bytes", &Model::file_bytes)
+        .def("weight_bytes_per_token", &Model::weight_bytes_per_token)
+        .def("state_bytes_per_token", &Model::state_bytes_per_token, "length"_a)
+        .def_prop_ro("sampling",
+                     [](const Model &self) {
+                         const SamplingDefaults &s = self.sampling;
+                         nb::dict d;
+                         d["temperature"] = s.temperature;
+                         d["top_k"] = s.top_k;
+                         d["top_p"] = s.top_p;
+                         return d;
+                     })
+        .def("encode",
+             [](const Model &self, const nb::bytes &text) {
+                 const std::string_view view(text.c_str(), text.size());
+                 const nb::gil_scoped_release release;
+                 return self.tokenizer.encode(view);
+             })
+        .def("decode",
+             [](const Model &self, const Ids &ids) {
+                 const std::string text = self.tokenizer.decode(ids);
+                 return nb::bytes(text.data(), text.size());
+             })
+        .def("state", [](const Model &self) { return State(self); }, nb::keep_alive<0, 1>())
+        .def("restore",
+             [](const Model &self, const nb::bytes &bytes) {
+                 return State::restore(self, {bytes.c_str(), bytes.size()});
+             },
+             nb::keep_alive<0, 1>())
+        .def("read", &read, "state"_a, "ids"_a, "all"_a)
+        .def("stream",
+             [](const Model &self, const State *state, const Ids &prompt, int32_t max_tokens,
+                float temperature, int32_t top_k, float top_p, float min_p,
+                float repetition_penalty, int32_t repetition_window, uint64_t seed,
+                const std::unordered_map<int32_t, float> &logit_bias,
+                const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
+                 return new PythonStream(
+                     self, state, prompt,
+                     options(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty,
+                             repetition_window, seed, logit_bias, stop, log_probabilities,
+                             ignore_end));
+             },
+             "state"_a.none(), "prompt"_a, nb::kw_only(), "max_tokens"_a, "temperature"_a,
+             "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "repetition_window"_a,
+             "seed"_a, "logit_bias"_a, "stop"_a, "log_probabilities"_a, "ignore_end"_a,
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("score", &score_texts, "texts"_a, nb::kw_only(), "window"_a, "threads"_a,
+             "log_probabilities"_a, "end"_a);
+}
+
+}  // namespace itera
