@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.bench.provenance import provenance
+from itera_lite.config import NAMES, Family
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
+
+SPEED_REPEATS = 9  # turns of a few steps each, when the two training speeds are compared
 
 
 def bench_seeds(
@@ -20,6 +23,7 @@ def bench_seeds(
     first_seed: int = 0,
     minutes: float | None = None,
     tokens: str | None = None,
+    equal_time: bool = False,
     vocab_size: int = 2048,
     threads: int | None = None,
     results: Path = Path("results"),
@@ -29,6 +33,10 @@ def bench_seeds(
     Each run has the same budget: equal tokens, or equal training time. Adds to seeds.json,
     which the report reads; a run that is there already (same name, seed and budget) is kept.
 
+    With ``equal_time``, both training speeds are measured first, in turns, and the faster
+    model is also trained on the tokens that it reads while the slower one reads ``tokens``:
+    equal time that other programs on the machine don't disturb.
+
     Args:
         data: Set or path.
         config: Size: tiny, small or base.
@@ -36,54 +44,105 @@ def bench_seeds(
         first_seed: The first of them.
         minutes: Training time of each run.
         tokens: Tokens of each run instead, such as 3M.
+        equal_time: With tokens: add runs of equal time, by the two measured speeds.
         vocab_size: Size of the tokenizer.
         threads: Processor threads; by default one a core.
         results: Folder of the result files.
 
     Returns:
-        What seeds.json holds: ``runs`` and ``provenance``.
+        What seeds.json holds: ``runs``, ``speeds`` (where measured) and ``provenance``.
     """
     if seeds < 2:
         raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
     if (minutes is None) == (tokens is None):
         raise UsageError("give each run a budget: either --minutes or --tokens")
-    from itera_lite.config import NAMES
-    from itera_lite.train.run import train
-
+    if equal_time and tokens is None:
+        raise UsageError("--equal-time adds to runs of equal --tokens; --minutes is equal time")
     path = Path(results) / "seeds.json"
     record: dict[str, Any] = {"runs": []}
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {"budget": "tokens" if tokens else "time", "amount": tokens or minutes}
+    mark = {"data": data, "amount": tokens or minutes}
+    speeds: dict[Family, float] = {}
+    if equal_time:
+        speeds = _speeds(record, path, config, vocab_size, threads)
+    options = {"config": config, "vocab_size": vocab_size, "threads": threads}
+
+    def add(family: Family, seed: int, budget: str, wanted: str | None) -> None:
+        """Train once, unless seeds.json has the run."""
+        run = {"name": f"{NAMES[family]}_{config}", "seed": seed, "budget": budget, **mark}
+        if not any(run.items() <= old.items() for old in record["runs"]):
+            made = _train(data, family, seed, minutes, wanted, options)
+            _write(record, path, run | made)
+
     for seed in range(first_seed, first_seed + seeds):
         for family in NAMES:
-            mark = {"name": f"{NAMES[family]}_{config}", "seed": seed, "data": data, **wanted}
-            if any(mark.items() <= run.items() for run in record["runs"]):
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                (summary,) = train(
-                    data,
-                    model=family,
-                    config=config,
-                    minutes=minutes,
-                    tokens=tokens,
-                    vocab_size=vocab_size,
-                    seed=seed,
-                    threads=threads,
-                    checkpoints=Path(folder),
-                    results=Path(folder),
-                ).values()
-            record["runs"].append(
-                {
-                    **mark,
-                    "valid_bpb": summary["valid"]["bpb"],
-                    "minutes": summary["train"]["seconds"] / 60,
-                    "tokens": summary["train"]["tokens"],
-                    "tokens_per_second": summary["train"]["tokens_per_second"],
-                    "threads": summary["train"]["threads"],
-                    "dataset_sha256": summary["dataset"]["sha256"],
-                }
-            )
-            record["provenance"] = provenance()
-            write_json(path, record)
+            add(family, seed, "tokens" if tokens else "time", tokens)
+        if speeds:
+            faster, slower = sorted(speeds, key=lambda family: -speeds[family])
+            more = _count(tokens or "") * speeds[faster] / speeds[slower]
+            add(faster, seed, "time", str(round(more)))
+            _copy(record, path, f"{NAMES[slower]}_{config}", seed, mark)
     return record
+
+
+def _train(
+    data: str,
+    family: Family,
+    seed: int,
+    minutes: float | None,
+    tokens: str | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """One training, of which only the numbers are kept."""
+    from itera_lite.train.run import train
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = options | {"checkpoints": Path(folder), "results": Path(folder)}
+        (summary,) = train(
+            data, model=family, minutes=minutes, tokens=tokens, seed=seed, **options
+        ).values()
+    return {
+        "valid_bpb": summary["valid"]["bpb"],
+        "minutes": summary["train"]["seconds"] / 60,
+        "tokens": summary["train"]["tokens"],
+        "tokens_per_second": summary["train"]["tokens_per_second"],
+        "threads": summary["train"]["threads"],
+        "dataset_sha256": summary["dataset"]["sha256"],
+    }
+
+
+def _copy(record: dict[str, Any], path: Path, name: str, seed: int, mark: dict[str, Any]) -> None:
+    """The slower model's run of equal tokens is its run of equal time as well."""
+    run = {"name": name, "seed": seed, **mark}
+    found = {old["budget"]: old for old in record["runs"] if run.items() <= old.items()}
+    if "time" not in found:
+        _write(record, path, found["tokens"] | {"budget": "time"})
+
+
+def _write(record: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
+    record["runs"].append(run)
+    record["provenance"] = provenance()
+    write_json(path, record)
+
+
+def _speeds(
+    record: dict[str, Any], path: Path, config: str, vocab_size: int, threads: int | None
+) -> dict[Family, float]:
+    """Training tokens/s of both models, measured once: later runs keep to the same ratio."""
+    from itera_lite.bench.steps import training_speeds
+
+    known = record.setdefault("speeds", {})
+    if config not in known:
+        known[config] = training_speeds(config, vocab_size, threads, SPEED_REPEATS)
+        write_json(path, record)
+    return {
+        family: known[config][f"{NAMES[family]}_{config}"]["tokens_per_second"]["median"]
+        for family in NAMES
+    }
+
+
+def _count(tokens: str) -> float:
+    from itera_lite.train.budget import number_of
+
+    return number_of("tokens", tokens)

@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from itera_lite import kernels
-from itera_lite.bench.peak import measured_peak
 from itera_lite.bench.peers import load_transformers, peer_versions
 from itera_lite.bench.provenance import provenance, usable_cores
-from itera_lite.bench.stats import stat
+from itera_lite.bench.steps import Contender, our_step, peer_step, seconds_of, short, take_turns
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.errors import UsageError
 from itera_lite.export.hf import load_model, save_model
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Precision, choose
-
-Step = Callable[[Tensor], float]  # one update on a batch (B, L+1); returns the loss in nats
-
-
-@dataclass
-class Contender:
-    """Somebody who trains, with some threads."""
-
-    label: str
-    step: Step
-    threads: int
-    precision: str
-    speeds: list[float] = field(default_factory=list)  # tokens/s, one a repeat
-    losses: list[float] = field(default_factory=list)
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "threads": self.threads,
-            "precision": self.precision,
-            "tokens_per_second": stat(self.speeds),
-            "first_loss": self.losses[0],
-        }
 
 
 def bench_training(
@@ -109,7 +81,7 @@ def bench_training(
             with tempfile.TemporaryDirectory() as folder:
                 save_model(built, folder, eot_id=0)
                 contenders = _contenders(folder, train, choice.dtype, threads, peers)
-            peaks = _take_turns(name, contenders, built.config.vocab_size, train, repeats, steps)
+            peaks = take_turns(name, contenders, built.config.vocab_size, train, repeats, steps)
             record = _record(name, built, train, contenders, peaks)
             record["fused_kernels"] = problem is None
             record["provenance"] = provenance(seed=0)
@@ -123,37 +95,6 @@ def bench_training(
     return records
 
 
-def our_step(model: LanguageModel, config: TrainConfig) -> Step:
-    """A step as `itera train` takes it: Muon and AdamW, with the experts' balance loss."""
-    optimizer = Optimizer(model, config)
-
-    def step(batch: Tensor) -> float:
-        loss = model.loss(batch[:, :-1], batch[:, 1:], config.balance_weight)
-        loss.total.backward()
-        optimizer.step(0.0)
-        return loss.cross_entropy.item()
-
-    return step
-
-
-def peer_step(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> Step:
-    """A step as a user of `transformers` writes it: autocast, clipping, fused AdamW."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
-
-    def step(batch: Tensor) -> float:
-        half = dtype != torch.float32
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip, foreach=True)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
-
-
 def _contenders(
     folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, peers: bool
 ) -> list[Contender]:
@@ -162,7 +103,7 @@ def _contenders(
     def ours(n: int) -> Contender:
         model = load_model(folder).train()
         model.compute_dtype = dtype
-        return Contender(f"itera-lite, {_threads(n)}", our_step(model, config), n, _short(dtype))
+        return Contender(f"itera-lite, {_threads(n)}", our_step(model, config), n, short(dtype))
 
     found = [ours(n) for n in dict.fromkeys((threads, 1))]
     if peers:
@@ -173,7 +114,7 @@ def _contenders(
                 f"transformers, {_threads(threads)}",
                 peer_step(peer, config, best),
                 threads,
-                _short(best),
+                short(best),
             )
         )
     return found
@@ -186,48 +127,8 @@ def _best_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
     for dtype in (torch.float32, torch.bfloat16):
         step = peer_step(model, config, dtype)
         step(batch)
-        seconds[dtype] = min(_seconds(step, batch) for _ in range(2))
+        seconds[dtype] = min(seconds_of(step, batch) for _ in range(2))
     return min(seconds, key=lambda dtype: seconds[dtype])
-
-
-def _take_turns(
-    name: str,
-    contenders: Sequence[Contender],
-    vocab_size: int,
-    config: TrainConfig,
-    repeats: int,
-    steps: int,
-) -> dict[tuple[str, int], list[float]]:
-    """Fills the contenders' speeds; returns the peaks measured in between (FLOP/s), by
-    precision and threads."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (config.batch_size, config.seq_len + 1)
-    batch = torch.randint(vocab_size, shape, generator=generator)
-    tokens = config.batch_size * config.seq_len
-    peaks: dict[tuple[str, int], list[float]] = {}
-    rounds = (repeats + 1) * len(contenders)
-    with tqdm(total=rounds, desc=f"bench train {name}", disable=None) as bar:
-        for repeat in range(-1, repeats):
-            for turn in range(len(contenders)):
-                one = contenders[(turn + repeat) % len(contenders)]
-                torch.set_num_threads(one.threads)
-                bar.update()
-                if repeat < 0:
-                    one.losses.append(one.step(batch))  # warm-up
-                    continue
-                seconds = [_seconds(one.step, batch) for _ in range(steps)]
-                one.speeds.append(tokens * steps / sum(seconds))
-                dtype = torch.bfloat16 if one.precision == "bf16" else torch.float32
-                peaks.setdefault((one.precision, one.threads), []).append(
-                    measured_peak(dtype, seconds=0.2)
-                )
-    return peaks
-
-
-def _seconds(step: Step, batch: Tensor) -> float:
-    begin = time.perf_counter()
-    step(batch)
-    return time.perf_counter() - begin
 
 
 def _record(
@@ -274,10 +175,6 @@ def _print(record: dict[str, Any]) -> None:
     for label, ratio in record["speedup_of_first"].items():
         first = next(iter(record["contenders"]))
         print(f"  {first}: {ratio:.2f} times as fast as {label}")
-
-
-def _short(dtype: torch.dtype) -> str:
-    return "bf16" if dtype == torch.bfloat16 else "fp32"
 
 
 def _threads(n: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from itera_lite.bench.compare import Comparison, Measurement, Metric, compare, is_number
 from itera_lite.report.results import ModelResults, Results, get, number
+from itera_lite.report.seeds import length_words, of_one_budget
 
 SAME_SECONDS = 0.05  # training times within 5 % count as equal
 SAME_TOKENS = 0.02  # and training tokens within 2 %
@@ -222,19 +223,10 @@ def _quality(a: ModelResults, b: ModelResults, seeds: list[dict[str, Any]]) -> I
             refuse or per_token,
         )
     for budget, label in BUDGETS.items():
-        sides = [
-            [
-                float(run["valid_bpb"])
-                for run in seeds
-                if run.get("name") == m.name
-                and run.get("budget") == budget
-                and is_number(run.get("valid_bpb"))
-            ]
-            for m in (a, b)
-        ]
-        metric = Metric(
-            f"bpb_{budget}", f"Bits per byte, {label}", "bits/byte", "lower", "run", "quality"
-        )
+        runs = of_one_budget(seeds, (a.name, b.name), budget)
+        title = f"Bits per byte, {label}{length_words(runs)}"
+        metric = Metric(f"bpb_{budget}", title, "bits/byte", "lower", "run", "quality")
+        sides = ([float(run["valid_bpb"]) for run in side] for side in runs)
         yield compare(metric, *(Measurement.of_samples(s) if s else None for s in sides))
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from itera_lite.data.shards import Dataset
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.train import validate
+from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.distributed import World, parallel
 from itera_lite.train.interrupt import Stop
@@ -33,14 +33,6 @@ from itera_lite.train.state import State
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 ROW_STEPS = 20  # steps a row of the log
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How long to train."""
-
-    unit: Literal["tokens", "seconds"]
-    amount: float
 
 
 class Trainer:

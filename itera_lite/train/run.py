@@ -18,15 +18,15 @@ from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.files import write_json
 from itera_lite.kernels.build import keep_memory
+from itera_lite.train.budget import Budget, budget_of, number_of
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
-from itera_lite.train.loop import Budget, Trainer
+from itera_lite.train.loop import Trainer
 from itera_lite.train.metrics import expert_loads
 from itera_lite.train.precision import Precision, choose
 from itera_lite.train.resume import Places, go_on
 from itera_lite.train.sizing import fit_to
 
-DEFAULT_MINUTES = 10.0
 FINAL_BYTES = 4_000_000  # of validation text for the last score; more is sampled by `itera eval`
 
 
@@ -96,7 +96,7 @@ def train(
     if len(given) > 1:
         raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
     if tokens is not None:
-        _number("tokens", tokens)
+        number_of("tokens", tokens)
     elif given and not float(given[0]) > 0:
         raise UsageError(f"a budget of {given[0]}: expected more than 0")
     if params is not None and config != "tiny":
@@ -138,10 +138,10 @@ def train(
             if params is None:
                 shape = preset(family, config, vocabulary)
             else:
-                shape = fit_to(family, _number("params", params), vocabulary)
+                shape = fit_to(family, number_of("params", params), vocabulary)
             if pattern is not None and family == "itera":
                 shape = shape.replace(pattern=pattern)
-            used = _budget(dataset, epochs, minutes, tokens)
+            used = budget_of(dataset, epochs, minutes, tokens)
             if world.leads and not quiet:
                 _announce(run_name, shape, train_config, used, dataset, choice.reason, problem)
             trainer = Trainer(
@@ -252,29 +252,6 @@ def _first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
         total += len(document)
         if total >= FINAL_BYTES:
             return
-
-
-def _budget(
-    dataset: Dataset, epochs: float | None, minutes: float | None, tokens: str | None
-) -> Budget:
-    """The budget that was asked for; epochs become tokens."""
-    if tokens is not None:
-        return Budget("tokens", _number("tokens", tokens))
-    if epochs is not None:
-        return Budget("tokens", epochs * (len(dataset.tokens("train")) - 1))
-    return Budget("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
-
-
-def _number(option: str, text: str) -> float:
-    """``3M`` -> 3,000,000; also K and B, and plain numbers."""
-    factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper(), 1.0)
-    try:
-        number = float(text[:-1] if factor > 1 else text) * factor
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise UsageError(f"--{option} {text}: expected a number such as 3000000 or 3M")
-    return number
 
 
 def _announce(

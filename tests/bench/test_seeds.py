@@ -4,17 +4,23 @@ import json
 
 import pytest
 
+from itera_lite.bench import steps
 from itera_lite.bench.seeds import bench_seeds
 from itera_lite.errors import UsageError
 from tests.train.small import make_small
 
 
-def test_runs_are_added_once(tmp_path, monkeypatch):
+@pytest.fixture
+def text(tmp_path, monkeypatch):
     make_small(monkeypatch)
-    text = tmp_path / "text"
-    text.mkdir()
+    folder = tmp_path / "text"
+    folder.mkdir()
     for i in range(60):
-        (text / f"{i}.txt").write_text(f"Document {i} tells of {i * 7} things. " * 90)
+        (folder / f"{i}.txt").write_text(f"Document {i} tells of {i * 7} things. " * 90)
+    return folder
+
+
+def test_runs_are_added_once(text, tmp_path):
     options = {"tokens": "9K", "vocab_size": 300, "threads": 1, "results": tmp_path}
     first = bench_seeds(str(text), seeds=2, **options)
     runs = [(run["name"], run["seed"], run["budget"]) for run in first["runs"]]
@@ -28,8 +34,45 @@ def test_runs_are_added_once(tmp_path, monkeypatch):
     assert again == first == json.loads((tmp_path / "seeds.json").read_text())
 
 
+def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
+    """The faster model reads more; the slower one's run serves both comparisons."""
+
+    def speeds(config, *_):
+        found = {f"itera_lite_{config}": 300.0, f"transformer_{config}": 200.0}
+        return {name: {"tokens_per_second": {"median": v}} for name, v in found.items()}
+
+    monkeypatch.setattr(steps, "training_speeds", speeds)
+    options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
+    record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
+    assert record["speeds"] == {"tiny": speeds("tiny")}
+    runs = {(r["name"], r["seed"], r["budget"]): r for r in record["runs"]}
+    assert len(runs) == len(record["runs"]) == 8
+    for seed in (0, 1):
+        for name, tokens in (("itera_lite_tiny", 13_500), ("transformer_tiny", 9_000)):
+            run = runs[name, seed, "time"]
+            assert tokens <= run["tokens"] < tokens + 4096
+        same = runs["transformer_tiny", seed, "tokens"]
+        assert runs["transformer_tiny", seed, "time"] == same | {"budget": "time"}
+    monkeypatch.setattr(steps, "training_speeds", None)  # measured once, not again
+    assert bench_seeds(str(text), seeds=2, results=tmp_path, **options) == record
+
+
+def test_training_speeds_are_of_both_models(monkeypatch):
+    make_small(monkeypatch)
+    found = steps.training_speeds("tiny", 300, threads=1, repeats=2, steps=1)
+    assert set(found) == {"itera_lite_tiny", "transformer_tiny"}
+    assert all(r["tokens_per_second"]["repeats"] == 2 for r in found.values())
+    assert all(r["threads"] == 1 for r in found.values())
+
+
 @pytest.mark.parametrize(
-    "wishes", [{"seeds": 1, "minutes": 1.0}, {}, {"minutes": 1.0, "tokens": "1M"}]
+    "wishes",
+    [
+        {"seeds": 1, "minutes": 1.0},
+        {},
+        {"minutes": 1.0, "tokens": "1M"},
+        {"minutes": 1.0, "equal_time": True},
+    ],
 )
 def test_wrong_use(wishes, tmp_path):
     with pytest.raises(UsageError):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from itera_lite.bench import training
+from itera_lite.bench import steps, training
 from itera_lite.bench.training import bench_training
 from itera_lite.errors import UsageError
 
@@ -15,7 +15,7 @@ def records(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "set_num_threads", lambda n: None)  # two would spin in small tests
-        patch.setattr(training, "measured_peak", lambda dtype, seconds: 1e12)
+        patch.setattr(steps, "measured_peak", lambda dtype, seconds: 1e12)
         size = {"vocab_size": 256, "batch_size": 1, "seq_len": 16}
         times = {"repeats": 2, "steps": 1, "threads": 2}
         options = {"model": "itera", "precision": "fp32", "results": results}

@@ -11,6 +11,7 @@ import pytest
 from itera_lite.errors import IteraError
 from itera_lite.report.build import report
 from itera_lite.report.results import KINDS, load_results
+from itera_lite.report.seeds import length_words, of_one_budget
 from itera_lite.report.table import comparison_table
 
 from .reading import ITERA, TRANSFORMER, edit, markdown, row, section, verdict
@@ -113,10 +114,30 @@ def test_seeds_settle_the_quality_verdict(results):
     assert "one run each" in verdict(markdown(results), "Bits per byte")
     write_seeds(results, gap=0.03)
     line = markdown(results).split("**Quality.**")[1].splitlines()[0]
-    assert "equal training time: **Itera better by" in line and "(3 and 3 runs)" in line
+    assert "equal training time (4.9 M tokens): **Itera better by" in line
+    assert "(3 and 3 runs)" in line
     write_seeds(results, gap=0.001)
     line = markdown(results).split("**Quality.**")[1].splitlines()[0]
     assert "no clear difference (the intervals overlap at 3 repeats)" in line
+
+
+def test_seeds_of_different_lengths_are_not_mixed():
+    def runs(name, amount, *values):
+        return [
+            {"name": name, "budget": "tokens", "amount": amount, "tokens": tokens, "valid_bpb": v}
+            for v in values
+            for tokens in [float(amount[:-1]) * 1e6]
+        ]
+
+    long, short = runs("a", "9M", 0.7), runs("a", "3M", 0.9, 0.8) + runs("b", "3M", 0.95, 0.85)
+    sides = of_one_budget(long + short, ("a", "b"), "tokens")
+    assert [[r["valid_bpb"] for r in side] for side in sides] == [[0.9, 0.8], [0.95, 0.85]]
+    assert length_words(sides) == " (3 M tokens)"
+    more = runs("b", "9M", 0.75)  # two seeds of 3 M still say more than one of 9 M
+    assert of_one_budget(long + short + more, ("a", "b"), "tokens") == sides
+    assert of_one_budget(long + more, ("a", "b"), "tokens") == [long, more]
+    assert of_one_budget(long, ("a", "b"), "tokens") == [long, []]
+    assert of_one_budget(long, ("a", "b"), "time") == [[], []]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from itera_lite.bench.compare import is_number
 from itera_lite.report.metrics import quality
 from itera_lite.report.plots import style
 from itera_lite.report.results import ModelResults, Results, number
+from itera_lite.report.seeds import of_one_budget
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,14 +102,9 @@ def seeds(results: Results) -> Figure | None:
     titles = {"time": "Equal training time", "tokens": "Equal training tokens"}
     with style.figure(columns=len(found), height=0.75 * len(models) + 1.6) as (fig, axes):
         for panel, budget in zip(axes[0], found, strict=True):
-            for row, model in enumerate(models):
-                values = [
-                    value
-                    for run in results.seeds
-                    if run.get("name") == model.name and run.get("budget") == budget
-                    for value in [number(run, "valid_bpb")]
-                    if value is not None
-                ]
+            sides = of_one_budget(results.seeds, [m.name for m in models], budget)
+            for row, (model, runs) in enumerate(zip(models, sides, strict=True)):
+                values = [number(run, "valid_bpb") for run in runs]
                 ink = style.color(model, results.models)
                 panel.plot(values, [row] * len(values), "o", color=ink, ms=9, alpha=0.65, mew=0)
             panel.set(title=titles[budget], xlabel=BPB, ylim=(len(models) - 0.5, -0.5))

@@ -1,0 +1,46 @@
+"""How long to train: a number of tokens, or a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from itera_lite.data.shards import Dataset
+from itera_lite.errors import UsageError
+
+DEFAULT_MINUTES = 10.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train."""
+
+    unit: Literal["tokens", "seconds"]
+    amount: float
+
+
+def budget_of(
+    dataset: Dataset, epochs: float | None, minutes: float | None, tokens: str | None
+) -> Budget:
+    """The budget that was asked for; epochs become tokens."""
+    if tokens is not None:
+        return Budget("tokens", number_of("tokens", tokens))
+    if epochs is not None:
+        return Budget("tokens", epochs * (len(dataset.tokens("train")) - 1))
+    return Budget("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
+
+
+def number_of(option: str, text: str) -> float:
+    """``3M`` -> 3,000,000; also K and B, and plain numbers.
+
+    Raises:
+        UsageError: for anything else; the message names ``option``.
+    """
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper(), 1.0)
+    try:
+        number = float(text[:-1] if factor > 1 else text) * factor
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise UsageError(f"--{option} {text}: expected a number such as 3000000 or 3M")
+    return number
