@@ -4,15 +4,18 @@ import random
 
 import numpy as np
 import pytest
+import tokenizers as tokenizers_library
 import torch
 from gguf.quants import dequantize, quantize
+from tokenizers import AddedToken, models, pre_tokenizers
 
 from itera_lite.config import ModelConfig
+from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.types import SCHEMES
 from itera_lite.generate import Sampler, stream_ids
-from itera_lite.train.checkpoint import load_checkpoint
-from tests.export.models import SHAPES, VOCAB, shape_name
+from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
+from tests.export.models import SHAPES, VOCAB, random_model, shape_name
 
 llama_cpp = pytest.importorskip("llama_cpp")
 
@@ -52,6 +55,29 @@ AWKWARD = {
     "long line of one letter": "a" * 3000,
 }
 
+# Letters and digits that llama.cpp's tables don't have yet (docs/export.md)
+NEW_IN_UNICODE_16 = {
+    chr(code)
+    for first, last in (
+        (0x1C89, 0x1C8A),
+        (0xA7CB, 0xA7CD),
+        (0xA7DA, 0xA7DC),
+        (0x105C0, 0x105F3),
+        (0x10D40, 0x10D85),
+        (0x10EC2, 0x10EC4),
+        (0x11380, 0x113D3),
+        (0x116D0, 0x116E3),
+        (0x11BC0, 0x11BF9),
+        (0x13460, 0x143FA),
+        (0x16100, 0x16139),
+        (0x16D40, 0x16D79),
+        (0x18CFF, 0x18CFF),
+        (0x1CCF0, 0x1CCF9),
+        (0x1E5D0, 0x1E5FA),
+    )
+    for code in range(first, last + 1)
+}
+
 
 def load(path, **options):
     """The exact way: no flash attention, a float32 cache, one thread."""
@@ -65,16 +91,16 @@ def their_tokens(theirs, text):
     return theirs.tokenize(text.encode(), add_bos=False, special=False)
 
 
+def in_llama_cpp(tokenizer, folder):
+    """The same tokenizer inside a file that llama.cpp has loaded."""
+    config = ModelConfig("transformer", "a", tokenizer.vocab_size, 32, head_dim=16, d_ff=32)
+    save_checkpoint(folder, random_model(config), tokenizer)
+    return load(export_gguf(folder, "q8_0").path, vocab_only=True)
+
+
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory, tokenizer):
-    """Ours, and the same inside a file that llama.cpp has loaded."""
-    from itera_lite.train.checkpoint import save_checkpoint
-    from tests.export.models import random_model
-
-    folder = tmp_path_factory.mktemp("tokens")
-    config = ModelConfig("transformer", "a", VOCAB, 32, head_dim=16, d_ff=32)
-    save_checkpoint(folder, random_model(config), tokenizer)
-    return tokenizer, load(export_gguf(folder, "q8_0").path, vocab_only=True)
+    return tokenizer, in_llama_cpp(tokenizer, tmp_path_factory.mktemp("tokens"))
 
 
 @pytest.mark.parametrize("kind", AWKWARD)
@@ -92,6 +118,29 @@ def test_random_text_gives_the_same_tokens(tokenizers):
         # long pieces of plain text between, so that merges apply
         text = text.join(draw.choices(["", " the", "self.", "  \n", "'s", "12"], k=3))
         assert their_tokens(theirs, text) == ours.encode(text), repr(text)
+
+
+def test_every_kind_of_character_is_cut_alike(tmp_path):
+    """The first 12,288 code points and a sample of the others.
+
+    The tokenizer here merges a letter, a digit, a mark, a space and a newline with any byte
+    that follows, so that its ids show each place where text is cut.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [(first, byte) for first in ("x", "1", "!", "Ġ", "Ċ") for byte in alphabet]
+    tokens = dict.fromkeys([*alphabet, EOT, *(first + byte for first, byte in merges)])
+    vocab = {token: index for index, token in enumerate(tokens)}
+    backend = tokenizers_library.Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
+    ours = Tokenizer(backend)
+    theirs = in_llama_cpp(ours, tmp_path)
+    for code in [*range(0x3000), *range(0x3000, 0x110000, 53)]:
+        c = chr(code)
+        if 0xD800 <= code < 0xE000 or c in NEW_IN_UNICODE_16:
+            continue
+        text = f"x{c}x 1{c}1 !{c}!  {c} \n{c}\n{c}{c}"
+        assert their_tokens(theirs, text) == ours.encode(text), hex(code)
 
 
 def test_tokens_decode_to_the_same_bytes(tokenizers):
