@@ -12,6 +12,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "bandwidth.h"
 #include "generate.h"
 #include "model.h"
 #include "score.h"
@@ -205,6 +206,8 @@ void bind_model(nb::module_ &m) {
     bind_state(m);
     bind_stream(m);
     bind_score(m);
+    m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "seconds"_a,
+          nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that one thread reads.");
     nb::class_<Model>(m, "Model", "A GGUF model, loaded.")
         .def_static("load", &load, "path"_a, "context"_a = 0)
         .def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })

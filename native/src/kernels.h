@@ -99,6 +99,8 @@ struct Kernels {
                    size_t head_dim);
     // log(sum(exp(x))) and the maximum's index (the lowest of equals).
     float (*log_sum_exp)(const float *x, size_t n);
+    // The exclusive or of n bytes' words, n a multiple of 256: reads as fast as this set can.
+    uint64_t (*read_bytes)(const std::byte *data, size_t n);
 };
 
 // The fastest table that this processor can run; the environment variable ITERA_ISA (portable,

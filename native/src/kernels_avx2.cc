@@ -73,13 +73,66 @@ inline I dot_high(I acc, Nibbles w, int32_t q4) {
     return {dot4(acc.a, w.high.a, q), dot4(acc.b, w.high.b, q)};
 }
 
+inline F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
+inline F sub(F a, F b) { return {_mm256_sub_ps(a.a, b.a), _mm256_sub_ps(a.b, b.b)}; }
+inline F div(F a, F b) { return {_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)}; }
+inline F max(F a, F b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+inline F min(F a, F b) { return {_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
+inline __m256 round8(__m256 a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F round(F a) { return {round8(a.a), round8(a.b)}; }
+inline __m256 scale8(__m256 a, __m256 k) {
+    const __m256i power = _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(power, 23)));
+}
+inline F scale2(F a, F k) { return {scale8(a.a, k.a), scale8(a.b, k.b)}; }
+inline float sum(F a) {
+    const __m256 eight = _mm256_add_ps(a.a, a.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+inline float top(F a) {
+    const __m256 eight = _mm256_max_ps(a.a, a.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+inline __m256i magnitude8(__m256 a) {
+    return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(INT32_MAX));
+}
+inline I magnitude(F a) { return {magnitude8(a.a), magnitude8(a.b)}; }
+inline I max_int(I a, I b) { return {_mm256_max_epi32(a.a, b.a), _mm256_max_epi32(a.b, b.b)}; }
+inline I add_int(I a, I b) { return {_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
+inline int32_t top_int(I a) {
+    const __m256i eight = _mm256_max_epi32(a.a, a.b);
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+inline int32_t sum_int(I a) {
+    const __m256i eight = _mm256_add_epi32(a.a, a.b);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+inline I to_int(F a) { return {_mm256_cvtps_epi32(a.a), _mm256_cvtps_epi32(a.b)}; }
+inline __m128i shorts(__m256i a) {
+    return _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+}
+inline void store_bytes(int8_t *p, I a) {
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(shorts(a.a), shorts(a.b)));
+}
+
 #include "kernels_impl.h"
 
 }  // namespace
 
 extern const Kernels kAvx2;
 const Kernels kAvx2 = {"avx2",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
-                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp};
+                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
+                       read_bytes};
 
 }  // namespace itera
 #endif

@@ -41,13 +41,33 @@ inline I dot_high(I acc, Nibbles w, int32_t q) {
     return _mm512_dpbusd_epi32(acc, w.high, _mm512_set1_epi32(q));
 }
 
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F scale2(F a, F k) { return _mm512_scalef_ps(a, k); }
+inline float sum(F a) { return _mm512_reduce_add_ps(a); }
+inline float top(F a) { return _mm512_reduce_max_ps(a); }
+inline I magnitude(F a) {
+    return _mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(INT32_MAX));
+}
+inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
+inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+inline int32_t top_int(I a) { return _mm512_reduce_max_epi32(a); }
+inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
+inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
+inline void store_bytes(int8_t *p, I a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
+
 #include "kernels_impl.h"
 
 }  // namespace
 
 extern const Kernels kAvx512;
 const Kernels kAvx512 = {"avx512", FLIP,   matmul,  quantize, add_norm, gated_silu, axpy,
-                         convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp};
+                         convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
+                         read_bytes};
 
 }  // namespace itera
 #endif

@@ -84,13 +84,82 @@ inline I dot_high(I acc, const Nibbles &w, int32_t q4) {
     return acc;
 }
 
+inline F add(F a, F b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vaddq_f32(a.v[i], b.v[i]);
+    return a;
+}
+inline F sub(F a, F b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vsubq_f32(a.v[i], b.v[i]);
+    return a;
+}
+inline F div(F a, F b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vdivq_f32(a.v[i], b.v[i]);
+    return a;
+}
+inline F max(F a, F b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vmaxnmq_f32(a.v[i], b.v[i]);
+    return a;
+}
+inline F min(F a, F b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vminnmq_f32(a.v[i], b.v[i]);
+    return a;
+}
+inline F round(F a) {
+    for (int i = 0; i < 4; i++) a.v[i] = vrndnq_f32(a.v[i]);
+    return a;
+}
+inline F scale2(F a, F k) {
+    for (int i = 0; i < 4; i++) {
+        const int32x4_t power = vaddq_s32(vcvtnq_s32_f32(k.v[i]), vdupq_n_s32(127));
+        a.v[i] = vmulq_f32(a.v[i], vreinterpretq_f32_s32(vshlq_n_s32(power, 23)));
+    }
+    return a;
+}
+inline float sum(F a) {
+    return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[1]), vaddq_f32(a.v[2], a.v[3])));
+}
+inline float top(F a) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3])));
+}
+inline I magnitude(F a) {
+    I out;
+    for (int i = 0; i < 4; i++)
+        out.v[i] = vandq_s32(vreinterpretq_s32_f32(a.v[i]), vdupq_n_s32(INT32_MAX));
+    return out;
+}
+inline I max_int(I a, I b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vmaxq_s32(a.v[i], b.v[i]);
+    return a;
+}
+inline I add_int(I a, I b) {
+    for (int i = 0; i < 4; i++) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
+    return a;
+}
+inline int32_t top_int(I a) {
+    return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.v[0], a.v[1]), vmaxq_s32(a.v[2], a.v[3])));
+}
+inline int32_t sum_int(I a) {
+    return vaddvq_s32(vaddq_s32(vaddq_s32(a.v[0], a.v[1]), vaddq_s32(a.v[2], a.v[3])));
+}
+inline I to_int(F a) {
+    I out;
+    for (int i = 0; i < 4; i++) out.v[i] = vcvtnq_s32_f32(a.v[i]);
+    return out;
+}
+inline void store_bytes(int8_t *p, I a) {
+    const int16x8_t low = vcombine_s16(vqmovn_s32(a.v[0]), vqmovn_s32(a.v[1]));
+    const int16x8_t high = vcombine_s16(vqmovn_s32(a.v[2]), vqmovn_s32(a.v[3]));
+    vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+}
+
 #include "kernels_impl.h"
 
 }  // namespace
 
 extern const Kernels kNeon;
 const Kernels kNeon = {"neon",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
-                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp};
+                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
+                       read_bytes};
 
 }  // namespace itera
 #endif

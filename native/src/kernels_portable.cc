@@ -80,12 +80,84 @@ inline I dot_high(I acc, Nibbles n, int32_t q4) {
     return acc;
 }
 
+inline F add(F a, const F &b) {
+    for (int i = 0; i < 16; i++) a.v[i] = a.v[i] + b.v[i];
+    return a;
+}
+inline F sub(F a, const F &b) {
+    for (int i = 0; i < 16; i++) a.v[i] = a.v[i] - b.v[i];
+    return a;
+}
+inline F div(F a, const F &b) {
+    for (int i = 0; i < 16; i++) a.v[i] = a.v[i] / b.v[i];
+    return a;
+}
+inline F max(F a, const F &b) {
+    for (int i = 0; i < 16; i++) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+inline F min(F a, const F &b) {
+    for (int i = 0; i < 16; i++) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+inline F round(F a) {
+    for (int i = 0; i < 16; i++) a.v[i] = __builtin_rintf(a.v[i]);
+    return a;
+}
+inline F scale2(F a, const F &k) {
+    for (int i = 0; i < 16; i++)
+        a.v[i] *= __builtin_bit_cast(float, (int32_t(k.v[i]) + 127) << 23);
+    return a;
+}
+inline float sum(const F &a) {
+    float total = 0;
+    for (int i = 0; i < 16; i++) total += a.v[i];
+    return total;
+}
+inline float top(const F &a) {
+    float best = a.v[0];
+    for (int i = 1; i < 16; i++) best = a.v[i] > best ? a.v[i] : best;
+    return best;
+}
+inline I magnitude(const F &a) {
+    I x;
+    for (int i = 0; i < 16; i++) x.v[i] = __builtin_bit_cast(int32_t, a.v[i]) & INT32_MAX;
+    return x;
+}
+inline I max_int(I a, const I &b) {
+    for (int i = 0; i < 16; i++) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+inline I add_int(I a, const I &b) {
+    for (int i = 0; i < 16; i++) a.v[i] += b.v[i];
+    return a;
+}
+inline int32_t top_int(const I &a) {
+    int32_t best = a.v[0];
+    for (int i = 1; i < 16; i++) best = a.v[i] > best ? a.v[i] : best;
+    return best;
+}
+inline int32_t sum_int(const I &a) {
+    int32_t total = 0;
+    for (int i = 0; i < 16; i++) total += a.v[i];
+    return total;
+}
+inline I to_int(const F &a) {
+    I x;
+    for (int i = 0; i < 16; i++) x.v[i] = int32_t(__builtin_rintf(a.v[i]));
+    return x;
+}
+inline void store_bytes(int8_t *p, const I &a) {
+    for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
+}
+
 #include "kernels_impl.h"
 
 }  // namespace
 
 extern const Kernels kPortable;
 const Kernels kPortable = {"portable", FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
-                           convolve,   ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp};
+                           convolve,   ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
+                           read_bytes};
 
 }  // namespace itera
