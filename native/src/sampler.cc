@@ -21,7 +21,7 @@ void require(bool good, const char *name, T value, const char *expected) {
     if (good) return;
     char digits[32];  // the shortest text that gives the value again
     const auto end = std::to_chars(digits, digits + sizeof digits, value).ptr;
-    throw Error(std::string(name) + "=" + std::string(digits, end) + ": expected " + expected);
+    throw UsageError(std::string(name) + "=" + std::string(digits, end) + ": expected " + expected);
 }
 
 // The place of a weight in the ranking: the greatest first, equal ones by id. As one integer.
@@ -55,7 +55,7 @@ class Ranking {
 
     // The first `count` weights at most, no more of them than it takes to reach `mass`.
     Border border(size_t count, double mass, std::span<uint64_t> scratch) const {
-        Border border{0, 0};
+        Border border{UINT64_MAX, 0};  // all, where there are no more
         size_t b = 0, kept = 0;
         for (; b < kBuckets - 1; ++b) {
             const Bucket &whole = buckets_[b];
@@ -166,7 +166,7 @@ void Sampler::adjust(std::span<float> logits) {
 
 int32_t Sampler::sample(std::span<float> logits) {
     if (logits.size() != static_cast<size_t>(vocab_size_)) {
-        throw Error(std::to_string(logits.size()) + " logits: expected " +
+        throw UsageError(std::to_string(logits.size()) + " logits: expected " +
                     std::to_string(vocab_size_) + ", one for each token");
     }
     adjust(logits);
@@ -212,7 +212,7 @@ int32_t Sampler::sample(std::span<float> logits) {
 
 double log_probability(std::span<const float> logits, int32_t token) {
     if (token < 0 || static_cast<size_t>(token) >= logits.size()) {
-        throw Error("token " + std::to_string(token) + " of " + std::to_string(logits.size()) +
+        throw UsageError("token " + std::to_string(token) + " of " + std::to_string(logits.size()) +
                     " logits: expected an id that has one");
     }
     const float max = maximum(logits);

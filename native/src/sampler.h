@@ -27,7 +27,7 @@ struct SamplerOptions {
 
 class Sampler {
   public:
-    // Throws `Error` where an option is out of its range; the message names it.
+    // Throws `UsageError` where an option is out of its range; the message names it.
     Sampler(const SamplerOptions &options, int32_t vocab_size);
 
     // Picks a token; `logits` (vocab_size) are changed. NaN, inf or all -inf logits throw `Error`.

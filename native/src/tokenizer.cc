@@ -96,8 +96,8 @@ struct Tokenizer::Impl {
     std::string_view bytes(int32_t id) const {
         const auto i = static_cast<size_t>(id);
         if (id < 0 || i >= ends.size()) {
-            throw Error("token " + std::to_string(id) + ": expected 0 to " +
-                        std::to_string(ends.size() - 1));
+            throw UsageError("token " + std::to_string(id) + ": expected 0 to " +
+                             std::to_string(ends.size() - 1));
         }
         const size_t begin = i == 0 ? 0 : ends[i - 1];
         return std::string_view(pool).substr(begin, ends[i] - begin);
