@@ -30,7 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "train": ("itera_lite.train.run:train", "Train a model, or both."),
     "eval": ("itera_lite.evaluate.run:evaluate", "Measure the quality of a checkpoint."),
-    "generate": ("itera_lite.generate:generate", "Write text with a checkpoint."),
+    "generate": ("itera_lite.generate:generate", "Write text with a model."),
     "bench": ("itera_lite.bench.run:bench", "Measure speed, memory and energy."),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),

@@ -1,23 +1,32 @@
-"""Text from a checkpoint, piece by piece as it is written: `stream`, and the verb `generate`."""
+"""The verb `generate`: text from a checkpoint or a GGUF file, as the native engine writes it."""
 
 from __future__ import annotations
 
-import codecs
+import json
+import secrets
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from itera_lite.errors import UsageError
 
 if TYPE_CHECKING:
-    from itera_lite.data.tokenizer import Tokenizer
-    from itera_lite.model import LanguageModel, State
+    from itera_lite.model.stream import Sampler as Sampler
+    from itera_lite.model.stream import stream as stream
+    from itera_lite.model.stream import stream_ids as stream_ids
+    from itera_lite.runtime import Model
+
+
+def __getattr__(name: str) -> Any:
+    """The PyTorch side, for those who import it from here; the verb itself does without."""
+    if name not in ("Sampler", "stream", "stream_ids"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from itera_lite.model import stream as module
+
+    return getattr(module, name)
 
 
 @dataclass
@@ -32,6 +41,9 @@ class Generation:
             model ended the document).
         seconds: from the first token read to the last one written.
         tokens_per_second: generated tokens over ``seconds``, reading the prompt included.
+        model: the folder or file that wrote it.
+        token_ids: ids of its tokens.
+        log_probabilities: of each token, in nats; empty unless asked for.
     """
 
     prompt: str
@@ -40,256 +52,109 @@ class Generation:
     finish_reason: str
     seconds: float
     tokens_per_second: float
-
-
-class Sampler:
-    """Picks the next token from logits.
-
-    Args:
-        temperature: divides the logits; 0 always takes the most probable token.
-        top_k: only the k most probable tokens; 0 means all.
-        top_p: only the most probable tokens that together reach this probability
-            (Holtzman et al., 2020); 1 means all.
-        seed: of the random numbers; None takes a new one each time.
-
-    Raises:
-        UsageError: where a value is out of its range.
-    """
-
-    def __init__(
-        self,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 0.95,
-        seed: int | None = None,
-    ) -> None:
-        if not 0 <= temperature < float("inf"):
-            raise UsageError(f"temperature={temperature}: expected 0 (greedy) or more")
-        if top_k < 0:
-            raise UsageError(f"top_k={top_k}: expected 0 (all tokens) or more")
-        if not 0 < top_p <= 1:
-            raise UsageError(f"top_p={top_p}: expected more than 0, at most 1 (all tokens)")
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
-
-    def probabilities(self, logits: Tensor) -> Tensor:
-        """The distribution (V,) that is sampled from, for logits (V,)."""
-        logits = logits.float().cpu()
-        if self.temperature == 0:
-            return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
-        logits = (logits - logits.max()) / self.temperature
-        if 0 < self.top_k < len(logits):
-            logits = torch.full_like(logits, -torch.inf).scatter_(
-                0, (top := logits.topk(self.top_k)).indices, top.values
-            )
-        p = logits.softmax(-1)
-        if self.top_p < 1:
-            ordered, index = p.sort(descending=True, stable=True)
-            before = ordered.cumsum(-1) - ordered  # the first token always stays
-            p = p.index_fill(0, index[before >= self.top_p], 0.0)
-        return p / p.sum()
-
-    def __call__(self, logits: Tensor) -> int:
-        if self.temperature == 0:
-            return int(logits.argmax())
-        return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
-
-
-def stream_ids(
-    model: LanguageModel, prompt_ids: Sequence[int], eot_id: int, sampler: Sampler
-) -> Iterator[int]:
-    """Yields token ids after ``<|endoftext|>`` and the prompt, until the model ends the
-    document; take as many as you want."""
-    logits, state = _read(model, [eot_id, *prompt_ids])
-    while (token := sampler(logits)) != eot_id:
-        yield token
-        logits = _step(model, token, state)
-
-
-def stream(
-    model: LanguageModel,
-    tokenizer: Tokenizer,
-    prompt: str = "",
-    *,
-    max_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 0.95,
-    seed: int | None = None,
-    stop: Sequence[str] = (),
-) -> Iterator[str]:
-    """Yields the continuation of ``prompt`` in pieces of whole characters.
-
-    A character whose bytes aren't complete is held back until they are, and so is text
-    that may be the beginning of a stop text. The pieces together are what decoding all
-    tokens at once gives, cut before the first stop text.
-
-    Args:
-        model: reads and writes; its memory of the context is only limited by its config.
-        tokenizer: the model's own.
-        prompt: text to go on from; empty starts a new document.
-        max_tokens: tokens to generate at most.
-        temperature: see `Sampler`, as ``top_k``, ``top_p`` and ``seed``.
-        top_k: see `Sampler`.
-        top_p: see `Sampler`.
-        seed: see `Sampler`.
-        stop: texts that end the continuation; they aren't part of it.
-
-    Raises:
-        UsageError: where an option is out of its range or the context gets too long.
-    """
-    run = _Run(model, tokenizer, prompt, max_tokens, Sampler(temperature, top_k, top_p, seed), stop)
-    return run.pieces()
+    model: Path
+    token_ids: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
 
 
 def generate(
     prompt: str = "",
     *,
-    checkpoint: Path = Path("checkpoints/itera_lite_tiny"),
+    checkpoint: Path | None = None,
     max_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 0.95,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
-    threads: int = 1,
+    logit_bias: dict[str, float] | None = None,
+    log_probabilities: bool = False,
 ) -> Generation:
-    """Write text with a checkpoint.
+    """Write text with a model.
 
-    The text streams to standard output, the speed goes to standard error.
+    The text streams to standard output; the speed and the model go to standard error.
 
     Args:
         prompt: Text to go on from; empty starts a new document.
-        checkpoint: Folder of the model, as `itera train` writes it.
+        checkpoint: A GGUF file, or the folder of a model as `itera train` writes it. By
+            default checkpoints/itera_lite_tiny, else the model that comes with Itera-Lite.
         max_tokens: Tokens to generate at most.
-        temperature: 0 always takes the most probable token; higher is more varied.
+        temperature: 0 always takes the most probable token; higher is more varied. By default
+            what the model's file advises, as for top_k and top_p.
         top_k: Sample from the k most probable tokens only; 0 means all.
         top_p: Sample from the most probable tokens that together reach this probability.
+        min_p: Sample only from tokens with this share of the most probable one's probability.
+        repetition_penalty: Above 1, makes what stands in the last 64 tokens less probable.
         seed: Of the random numbers: the same seed gives the same text.
         stop: Text that ends the output; may be given several times.
-        threads: Processor threads; more than one is slower for tiny models.
+        logit_bias: A number to add to a token's logit, by its id, as in --logit-bias.17=-5.
+        log_probabilities: Also write each token's natural log-probability to standard error.
     """
-    from itera_lite import kernels
-    from itera_lite.train.checkpoint import load_checkpoint
+    from itera_lite.runtime.find import find_model, load_model, shown
 
-    if threads < 1:
-        raise UsageError(f"threads={threads}: expected 1 or more")
-    sampler = Sampler(temperature, top_k, top_p, seed)
-    model, tokenizer = load_checkpoint(checkpoint)
-    kernels.enable()  # plain PyTorch writes the same text without them, only slower
-    run = _Run(model, tokenizer, prompt, max_tokens, sampler, stop)
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    # A command line may hold bytes that aren't UTF-8; Python marks them, and printing fails.
+    prompt = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    path = find_model(checkpoint)
+    model = load_model(path)
+    pieces = model.generate(
+        prompt,
+        stream=True,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=secrets.randbits(63) if seed is None else seed,
+        stop=stop,
+        logit_bias=_by_id(logit_bias or {}),
+        log_probabilities=log_probabilities,
+    )
     text = ""
-    try:
-        print(prompt, end="", flush=True)
-        begin = time.perf_counter()
-        for piece in run.pieces():
-            print(piece, end="", flush=True)
-            text += piece
-        seconds = time.perf_counter() - begin
-        print(flush=True)
-    finally:
-        torch.set_num_threads(threads_before)
-    speed = run.tokens / seconds
+    print(prompt, end="", flush=True)
+    begin = time.perf_counter()
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        text += piece
+    seconds = time.perf_counter() - begin
+    print(flush=True)
+    ids = pieces.token_ids
+    speed = len(ids) / seconds
+    if log_probabilities:
+        _print_tokens(model, ids, pieces.log_probabilities)
     print(
-        f"[{run.tokens} tokens in {seconds:.2f} s: {speed:,.0f} tokens/s, "
-        f"{threads} thread{'s' if threads > 1 else ''}; ended by {run.finish_reason}]",
+        f"[{len(ids)} tokens in {seconds:.2f} s: {speed:,.0f} tokens/s, 1 thread; "
+        f"ended by {pieces.finish_reason}; model: {shown(path)}]",
         file=sys.stderr,
     )
-    return Generation(prompt, text, run.tokens, run.finish_reason, seconds, speed)
-
-
-class _Run:
-    """One continuation: checks first, then `pieces`, then counts."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        prompt: str,
-        max_tokens: int,
-        sampler: Sampler,
-        stop: Sequence[str],
-    ) -> None:
-        if isinstance(stop, str):
-            stop = (stop,)
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens={max_tokens}: expected 1 or more")
-        if not all(stop):
-            raise UsageError("an empty stop text: expected at least one character")
-        self.prompt_ids = tokenizer.encode(prompt)
-        longest = model.config.max_seq_len
-        if 1 + len(self.prompt_ids) + max_tokens > longest:
-            raise UsageError(
-                f"a prompt of {len(self.prompt_ids):,} tokens and max_tokens={max_tokens:,}: the "
-                f"model reads at most {longest:,} tokens. Shorten the prompt or lower max_tokens"
-            )
-        self.model, self.tokenizer, self.sampler = model, tokenizer, sampler
-        self.max_tokens, self.stop = max_tokens, tuple(stop)
-        self.tokens = 0
-        self.finish_reason = "stop"
-
-    def pieces(self) -> Iterator[str]:
-        held = ""
-        for piece in self._characters():
-            held += piece
-            if (at := _first(held, self.stop)) >= 0:
-                self.finish_reason = "stop"
-                if at:
-                    yield held[:at]
-                return
-            keep = _may_begin(held, self.stop)
-            if ready := held[: len(held) - keep]:
-                yield ready
-            held = held[len(held) - keep :]
-        if held:
-            yield held
-
-    def _characters(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        ids = stream_ids(self.model, self.prompt_ids, self.tokenizer.eot_id, self.sampler)
-        for token in ids:
-            self.tokens += 1
-            yield decoder.decode(self.tokenizer.token_bytes[token])
-            if self.tokens == self.max_tokens:
-                self.finish_reason = "length"
-                break
-        yield decoder.decode(b"", final=True)
-
-
-# Gradients are off only inside these: a generator that is paused must not leave them off.
-
-
-@torch.no_grad()
-def _read(model: LanguageModel, ids: list[int]) -> tuple[Tensor, State]:
-    state = model.initial_state(1)
-    device = next(model.parameters()).device
-    return model.prefill(torch.tensor([ids], device=device), state)[0], state
-
-
-@torch.no_grad()
-def _step(model: LanguageModel, token: int, state: State) -> Tensor:
-    device = next(model.parameters()).device
-    return model.step(torch.tensor([token], device=device), state)[0]
-
-
-def _first(text: str, stops: Iterable[str]) -> int:
-    """Where the stop text that is complete first begins, or -1.
-
-    The place doesn't depend on how the text came in pieces.
-    """
-    found = [(at + len(s), at) for s in stops if (at := text.find(s)) >= 0]
-    return min(found)[1] if found else -1
-
-
-def _may_begin(text: str, stops: Iterable[str]) -> int:
-    """How many characters at the end may be the beginning of a stop text."""
-    return max(
-        (n for s in stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])),
-        default=0,
+    return Generation(
+        prompt,
+        text,
+        len(ids),
+        pieces.finish_reason,
+        seconds,
+        speed,
+        path,
+        ids,
+        pieces.log_probabilities,
     )
+
+
+def _by_id(bias: Mapping[str, float]) -> dict[int, float]:
+    found = {}
+    for name, value in bias.items():
+        try:
+            found[int(name)] = value
+        except ValueError:
+            raise UsageError(
+                f"logit_bias of '{name}': expected the id of a token, a whole number"
+            ) from None
+    return found
+
+
+def _print_tokens(model: Model, ids: Sequence[int], log_probabilities: Sequence[float]) -> None:
+    for token, value in zip(ids, log_probabilities, strict=True):
+        piece = json.dumps(model.detokenize([token]), ensure_ascii=False)
+        print(f"{value:9.4f} {token:6d} {piece}", file=sys.stderr)

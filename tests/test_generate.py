@@ -1,219 +1,146 @@
-"""Generation: whole characters, stop texts, sampling rules, seeds, clear errors."""
+"""The verb `generate`: both kinds of model, what it writes where, errors before any text."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from itera_lite.config import ModelConfig
-from itera_lite.errors import CheckpointError, UsageError
-from itera_lite.generate import Sampler, generate, stream, stream_ids
-from itera_lite.train.checkpoint import load_checkpoint
+from itera_lite import cli
+from itera_lite.errors import CheckpointError, ModelFileError, UsageError
+from itera_lite.export.gguf import export_gguf
+from itera_lite.generate import generate
+from itera_lite.runtime import find
 
-EOT = 3
+NAMES = ["itera_lite_test", "transformer_test"]
 
 
-class Scripted:
-    """A model that always writes the same tokens, and a tokenizer of a few odd pieces."""
-
-    config = ModelConfig("transformer", "a", 256, 32, d_ff=8, max_seq_len=64)
-    eot_id = EOT
-
-    def __init__(self, pieces, script):
-        self.token_bytes = [b"<0>", b"<1>", b"<2>", b"", *pieces]
-        self.script = [self.token_bytes.index(p, 4) for p in script] + [EOT]
-        self.read = None
-
-    def parameters(self):
-        return iter([torch.zeros(1)])
-
-    def encode(self, text):
-        return [0] * len(text)
-
-    def initial_state(self, batch):
-        return [0]
-
-    def _next(self, state):
-        logits = torch.zeros(1, len(self.token_bytes))
-        logits[0, self.script[state[0]]] = 50.0
-        state[0] += 1
-        return logits
-
-    def prefill(self, ids, state):
-        self.read = ids.tolist()
-        return self._next(state)
-
-    def step(self, ids, state):
-        assert ids.tolist() == [self.script[state[0] - 1]]
-        return self._next(state)
+@pytest.fixture(scope="session")
+def gguf_pair(
+    tiny_pair: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    into = tmp_path_factory.mktemp("gguf")
+    return {
+        name: export_gguf(folder, "f32", into / f"{name}.gguf").path
+        for name, folder in tiny_pair.items()
+    }
 
 
-def write(script, pieces=None, **options):
-    fake = Scripted(pieces or script, script)
-    return fake, list(stream(fake, fake, **{"temperature": 0, "max_tokens": 60, **options}))
-
-
-def test_characters_are_held_back_until_they_are_whole():
-    _, pieces = write([b"a", b"\xe2\x82", b"\xac", b"b\xc3", b"\xa4"])
-    assert [p for p in pieces if p] == ["a", "€", "b", "ä"]
-
-
-def test_a_character_that_stays_incomplete_is_marked():
-    _, pieces = write([b"a", b"\xe2\x82"])
-    assert "".join(pieces) == "a\ufffd"
-
-
-@given(st.lists(st.binary(min_size=1, max_size=3), min_size=1, max_size=12))
-def test_pieces_together_are_the_decoded_whole(script):
-    _, pieces = write(script)
-    assert "".join(pieces) == b"".join(script).decode("utf-8", "replace")
-    assert all(pieces)
-
-
-def test_starts_after_end_of_text_and_the_prompt():
-    fake, _ = write([b"a"], prompt="xy")
-    assert fake.read == [[EOT, 0, 0]]
-
-
-def test_ends_with_the_document_or_after_max_tokens():
-    _, pieces = write([b"a", b"b", b"c"])
-    assert "".join(pieces) == "abc"
-    _, pieces = write([b"a", b"b", b"c"], max_tokens=2)
-    assert "".join(pieces) == "ab"
-
-
-@pytest.mark.parametrize(
-    ("stop", "expected"),
-    [
-        (["cd"], "ab"),  # over two tokens
-        (["zz", "b"], "a"),
-        (["b", "abcd"], "a"),  # the one that is complete first
-        (["a"], ""),
-        (["de", "bcdx"], "abc"),  # "bcd" was held back, but went on otherwise
-        (["x"], "abcde"),
-        ("cd", "ab"),  # a single text
-    ],
-)
-def test_stop_texts_end_the_text_and_are_not_part_of_it(stop, expected):
-    _, pieces = write([b"a", b"bc", b"d", b"e"], stop=stop)
-    assert "".join(pieces) == expected
-
-
-@given(
-    st.lists(st.sampled_from([b"a", b"b", b"ab", b"ba"]), min_size=1, max_size=15),
-    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
-)
-def test_stopped_text_equals_cutting_the_whole(script, stops):
-    whole = b"".join(script).decode()
-    cut = len(whole)
-    for end in range(len(whole) + 1):  # a character at a time: the first that is complete
-        if ended := [end - len(s) for s in stops if whole[:end].endswith(s)]:
-            cut = min(ended)
-            break
-    _, pieces = write(script, [b"a", b"b", b"ab", b"ba"], stop=stops)
-    assert "".join(pieces) == whole[:cut]
-
-
-LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"temperature": 1.0, "top_p": 1.0}, [0.5, 0.3, 0.15, 0.05]),
-        ({"temperature": 0.0}, [1, 0, 0, 0]),
-        ({"temperature": 1.0, "top_k": 2, "top_p": 1.0}, [0.625, 0.375, 0, 0]),
-        ({"temperature": 1.0, "top_k": 9, "top_p": 1.0}, [0.5, 0.3, 0.15, 0.05]),
-        ({"temperature": 1.0, "top_p": 0.7}, [0.625, 0.375, 0, 0]),
-        ({"temperature": 1.0, "top_p": 0.01}, [1, 0, 0, 0]),
-        ({"temperature": 1.0, "top_k": 3, "top_p": 0.6}, [0.625, 0.375, 0, 0]),
-        ({"temperature": 0.5, "top_p": 1.0}, [0.25, 0.09, 0.0225, 0.0025]),
-    ],
-)
-def test_distribution_that_is_sampled_from(options, expected):
-    expected = torch.tensor(expected) / sum(expected)
-    torch.testing.assert_close(Sampler(**options).probabilities(LOGITS), expected.float())
-
-
-def test_samples_follow_the_distribution():
-    sampler = Sampler(temperature=1.0, top_p=1.0, seed=0)
-    n = 4000
-    counts = torch.bincount(torch.tensor([sampler(LOGITS) for _ in range(n)]), minlength=4)
-    p = LOGITS.exp()
-    assert ((counts / n - p).abs() < 4 * (p * (1 - p) / n).sqrt()).all()
-
-
-def test_greedy_takes_the_best_even_where_numbers_are_extreme():
-    extreme = torch.tensor([-math.inf, 3e38, 1.0])
-    for temperature in (0.0, 1e-3, 1.0):
-        assert Sampler(temperature, seed=0)(extreme) == 1
-
-
-@pytest.mark.parametrize("name", ["itera_lite_test", "transformer_test"])
-def test_steps_write_what_whole_passes_would(name, tiny_pair):
-    model, tokenizer = load_checkpoint(tiny_pair[name])
-    row = [tokenizer.eot_id, *tokenizer.encode("ab")]
-    ids = []
-    for token in stream_ids(model, row[1:], tokenizer.eot_id, Sampler(0)):
-        ids.append(token)
-        if len(ids) == 20:
-            break
-    for token in ids:
-        with torch.no_grad():
-            assert int(model(torch.tensor([row]))[0, -1].argmax()) == token
-        row.append(token)
-
-
-def test_a_paused_stream_leaves_gradients_on(tiny_pair):
-    model, tokenizer = load_checkpoint(tiny_pair["transformer_test"])
-    pieces = stream(model, tokenizer, "a", seed=0, temperature=1.0)
-    next(pieces)
-    assert torch.is_grad_enabled()
-    assert not torch.is_inference_mode_enabled()
-
-
-@pytest.mark.parametrize("name", ["itera_lite_test", "transformer_test"])
-def test_verb_prints_the_text_and_returns_it(name, tiny_pair, capsys):
-    options = {"checkpoint": tiny_pair[name], "max_tokens": 12, "temperature": 1.0}
+@pytest.mark.parametrize("name", NAMES)
+def test_prints_the_text_and_returns_it(name, gguf_pair, capsys):
+    options = {"checkpoint": gguf_pair[name], "max_tokens": 12, "temperature": 1.0}
     first = generate("héllo", **options, seed=5)
     out, err = capsys.readouterr()
     assert out == "héllo" + first.text + "\n"
-    assert f"{first.tokens} tokens in" in err and "tokens/s" in err
+    assert f"[{first.tokens} tokens in" in err and "tokens/s" in err
+    assert f"model: {gguf_pair[name]}]" in err
     assert first.finish_reason in ("length", "stop") and 0 < first.tokens <= 12
+    assert len(first.token_ids) == first.tokens and not first.log_probabilities
     assert generate("héllo", **options, seed=5).text == first.text
     others = {generate("héllo", **options, seed=seed).text for seed in range(6, 10)}
     assert others != {first.text}
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_folder_writes_what_its_exact_file_writes(name, tiny_pair, gguf_pair):
+    options = {"max_tokens": 30, "seed": 3, "log_probabilities": True}
+    folder = generate("a", checkpoint=tiny_pair[name], **options)
+    file = generate("a", checkpoint=gguf_pair[name], **options)
+    assert folder.token_ids == file.token_ids
+    assert folder.log_probabilities == file.log_probabilities
+    assert folder.model == tiny_pair[name]
+
+
+def test_log_probabilities_go_to_standard_error(gguf_pair, capsys):
+    done = generate(
+        "a", checkpoint=gguf_pair["transformer_test"], max_tokens=5, seed=0, log_probabilities=True
+    )
+    out, err = capsys.readouterr()
+    *lines, _speed = err.splitlines()
+    assert out == f"a{done.text}\n" and len(lines) == done.tokens
+    for line, token, value in zip(lines, done.token_ids, done.log_probabilities, strict=True):
+        shown, token_id, piece = line.split(maxsplit=2)
+        assert (float(shown), int(token_id)) == (pytest.approx(value, abs=1e-4), token)
+        assert piece.startswith('"') and value < 0
+
+
+def test_a_bias_from_the_command_line_decides(gguf_pair, capsys):
+    file = str(gguf_pair["itera_lite_test"])
+    options = ["--checkpoint", file, "--max-tokens", "6", "--logit-bias.65=1000"]
+    letter = find.load_model(Path(file)).detokenize([65])
+    assert cli.main(["generate", "x", *options]) == 0
+    assert capsys.readouterr().out == "x" + 6 * letter + "\n"
+    assert cli.main(["generate", "x", "--checkpoint", file, "--logit-bias.the=1"]) == 2
+    assert "logit_bias of 'the'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"temperature": -1.0}, "temperature=-1"),
         ({"temperature": math.nan}, "temperature=nan"),
         ({"top_k": -1}, "top_k=-1"),
-        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 0.0}, "top_p=0"),
         ({"top_p": 1.5}, "top_p=1.5"),
+        ({"min_p": 2.0}, "min_p=2"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty=0"),
         ({"max_tokens": 0}, "max_tokens=0"),
-        ({"max_tokens": 600}, "at most 512 tokens"),
-        ({"prompt": "x" * 400}, "a prompt of 400 tokens"),
+        ({"max_tokens": 600}, "room for 512"),
+        ({"max_tokens": 10**12}, "room for 512"),
+        ({"prompt": "x" * 400}, "a text of 401 tokens"),
         ({"stop": ("",)}, "empty stop text"),
-        ({"threads": 0}, "threads=0"),
+        ({"logit_bias": {"9999": 1.0}}, "9999"),
+        ({"logit_bias": {str(10**12): 1.0}}, str(10**12)),
     ],
 )
-def test_wrong_use_is_said_before_anything_is_written(options, message, tiny_pair, capsys):
+def test_wrong_use_is_said_before_anything_is_written(options, message, gguf_pair, capsys):
     with pytest.raises(UsageError, match=message):
-        generate(**{"checkpoint": tiny_pair["itera_lite_test"], **options})
+        generate(**{"checkpoint": gguf_pair["itera_lite_test"], **options})
     assert capsys.readouterr().out == ""
 
 
-def test_stream_checks_before_the_first_piece(tiny_pair):
-    model, tokenizer = load_checkpoint(tiny_pair["itera_lite_test"])
-    with pytest.raises(UsageError, match="top_p"):
-        stream(model, tokenizer, top_p=2.0)
-
-
-def test_a_missing_checkpoint_is_said(tmp_path):
+def test_a_missing_or_foreign_model_is_said(tmp_path):
     with pytest.raises(CheckpointError, match="nowhere"):
         generate(checkpoint=tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=tmp_path.name):
+        generate(checkpoint=tmp_path)
+    (foreign := tmp_path / "foreign.gguf").write_bytes(b"text" * 100)
+    with pytest.raises(ModelFileError, match=r"foreign\.gguf"):
+        generate(checkpoint=foreign)
+
+
+def test_without_a_name_the_users_model_comes_before_the_one_in_the_box(
+    gguf_pair, tiny_pair, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(find, "BOX", tmp_path / "box")
+    with pytest.raises(CheckpointError, match="itera train"):
+        generate()
+    find.BOX.mkdir()
+    (find.BOX / "small.gguf").write_bytes(gguf_pair["itera_lite_test"].read_bytes())
+    assert generate(max_tokens=2, seed=0).model == find.BOX / "small.gguf"
+    assert "model: small.gguf, which comes with Itera-Lite]" in capsys.readouterr().err
+    find.TRAINED.parent.mkdir()
+    find.TRAINED.symlink_to(tiny_pair["transformer_test"])
+    assert generate(max_tokens=2, seed=0).model == find.TRAINED
+
+
+def test_a_file_needs_no_torch_and_no_numpy(gguf_pair):
+    code = (
+        "import sys; from itera_lite.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "sys.exit(code or sorted({'torch', 'numpy', 'tokenizers', 'gguf'} & set(sys.modules)) or 0)"
+    )
+    arguments = ["generate", "a", "--checkpoint", str(gguf_pair["itera_lite_test"])]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_prompt_that_is_not_utf8_is_repaired(gguf_pair, capsys):
+    prompt = os.fsdecode(b"a\xff")
+    generate(prompt, checkpoint=gguf_pair["itera_lite_test"], max_tokens=2, seed=0)
+    assert capsys.readouterr().out.startswith("a\ufffd")

@@ -23,8 +23,8 @@ from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.types import SCHEMES, Scheme, pack, stored_type
 from itera_lite.files import replacing
-from itera_lite.generate import Sampler
 from itera_lite.model import LanguageModel
+from itera_lite.model.stream import Sampler
 from itera_lite.train.checkpoint import load_checkpoint
 
 # llama.cpp's default order, but temperature before the cuts, as our own sampler has it

@@ -1,9 +1,9 @@
 """The native engine's Python face: a GGUF file in, text and scores out, without PyTorch.
 
-    from itera_lite.runtime import Model
+from itera_lite.runtime import Model
 
-    model = Model.load("model-q8_0.gguf")
-    print(model.generate("Once upon a time").text)
+model = Model.load("model-q8_0.gguf")
+print(model.generate("Once upon a time").text)
 """
 
 from itera_lite.runtime.model import Generation, Model, Score, State, TextStream

@@ -8,18 +8,20 @@ fastest on one thread; `score` and `generate_many` are where more work pays.
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
 from itera_lite.errors import UsageError
+
+if TYPE_CHECKING:  # takes longer to import than a text to write
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Perplexity per token: e to the mean loss."""
-        return float(np.exp(self.nats / self.tokens)) if self.tokens else 1.0
+        loss = self.nats / self.tokens if self.tokens else 0.0
+        return math.exp(loss) if loss < 709 else math.inf  # beyond it, exp raises
 
 
 class State:
@@ -308,19 +311,28 @@ class Model:
         return self._engine.stream(
             None if state is None else state._state,
             self.tokenize(prompt),
-            max_tokens=max_tokens,
+            max_tokens=_int32(max_tokens),
             temperature=advice["temperature"] if temperature is None else temperature,
-            top_k=advice["top_k"] if top_k is None else top_k,
+            top_k=advice["top_k"] if top_k is None else _int32(top_k),
             top_p=advice["top_p"] if top_p is None else top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
-            repetition_window=repetition_window,
+            repetition_window=_int32(repetition_window),
             seed=secrets.randbits(64) if seed is None else seed % (1 << 64),
-            logit_bias=dict(logit_bias or {}),
+            logit_bias=self._bias(logit_bias or {}),
             stop=[_bytes(text) for text in ([stop] if isinstance(stop, str) else stop)],
             log_probabilities=log_probabilities,
             ignore_end=ignore_end,
         )
+
+    def _bias(self, given: Mapping[int, float]) -> dict[int, float]:
+        for token in given:
+            if not 0 <= token < self.vocab_size:
+                raise UsageError(
+                    f"a logit bias for token {token}: expected an id from 0 to "
+                    f"{self.vocab_size - 1:,}"
+                )
+        return dict(given)
 
     def score(
         self,
@@ -358,6 +370,11 @@ class Model:
         return [
             Score(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities) for s in found
         ]
+
+
+def _int32(value: int) -> int:
+    """The nearest number that the engine can take: its own check then speaks of a bad one."""
+    return max(-(1 << 31), min(value, (1 << 31) - 1))
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -8,8 +8,8 @@ import torch
 from itera_lite.data.shards import Dataset
 from itera_lite.evaluate.bits import stream_bits
 from itera_lite.evaluate.score import Score
-from itera_lite.generate import stream
 from itera_lite.model import LanguageModel
+from itera_lite.model.stream import stream
 
 EVAL_TOKENS = 32_768  # of the validation text, the same ones each time
 
