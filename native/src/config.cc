@@ -80,6 +80,9 @@ void read_mamba(const Reader &r, Config &c) {
     if (c.d_inner % c.n_ssm_heads)
         refuse(r.prefix + "ssm.time_step_rank=" + std::to_string(c.n_ssm_heads),
                "a divisor of ssm.inner_size=" + std::to_string(c.d_inner));
+    if (c.d_inner / c.n_ssm_heads % 16)
+        refuse("Mamba-2 heads of " + std::to_string(c.d_inner / c.n_ssm_heads) + " channels",
+               "a multiple of 16");
     if (r.number_or("ssm.group_count", 1, 0, UINT32_MAX) != 1)
         refuse(r.prefix + "ssm.group_count", "1: other groupings differ between runtimes");
 }

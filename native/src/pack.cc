@@ -80,8 +80,7 @@ uint32_t checked_rows(uint64_t rows, const Tensor &tensor) {
 
 }  // namespace
 
-Arena::Arena(size_t bytes) : size_(align64(bytes)) {
-    if (!size_) return;
+Arena::Arena(size_t bytes) : size_(align64(bytes) + 64) {
     void *at = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                     -1, 0);
     if (at == MAP_FAILED)

@@ -10,6 +10,23 @@ namespace {
 
 constexpr size_t align(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+// The k experts with the largest logits, in the order of their numbers, and a softmax over them.
+// NaN is the smallest of all, so that k experts are chosen whatever the numbers are.
+void choose(const float *logits, uint32_t n, uint32_t k, uint32_t *chosen, float *weights) {
+    uint32_t found = 0;
+    for (uint32_t e = 0; e < n; e++) {  // chosen is sorted by logit meanwhile
+        if (found == k && !(logits[e] > logits[chosen[k - 1]])) continue;
+        uint32_t at = found < k ? found++ : k - 1;
+        for (; at && logits[e] > logits[chosen[at - 1]]; at--) chosen[at] = chosen[at - 1];
+        chosen[at] = e;
+    }
+    const float largest = logits[chosen[0]];
+    std::sort(chosen, chosen + k);
+    float total = 0;
+    for (uint32_t j = 0; j < k; j++) total += weights[j] = std::exp(logits[chosen[j]] - largest);
+    for (uint32_t j = 0; j < k; j++) weights[j] /= total;
+}
+
 }  // namespace
 
 Session::Session(const Model &model, uint32_t max_rows)
@@ -48,8 +65,9 @@ void Session::layout() {
     router_ = floats(rows * align(c.n_experts, kLanes));
     weights_ = floats(rows * c.top_k);
     chosen_ = ints(rows * c.top_k);
-    members_ = ints(rows);
-    slots_ = ints(rows);
+    members_ = ints(rows * c.top_k);
+    slots_ = ints(rows * c.top_k);
+    starts_ = ints(c.n_experts + 1);
     cosines_ = floats(rows * c.rope_dims);
     sines_ = floats(rows * c.rope_dims);
 }
@@ -223,33 +241,23 @@ void Session::experts(const Layer &layer, uint32_t n) {
     const bool quantized = layer.experts_in.quantized() || layer.router.quantized();
     Rows x = input(normed_, n, quantized);
     k_.matmul(layer.router, x, router_, stride);
-    for (uint32_t i = 0; i < n; i++) {  // the k largest, and a softmax over them
-        float *logits = router_ + size_t(i) * stride;
-        uint32_t *chosen = chosen_ + size_t(i) * k;
-        float *weights = weights_ + size_t(i) * k;
-        float total = 0;
-        for (uint32_t j = 0; j < k; j++) {
-            uint32_t best = UINT32_MAX;
-            for (uint32_t e = 0; e < c.n_experts; e++) {
-                if (std::find(chosen, chosen + j, e) != chosen + j) continue;
-                if (best == UINT32_MAX || logits[e] > logits[best]) best = e;
-            }
-            chosen[j] = best;
-            weights[j] = std::exp(logits[best] - logits[chosen[0]]);
-            total += weights[j];
-        }
-        for (uint32_t j = 0; j < k; j++) weights[j] /= total;
+    for (uint32_t i = 0; i < n; i++)
+        choose(router_ + size_t(i) * stride, c.n_experts, k, chosen_ + size_t(i) * k,
+               weights_ + size_t(i) * k);
+    // Rows sorted by expert; those of expert e begin at members_[starts_[e]].
+    std::fill_n(starts_, c.n_experts + 1, 0u);
+    for (uint32_t s = 0; s < n * k; s++) starts_[chosen_[s] + 1]++;
+    for (uint32_t e = 0; e < c.n_experts; e++) starts_[e + 1] += starts_[e];
+    for (uint32_t s = n * k; s-- > 0;) {
+        const uint32_t at = --starts_[chosen_[s] + 1];
+        members_[at] = s / k;
+        slots_[at] = s;
     }
-    for (uint32_t e = 0; e < c.n_experts; e++) {  // each expert once, with all its rows
-        uint32_t m = 0;
-        for (uint32_t i = 0; i < n; i++)
-            for (uint32_t j = 0; j < k; j++)
-                if (chosen_[size_t(i) * k + j] == e) {
-                    members_[m] = i;
-                    slots_[m++] = i * k + j;
-                }
-        if (!m) continue;
-        x.index = members_;
+    for (uint32_t s = 0; s < n * k;) {  // each expert once, with all its rows
+        const uint32_t e = chosen_[slots_[s]];
+        uint32_t m = 1;
+        while (s + m < n * k && chosen_[slots_[s + m]] == e) m++;
+        x.index = members_ + s;
         x.n = m;
         k_.matmul(layer.experts_in.slice(e * in_groups, 2 * padded), x, hidden_.x, hidden_.width);
         for (uint32_t i = 0; i < m; i++) {
@@ -259,8 +267,9 @@ void Session::experts(const Layer &layer, uint32_t n) {
         const Rows inner = input(gated_, m, layer.experts_out.quantized());
         k_.matmul(layer.experts_out.slice(e * out_groups, c.d_model), inner, wide_.x, wide_.width);
         for (uint32_t i = 0; i < m; i++)
-            k_.axpy(weights_[slots_[i]], wide_.x + i * wide_.width, c.d_model,
-                    added_.x + members_[i] * added_.width);
+            k_.axpy(weights_[slots_[s + i]], wide_.x + i * wide_.width, c.d_model,
+                    added_.x + members_[s + i] * added_.width);
+        s += m;
     }
 }
 

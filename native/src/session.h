@@ -59,7 +59,7 @@ class Session {
     Buffer stream_, normed_, wide_, mixed_, added_, hidden_, gated_, queries_, keys_, values_;
     float *logits_ = nullptr, *conv_ = nullptr, *scores_ = nullptr, *router_ = nullptr;
     float *cosines_ = nullptr, *sines_ = nullptr, *weights_ = nullptr;
-    uint32_t *chosen_ = nullptr, *members_ = nullptr, *slots_ = nullptr;
+    uint32_t *chosen_ = nullptr, *members_ = nullptr, *slots_ = nullptr, *starts_ = nullptr;
     std::vector<uint32_t> positions_;
     bool has_added_ = false;
 };

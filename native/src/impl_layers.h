@@ -1,0 +1,155 @@
+// What lies between the products: norms, gates, convolution, state space; included by
+// kernels_impl.h.
+
+// exp to about 1e-7 relative: 2^k times a polynomial (Cephes). NaN gives the lower end.
+inline F exp(F x) {
+    x = min(max(x, set(-87.0f)), set(88.0f));
+    const F k = round(mul(x, set(1.44269504f)));
+    const F r = fma(k, set(2.12194440e-4f), fma(k, set(-0.693359375f), x));
+    F p = set(1.9875691500e-4f);
+    p = fma(p, r, set(1.3981999507e-3f));
+    p = fma(p, r, set(8.3334519073e-3f));
+    p = fma(p, r, set(4.1665795894e-2f));
+    p = fma(p, r, set(1.6666665459e-1f));
+    p = fma(p, r, set(5.0000001201e-1f));
+    p = fma(p, mul(r, r), add(r, set(1.0f)));
+    return scale2(p, k);
+}
+
+inline F silu(F x) { return div(x, add(set(1.0f), exp(sub(set(0.0f), x)))); }
+
+// log(1 + exp(x)): max(x, 0) + 2 atanh(y / (2 + y)) with y = exp(-|x|), s <= 1/3.
+inline F softplus(F x) {
+    const F zero = set(0.0f), y = exp(min(x, sub(zero, x)));
+    const F s = div(y, add(set(2.0f), y)), s2 = mul(s, s);
+    F p = set(2.0f / 15);
+    p = fma(p, s2, set(2.0f / 13));
+    p = fma(p, s2, set(2.0f / 11));
+    p = fma(p, s2, set(2.0f / 9));
+    p = fma(p, s2, set(2.0f / 7));
+    p = fma(p, s2, set(2.0f / 5));
+    p = fma(p, s2, set(2.0f / 3));
+    p = fma(p, s2, set(2.0f));
+    return fma(p, s, max(x, zero));
+}
+
+// Integers of n numbers (a multiple of 16) with one scale, which is returned;
+// `total` gets their sum. The largest is found by its bits: with NaN or infinity among the numbers
+// the scale is one too, so that it shows in the results.
+inline float quantize_group(const float *x, size_t n, int8_t *q, int32_t *total) {
+    I largest = set_int(0);
+    for (size_t i = 0; i < n; i += 16) largest = max_int(largest, magnitude(load(x + i)));
+    const float scale = __builtin_bit_cast(float, top_int(largest)) / 127.0f;
+    const F inverse = set(scale > 0 ? 1.0f / scale : 0.0f);
+    I sums = set_int(0);
+    for (size_t i = 0; i < n; i += 16) {
+        const F v = min(max(mul(load(x + i), inverse), set(-127.0f)), set(127.0f));
+        const I k = to_int(v);
+        store_bytes(q + i, k);
+        sums = add_int(sums, k);
+    }
+    *total = sum_int(sums);
+    return scale;
+}
+
+void quantize(const float *x, size_t n, int8_t *q, float *scales, int32_t *sums) {
+    for (size_t b = 0; b < n / kBlock; b++)
+        scales[b] = quantize_group(x + b * kBlock, kBlock, q + b * kBlock, sums + b);
+}
+
+void add_norm(float *__restrict x, const float *__restrict added, float scale,
+              const float *__restrict weight, float eps, size_t n, float *__restrict y) {
+    F squares[2] = {set(0.0f), set(0.0f)};
+    for (size_t i = 0; i < n; i += 16) {
+        F v = load(x + i);
+        if (added) {
+            v = fma(set(scale), load(added + i), v);
+            store(x + i, v);
+        }
+        squares[i / 16 % 2] = fma(v, v, squares[i / 16 % 2]);
+    }
+    const float mean = sum(add(squares[0], squares[1])) / float(n);
+    const F r = set(1.0f / __builtin_sqrtf(mean + eps));
+    for (size_t i = 0; i < n; i += 16) store(y + i, mul(mul(load(x + i), r), load(weight + i)));
+}
+
+void gated_silu(const float *__restrict gate, const float *__restrict up, size_t n,
+                float *__restrict y) {
+    for (size_t i = 0; i < n; i += 16) store(y + i, mul(silu(load(gate + i)), load(up + i)));
+}
+
+void axpy(float scale, const float *__restrict x, size_t n, float *__restrict y) {
+    for (size_t i = 0; i < n; i += 16) store(y + i, fma(set(scale), load(x + i), load(y + i)));
+}
+
+void convolve(const float *const *window, const float *__restrict weight,
+              const float *__restrict bias, size_t taps, size_t n, float *__restrict out) {
+    for (size_t i = 0; i < n; i += 16) {
+        F v = load(bias + i);
+        for (size_t k = 0; k < taps; k++) v = fma(load(window[k] + i), load(weight + k * n + i), v);
+        store(out + i, silu(v));
+    }
+}
+
+// The state of 16 channels of a head: N states each, kept in registers over nothing but one step.
+inline void ssm_channels(const float *u, const float *B, const float *C, float step, float decay,
+                         float d, size_t head_dim, size_t d_state, float *state, float *y) {
+    const F x = load(u), in = mul(x, set(step)), keep = set(decay);
+    F out[2] = {mul(x, set(d)), set(0.0f)};
+    for (size_t n = 0; n < d_state; n++, state += head_dim) {
+        const F s = fma(load(state), keep, mul(in, set(B[n])));
+        store(state, s);
+        out[n % 2] = fma(s, set(C[n]), out[n % 2]);
+    }
+    store(y, add(out[0], out[1]));
+}
+
+void ssm_step(const float *__restrict z, const float *__restrict u, const float *__restrict B,
+              const float *__restrict C, const float *__restrict dt,
+              const float *__restrict dt_bias, const float *__restrict a,
+              const float *__restrict d, const float *__restrict weight, float eps, size_t heads,
+              size_t head_dim, size_t d_state, float *__restrict state, float *__restrict y) {
+    for (size_t first = 0; first < heads; first += 16) {
+        alignas(64) float step[16], decay[16];
+        const F s = softplus(add(load(dt + first), load(dt_bias + first)));
+        store(step, s);
+        store(decay, exp(mul(s, load(a + first))));
+        for (size_t h = first; h < heads && h < first + 16; h++)
+            for (size_t p = 0; p < head_dim; p += 16)
+                ssm_channels(u + h * head_dim + p, B, C, step[h - first], decay[h - first], d[h],
+                             head_dim, d_state, state + h * d_state * head_dim + p,
+                             y + h * head_dim + p);
+    }
+    const size_t width = heads * head_dim;
+    F squares[2] = {set(0.0f), set(0.0f)};
+    for (size_t i = 0; i < width; i += 16) {
+        const F v = mul(load(y + i), silu(load(z + i)));
+        store(y + i, v);
+        squares[i / 16 % 2] = fma(v, v, squares[i / 16 % 2]);
+    }
+    const float mean = sum(add(squares[0], squares[1])) / float(width);
+    const F r = set(1.0f / __builtin_sqrtf(mean + eps));
+    for (size_t i = 0; i < width; i += 16) store(y + i, mul(mul(load(y + i), r), load(weight + i)));
+}
+
+void rotate(float *x, const float *cosines, const float *sines, size_t n) {
+    for (size_t i = 0; i < n / 2; i++) {
+        const float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosines[i] - b * sines[i];
+        x[2 * i + 1] = a * sines[i] + b * cosines[i];
+    }
+}
+
+float log_sum_exp(const float *x, size_t n) {
+    float most = x[0];
+    size_t i = 0;
+    F best = set(most);
+    for (; i + 16 <= n; i += 16) best = max(load(x + i), best);
+    most = top(best);
+    for (size_t j = i; j < n; j++) most = x[j] > most ? x[j] : most;
+    F sums = set(0.0f);
+    for (i = 0; i + 16 <= n; i += 16) sums = add(sums, exp(sub(load(x + i), set(most))));
+    double total = sum(sums);
+    for (; i < n; i++) total += __builtin_expf(x[i] - most);
+    return most + float(__builtin_log(total));
+}
