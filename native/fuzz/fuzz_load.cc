@@ -10,8 +10,8 @@
 #include <cstdlib>
 #include <vector>
 
-#include "../src/sampler.h"
-#include "../src/session.h"
+#include "../src/generate.h"
+#include "../src/score.h"
 
 #if defined(__has_feature)  // clang; gcc defines the macro by itself
 #if __has_feature(address_sanitizer)
@@ -51,35 +51,34 @@ void on_free(const volatile void *memory) {
 }
 #endif
 
-// A prompt in one pass, some tokens after it, sampled both ways; save, restore, decode.
+void write(const itera::Model &model, itera::Session &session, itera::Stream &stream) {
+    std::vector<itera::Stream *> streams = {&stream};
+    std::vector<std::string> pieces(1);
+    while (!stream.done()) itera::step(session, streams, pieces);
+    model.tokenizer.decode(stream.tokens());
+}
+
+// A model's whole life: load, write, keep the state, go on from it, score.
 void use(std::span<const std::byte> bytes) {
     const itera::Model model = itera::Model::from_memory(bytes);
-    std::vector<int32_t> ids = model.tokenizer.encode("the heat,\n\xff the\u00e9");
-    itera::State state(model);
-    itera::Session session(model, static_cast<uint32_t>(ids.size()));
-    std::vector<itera::Row> rows;
-    for (const int32_t id : ids) rows.push_back({id, &state});
-    session.forward(rows);
+    itera::Session session(model, 8);
+    const std::vector<int32_t> prompt = model.tokenizer.encode("the heat,\n\xff the\u00e9");
+    itera::GenerateOptions options;
+    options.max_tokens = 3;
+    options.sampler.repetition_penalty = 1.1f;
+    options.log_probabilities = true;
+    options.ignore_end = true;
+    itera::Stream first(model, itera::State(model), prompt, options);
+    write(model, session, first);
 
-    const int32_t vocab_size = model.tokenizer.size();
-    itera::SamplerOptions options;
-    options.repetition_penalty = 1.1f;
-    itera::Sampler drawing(options, vocab_size);
-    options.temperature = 0;
-    itera::Sampler greedy(options, vocab_size);
-    uint32_t last = static_cast<uint32_t>(ids.size()) - 1;
-    for (int i = 0; i < 3; i++) {
-        itera::Sampler &sampler = i == 0 ? greedy : drawing;
-        const std::span logits(session.logits(last, 1), static_cast<size_t>(vocab_size));
-        ids.push_back(sampler.sample(logits));
-        sampler.accept(ids.back());
-        const std::string saved = state.save();
-        itera::State restored = itera::State::restore(model, saved);
-        const itera::Row row{ids.back(), i == 1 ? &restored : &state};
-        session.forward({&row, 1});
-        last = 0;
-    }
-    model.tokenizer.decode(ids);
+    options.sampler.temperature = 0;
+    const std::string saved = first.state().save();
+    itera::Stream second(model, itera::State::restore(model, saved), {prompt[0]}, options);
+    write(model, session, second);
+
+    itera::ScoreOptions scoring;
+    scoring.window = 8;
+    itera::score(model, {"the hat, the heath", ""}, scoring);
 }
 
 }  // namespace

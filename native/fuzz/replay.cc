@@ -5,7 +5,6 @@
 // Prints a line a file: "FILE: good" or "FILE: error: MESSAGE". Exits with 1 where anything else
 // came out. -m also tries that many seeded mutations of the files; the bytes of one that fails are
 // left in replay-failed.gguf.
-#include <algorithm>
 #include <charconv>
 #include <csignal>
 #include <cstdint>
@@ -21,6 +20,7 @@
 #include <unistd.h>
 
 #include "fuzz_load.h"
+#include "mutate.h"
 
 namespace {
 
@@ -50,55 +50,7 @@ extern "C" void on_signal(int number) {
 extern "C" const char *__asan_default_options() { return "abort_on_error=1"; }
 extern "C" const char *__ubsan_default_options() { return "abort_on_error=1:print_stacktrace=1"; }
 
-// SplitMix64: the same mutations on every machine.
-struct Random {
-    uint64_t state;
-    uint64_t next() {
-        uint64_t z = state += 0x9e3779b97f4a7c15;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-        return z ^ (z >> 31);
-    }
-    size_t below(size_t limit) { return static_cast<size_t>(next() % limit); }
-};
-
-void overwrite(Bytes &bytes, size_t at, uint64_t value, size_t width) {
-    std::memcpy(bytes.data() + at, &value, std::min(width, bytes.size() - at));
-}
-
-void mutate(Bytes &bytes, Random &random) {
-    // Mostly where the metadata and the tensors' descriptions lie: weights accept any bits.
-    constexpr size_t head = 12288;
-    constexpr uint64_t edges[] = {0,          1,          2,          3,         31,
-                                  33,         0x7f,       0xff,       0x7fff,    0xffff,
-                                  0x7fffffff, 0x80000000, 0xffffffff, 1ull << 32, 1ull << 62,
-                                  INT64_MAX,  1ull << 63, UINT64_MAX, 0x7fc00000, 0x7f800000};
-    const size_t changes = 1 + random.below(4);
-    for (size_t i = 0; i < changes && !bytes.empty(); i++) {
-        const size_t limit = random.below(8) != 0 ? std::min(head, bytes.size()) : bytes.size();
-        const size_t at = random.below(limit);
-        switch (random.below(6)) {
-            case 0: bytes[at] ^= static_cast<std::byte>(1u << random.below(8)); break;
-            case 1: bytes[at] = static_cast<std::byte>(random.next()); break;
-            case 2: overwrite(bytes, at, edges[random.below(std::size(edges))], 4); break;
-            case 3: overwrite(bytes, at, edges[random.below(std::size(edges))], 8); break;
-            case 4: {  // one part over another
-                const size_t from = random.below(limit);
-                const size_t length =
-                    std::min(random.below(64), bytes.size() - std::max(at, from));
-                std::memmove(bytes.data() + at, bytes.data() + from, length);
-                break;
-            }
-            default:
-                if (random.below(8) == 0) {
-                    bytes.resize(at);
-                } else {  // one less or one more is the likeliest mistake
-                    bytes[at] = static_cast<std::byte>(static_cast<unsigned>(bytes[at]) +
-                                                       (random.below(2) != 0 ? 1u : 255u));
-                }
-        }
-    }
-}
+uint64_t n_good = 0, n_refused = 0;
 
 // Whether the outcome is a good one; prints it unless `quiet`.
 bool replay(const std::string &name, const Bytes &bytes, bool quiet) {
@@ -109,6 +61,7 @@ bool replay(const std::string &name, const Bytes &bytes, bool quiet) {
     try {
         const std::string message = outcome(bytes);
         line = message.empty() ? "good" : "error: " + message;
+        (message.empty() ? n_good : n_refused)++;
     } catch (const std::exception &error) {
         line = std::string("FAILED: another exception: ") + error.what();
         good = false;
@@ -162,6 +115,7 @@ int main(int argc, char **argv) {
         files.emplace_back(begin, begin + text.size());
         good &= replay(argv[i], files.back(), false);
     }
+    n_good = n_refused = 0;
     for (uint64_t i = 0; i < mutations; i++) {
         const size_t file = random.below(files.size());
         Bytes bytes = files[file];
@@ -170,6 +124,12 @@ int main(int argc, char **argv) {
         const std::string name =
             "mutation " + std::to_string(i) + " of " + argv[first + static_cast<int>(file)];
         good &= replay(name, bytes, true);
+    }
+    if (mutations > 0) {
+        std::printf("%llu mutations: %llu good, %llu errors\n",
+                    static_cast<unsigned long long>(mutations),
+                    static_cast<unsigned long long>(n_good),
+                    static_cast<unsigned long long>(n_refused));
     }
     return good ? 0 : 1;
 }
