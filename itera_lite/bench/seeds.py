@@ -100,7 +100,13 @@ def _train(
     with tempfile.TemporaryDirectory() as folder:
         options = options | {"checkpoints": Path(folder), "results": Path(folder)}
         (summary,) = train(
-            data, model=family, minutes=minutes, tokens=tokens, seed=seed, **options
+            data,
+            model=family,
+            minutes=minutes,
+            tokens=tokens,
+            seed=seed,
+            evaluations=1,  # only the end counts
+            **options,
         ).values()
     return {
         "valid_bpb": summary["valid"]["bpb"],

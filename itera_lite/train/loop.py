@@ -49,10 +49,11 @@ class Trainer:
         world: World,
         patience: int = 6,
         quiet: bool = False,
+        evaluations: int = EVALUATIONS,
     ) -> None:
         self.config, self.dataset, self.budget, self.places = config, dataset, budget, places
         self.precision, self.world, self.patience = precision, world, patience
-        self.quiet = quiet or not world.leads
+        self.quiet, self.evaluations = quiet or not world.leads, evaluations
         torch.manual_seed(config.seed)
         self.model = LanguageModel(model_config).to(world.device).train()
         self.model.compute_dtype = precision.dtype
@@ -123,11 +124,12 @@ class Trainer:
         return ended
 
     def _due(self) -> bool:
-        """Whether it is time to evaluate: at the end, and 20 times on the way."""
+        """Whether it is time to evaluate: at the end, and evenly on the way."""
         if self.progress >= 1:
             return True
         steps = self.state.step - self.state.evaluated
-        return self.progress >= (self.state.evaluations + 1) / EVALUATIONS and steps >= ROW_STEPS
+        due = (self.state.evaluations + 1) / self.evaluations
+        return self.progress >= due and steps >= ROW_STEPS
 
     def _step(self) -> tuple[float, float]:
         """One batch, one update. Returns the loss (nats) and the seconds it took."""
@@ -185,7 +187,7 @@ class Trainer:
     def _evaluate(self, bar: Progress) -> None:
         """Score the validation text, write a sample, save; the best model is kept apart."""
         state = self.state
-        state.evaluations = int(self.progress * EVALUATIONS)
+        state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
         if self.world.leads:
             score = validate.score(self.model, self.dataset, self.config.seq_len)

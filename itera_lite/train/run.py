@@ -21,13 +21,13 @@ from itera_lite.kernels.build import keep_memory
 from itera_lite.train.budget import Budget, budget_of, number_of
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
-from itera_lite.train.loop import Trainer
+from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.metrics import expert_loads
 from itera_lite.train.precision import Precision, choose
 from itera_lite.train.resume import Places, go_on
 from itera_lite.train.sizing import fit_to
 
-FINAL_BYTES = 4_000_000  # of validation text for the last score; more is sampled by `itera eval`
+FINAL_BYTES = 2_000_000  # of validation text for the last score; more is sampled by `itera eval`
 
 
 def train(
@@ -51,6 +51,7 @@ def train(
     name: str | None = None,
     resume: bool = False,
     patience: int = 6,
+    evaluations: int = EVALUATIONS,
     precision: Precision = "auto",
     threads: int | None = None,
     quiet: bool = False,
@@ -81,7 +82,8 @@ def train(
         seed: Of the weights and of the order of the text.
         name: Name of the run; by default model and size, such as itera_lite_tiny.
         resume: Go on where the run of this name was stopped.
-        patience: Stop early after this many evaluations (of 20) without a better one; 0: never.
+        patience: Stop early after this many evaluations without a better one; 0: never.
+        evaluations: How often the run is scored on validation text, evenly over its budget.
         precision: Of the matrix products; auto measures what this processor is fast at.
         threads: Processor threads; by default one a core.
         quiet: No progress bar.
@@ -99,6 +101,8 @@ def train(
         number_of("tokens", tokens)
     elif given and not float(given[0]) > 0:
         raise UsageError(f"a budget of {given[0]}: expected more than 0")
+    if evaluations < 1:
+        raise UsageError(f"--evaluations {evaluations}: expected 1 or more, the last is at the end")
     if params is not None and config != "tiny":
         raise UsageError("--params and --config are both a size: give one of them")
     if name is not None and model == "both":
@@ -145,7 +149,10 @@ def train(
             if world.leads and not quiet:
                 _announce(run_name, shape, train_config, used, dataset, choice.reason, problem)
             trainer = Trainer(
-                shape, train_config, dataset, used, places, choice, world, patience, quiet
+                *(shape, train_config, dataset, used, places, choice, world),
+                patience=patience,
+                quiet=quiet,
+                evaluations=evaluations,
             )
             if resume:
                 go_on(trainer)

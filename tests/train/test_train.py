@@ -181,6 +181,16 @@ def test_a_budget_in_minutes_is_kept(text, tmp_path):
     assert summary["train"]["seconds"] == pytest.approx(1.8, abs=0.3)
 
 
+def test_the_number_of_evaluations_is_a_wish(text, tmp_path, whole):
+    """And it changes nothing but the rows of the log that have a score."""
+    summary = run(text, tmp_path, evaluations=1)["itera_lite_tiny"]
+    assert len(summary["samples"]) == 1
+    losses = [
+        [row["train_loss"] for row in curve(out) if row["train_loss"]] for out in (tmp_path, whole)
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_early_stopping(text, tmp_path, monkeypatch):
     """Scores that get worse after the third evaluation end the run, and the best one is kept."""
     scores = iter([3.0, 2.0, 1.0, *(2.0 + i for i in range(20))])
@@ -213,6 +223,7 @@ def test_resume_of_nothing_says_so(text, tmp_path):
         ({"epochs": 1.0}, UsageError, "give one of them"),
         ({"tokens": None, "minutes": -1.0}, UsageError, "more than 0"),
         ({"config": "huge"}, ConfigError, "tiny, small, base"),
+        ({"evaluations": 0}, UsageError, "1 or more"),
         ({"params": "3M", "config": "small"}, UsageError, "both a size"),
         ({"model": "transformer", "pattern": "ma"}, UsageError, "attention only"),
         ({"model": "both", "name": "x"}, UsageError, "--name needs one model"),
