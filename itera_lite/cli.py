@@ -31,7 +31,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("itera_lite.train.run:train", "Train a model, or both."),
     "eval": ("itera_lite.evaluate.run:evaluate", "Measure the quality of a checkpoint."),
     "generate": ("itera_lite.generate:generate", "Write text with a model."),
+    "score": (
+        "itera_lite.runtime.score:score_lines",
+        "Score each line of a file: bits per byte and perplexity.",
+    ),
     "bench": ("itera_lite.bench.run:bench", "Measure speed, memory and energy."),
+    "bench decode": (
+        "itera_lite.bench.decode:bench_decode",
+        "Measure the native engine's decoding beside llama.cpp and transformers.",
+    ),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
     "export": (
@@ -40,6 +48,13 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "report": ("itera_lite.report.build:report", "Write the report from the result files."),
 }
+
+
+class _Dash(str):
+    """A lone ``-`` means standard input; cyclopts would take it for an unknown option."""
+
+    def startswith(self, *_: object) -> bool:
+        return False
 
 
 def build_app(arguments: Sequence[str]) -> App:
@@ -75,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
             raise UsageError(_unknown(first))
-        build_app(arguments)(arguments)
+        build_app(arguments)([_Dash(a) if a == "-" else a for a in arguments])
         sys.stdout.flush()  # so that a reader that went away is noticed here, not at exit
     except CycloptsError as error:
         return _fail(f"{_wrong_use(error)}\nSee: itera {first} --help", 2)
