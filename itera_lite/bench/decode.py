@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from tqdm import tqdm
 
 from itera_lite import _engine
 from itera_lite.bench import llama
-from itera_lite.bench.decode_record import SIZES_FILE, model_record, print_record, sizes_record
+from itera_lite.bench.decode_record import LLAMA, OURS, SAMPLED, Subject, model_record
+from itera_lite.bench.decode_table import print_record
 from itera_lite.bench.decoders import (
     Contender,
     EngineDecoder,
@@ -24,12 +24,8 @@ from itera_lite.bench.decoders import (
     TorchDecoder,
     take_turns,
 )
-from itera_lite.bench.profile import profile
 from itera_lite.bench.provenance import provenance
-from itera_lite.bench.shapes import SHAPES, write_shape
-from itera_lite.bench.startup import measure_startup
 from itera_lite.errors import UsageError
-from itera_lite.export.gguf import export_gguf
 from itera_lite.export.types import SCHEMES
 from itera_lite.files import write_json
 
@@ -39,27 +35,8 @@ REPEATS, QUICK_REPEATS = 15, 3
 TOKENS = 64  # a pass
 SLOW_TOKENS = 16  # of what takes milliseconds a token
 CONTEXT, LONG_CONTEXT = 128, 8192
+BANDWIDTH_SECONDS = 0.02  # a round
 SAMPLING = {"temperature": 0.8, "top_k": 0, "top_p": 0.95}
-
-
-@dataclass
-class Subject:
-    """A model with its files, and what is measured of it.
-
-    Attributes:
-        name: of the checkpoint, or of the shape.
-        files: type of the weights -> GGUF file.
-        folder: the checkpoint; None for a shape with random weights.
-        bandwidth: type -> bytes a second at which its bytes of a token can be read, a round each.
-    """
-
-    name: str
-    files: dict[str, Path]
-    folder: Path | None = None
-    contenders: list[Contender] = field(default_factory=list)
-    bandwidth: dict[str, list[float]] = field(default_factory=dict)
-    startup: dict[str, Any] = field(default_factory=dict)
-    profiles: dict[str, Any] = field(default_factory=dict)
 
 
 def bench_decode(
@@ -71,66 +48,200 @@ def bench_decode(
     long_context: int = LONG_CONTEXT,
     peers: bool = True,
     pytorch: bool = False,
-    sizes: bool = True,
-    startup: bool = True,
     results: Path = Path("results"),
 ) -> dict[str, dict[str, Any]]:
     """Measure the native engine's decoding beside llama.cpp and transformers.
 
     Every model is exported, then everybody decodes the same files in turns: one text, one
     thread, greedily. Also measured: the share of what reading the weights alone would take,
-    a long context, models of llama2.c's sizes, loading, the first token and memory.
-    Writes NAME_decode.json for each.
+    and a long context. Writes NAME_decode.json for each.
 
     Args:
         checkpoints: Folders of the models; by default both tiny ones.
-        types: How the weights are stored: f32, f16, bf16, q8_0, q4_0.
+        types: How the weights are stored, such as f32, q8_0, q4_0.
         quick: Three repeats.
         repeats: Turns of each; by default 15, or 3 with quick.
         context: Tokens of the prompt.
-        long_context: The same for the cost of a long text; 0 leaves it out.
+        long_context: The same, for the cost of a long text; 0 leaves it out.
         peers: Also measure llama.cpp and transformers, where they are installed.
         pytorch: Also measure our own PyTorch model.
-        sizes: Also measure models of llama2.c's sizes, with random weights.
-        startup: Also measure loading, the first token, memory and the import.
         results: Folder of the result files.
     """
     import torch
 
     folders = [Path(folder) for folder in checkpoints or DEFAULT_CHECKPOINTS]
-    _check(folders, types, repeats, context, long_context)
+    check(folders, types, repeats=repeats, context=context)
+    if long_context and long_context <= context:
+        raise UsageError(f"long_context={long_context}: expected more than context={context}, or 0")
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            subjects = [_exported(folder, types, Path(scratch)) for folder in folders]
+            subjects = [exported(folder, types, Path(scratch)) for folder in folders]
             for subject in subjects:
-                subject.contenders = _contenders(subject, context, long_context, peers, pytorch)
-            shapes = [_shape(name, Path(scratch), context, peers) for name in SHAPES if sizes]
-            everybody = [*subjects, *shapes]
-            _measure(everybody, repeats)
-            for subject in subjects:
-                for kind, path in subject.files.items():
-                    prompt = subject.contenders[0].prompt
-                    subject.profiles[kind] = profile(path, prompt, repeats=min(repeats, 5))
-                if startup:
-                    subject.startup = measure_startup(next(iter(_main_file(subject))), repeats)
-            origin = _provenance(peers, subjects)
-            records = {
-                s.name: model_record(s, context, long_context) | {"provenance": origin}
-                for s in subjects
-            }
-            small = sizes_record(shapes, context) | {"provenance": origin} if shapes else {}
+                _add_native(subject, context, peers)
+                _add_torch(subject, context, peers, pytorch)
+                if long_context:
+                    _add_long(subject, long_context, peers)
+            _measure(subjects, repeats)
+        origin = _provenance(subjects, peers)
     finally:
         torch.set_num_threads(before)
-    results = Path(results)
-    for name, record in records.items():
-        record["interleaved_with"] = [s.name for s in everybody if s.name != name]
-        write_json(results / f"{name}_decode.json", record)
+    records = {}
+    for subject in subjects:
+        others = [s for s in subjects if s is not subject]
+        record = model_record(subject, others, context, long_context)
+        record["interleaved_with"] = [s.name for s in others]
+        record["provenance"] = origin
+        write_json(Path(results) / f"{subject.name}_decode.json", record)
         print_record(record)
-    if small:
-        write_json(results / SIZES_FILE, small)
-        print_record(small)
-    print(f"\nWritten to {results / 'NAME_decode.json'}")
+        records[subject.name] = record
+    print(f"\nWritten to {Path(results) / 'NAME_decode.json'}")
     return records
+
+
+def check(folders: Sequence[Path], types: Sequence[str] = TYPES, **counts: int | None) -> None:
+    """Refuse what can't be measured.
+
+    Raises:
+        UsageError: an unknown type, a count below 1, or two checkpoints of one name.
+    """
+    for option, value in counts.items():
+        if value is not None and value < 1:
+            raise UsageError(f"{option}={value}: expected 1 or more")
+    for kind in types:
+        if kind not in SCHEMES:
+            raise UsageError(f"types={kind}: expected some of {', '.join(SCHEMES)}")
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise UsageError(
+            f"checkpoints {', '.join(names)}: two folders have one name, and their results would "
+            "go to one file; rename one"
+        )
+
+
+def exported(folder: Path, types: Sequence[str], scratch: Path) -> Subject:
+    """A checkpoint as GGUF files in a scratch folder."""
+    from itera_lite.export.gguf import export_gguf
+
+    name = folder.resolve().name
+    files = {}
+    for kind in dict.fromkeys(types):
+        files[kind] = scratch / f"{name}-{kind}.gguf"
+        export_gguf(folder, kind, files[kind])
+    model = _engine.Model.load(str(next(iter(files.values()))), 256)
+    family = "transformer" if model.architecture == "llama" else "itera"
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return Subject(name, family, model.parameters, files, folder, weights)
+
+
+def prompt_ids(path: Path, context: int) -> list[int]:
+    """The first tokens of a document: the source of ``argparse``, as in `itera bench`."""
+    model = _engine.Model.load(str(path), 256)
+    text = model.encode(inspect.getsource(argparse).encode())
+    ids = [model.eot, *text]
+    while len(ids) < context:
+        ids += text
+    return ids[:context]
+
+
+def _add_native(subject: Subject, context: int, peers: bool) -> None:
+    """Our engine, greedy and sampling, and llama.cpp, on every file."""
+    prompt = prompt_ids(next(iter(subject.files.values())), context)
+    room = context + TOKENS + 1
+    for kind, path in subject.files.items():
+        engine = EngineDecoder(path, room)
+        subject.measure_bandwidth(kind, engine.model, context + TOKENS // 2)
+        found = [(OURS, engine), (SAMPLED, EngineDecoder(path, room, SAMPLING))]
+        subject.contenders += [
+            Contender(subject.name, kind, n, d, prompt, TOKENS) for n, d in found
+        ]
+        if peers and llama.available():
+            decoder = LlamaDecoder(path, room)
+            subject.contenders.append(Contender(subject.name, kind, LLAMA, decoder, prompt, TOKENS))
+    if peers and not llama.available():
+        print("llama.cpp: not measured, llama-cpp-python isn't installed (extra 'peers')")
+
+
+def _add_torch(subject: Subject, context: int, peers: bool, pytorch: bool) -> None:
+    """`transformers`, and our own PyTorch model, in float32."""
+    from itera_lite.bench.measure import IteraRunner
+    from itera_lite.bench.peers import TransformersRunner
+    from itera_lite.train.checkpoint import load_checkpoint
+
+    if subject.folder is None:
+        return
+    runners: list[tuple[str, Any]] = []
+    if peers and find_spec("transformers") is None:
+        print("transformers: not measured, it isn't installed (extra 'peers')")
+    elif peers:
+        runners.append(("transformers", TransformersRunner(subject.name, subject.folder)))
+    if pytorch:
+        from itera_lite import kernels
+
+        kernels.enable()
+        model, _ = load_checkpoint(subject.folder)
+        runners.append(("itera-lite in PyTorch", IteraRunner(subject.name, model.eval())))
+    prompt = prompt_ids(next(iter(subject.files.values())), context)
+    subject.contenders += [
+        Contender(subject.name, "fp32", name, TorchDecoder(runner), prompt, SLOW_TOKENS)
+        for name, runner in runners
+    ]
+
+
+def _add_long(subject: Subject, context: int, peers: bool) -> None:
+    """The engine, and llama.cpp, after a long prompt."""
+    kind = subject.main_type
+    path = subject.files[kind]
+    prompt = prompt_ids(path, context)
+    room = context + TOKENS + 1
+    subject.contenders.append(
+        Contender(subject.name, kind, OURS, EngineDecoder(path, room), prompt, SLOW_TOKENS)
+    )
+    if peers and llama.available():
+        subject.contenders.append(
+            Contender(subject.name, kind, LLAMA, LlamaDecoder(path, room), prompt, SLOW_TOKENS)
+        )
+
+
+def _measure(subjects: Sequence[Subject], repeats: int) -> None:
+    contenders = [one for subject in subjects for one in subject.contenders]
+    with tqdm(total=(repeats + 1) * len(contenders), desc="bench decode", disable=None) as bar:
+
+        def progress(what: str) -> None:
+            bar.set_postfix_str(what, refresh=False)
+            bar.update()
+
+        take_turns(
+            contenders,
+            repeats,
+            [lambda s=subject: s.read_bandwidths(BANDWIDTH_SECONDS) for subject in subjects],  # type: ignore[misc]
+            progress,
+        )
+
+
+def _provenance(subjects: Sequence[Subject], peers: bool) -> dict[str, Any]:
+    origin = provenance(
+        seed=0,
+        engine=_engine_name(subjects),
+        checkpoints={s.name: s.weights_sha256 for s in subjects},
+        prompt="source of Python's argparse",
+    )
+    if peers and find_spec("transformers") is not None:
+        from itera_lite.bench.peers import peer_versions
+
+        origin["versions"] |= peer_versions()
+    if peers and llama.available():
+        origin["versions"] |= llama.build_info()
+    return origin
+
+
+def _engine_name(subjects: Sequence[Subject]) -> str:
+    model = _engine_model(subjects)
+    return model.isa if model is not None else ""
+
+
+def _engine_model(subjects: Sequence[Subject]) -> Any:
+    decoders = (one.decoder for s in subjects for one in s.contenders)
+    return next((d.model for d in decoders if isinstance(d, EngineDecoder)), None)

@@ -32,9 +32,7 @@ def ratio(a: Measurement | None, b: Measurement | None) -> Measurement | None:
     """a over b, with the interval that their intervals allow; None where one is missing."""
     if a is None or b is None or min(a.low, b.low) <= 0:
         return None
-    return Measurement(
-        a.value / b.value, a.low / b.high, a.high / b.low, min(a.repeats, b.repeats)
-    )
+    return Measurement(a.value / b.value, a.low / b.high, a.high / b.low, min(a.repeats, b.repeats))
 
 
 def judge(target: Target, found: Measurement | None) -> dict[str, Any]:
