@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format format-check types readme report clean
+.PHONY: help install demo test lint format format-check types fuzz readme report clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,16 @@ format-check: $(STAMP) ## Check the formatting
 
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
+
+MINUTES ?= 1
+fuzz: $(STAMP) ## Look for a model file that breaks the engine: make fuzz MINUTES=10
+	@$(MAKE) --no-print-directory -C native/fuzz fuzz_load
+	$(BIN)/python -m tests.native.hostile --seeds build/fuzz/seeds
+	@mkdir -p build/fuzz/corpus native/fuzz/cases
+	build/fuzz/fuzz_load -max_total_time=$$(( $(MINUTES) * 60 )) -dict=build/fuzz/seeds/dictionary \
+	    -max_len=65536 -timeout=10 -rss_limit_mb=2048 -artifact_prefix=native/fuzz/cases/ \
+	    -print_final_stats=1 build/fuzz/corpus build/fuzz/seeds || { echo \
+	    "found: the file is kept in native/fuzz/cases, and 'make test' replays it from now on" >&2; exit 1; }
 
 readme: $(STAMP) ## Write the README's tables again from the committed results
 	$(BIN)/python -m itera_lite.report.table README.md

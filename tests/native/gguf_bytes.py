@@ -121,6 +121,10 @@ class Draft:
         """A copy in which the description of a tensor has other fields."""
         return self.put(name, replace(self.tensor(name), **fields))  # type: ignore[arg-type]
 
+    def aligned(self, alignment: int) -> Draft:
+        """A copy that says and keeps another alignment."""
+        return replace(self.set("general.alignment", scalar(U32, alignment)), alignment=alignment)
+
     def render(self) -> bytes:
         return self.sections()[0]
 

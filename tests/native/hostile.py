@@ -1,14 +1,14 @@
 """Makes GGUF files that are wrong on purpose: ``python -m tests.native.hostile FOLDER``.
 
 Each is one small change to a valid file, so that nothing but the change can be what refuses it.
-With ``--seeds`` it writes the valid ones instead, which a fuzzer starts from.
+With ``--seeds`` it writes the valid ones instead, and the names in them, for a fuzzer.
 """
 
 from __future__ import annotations
 
 import argparse
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,22 +69,7 @@ def valid() -> dict[str, bytes]:
 
 def hostile() -> list[Hostile]:
     """All the files that are wrong, each under its own name."""
-    cases = [
-        case
-        for make in (
-            _framing,
-            _truncated,
-            _metadata,
-            _tensors,
-            _shapes,
-            _values,
-            _tokenizer,
-            _flips,
-        )
-        for case in make()
-    ]
-    assert len({case.name for case in cases}) == len(cases)
-    return cases
+    return [case for group in GROUPS.values() for case in group()]
 
 
 def _framing() -> Iterator[Hostile]:
@@ -462,6 +447,18 @@ def _flips() -> Iterator[Hostile]:
             yield Hostile(f"{base_name}-flip-{i}", bytes(bad), EITHER)
 
 
+GROUPS: dict[str, Callable[[], Iterator[Hostile]]] = {
+    "framing": _framing,
+    "truncated": _truncated,
+    "metadata": _metadata,
+    "tensors": _tensors,
+    "shapes": _shapes,
+    "values": _values,
+    "tokenizer": _tokenizer,
+    "flips": _flips,
+}
+
+
 def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     """Writes the files into the folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -471,13 +468,21 @@ def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
     return paths
 
 
+def dictionary() -> str:
+    """The names in the valid files, as libFuzzer wants them: a string in quotes a line."""
+    names = [name for draft in (hybrid(), llama()) for name, _ in draft.keys + draft.tensors]
+    return "".join(f'"{name}"\n' for name in dict.fromkeys(map(str, names)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write GGUF files that are wrong on purpose.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seeds", action="store_true", help="write the valid ones instead")
+    parser.add_argument("--seeds", action="store_true", help="write what a fuzzer starts from")
     options = parser.parse_args()
     files = valid() if options.seeds else {case.name: case.data for case in hostile()}
     print(f"{len(write(options.folder, files))} files in {options.folder}")
+    if options.seeds:
+        (options.folder / "dictionary").write_text(dictionary())
 
 
 if __name__ == "__main__":
