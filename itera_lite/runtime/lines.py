@@ -151,13 +151,48 @@ def _unpacked(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
         except ImportError as error:
             raise MissingExtra("zstandard", "hub", f"Reading {path.name}") from error
         try:
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            with io.BufferedReader(reader) as file:
+            with io.BufferedReader(_Zstandard(raw, zstandard.ZstdDecompressor())) as file:
                 yield file
         except zstandard.ZstdError as error:
             raise DataError(f"{path}: damaged Zstandard file ({error}); copy it again") from error
     else:
         yield raw
+
+
+class _Zstandard(io.RawIOBase):
+    """The contents of a Zstandard file. The package's own reader is silent where one is cut off."""
+
+    def __init__(self, raw: BinaryIO, decompressor: Any) -> None:
+        self._raw, self._decompressor = raw, decompressor
+        self._frame: Any = None  # the one that has begun and not ended
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            chunk = self._raw.read(1 << 14)
+            if not chunk:
+                if self._frame is not None:
+                    raise EOFError("it is cut off")
+                return 0
+            self._ready = memoryview(self._decompress(chunk))
+        n = min(len(buffer), len(self._ready))
+        buffer[:n] = self._ready[:n]
+        self._ready = self._ready[n:]
+        return n
+
+    def _decompress(self, chunk: bytes) -> bytes:
+        out = b""
+        while chunk:
+            if self._frame is None:
+                self._frame = self._decompressor.decompressobj()
+            out += self._frame.decompress(chunk)
+            chunk = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        return out
 
 
 def _is_object(text: str) -> bool:

@@ -10,22 +10,10 @@ import pytest
 
 from itera_lite import cli
 from itera_lite.errors import CheckpointError, ModelFileError, UsageError
-from itera_lite.export.gguf import export_gguf
 from itera_lite.generate import generate
 from itera_lite.runtime import find
 
 NAMES = ["itera_lite_test", "transformer_test"]
-
-
-@pytest.fixture(scope="session")
-def gguf_pair(
-    tiny_pair: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    into = tmp_path_factory.mktemp("gguf")
-    return {
-        name: export_gguf(folder, "f32", into / f"{name}.gguf").path
-        for name, folder in tiny_pair.items()
-    }
 
 
 @pytest.mark.parametrize("name", NAMES)
