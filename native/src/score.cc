@@ -62,6 +62,9 @@ Score score_text(Session &session, State &state, const Model &model, std::string
                      options.log_probabilities, out);
         scored = end;
     }
+    if (!std::isfinite(out.nats))
+        throw Error("a text's log-probability is not a number: the model's numbers overflow; its "
+                    "file is damaged, or the training diverged");
     return out;
 }
 
