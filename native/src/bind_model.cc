@@ -15,6 +15,7 @@
 #include "bandwidth.h"
 #include "generate.h"
 #include "model.h"
+#include "profile.h"
 #include "score.h"
 #include "session.h"
 #include "state.h"
@@ -167,6 +168,17 @@ std::vector<Score> score_texts(const Model &model, const std::vector<nb::bytes> 
                  [](uint64_t) { check_signals(); });
 }
 
+nb::dict profile_dict(const Model &model, const Ids &prompt, uint32_t tokens, uint32_t passes) {
+    std::vector<std::pair<const char *, double>> parts;
+    {
+        const nb::gil_scoped_release release;
+        parts = profile(model, prompt, tokens, passes);
+    }
+    nb::dict out;
+    for (const auto &[name, seconds] : parts) out[name] = seconds;
+    return out;
+}
+
 void bind_state(nb::module_ &m) {
     nb::class_<State>(m, "State", "What a model remembers of one text.")
         .def_prop_ro("length", &State::length, "Tokens read.")
@@ -208,6 +220,8 @@ void bind_model(nb::module_ &m) {
     bind_score(m);
     m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "seconds"_a,
           nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that one thread reads.");
+    m.def("profile", &profile_dict, "model"_a, "prompt"_a, "tokens"_a, "passes"_a,
+          "Seconds a decoded token by part.");
     nb::class_<Model>(m, "Model", "A GGUF model, loaded.")
         .def_static("load", &load, "path"_a, "context"_a = 0)
         .def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })

@@ -29,8 +29,8 @@ void choose(const float *logits, uint32_t n, uint32_t k, uint32_t *chosen, float
 
 }  // namespace
 
-Session::Session(const Model &model, uint32_t max_rows)
-    : model_(model), k_(model.kernels), max_rows_(max_rows), positions_(max_rows) {
+Session::Session(const Model &model, uint32_t max_rows, const Kernels *kernels)
+    : model_(model), k_(kernels ? *kernels : model.kernels), max_rows_(max_rows), positions_(max_rows) {
     layout();  // counts
     arena_ = Arena(std::exchange(arena_, Arena()).used());
     layout();  // takes

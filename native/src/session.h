@@ -20,7 +20,8 @@ struct Row {
 // Working memory for up to `max_rows` rows at a time; a thread has its own.
 class Session {
   public:
-    Session(const Model &model, uint32_t max_rows);
+    // `kernels` replaces the model's own (see profile.h); the caller keeps it alive.
+    Session(const Model &model, uint32_t max_rows, const Kernels *kernels = nullptr);
 
     // Reads the rows and advances their states; at most `max_rows`. Throws `Error` for a token
     // outside the vocabulary or a text longer than its state has room for; nothing is read then.
