@@ -54,8 +54,9 @@ class PreTokenizer {
         if (i >= text_.size()) return {Kind::None, 0};
         const uint8_t lead = byte(i);
         if (lead < 0x80) return {ascii_[lead], 1};
-        const int length = lead < 0xC2 ? 0 : lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : lead < 0xF5 ? 4 : 0;
-        if (length == 0 || text_.size() - i < static_cast<size_t>(length)) return {Kind::None, 1};
+        if (lead < 0xC2 || lead > 0xF4) return {Kind::None, 1};
+        const int length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
+        if (text_.size() - i < static_cast<size_t>(length)) return {Kind::None, 1};
         uint32_t point = lead & (0x7Fu >> length);
         for (size_t k = 1; k < static_cast<size_t>(length); ++k) {
             if ((byte(i + k) & 0xC0) != 0x80) return {Kind::None, 1};

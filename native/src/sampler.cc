@@ -35,7 +35,7 @@ float weight_of(uint64_t rank) {
 
 constexpr size_t kLastId = UINT32_MAX;
 
-// The weights that are kept: all up to a rank.
+// Where a ranking is cut: everything up to this rank is kept.
 struct Border {
     uint64_t rank;
     double mass;  // of all that are kept
@@ -167,7 +167,7 @@ void Sampler::adjust(std::span<float> logits) {
 int32_t Sampler::sample(std::span<float> logits) {
     if (logits.size() != static_cast<size_t>(vocab_size_)) {
         throw UsageError(std::to_string(logits.size()) + " logits: expected " +
-                    std::to_string(vocab_size_) + ", one for each token");
+                         std::to_string(vocab_size_) + ", one for each token");
     }
     adjust(logits);
     const float max = maximum(logits);
@@ -180,8 +180,8 @@ int32_t Sampler::sample(std::span<float> logits) {
     const size_t size = logits.size(), k = static_cast<size_t>(options_.top_k);
     const bool by_k = k > 0 && k < size, by_p = options_.top_p < 1;
 
-    // What can be drawn: more than 0. Weights so small that all of
-    // them together are less than what top-p leaves out needn't be ranked.
+    // Only what is more than 0 can be drawn; and weights so small that all of them together are
+    // less than what top-p leaves out needn't be ranked.
     float least = std::numeric_limits<float>::min();
     if (by_p && !by_k) {
         const double left_out = mass * (1 - double{options_.top_p});
@@ -212,8 +212,8 @@ int32_t Sampler::sample(std::span<float> logits) {
 
 double log_probability(std::span<const float> logits, int32_t token) {
     if (token < 0 || static_cast<size_t>(token) >= logits.size()) {
-        throw UsageError("token " + std::to_string(token) + " of " + std::to_string(logits.size()) +
-                    " logits: expected an id that has one");
+        throw UsageError("token " + std::to_string(token) + " of " +
+                         std::to_string(logits.size()) + " logits: expected an id that has one");
     }
     const float max = maximum(logits);
     const double mass = exponentials(logits, max, 1, {});

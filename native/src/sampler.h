@@ -19,7 +19,7 @@ struct SamplerOptions {
     int32_t top_k = 0;         // 0: all
     float top_p = 0.95f;       // 1: all
     float min_p = 0.0f;        // of the most probable token's probability; 0: all
-    float repetition_penalty = 1.0f;  // logits of recent tokens: divided if positive, else multiplied
+    float repetition_penalty = 1.0f;  // logits of recent tokens: divided if positive, else times
     int32_t repetition_window = 64;   // how many recent tokens count
     uint64_t seed = 0;
     std::vector<std::pair<int32_t, float>> logit_bias;  // token, added to its logit
@@ -42,8 +42,8 @@ class Sampler {
     SamplerOptions options_;
     int32_t vocab_size_;
     uint64_t random_[2];  // state of xoroshiro128++
-    std::vector<uint64_t> scratch_;  // two places for each token
-    std::vector<int32_t> recent_;  // ring of the last tokens; -1: none yet
+    std::vector<uint64_t> scratch_;    // two places for each token
+    std::vector<int32_t> recent_;      // ring of the last tokens; -1: none yet
     size_t n_recent_ = 0;
     std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that did
     uint64_t calls_ = 0;

@@ -180,6 +180,28 @@ def test_every_character_is_cut_from_its_neighbours_as_by_the_package(folder: Pa
         assert engine.encode(text) == tokenizer.encode(text), f"from U+{start:04X}"
 
 
+# Bytes at the borders of what UTF-8 allows: surrogates, overlong forms, beyond U+10FFFF, cut ones.
+EDGES = b"!a \x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc2\xdf\xe0\xe2\xed\xef\xf0\xf4\xf5\xff"
+
+
+@pytest.fixture(scope="module")
+def glue(folder: Path) -> Pair:
+    """Merges every pair of these bytes, so that each border between pieces shows."""
+    tokenizer = with_merges([(BYTES[one], BYTES[two]) for one in EDGES for two in EDGES])
+    return tokenizer, engine_of(tokenizer, folder)
+
+
+@given(
+    st.one_of(
+        st.lists(st.sampled_from(EDGES), max_size=30).map(bytes),
+        st.lists(st.one_of(broken, st.sampled_from([b"!", b"a", b" "]))).map(b"".join),
+    )
+)
+@settings(max_examples=1000, deadline=None)
+def test_bytes_that_are_not_utf8_end_a_piece(glue: Pair, raw: bytes) -> None:
+    assert_same(glue, raw)
+
+
 @given(st.data())
 @settings(max_examples=250, deadline=None)
 def test_merges_in_any_order_give_the_same_ids(folder: Path, data: st.DataObject) -> None:
