@@ -11,8 +11,7 @@ from itera_lite.bench.provenance import provenance
 from itera_lite.config import NAMES, Family
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
-
-SPEED_REPEATS = 9  # turns of a few steps each, when the two training speeds are compared
+from itera_lite.train.budget import Budget, number_of
 
 
 def bench_seeds(
@@ -63,10 +62,12 @@ def bench_seeds(
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
     mark = {"data": data, "amount": tokens or minutes}
+    options: dict[str, Any] = {"config": config, "vocab_size": vocab_size, "threads": threads}
     speeds: dict[Family, float] = {}
     if equal_time:
-        speeds = _speeds(record, path, config, vocab_size, threads)
-    options = {"config": config, "vocab_size": vocab_size, "threads": threads}
+        batch = Budget("tokens", number_of("tokens", tokens or "")).batch_size
+        options["batch_size"] = batch  # the longer runs keep to the batch of the measured speeds
+        speeds = _speeds(record, path, config, vocab_size, batch, threads)
 
     def add(family: Family, seed: int, budget: str, wanted: str | None) -> None:
         """Train once, unless seeds.json has the run."""
@@ -80,7 +81,7 @@ def bench_seeds(
             add(family, seed, "tokens" if tokens else "time", tokens)
         if speeds:
             faster, slower = sorted(speeds, key=lambda family: -speeds[family])
-            more = _count(tokens or "") * speeds[faster] / speeds[slower]
+            more = number_of("tokens", tokens or "") * speeds[faster] / speeds[slower]
             add(faster, seed, "time", str(round(more)))
             _copy(record, path, f"{NAMES[slower]}_{config}", seed, mark)
     return record
@@ -133,22 +134,21 @@ def _write(record: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
 
 
 def _speeds(
-    record: dict[str, Any], path: Path, config: str, vocab_size: int, threads: int | None
+    record: dict[str, Any],
+    path: Path,
+    config: str,
+    vocab_size: int,
+    batch_size: int,
+    threads: int | None,
 ) -> dict[Family, float]:
     """Training tokens/s of both models, measured once: later runs keep to the same ratio."""
     from itera_lite.bench.steps import training_speeds
 
-    known = record.setdefault("speeds", {})
-    if config not in known:
-        known[config] = training_speeds(config, vocab_size, threads, SPEED_REPEATS)
+    known, key = record.setdefault("speeds", {}), f"{config}, batch {batch_size}"
+    if key not in known:
+        known[key] = training_speeds(config, vocab_size, batch_size, threads)
         write_json(path, record)
     return {
-        family: known[config][f"{NAMES[family]}_{config}"]["tokens_per_second"]["median"]
+        family: known[key][f"{NAMES[family]}_{config}"]["tokens_per_second"]["median"]
         for family in NAMES
     }
-
-
-def _count(tokens: str) -> float:
-    from itera_lite.train.budget import number_of
-
-    return number_of("tokens", tokens)

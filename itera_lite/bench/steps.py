@@ -117,14 +117,19 @@ def seconds_of(step: Step, batch: Tensor) -> float:
 
 
 def training_speeds(
-    config: str, vocab_size: int, threads: int | None, repeats: int, steps: int = 2
+    config: str,
+    vocab_size: int,
+    batch_size: int,
+    threads: int | None = None,
+    repeats: int = 9,
+    steps: int = 2,
 ) -> dict[str, Any]:
     """Measure how fast the two models of a size train, in turns with each other.
 
     Returns:
         Each model's record, by its name: ``tokens_per_second``, ``threads``, ``precision``.
     """
-    train, before = TrainConfig(), torch.get_num_threads()
+    train, before = TrainConfig(batch_size=batch_size), torch.get_num_threads()
     threads = threads or usable_cores()
     torch.set_num_threads(threads)
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from itera_lite.config import TrainConfig
 from itera_lite.data.shards import Dataset
 from itera_lite.errors import UsageError
 
 DEFAULT_MINUTES = 10.0
+SHORT = {"tokens": 4e6, "seconds": 240.0}  # up to here a run is short of steps, not of tokens/s
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,16 @@ class Budget:
 
     unit: Literal["tokens", "seconds"]
     amount: float
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences a step: half as many in a short run, which gains more from more steps.
+
+        Small steps cost 10 to 14 % of the tokens/s, and were worth a third more tokens at 2 M;
+        the longer a run, the less.
+        """
+        full = TrainConfig().batch_size
+        return full // 2 if self.amount <= SHORT[self.unit] else full
 
 
 def budget_of(

@@ -73,7 +73,7 @@ def train(
         minutes: Train for this long (10 by default); evaluation isn't counted.
         tokens: Train on this many tokens, such as 20M.
         vocab_size: Size of the tokenizer that is trained on the text.
-        batch_size: Sequences a step.
+        batch_size: Sequences a step; by default 16, and 8 in a short run.
         seq_len: Tokens a sequence.
         lr_matrix: Learning rate of Muon.
         lr_embedding: Learning rate of AdamW for the embedding.
@@ -120,10 +120,11 @@ def train(
         if world.leads:
             world.wait()
         choice = choose(precision, world.device)
+        used = budget_of(dataset, epochs, minutes, tokens)
         wishes: dict[str, Any] = {
             key: value
             for key, value in (
-                ("batch_size", batch_size),
+                ("batch_size", used.batch_size if batch_size is None else batch_size),
                 ("seq_len", seq_len),
                 ("lr_matrix", lr_matrix),
                 ("lr_embedding", lr_embedding),
@@ -145,7 +146,6 @@ def train(
                 shape = fit_to(family, number_of("params", params), vocabulary)
             if pattern is not None and family == "itera":
                 shape = shape.replace(pattern=pattern)
-            used = budget_of(dataset, epochs, minutes, tokens)
             if world.leads and not quiet:
                 _announce(run_name, shape, train_config, used, dataset, choice.reason, problem)
             trainer = Trainer(

@@ -44,7 +44,7 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "training_speeds", speeds)
     options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
     record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
-    assert record["speeds"] == {"tiny": speeds("tiny")}
+    assert record["speeds"] == {"tiny, batch 8": speeds("tiny")}
     runs = {(r["name"], r["seed"], r["budget"]): r for r in record["runs"]}
     assert len(runs) == len(record["runs"]) == 8
     for seed in (0, 1):
@@ -59,7 +59,7 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
 
 def test_training_speeds_are_of_both_models(monkeypatch):
     make_small(monkeypatch)
-    found = steps.training_speeds("tiny", 300, threads=1, repeats=2, steps=1)
+    found = steps.training_speeds("tiny", 300, 2, threads=1, repeats=2, steps=1)
     assert set(found) == {"itera_lite_tiny", "transformer_tiny"}
     assert all(r["tokens_per_second"]["repeats"] == 2 for r in found.values())
     assert all(r["threads"] == 1 for r in found.values())

@@ -15,6 +15,7 @@ import pytest
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.train import validate
+from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.loop import Trainer
 from itera_lite.train.run import train
@@ -204,6 +205,11 @@ def test_early_stopping(text, tmp_path, monkeypatch):
     assert len(summary["samples"]) == 5
     kept = [row for row in curve(tmp_path) if row["valid_loss"]][2]
     assert summary["best"]["step"] == int(kept["step"]) < summary["train"]["steps"]
+
+
+def test_a_short_run_takes_smaller_steps():
+    assert Budget("tokens", 2e6).batch_size == Budget("seconds", 90).batch_size == 8
+    assert Budget("tokens", 9e6).batch_size == Budget("seconds", 600).batch_size == 16
 
 
 def test_resume_with_other_settings_is_refused(text, whole):
