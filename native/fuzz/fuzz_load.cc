@@ -4,10 +4,12 @@
 // a program that any compiler builds and that replays files.
 #include "fuzz_load.h"
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <stdexcept>
 #include <vector>
 
 #include "../src/generate.h"
@@ -78,7 +80,9 @@ void use(std::span<const std::byte> bytes) {
 
     itera::ScoreOptions scoring;
     scoring.window = 8;
-    itera::score(model, {"the hat, the heath", ""}, scoring);
+    for (const itera::Score &score : itera::score(model, {"the hat, the heath", ""}, scoring)) {
+        if (!std::isfinite(score.nats)) throw std::logic_error("a score that is no number");
+    }
 }
 
 }  // namespace
