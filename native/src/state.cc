@@ -1,6 +1,6 @@
 #include "state.h"
 
-#include <cmath>
+#include <algorithm>
 #include <cstring>
 
 namespace itera {
@@ -8,11 +8,25 @@ namespace itera {
 namespace {
 
 constexpr size_t align64(size_t n) { return (n + 63) & ~size_t(63); }
-constexpr uint64_t kMagic = 0x3174617473617469;  // "itastat1"
+constexpr uint64_t kMagic = 0x3274617473617469;  // "itastat2"
 
 struct Header {
-    uint64_t magic, fingerprint, length, bytes;
+    uint64_t magic, fingerprint, length, bytes, checksum;
 };
+
+// FNV-1a over words: against damage, not against malice.
+uint64_t checksum_of(std::string_view bytes) {
+    uint64_t sum = 0xcbf29ce484222325;
+    while (!bytes.empty()) {
+        uint64_t word = 0;
+        const size_t n = std::min(sizeof word, bytes.size());
+        std::memcpy(&word, bytes.data(), n);
+        sum = (sum ^ word) * 0x100000001b3;
+        sum ^= sum >> 32;  // or the upper bits of a word would never reach the lower ones
+        bytes.remove_prefix(n);
+    }
+    return sum;
+}
 
 }  // namespace
 
@@ -93,15 +107,16 @@ void State::clear() {
 
 std::string State::save() const {
     const std::vector<Part> parts = used_parts();
-    Header header{kMagic, model_->fingerprint ^ model_->kernels.flip, length_, 0};
+    Header header{kMagic, model_->fingerprint ^ model_->kernels.flip, length_, 0, 0};
     for (const Part &part : parts) header.bytes += part.bytes;
     std::string out(sizeof header + header.bytes, '\0');
-    std::memcpy(out.data(), &header, sizeof header);
     char *to = out.data() + sizeof header;
     for (const Part &part : parts) {
         std::memcpy(to, memory_ + part.begin, part.bytes);
         to += part.bytes;
     }
+    header.checksum = checksum_of(std::string_view(out).substr(sizeof header));
+    std::memcpy(out.data(), &header, sizeof header);
     return out;
 }
 
@@ -124,6 +139,8 @@ State State::restore(const Model &model, std::string_view bytes) {
     if (header.bytes != expected || bytes.size() != sizeof header + expected)
         throw Error("a saved state of " + std::to_string(bytes.size()) + " bytes: expected " +
                     std::to_string(sizeof header + expected));
+    if (header.checksum != checksum_of(bytes.substr(sizeof header)))
+        throw Error("a saved state is damaged: its checksum doesn't match");
     const char *from = bytes.data() + sizeof header;
     for (const Part &part : parts) {
         std::memcpy(state.memory_ + part.begin, from, part.bytes);
