@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import inspect
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ from itera_lite import _engine
 from itera_lite.bench import llama
 from itera_lite.bench.decode_record import LLAMA, OURS, SAMPLED, Subject, model_record
 from itera_lite.bench.decode_table import print_record
+from itera_lite.bench.decode_targets import decode_targets
 from itera_lite.bench.decoders import (
     Contender,
+    Decoder,
     EngineDecoder,
     LlamaDecoder,
     TorchDecoder,
     take_turns,
 )
 from itera_lite.bench.provenance import provenance
+from itera_lite.bench.shapes import SHAPES, write_shape
+from itera_lite.bench.startup import measure_startup
 from itera_lite.errors import UsageError
 from itera_lite.export.types import SCHEMES
 from itera_lite.files import write_json
@@ -35,6 +39,7 @@ REPEATS, QUICK_REPEATS = 15, 3
 TOKENS = 64  # a pass
 SLOW_TOKENS = 16  # of what takes milliseconds a token
 CONTEXT, LONG_CONTEXT = 128, 8192
+SIZES_FILE = "engine_sizes.json"
 BANDWIDTH_SECONDS = 0.02  # a round
 SAMPLING = {"temperature": 0.8, "top_k": 0, "top_p": 0.95}
 
@@ -48,13 +53,16 @@ def bench_decode(
     long_context: int = LONG_CONTEXT,
     peers: bool = True,
     pytorch: bool = False,
+    sizes: bool = True,
+    startup: bool = True,
     results: Path = Path("results"),
 ) -> dict[str, dict[str, Any]]:
     """Measure the native engine's decoding beside llama.cpp and transformers.
 
     Every model is exported, then everybody decodes the same files in turns: one text, one
-    thread, greedily. Also measured: the share of what reading the weights alone would take,
-    and a long context. Writes NAME_decode.json for each.
+    thread, greedily. Also measured: the share of what reading the weights alone would take
+    and where the rest goes, a long context, models of llama2.c's sizes, loading, the first
+    token and memory. Writes NAME_decode.json for each.
 
     Args:
         checkpoints: Folders of the models; by default both tiny ones.
@@ -65,6 +73,8 @@ def bench_decode(
         long_context: The same, for the cost of a long text; 0 leaves it out.
         peers: Also measure llama.cpp and transformers, where they are installed.
         pytorch: Also measure our own PyTorch model.
+        sizes: Also measure models of llama2.c's sizes, with random weights.
+        startup: Also measure loading, the first token, memory and the import.
         results: Folder of the result files.
     """
     import torch
@@ -80,23 +90,37 @@ def bench_decode(
         with tempfile.TemporaryDirectory() as scratch:
             subjects = [exported(folder, types, Path(scratch)) for folder in folders]
             for subject in subjects:
-                _add_native(subject, context, peers)
+                _add_native(subject, context, peers, {OURS: None, SAMPLED: SAMPLING})
                 _add_torch(subject, context, peers, pytorch)
                 if long_context:
                     _add_long(subject, long_context, peers)
-            _measure(subjects, repeats)
+            shapes = [_shape(name, Path(scratch)) for name in SHAPES] if sizes else []
+            for subject in shapes:
+                _add_native(subject, context, peers, {OURS: None})
+            _say_missing(peers)
+            _measure([*subjects, *shapes], repeats)
+            for subject in subjects:
+                _profile(subject, context, long_context, repeats)
+                if startup:
+                    subject.startup = measure_startup(subject.files[subject.main_type], repeats)
         origin = _provenance(subjects, peers)
     finally:
         torch.set_num_threads(before)
+    everybody = [*subjects, *shapes]
     records = {}
     for subject in subjects:
-        others = [s for s in subjects if s is not subject]
-        record = model_record(subject, others, context, long_context)
-        record["interleaved_with"] = [s.name for s in others]
+        record = model_record(subject, context, long_context)
+        record["targets"] = decode_targets(subject, subjects, context, long_context)
+        record["interleaved_with"] = [s.name for s in everybody if s is not subject]
         record["provenance"] = origin
         write_json(Path(results) / f"{subject.name}_decode.json", record)
         print_record(record)
         records[subject.name] = record
+    if shapes:
+        small = [model_record(shape, context, 0) for shape in shapes]
+        write_json(Path(results) / SIZES_FILE, {"models": small, "provenance": origin})
+        for record in small:
+            print_record(record)
     print(f"\nWritten to {Path(results) / 'NAME_decode.json'}")
     return records
 
@@ -146,22 +170,52 @@ def prompt_ids(path: Path, context: int) -> list[int]:
     return ids[:context]
 
 
-def _add_native(subject: Subject, context: int, peers: bool) -> None:
-    """Our engine, greedy and sampling, and llama.cpp, on every file."""
+def _shape(name: str, scratch: Path) -> Subject:
+    """A model of llama2.c's size, with random weights."""
+    files = {
+        kind: write_shape(name, kind, scratch / f"{name}-{kind}.gguf")
+        for kind in SHAPES[name].types
+    }
+    model = _engine.Model.load(str(files["f32"]))
+    return Subject(name, "transformer", model.parameters, files)
+
+
+def _add_native(
+    subject: Subject, context: int, peers: bool, ours: Mapping[str, Mapping[str, float] | None]
+) -> None:
+    """Our engine in each way of choosing tokens, and llama.cpp, on every file."""
     prompt = prompt_ids(next(iter(subject.files.values())), context)
     room = context + TOKENS + 1
     for kind, path in subject.files.items():
-        engine = EngineDecoder(path, room)
-        subject.measure_bandwidth(kind, engine.model, context + TOKENS // 2)
-        found = [(OURS, engine), (SAMPLED, EngineDecoder(path, room, SAMPLING))]
-        subject.contenders += [
-            Contender(subject.name, kind, n, d, prompt, TOKENS) for n, d in found
-        ]
+        decoders: dict[str, Decoder] = {n: EngineDecoder(path, room, s) for n, s in ours.items()}
+        model = _engine.Model.load(str(path), room)
+        subject.measure_bandwidth(kind, model, context + TOKENS // 2)
         if peers and llama.available():
-            decoder = LlamaDecoder(path, room)
-            subject.contenders.append(Contender(subject.name, kind, LLAMA, decoder, prompt, TOKENS))
+            decoders[LLAMA] = LlamaDecoder(path, room)
+        subject.contenders += [
+            Contender(subject.name, kind, name, decoder, prompt, TOKENS)
+            for name, decoder in decoders.items()
+        ]
+
+
+def _say_missing(peers: bool) -> None:
     if peers and not llama.available():
         print("llama.cpp: not measured, llama-cpp-python isn't installed (extra 'peers')")
+    if peers and find_spec("transformers") is None:
+        print("transformers: not measured, it isn't installed (extra 'peers')")
+
+
+def _profile(subject: Subject, context: int, long_context: int, repeats: int) -> None:
+    """Where the time of a token goes, for each type; for the main one after a long text too."""
+
+    def profile(kind: str, length: int) -> dict[str, float]:
+        model = _engine.Model.load(str(subject.files[kind]), length + TOKENS + 1)
+        prompt = prompt_ids(subject.files[kind], length)
+        return _engine.profile(model, prompt, TOKENS, 2 * repeats)
+
+    subject.profiles = {kind: profile(kind, context) for kind in subject.files}
+    if long_context:
+        subject.long_profile = profile(subject.main_type, long_context)
 
 
 def _add_torch(subject: Subject, context: int, peers: bool, pytorch: bool) -> None:
@@ -173,9 +227,7 @@ def _add_torch(subject: Subject, context: int, peers: bool, pytorch: bool) -> No
     if subject.folder is None:
         return
     runners: list[tuple[str, Any]] = []
-    if peers and find_spec("transformers") is None:
-        print("transformers: not measured, it isn't installed (extra 'peers')")
-    elif peers:
+    if peers and find_spec("transformers") is not None:
         runners.append(("transformers", TransformersRunner(subject.name, subject.folder)))
     if pytorch:
         from itera_lite import kernels
@@ -224,7 +276,12 @@ def _measure(subjects: Sequence[Subject], repeats: int) -> None:
 def _provenance(subjects: Sequence[Subject], peers: bool) -> dict[str, Any]:
     origin = provenance(
         seed=0,
-        engine=_engine_name(subjects),
+        engine_isa=next(
+            one.decoder.model.isa
+            for s in subjects
+            for one in s.contenders
+            if isinstance(one.decoder, EngineDecoder)
+        ),
         checkpoints={s.name: s.weights_sha256 for s in subjects},
         prompt="source of Python's argparse",
     )
@@ -235,13 +292,3 @@ def _provenance(subjects: Sequence[Subject], peers: bool) -> dict[str, Any]:
     if peers and llama.available():
         origin["versions"] |= llama.build_info()
     return origin
-
-
-def _engine_name(subjects: Sequence[Subject]) -> str:
-    model = _engine_model(subjects)
-    return model.isa if model is not None else ""
-
-
-def _engine_model(subjects: Sequence[Subject]) -> Any:
-    decoders = (one.decoder for s in subjects for one in s.contenders)
-    return next((d.model for d in decoders if isinstance(d, EngineDecoder)), None)

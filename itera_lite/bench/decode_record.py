@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from itera_lite import _engine
 from itera_lite.bench.compare import Measurement, Metric, compare
 from itera_lite.bench.decoders import Contender
 from itera_lite.bench.stats import stat
-from itera_lite.bench.targets import Target, judge, ratio
+from itera_lite.bench.targets import ratio
 
 OURS, SAMPLED, LLAMA = "itera-lite", "itera-lite, sampling", "llama.cpp"
 SPEED = Metric("decode", "Decoding", "tokens/s", "higher", "timing", "speed")
@@ -29,7 +28,11 @@ class Subject:
         folder: the checkpoint; None for a shape with random weights.
         weights_sha256: of the checkpoint's weights.
         touched: type -> bytes of weights and state that a token reads.
+        file_bytes: type -> size of the file.
         bandwidth: type -> bytes a second of reading as many bytes, a sample a round.
+        profiles: type -> seconds a token by part.
+        long_profile: the same after the long context, of the main type.
+        startup: see `itera_lite.bench.startup.measure_startup`.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Subject:
     touched: dict[str, tuple[int, int]] = field(default_factory=dict)
     file_bytes: dict[str, int] = field(default_factory=dict)
     bandwidth: dict[str, list[float]] = field(default_factory=dict)
+    profiles: dict[str, dict[str, float]] = field(default_factory=dict)
+    long_profile: dict[str, float] = field(default_factory=dict)
+    startup: dict[str, Any] = field(default_factory=dict)
 
     @property
     def main_type(self) -> str:
@@ -72,9 +78,7 @@ class Subject:
         return Measurement.of_samples(one.inside) if one else None
 
 
-def model_record(
-    subject: Subject, others: Sequence[Subject], context: int, long_context: int
-) -> dict[str, Any]:
+def model_record(subject: Subject, context: int, long_context: int) -> dict[str, Any]:
     """Everything measured of one model, with ratios, shares and verdicts."""
     record: dict[str, Any] = {
         "name": subject.name,
@@ -89,7 +93,8 @@ def model_record(
     record["ratios"] = _ratios(subject, context)
     if long_context:
         record["growth"] = _growth(subject, context, long_context)
-    record["targets"] = _targets(subject, others, context, long_context)
+    if subject.startup:
+        record["startup"] = subject.startup
     return record
 
 
@@ -125,7 +130,12 @@ def _type_record(subject: Subject, kind: str, context: int) -> dict[str, Any]:
             "share_low": share and share.low,
             "share_high": share and share.high,
         },
+        "profile_microseconds": _microseconds(subject.profiles.get(kind, {})),
     }
+
+
+def _microseconds(profile: dict[str, float]) -> dict[str, float]:
+    return {part: 1e6 * seconds for part, seconds in profile.items()}
 
 
 def roofline_share(subject: Subject, kind: str, context: int) -> Measurement | None:
@@ -182,83 +192,15 @@ def _growth(subject: Subject, short: int, long: int) -> dict[str, Any]:
             "ratio": slower and slower.value,
             "added_microseconds": _added(subject, kind, runtime, short, long),
         }
-    return {"type": kind, "context": long, "runtimes": runtimes}
+    return {
+        "type": kind,
+        "context": long,
+        "runtimes": runtimes,
+        "profile_microseconds": _microseconds(subject.long_profile),
+    }
 
 
 def _added(subject: Subject, kind: str, runtime: str, short: int, long: int) -> float:
     a, b = (subject.seconds(kind, runtime, n) for n in (short, long))
     assert a is not None and b is not None
     return 1e6 * (b.value - a.value)
-
-
-def _targets(
-    subject: Subject, others: Sequence[Subject], short: int, long: int
-) -> list[dict[str, Any]]:
-    """The targets of an Itera model; the Transformer has none of its own."""
-    if subject.family != "itera":
-        return []
-    out = []
-    ours = {kind: subject.seconds(kind, OURS, short) for kind in subject.files}
-
-    def add(target: Target, found: Measurement | None) -> None:
-        out.append(judge(target, found))
-
-    if "q8_0" in ours:
-        llama = subject.seconds("q8_0", LLAMA, short)
-        eager = subject.seconds("fp32", "transformers", short)
-        add(
-            Target("llama_cpp", "Q8_0, against llama.cpp", "at least", 8),
-            ratio(llama, ours["q8_0"]),
-        )
-        add(
-            Target("transformers", "Q8_0, against transformers", "at least", 100),
-            ratio(eager, ours["q8_0"]),
-        )
-    if {"q8_0", "q4_0"} <= ours.keys():
-        add(
-            Target("q4_0", "Q4_0, against our Q8_0", "at least", 1),
-            ratio(ours["q8_0"], ours["q4_0"]),
-        )
-    for kind in [k for k in ("q8_0", "q4_0") if k in ours]:
-        label = f"{kind.upper()}, share of the roofline"
-        add(
-            Target(f"roofline_{kind}", label, "at least", 0.65, "%"),
-            roofline_share(subject, kind, short),
-        )
-    if long:
-        main = subject.main_type
-        slower = ratio(subject.seconds(main, OURS, long), ours[main])
-        add(Target("growth", f"Context {long:,} against {short}, time", "at most", 2), slower)
-        baseline = next((s for s in others if s.family == "transformer"), None)
-        add(
-            Target("growth_vs", "Transformer's growth against ours", "at least", 5),
-            _less_growth(subject, baseline, short, long),
-        )
-    return out
-
-
-def _less_growth(
-    subject: Subject, baseline: Subject | None, short: int, long: int
-) -> Measurement | None:
-    """The Transformer's growth over ours, of the added time or of the added share of the time:
-    the smaller of the two."""
-    if baseline is None:
-        return None
-    found = []
-    for relative in (False, True):
-        sides = []
-        for one in (baseline, subject):
-            a, b = (one.seconds(one.main_type, OURS, n) for n in (short, long))
-            if a is None or b is None or b.low <= a.high:
-                return None
-            scale = a.value if relative else 1.0
-            sides.append(
-                Measurement(
-                    (b.value - a.value) / scale,
-                    (b.low - a.high) / scale,
-                    (b.high - a.low) / scale,
-                    min(a.repeats, b.repeats),
-                )
-            )
-        found.append(ratio(*sides))
-    return min((f for f in found if f is not None), key=lambda f: f.value, default=None)

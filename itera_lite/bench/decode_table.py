@@ -29,9 +29,13 @@ def print_record(record: dict[str, Any]) -> None:
             f"  {growth['type']:5} {runtime:24} context {growth['context']:,}: {row['ratio']:.2f}× "
             f"the time, {row['added_microseconds']:,.0f} µs more a token"
         )
-    if record["targets"]:
+    for kind, row in record["types"].items():
+        if row["profile_microseconds"]:
+            parts = (f"{part} {us:.1f}" for part, us in row["profile_microseconds"].items())
+            print(f"  {kind:5} µs a token: {', '.join(parts)}")
+    if targets := record.get("targets"):
         print("  Targets:")
-        print("\n".join("  " + line for line in lines(record["targets"])))
+        print("\n".join("  " + line for line in lines(targets)))
 
 
 def _speed(kind: str, runtime: str, speed: dict[str, Any], tail: str = "") -> None:
