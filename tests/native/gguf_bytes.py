@@ -1,7 +1,7 @@
 """GGUF files written byte by byte, so that every byte can be wrong on purpose.
 
-`hybrid` and `llama` give the smallest models that are valid; a `Draft` holds what
-the file will say, and `Draft.render` makes the bytes without checking anything.
+A `Draft` holds what the file will say, and `Draft.render` makes the bytes without
+checking anything.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 TENSOR_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}
 _FORMATS = dict(zip((U8, I8, U16, I16, U32, I32, F32, BOOL), "BbHhIif?", strict=True))
 _FORMATS |= {U64: "Q", I64: "q", F64: "d"}
-
-MERGES = ["h e", "Ġ t", "Ġt he"]
 
 
 def text(value: str | bytes) -> bytes:
@@ -153,158 +151,3 @@ class Draft:
         head += bytes(-len(head) % self.alignment)
         borders["data"] = len(head)
         return head + data, borders
-
-
-def byte_characters() -> list[str]:
-    """GPT-2's printable character for each byte."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    spare = iter(range(0x100, 0x200))
-    return [chr(byte) if byte in printable else chr(next(spare)) for byte in range(256)]
-
-
-def tokens() -> list[str]:
-    """The 256 bytes, <|endoftext|> and what `MERGES` make."""
-    return [*byte_characters(), "<|endoftext|>", "he", "Ġt", "Ġthe"]
-
-
-def _tokenizer() -> list[tuple[str | bytes, bytes]]:
-    names = tokens()
-    return [
-        ("tokenizer.ggml.model", scalar(STRING, "gpt2")),
-        ("tokenizer.ggml.pre", scalar(STRING, "gpt-2")),
-        ("tokenizer.ggml.tokens", array(STRING, names)),
-        (
-            "tokenizer.ggml.token_type",
-            array(I32, [3 if i == 256 else 1 for i in range(len(names))]),
-        ),
-        ("tokenizer.ggml.merges", array(STRING, MERGES)),
-        ("tokenizer.ggml.bos_token_id", scalar(U32, 256)),
-        ("tokenizer.ggml.eos_token_id", scalar(U32, 256)),
-        ("tokenizer.ggml.add_bos_token", scalar(BOOL, False)),
-    ]
-
-
-class _Weights:
-    """Draws the tensors; matrices are stored in `kind`, everything else in F32."""
-
-    def __init__(self, draft: Draft, kind: str) -> None:
-        self.draft, self.kind = draft, kind
-        self.random = np.random.default_rng(0)
-
-    def matrix(self, name: str, *shape: int) -> None:
-        values = self.random.normal(0, shape[-1] ** -0.5, shape)
-        self.draft.tensors.append((name, encode(values, self.kind)))
-
-    def plain(self, name: str, *shape: int, mean: float = 0.0, spread: float = 0.1) -> None:
-        values = self.random.normal(mean, spread, shape)
-        self.draft.tensors.append((name, encode(values, "f32")))
-
-    def norm(self, name: str, *shape: int) -> None:
-        self.plain(name, *shape, mean=1.0)
-
-
-D, F, STATE, HEADS, EXPERTS = 32, 32, 8, 2, 4  # widths of both models
-
-
-def hybrid(kind: str = "q8_0", pattern: str = "ma", n_experts: int = EXPERTS) -> Draft:
-    """A `granitehybrid` model: Mamba-2, attention and, unless 0, experts; 32 wide."""
-    draft = Draft()
-    inner, channels, layers = 2 * D, 2 * D + 2 * STATE, len(pattern)
-    key = "granitehybrid."
-    draft.keys += [
-        ("general.architecture", scalar(STRING, "granitehybrid")),
-        ("general.file_type", scalar(U32, 0)),
-        (key + "block_count", scalar(U32, layers)),
-        (key + "context_length", scalar(U32, 64)),
-        (key + "embedding_length", scalar(U32, D)),
-        (key + "feed_forward_length", scalar(U32, F)),
-        (key + "vocab_size", scalar(U32, len(tokens()))),
-        (key + "attention.head_count", scalar(U32, HEADS)),
-        (key + "attention.head_count_kv", array(I32, [int(c == "a") for c in pattern])),
-        (key + "attention.layer_norm_rms_epsilon", scalar(F32, 1e-5)),
-        (key + "attention.scale", scalar(F32, 0.25)),
-        (key + "embedding_scale", scalar(F32, 1.0)),
-        (key + "residual_scale", scalar(F32, 1.0)),
-        (key + "logit_scale", scalar(F32, 1.0)),
-        (key + "rope.dimension_count", scalar(U32, D // HEADS)),
-        (key + "rope.freq_base", scalar(F32, 10000.0)),
-        (key + "rope.scaling.finetuned", scalar(BOOL, False)),
-        (key + "expert_count", scalar(U32, n_experts)),
-        (key + "expert_used_count", scalar(U32, 2 if n_experts else 0)),
-        (key + "expert_shared_feed_forward_length", scalar(U32, 0)),
-        (key + "ssm.conv_kernel", scalar(U32, 4)),
-        (key + "ssm.state_size", scalar(U32, STATE)),
-        (key + "ssm.group_count", scalar(U32, 1)),
-        (key + "ssm.inner_size", scalar(U32, inner)),
-        (key + "ssm.time_step_rank", scalar(U32, HEADS)),
-        *_tokenizer(),
-    ]
-    w = _Weights(draft, kind)
-    w.matrix("token_embd.weight", len(tokens()), D)
-    w.norm("output_norm.weight", D)
-    for i, letter in enumerate(pattern):
-        blk = f"blk.{i}."
-        w.norm(blk + "attn_norm.weight", D)
-        w.norm(blk + "ffn_norm.weight", D)
-        if letter == "m":
-            w.matrix(blk + "ssm_in.weight", inner + channels + HEADS, D)
-            w.plain(blk + "ssm_conv1d.weight", channels, 4)
-            w.plain(blk + "ssm_conv1d.bias", channels)
-            w.plain(blk + "ssm_dt.bias", HEADS)
-            w.plain(blk + "ssm_a", HEADS, 1, mean=-1.0)
-            w.plain(blk + "ssm_d", HEADS, 1, mean=1.0)
-            w.norm(blk + "ssm_norm.weight", 1, inner)
-            w.matrix(blk + "ssm_out.weight", D, inner)
-        else:
-            _attention(w, blk)
-        if n_experts:
-            w.plain(blk + "ffn_gate_inp.weight", n_experts, D)
-            w.matrix(blk + "ffn_gate_exps.weight", n_experts, F, D)
-            w.matrix(blk + "ffn_up_exps.weight", n_experts, F, D)
-            w.matrix(blk + "ffn_down_exps.weight", n_experts, D, F)
-        else:
-            _dense(w, blk)
-    return draft
-
-
-def llama(kind: str = "f32", layers: int = 1) -> Draft:
-    """A `llama` model with RoPE and a dense feed-forward; 32 wide."""
-    draft = Draft()
-    draft.keys += [
-        ("general.architecture", scalar(STRING, "llama")),
-        ("general.file_type", scalar(U32, 0)),
-        ("llama.block_count", scalar(U32, layers)),
-        ("llama.context_length", scalar(U32, 64)),
-        ("llama.embedding_length", scalar(U32, D)),
-        ("llama.feed_forward_length", scalar(U32, F)),
-        ("llama.vocab_size", scalar(U32, len(tokens()))),
-        ("llama.attention.head_count", scalar(U32, HEADS)),
-        ("llama.attention.head_count_kv", scalar(U32, 1)),
-        ("llama.attention.layer_norm_rms_epsilon", scalar(F32, 1e-5)),
-        ("llama.rope.dimension_count", scalar(U32, D // HEADS)),
-        ("llama.rope.freq_base", scalar(F32, 10000.0)),
-        *_tokenizer(),
-    ]
-    w = _Weights(draft, kind)
-    w.matrix("token_embd.weight", len(tokens()), D)
-    w.norm("output_norm.weight", D)
-    for i in range(layers):
-        blk = f"blk.{i}."
-        w.norm(blk + "attn_norm.weight", D)
-        w.norm(blk + "ffn_norm.weight", D)
-        _attention(w, blk)
-        _dense(w, blk)
-    return draft
-
-
-def _attention(w: _Weights, blk: str) -> None:
-    w.matrix(blk + "attn_q.weight", D, D)
-    w.matrix(blk + "attn_k.weight", D // HEADS, D)
-    w.matrix(blk + "attn_v.weight", D // HEADS, D)
-    w.matrix(blk + "attn_output.weight", D, D)
-
-
-def _dense(w: _Weights, blk: str) -> None:
-    w.matrix(blk + "ffn_gate.weight", F, D)
-    w.matrix(blk + "ffn_up.weight", F, D)
-    w.matrix(blk + "ffn_down.weight", D, F)

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.native.gguf_bytes import hybrid, llama
+from tests.native.gguf_models import hybrid, llama
 from tests.native.hostile_file import (
     EITHER,
     Hostile,
@@ -30,11 +30,23 @@ def valid() -> dict[str, bytes]:
     files = {
         "hybrid-q8_0": hybrid(),
         "hybrid-q4_0": hybrid("q4_0", "am"),
-        "hybrid-f32-dense": hybrid("f32", "ma", n_experts=0),
+        "hybrid-f32-dense": hybrid("f32", "ma", experts=0),
         "hybrid-bf16": hybrid("bf16", "a"),
         "llama-f32": llama(),
-        "llama-f16": llama("f16", layers=2),
+        "llama-f16": llama("f16", "aa"),
         "llama-q8_0-version-2": llama("q8_0"),
+        # Widths that fill no vector of any instruction set.
+        "hybrid-narrow-f16": hybrid(
+            "f16", "ma", ff=5, heads=16, kv_heads=4, state=3, taps=2, shared=7
+        ),
+        "hybrid-narrow-bf16": hybrid(
+            "bf16", "am", ff=1, experts=9, top_k=9, heads=8, kv_heads=8, state=1, taps=8
+        ),
+        "hybrid-wide-f32": hybrid(
+            "f32", "am", ff=33, experts=2, heads=1, state=17, ssm_heads=1, taps=3
+        ),
+        "hybrid-heads-q8_0": hybrid("q8_0", "ma", heads=4, kv_heads=2, state=5, ssm_heads=4),
+        "llama-narrow-f32": llama("f32", ff=3, heads=16, kv_heads=2),
     }
     files["llama-q8_0-version-2"].version = 2
     return {name: draft.render() for name, draft in files.items()}

@@ -17,14 +17,12 @@ from tests.native.gguf_bytes import (
     U8,
     U32,
     U64,
-    D,
     Stored,
     array,
     encode,
-    hybrid,
-    llama,
     scalar,
 )
+from tests.native.gguf_models import D, hybrid, llama
 
 EITHER = "*"  # a file that may load: then using it must end in success or in the one error
 HUGE = [2**31, 2**32, 2**61, 2**62, 2**63, 2**64 - 1]

@@ -10,24 +10,19 @@ import numpy as np
 from tests.native.gguf_bytes import (
     ARRAY,
     BOOL,
-    EXPERTS,
     F32,
     I8,
     I32,
-    MERGES,
     STRING,
     U16,
     U32,
     U64,
-    F,
     Stored,
     array,
-    hybrid,
-    llama,
     scalar,
     text,
-    tokens,
 )
+from tests.native.gguf_models import MERGES, hybrid, llama, tokens
 from tests.native.hostile_file import EITHER, HUGE, Hostile
 
 
@@ -79,10 +74,12 @@ def shapes() -> Iterator[Hostile]:
         draft = base.set(prefix + key, value)
         return Hostile(label, draft.render(), key if message is None else message)
 
-    for value in (0, EXPERTS + 1, 2**32 - 1):
+    for value in (0, 5, 2**32 - 1):
         yield case(f"expert-used-{value}", "expert_used_count", scalar(U32, value))
     for value in (2, 4, 2**31):
         yield case(f"ssm-groups-{value}", "ssm.group_count", scalar(U32, value))
+    narrow = hybrid(ssm_heads=8).render()
+    yield Hostile("ssm-heads-of-8-channels", narrow, "multiple of 16")
     key = "attention.head_count_kv"
     yield case("kv-heads-none-attention", key, array(I32, [0, 0]), "")
     yield case("kv-heads-none-mamba", key, array(I32, [1, 1]), "")
@@ -100,7 +97,7 @@ def shapes() -> Iterator[Hostile]:
     yield case("kv-heads-texts", key, array(STRING, ["0", "1"]))
     yield case("kv-heads-uint64", key, array(U64, [0, 2**64 - 1]))
     yield case(
-        "shared-expert-missing", "expert_shared_feed_forward_length", scalar(U32, F), "shexp"
+        "shared-expert-missing", "expert_shared_feed_forward_length", scalar(U32, 32), "shexp"
     )
     for width in (1, 7, 8, 1024):
         yield case(f"key-length-{width}", "attention.key_length", scalar(U32, width), "")

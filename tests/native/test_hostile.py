@@ -12,7 +12,7 @@ import pytest
 
 from itera_lite.errors import ModelFileError, UsageError
 from itera_lite.runtime import Model
-from tests.native.gguf_bytes import hybrid
+from tests.native.gguf_models import hybrid
 from tests.native.hostile import EITHER, GROUPS, Hostile, valid, write
 
 ROOT = Path(__file__).parents[2]
