@@ -57,6 +57,8 @@ Model load(const std::string &path, uint32_t context) {
 // Reads ids on from `state`. Wants logits: of every position (all) or of the last one.
 Floats read(const Model &model, State &state, const Ids &ids, bool all) {
     if (ids.empty()) throw UsageError("no tokens: expected at least one");
+    if (&state.model() != &model)
+        throw UsageError("a state of another model, or of another instance of it: expected this one's");
     const size_t vocab = model.config.vocab_size, n_out = all ? ids.size() : 1;
     std::unique_ptr<float[]> out(new float[n_out * vocab]);
     {

@@ -52,25 +52,59 @@ inline float quantize_group(const float *x, size_t n, int8_t *q, int32_t *total)
     return scale;
 }
 
+// As `quantize_group` for every 32; the divisions of 16 blocks are done together.
 void quantize(const float *x, size_t n, int8_t *q, float *scales, int32_t *sums) {
-    for (size_t b = 0; b < n / kBlock; b++)
-        scales[b] = quantize_group(x + b * kBlock, kBlock, q + b * kBlock, sums + b);
+    const size_t blocks = n / kBlock;
+    for (size_t first = 0; first < blocks; first += 16) {
+        const size_t count = blocks - first < 16 ? blocks - first : 16;
+        alignas(64) int32_t largest[16] = {};
+        alignas(64) float inverse[16];
+        for (size_t b = 0; b < count; b++) {
+            const float *at = x + (first + b) * kBlock;
+            largest[b] = top_int(max_int(magnitude(load(at)), magnitude(load(at + 16))));
+        }
+        float numbers[16];
+        __builtin_memcpy(numbers, largest, sizeof numbers);
+        const F scale = div(load(numbers), set(127.0f));
+        // A block of zeros divides by the least normal number instead.
+        store(inverse, div(set(1.0f), max(scale, set(1.17549435e-38f))));
+        alignas(64) float rounded[16];
+        store(rounded, scale);
+        for (size_t b = 0; b < count; b++) {
+            const float *at = x + (first + b) * kBlock;
+            scales[first + b] = rounded[b];
+            const F by = set(inverse[b]), low = set(-127.0f), high = set(127.0f);
+            const I k0 = to_int(min(max(mul(load(at), by), low), high));
+            const I k1 = to_int(min(max(mul(load(at + 16), by), low), high));
+            store_bytes(q + (first + b) * kBlock, k0);
+            store_bytes(q + (first + b) * kBlock + 16, k1);
+            sums[first + b] = sum_int(add_int(k0, k1));
+        }
+    }
+}
+
+// y = x * r * weight with r = 1 / rms(x), given the sum of squares.
+inline void normalize(const float *x, float squares, const float *weight, float eps, size_t n,
+                      float *y) {
+    const F r = set(1.0f / __builtin_sqrtf(squares / float(n) + eps));
+    for (size_t i = 0; i < n; i += 16) store(y + i, mul(mul(load(x + i), r), load(weight + i)));
 }
 
 void add_norm(float *__restrict x, const float *__restrict added, float scale,
               const float *__restrict weight, float eps, size_t n, float *__restrict y) {
-    F squares[2] = {set(0.0f), set(0.0f)};
-    for (size_t i = 0; i < n; i += 16) {
-        F v = load(x + i);
+    F even = set(0.0f), odd = set(0.0f);
+    for (size_t i = 0; i < n; i += 32) {  // n is a multiple of 32
+        F a = load(x + i), b = load(x + i + 16);
         if (added) {
-            v = fma(set(scale), load(added + i), v);
-            store(x + i, v);
+            a = fma(set(scale), load(added + i), a);
+            b = fma(set(scale), load(added + i + 16), b);
+            store(x + i, a);
+            store(x + i + 16, b);
         }
-        squares[i / 16 % 2] = fma(v, v, squares[i / 16 % 2]);
+        even = fma(a, a, even);
+        odd = fma(b, b, odd);
     }
-    const float mean = sum(add(squares[0], squares[1])) / float(n);
-    const F r = set(1.0f / __builtin_sqrtf(mean + eps));
-    for (size_t i = 0; i < n; i += 16) store(y + i, mul(mul(load(x + i), r), load(weight + i)));
+    normalize(x, sum(add(even, odd)), weight, eps, n, y);
 }
 
 void gated_silu(const float *__restrict gate, const float *__restrict up, size_t n,
@@ -91,17 +125,26 @@ void convolve(const float *const *window, const float *__restrict weight,
     }
 }
 
-// The state of 16 channels of a head: N states each, kept in registers over nothing but one step.
+// One step of 16 channels of a head, which have d_state numbers each.
 inline void ssm_channels(const float *u, const float *B, const float *C, float step, float decay,
                          float d, size_t head_dim, size_t d_state, float *state, float *y) {
     const F x = load(u), in = mul(x, set(step)), keep = set(decay);
-    F out[2] = {mul(x, set(d)), set(0.0f)};
-    for (size_t n = 0; n < d_state; n++, state += head_dim) {
+    F even = mul(x, set(d)), odd = set(0.0f);
+    size_t n = 0;
+    for (; n + 2 <= d_state; n += 2, state += 2 * head_dim) {
+        const F s0 = fma(load(state), keep, mul(in, set(B[n])));
+        const F s1 = fma(load(state + head_dim), keep, mul(in, set(B[n + 1])));
+        store(state, s0);
+        store(state + head_dim, s1);
+        even = fma(s0, set(C[n]), even);
+        odd = fma(s1, set(C[n + 1]), odd);
+    }
+    if (n < d_state) {
         const F s = fma(load(state), keep, mul(in, set(B[n])));
         store(state, s);
-        out[n % 2] = fma(s, set(C[n]), out[n % 2]);
+        even = fma(s, set(C[n]), even);
     }
-    store(y, add(out[0], out[1]));
+    store(y, add(even, odd));
 }
 
 void ssm_step(const float *__restrict z, const float *__restrict u, const float *__restrict B,
@@ -121,15 +164,13 @@ void ssm_step(const float *__restrict z, const float *__restrict u, const float 
                              y + h * head_dim + p);
     }
     const size_t width = heads * head_dim;
-    F squares[2] = {set(0.0f), set(0.0f)};
+    F squares = set(0.0f);
     for (size_t i = 0; i < width; i += 16) {
         const F v = mul(load(y + i), silu(load(z + i)));
         store(y + i, v);
-        squares[i / 16 % 2] = fma(v, v, squares[i / 16 % 2]);
+        squares = fma(v, v, squares);
     }
-    const float mean = sum(add(squares[0], squares[1])) / float(width);
-    const F r = set(1.0f / __builtin_sqrtf(mean + eps));
-    for (size_t i = 0; i < width; i += 16) store(y + i, mul(mul(load(y + i), r), load(weight + i)));
+    normalize(y, sum(squares), weight, eps, width, y);
 }
 
 void rotate(float *x, const float *cosines, const float *sines, size_t n) {
@@ -138,6 +179,35 @@ void rotate(float *x, const float *cosines, const float *sines, size_t n) {
         x[2 * i] = a * cosines[i] - b * sines[i];
         x[2 * i + 1] = a * sines[i] + b * cosines[i];
     }
+}
+
+float maximum(const float *x, size_t n, bool *has_nan) {
+    F best[2] = {set(-__builtin_inff()), set(-__builtin_inff())};
+    I bits = set_int(0);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const F a = load(x + i), b = load(x + i + 16);
+        best[0] = max(a, best[0]);
+        best[1] = max(b, best[1]);
+        bits = max_int(bits, max_int(magnitude(a), magnitude(b)));
+    }
+    float greatest = top(max(best[0], best[1]));
+    int32_t magnitudes = top_int(bits);
+    for (; i < n; i++) {
+        const int32_t m = __builtin_bit_cast(int32_t, x[i]) & INT32_MAX;
+        magnitudes = m > magnitudes ? m : magnitudes;
+        greatest = x[i] > greatest ? x[i] : greatest;
+    }
+    *has_nan = magnitudes > 0x7f800000;
+    return greatest;
+}
+
+size_t find(const float *x, size_t n, float value) {
+    size_t i = 0;
+    for (; i + 16 <= n && !any_equal(load(x + i), set(value)); i += 16) {
+    }
+    while (i < n && x[i] != value) i++;
+    return i;
 }
 
 float log_sum_exp(const float *x, size_t n) {

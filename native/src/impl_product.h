@@ -10,37 +10,40 @@ inline int32_t four(const int8_t *q) {
 
 inline size_t row_of(const Rows &rows, uint32_t i) { return rows.index ? rows.index[i] : i; }
 
-template <int G, int T>
-inline void tile_f32(const Matrix &m, uint32_t group, const float *const *x, float *const *y) {
-    const float *w = reinterpret_cast<const float *>(m.data + group * m.group_bytes);
-    const size_t step = m.group_bytes / 4;
-    F sum[G][T];
-    for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
-    for (uint32_t c = 0; c < m.columns; c++)
-        for (int g = 0; g < G; g++) {
-            const F wc = load(w + g * step + c * kLanes);
-            for (int t = 0; t < T; t++) sum[g][t] = fma(wc, set(x[t][c]), sum[g][t]);
-        }
-    for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
-}
+inline F weights(const float *w) { return load(w); }
+struct Half {
+    uint16_t bits;
+};
+struct BrainHalf {
+    uint16_t bits;
+};
+inline F weights(const Half *w) { return half(&w->bits); }
+inline F weights(const BrainHalf *w) { return bhalf(&w->bits); }
 
-template <int G, int T, bool BF>
-inline void tile_f16(const Matrix &m, uint32_t group, const float *const *x, float *const *y) {
-    const uint16_t *w = reinterpret_cast<const uint16_t *>(m.data + group * m.group_bytes);
-    const size_t step = m.group_bytes / 2;
-    F sum[G][T];
+// Even and odd columns have a sum each, so that an addition needn't wait for the one before.
+template <class W, int G, int T>
+inline void tile_float(const Matrix &m, uint32_t group, const float *const *x, float *const *y) {
+    const W *w = reinterpret_cast<const W *>(m.data + group * m.group_bytes);
+    const size_t step = m.group_bytes / sizeof(W);
+    F even[G][T], odd[G][T];
     for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
-    for (uint32_t c = 0; c < m.columns; c++)
+        for (int t = 0; t < T; t++) even[g][t] = odd[g][t] = set(0.0f);
+    uint32_t c = 0;
+    for (; c + 2 <= m.columns; c += 2)
         for (int g = 0; g < G; g++) {
-            const uint16_t *at = w + g * step + c * kLanes;
-            const F wc = BF ? bhalf(at) : half(at);
-            for (int t = 0; t < T; t++) sum[g][t] = fma(wc, set(x[t][c]), sum[g][t]);
+            const F w0 = weights(w + g * step + c * kLanes);
+            const F w1 = weights(w + g * step + (c + 1) * kLanes);
+            for (int t = 0; t < T; t++) {
+                even[g][t] = fma(w0, set(x[t][c]), even[g][t]);
+                odd[g][t] = fma(w1, set(x[t][c + 1]), odd[g][t]);
+            }
         }
+    if (c < m.columns)
+        for (int g = 0; g < G; g++)
+            for (int t = 0; t < T; t++)
+                even[g][t] = fma(weights(w + g * step + c * kLanes), set(x[t][c]), even[g][t]);
     for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
+        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, add(even[g][t], odd[g][t]));
 }
 
 struct QuantRow {
@@ -49,6 +52,18 @@ struct QuantRow {
     const int32_t *sums;
 };
 
+// Sums of a block times the scales of its rows, added to the totals.
+template <int G, int T>
+inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b, const QuantRow *x,
+                        const I (&acc)[G][T], F (&sum)[G][T]) {
+    for (int g = 0; g < G; g++) {
+        const F scale = half(reinterpret_cast<const uint16_t *>(scales + g * m.group_bytes + b * 32));
+        for (int t = 0; t < T; t++)
+            sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
+    }
+}
+
+// G groups go together so that each broadcast input meets several weights.
 template <int G, int T>
 inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
     const uint32_t blocks = m.columns / kBlock;
@@ -56,19 +71,20 @@ inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x, float *c
     F sum[G][T];
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
-    for (uint32_t b = 0; b < blocks; b++)
-        for (int g = 0; g < G; g++) {
-            const uint8_t *wb = w + g * m.group_bytes + b * 512;
-            I acc[T];
-            for (int t = 0; t < T; t++) acc[t] = set_int(-kOffset8 * x[t].sums[b]);
-            for (int j = 0; j < 8; j++)
-                for (int t = 0; t < T; t++)
-                    acc[t] = dot(acc[t], wb + 64 * j, four(x[t].q + b * kBlock + 4 * j));
-            const F scale = half(reinterpret_cast<const uint16_t *>(
-                w + g * m.group_bytes + blocks * 512 + b * 32));
-            for (int t = 0; t < T; t++)
-                sum[g][t] = fma(to_float(acc[t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
+    for (uint32_t b = 0; b < blocks; b++) {
+        I acc[G][T];
+        for (int t = 0; t < T; t++) {
+            const I start = set_int(-kOffset8 * x[t].sums[b]);
+            for (int g = 0; g < G; g++) acc[g][t] = start;
         }
+        for (int j = 0; j < 8; j++)
+            for (int t = 0; t < T; t++) {
+                const int32_t q = four(x[t].q + b * kBlock + 4 * j);
+                for (int g = 0; g < G; g++)
+                    acc[g][t] = dot(acc[g][t], w + g * m.group_bytes + b * 512 + 64 * j, q);
+            }
+        scale_block<G, T>(m, w + blocks * 512, b, x, acc, sum);
+    }
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
 }
@@ -80,26 +96,38 @@ inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x, float *c
     F sum[G][T];
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
-    for (uint32_t b = 0; b < blocks; b++)
-        for (int g = 0; g < G; g++) {
-            const uint8_t *wb = w + g * m.group_bytes + b * 256;
-            I acc[T];
-            for (int t = 0; t < T; t++) acc[t] = set_int(-8 * x[t].sums[b]);
-            for (int j = 0; j < 4; j++) {
-                const Nibbles pair = nibbles(wb + 64 * j);
+    for (uint32_t b = 0; b < blocks; b++) {
+        I acc[G][T];
+        for (int t = 0; t < T; t++) {
+            const I start = set_int(-8 * x[t].sums[b]);
+            for (int g = 0; g < G; g++) acc[g][t] = start;
+        }
+        for (int j = 0; j < 4; j++)
+            for (int g = 0; g < G; g++) {
+                const Nibbles pair = nibbles(w + g * m.group_bytes + b * 256 + 64 * j);
                 for (int t = 0; t < T; t++) {
                     const int8_t *q = x[t].q + b * kBlock + 4 * j;
-                    acc[t] = dot_low(acc[t], pair, four(q));
-                    acc[t] = dot_high(acc[t], pair, four(q + 16));
+                    acc[g][t] = dot_low(acc[g][t], pair, four(q));
+                    acc[g][t] = dot_high(acc[g][t], pair, four(q + 16));
                 }
             }
-            const F scale = half(reinterpret_cast<const uint16_t *>(
-                w + g * m.group_bytes + blocks * 256 + b * 32));
-            for (int t = 0; t < T; t++)
-                sum[g][t] = fma(to_float(acc[t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
-        }
+        scale_block<G, T>(m, w + blocks * 256, b, x, acc, sum);
+    }
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
+}
+
+// Groups [group, group + G) for T rows.
+template <int G, int T>
+inline void tile(const Matrix &m, uint32_t group, const float *const *x, const QuantRow *q,
+                 float *const *y) {
+    switch (m.type) {
+    case TensorType::F32: tile_float<float, G, T>(m, group, x, y); break;
+    case TensorType::F16: tile_float<Half, G, T>(m, group, x, y); break;
+    case TensorType::BF16: tile_float<BrainHalf, G, T>(m, group, x, y); break;
+    case TensorType::Q8_0: tile_q8<G, T>(m, group, q, y); break;
+    case TensorType::Q4_0: tile_q4<G, T>(m, group, q, y); break;
+    }
 }
 
 // All groups for T rows; G groups at a time keep the vector units busy where T is small.
@@ -118,21 +146,11 @@ inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y,
     }
     const uint32_t groups = m.groups();
     uint32_t g = 0;
-    for (; g + G <= groups; g += G) switch (m.type) {
-        case TensorType::F32: tile_f32<G, T>(m, g, x, out); break;
-        case TensorType::F16: tile_f16<G, T, false>(m, g, x, out); break;
-        case TensorType::BF16: tile_f16<G, T, true>(m, g, x, out); break;
-        case TensorType::Q8_0: tile_q8<G, T>(m, g, q, out); break;
-        case TensorType::Q4_0: tile_q4<G, T>(m, g, q, out); break;
-        }
+    for (; g + G <= groups; g += G) tile<G, T>(m, g, x, q, out);
+    if constexpr (G > 2)
+        for (; g + 2 <= groups; g += 2) tile<2, T>(m, g, x, q, out);
     if constexpr (G > 1)
-        for (; g < groups; g++) switch (m.type) {
-            case TensorType::F32: tile_f32<1, T>(m, g, x, out); break;
-            case TensorType::F16: tile_f16<1, T, false>(m, g, x, out); break;
-            case TensorType::BF16: tile_f16<1, T, true>(m, g, x, out); break;
-            case TensorType::Q8_0: tile_q8<1, T>(m, g, q, out); break;
-            case TensorType::Q4_0: tile_q4<1, T>(m, g, q, out); break;
-            }
+        for (; g < groups; g++) tile<1, T>(m, g, x, q, out);
 }
 
 void matmul(const Matrix &m, const Rows &rows, float *y, size_t stride) {

@@ -52,6 +52,12 @@ struct Rows {
     const int32_t *sums;    // (n, stride / 32): sum of the integers of a block
     const uint32_t *index;  // row i is index[i]; null: i
     uint32_t n;
+
+    // Some of the rows, where none are left out.
+    Rows slice(uint32_t first, uint32_t count) const {
+        const size_t at = first * stride, block = at / kBlock;
+        return {x + at, stride, q + at, scales + block, sums + block, nullptr, count};
+    }
 };
 
 // One key/value head's memory in 8 bits. Positions in groups of 16, as the rows of a matrix.
@@ -101,6 +107,10 @@ struct Kernels {
     float (*log_sum_exp)(const float *x, size_t n);
     // The exclusive or of n bytes' words, n a multiple of 256: reads as fast as this set can.
     uint64_t (*read_bytes)(const std::byte *data, size_t n);
+    // The greatest number, NaN left out; and whether there is any NaN.
+    float (*maximum)(const float *x, size_t n, bool *has_nan);
+    // Where the value is found first, or n.
+    size_t (*find)(const float *x, size_t n, float value);
 };
 
 // The fastest table that this processor can run; the environment variable ITERA_ISA (portable,

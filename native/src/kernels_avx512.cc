@@ -60,6 +60,8 @@ inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
 inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
 inline void store_bytes(int8_t *p, I a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 
+inline bool any_equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) != 0; }
+
 #include "kernels_impl.h"
 
 }  // namespace
@@ -67,7 +69,7 @@ inline void store_bytes(int8_t *p, I a) { _mm_storeu_si128((__m128i *)p, _mm512_
 extern const Kernels kAvx512;
 const Kernels kAvx512 = {"avx512", FLIP,   matmul,  quantize, add_norm, gated_silu, axpy,
                          convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                         read_bytes};
+                         read_bytes, maximum, find};
 
 }  // namespace itera
 #endif

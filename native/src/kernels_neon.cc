@@ -152,6 +152,12 @@ inline void store_bytes(int8_t *p, I a) {
     vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
 
+inline bool any_equal(F a, F b) {
+    uint32x4_t found = vceqq_f32(a.v[0], b.v[0]);
+    for (int i = 1; i < 4; i++) found = vorrq_u32(found, vceqq_f32(a.v[i], b.v[i]));
+    return vmaxvq_u32(found) != 0;
+}
+
 #include "kernels_impl.h"
 
 }  // namespace
@@ -159,7 +165,7 @@ inline void store_bytes(int8_t *p, I a) {
 extern const Kernels kNeon;
 const Kernels kNeon = {"neon",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
                        convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                       read_bytes};
+                       read_bytes, maximum, find};
 
 }  // namespace itera
 #endif

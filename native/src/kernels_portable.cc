@@ -151,6 +151,12 @@ inline void store_bytes(int8_t *p, const I &a) {
     for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
 }
 
+inline bool any_equal(const F &a, const F &b) {
+    bool found = false;
+    for (int i = 0; i < 16; i++) found |= a.v[i] == b.v[i];
+    return found;
+}
+
 #include "kernels_impl.h"
 
 }  // namespace
@@ -158,6 +164,6 @@ inline void store_bytes(int8_t *p, const I &a) {
 extern const Kernels kPortable;
 const Kernels kPortable = {"portable", FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
                            convolve,   ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                           read_bytes};
+                           read_bytes, maximum, find};
 
 }  // namespace itera

@@ -8,6 +8,7 @@
 #include <limits>
 #include <string>
 
+#include "kernels.h"
 #include "softmax.h"
 
 namespace itera {
@@ -172,7 +173,7 @@ int32_t Sampler::sample(std::span<float> logits) {
     adjust(logits);
     const float max = maximum(logits);
     if (options_.temperature == 0) {
-        return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
+        return static_cast<int32_t>(kernels().find(logits.data(), logits.size(), max));
     }
     // A subnormal temperature may count as 0 where the processor flushes those.
     const float temperature = std::max(options_.temperature, std::numeric_limits<float>::min());

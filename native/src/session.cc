@@ -38,7 +38,7 @@ Session::Session(const Model &model, uint32_t max_rows, const Kernels *kernels)
 
 void Session::layout() {
     const Config &c = model_.config;
-    const size_t rows = max_rows_;
+    const size_t rows = max_rows_, choices = std::max<size_t>(1, c.top_k);
     size_t wide = c.d_model, kv = 0;
     for (const Layer &l : model_.layers) {
         wide = std::max<size_t>(wide, l.in.padded_rows());
@@ -51,10 +51,10 @@ void Session::layout() {
     stream_ = buffer(c.d_model, rows);
     normed_ = buffer(c.d_model, rows);
     added_ = buffer(c.d_model, rows);
-    wide_ = buffer(wide, rows);
+    wide_ = buffer(wide, rows * choices);
     mixed_ = buffer(std::max<size_t>(q, c.d_inner), rows);
-    hidden_ = buffer(2 * inner, rows);
-    gated_ = buffer(inner, rows);
+    hidden_ = buffer(2 * inner, rows * choices);
+    gated_ = buffer(inner, rows * choices);
     queries_ = buffer(q, rows);
     keys_ = buffer(kv, rows);
     values_ = buffer(kv, rows);
@@ -244,32 +244,52 @@ void Session::experts(const Layer &layer, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         choose(router_ + size_t(i) * stride, c.n_experts, k, chosen_ + size_t(i) * k,
                weights_ + size_t(i) * k);
-    // Rows sorted by expert; those of expert e begin at members_[starts_[e]].
-    std::fill_n(starts_, c.n_experts + 1, 0u);
+    sort_by_expert(n);
+    // Each expert once, with all its rows: in, the gate, out. Row s is slot slots_[s].
+    const auto each_expert = [&](auto &&run) {
+        for (uint32_t s = 0, m = 0; s < n * k; s += m, m = 0) {
+            const uint32_t e = chosen_[slots_[s]];
+            while (s + m < n * k && chosen_[slots_[s + m]] == e) m++;
+            run(e, s, m);
+        }
+    };
+    each_expert([&](uint32_t e, uint32_t s, uint32_t m) {
+        x.index = members_ + s;
+        x.n = m;
+        k_.matmul(layer.experts_in.slice(e * in_groups, 2 * padded), x,
+                  hidden_.x + s * hidden_.width, hidden_.width);
+    });
+    for (uint32_t s = 0; s < n * k; s++) {
+        const float *gate = hidden_.x + s * hidden_.width;
+        k_.gated_silu(gate, gate + padded, c.d_expert, gated_.x + s * gated_.width);
+    }
+    const Rows inner = input(gated_, n * k, layer.experts_out.quantized());
+    each_expert([&](uint32_t e, uint32_t s, uint32_t m) {
+        k_.matmul(layer.experts_out.slice(e * out_groups, c.d_model), inner.slice(s, m),
+                  wide_.x + s * wide_.width, wide_.width);
+    });
+    for (uint32_t s = 0; s < n * k; s++)
+        k_.axpy(weights_[slots_[s]], wide_.x + s * wide_.width, c.d_model,
+                added_.x + members_[s] * added_.width);
+}
+
+// Slots (row, choice) in the order of their experts, and their rows.
+void Session::sort_by_expert(uint32_t n) {
+    const uint32_t k = model_.config.top_k, experts = model_.config.n_experts;
+    if (n == 1) {
+        for (uint32_t s = 0; s < k; s++) {
+            members_[s] = 0;
+            slots_[s] = s;
+        }
+        return;
+    }
+    std::fill_n(starts_, experts + 1, 0u);
     for (uint32_t s = 0; s < n * k; s++) starts_[chosen_[s] + 1]++;
-    for (uint32_t e = 0; e < c.n_experts; e++) starts_[e + 1] += starts_[e];
+    for (uint32_t e = 0; e < experts; e++) starts_[e + 1] += starts_[e];
     for (uint32_t s = n * k; s-- > 0;) {
         const uint32_t at = --starts_[chosen_[s] + 1];
         members_[at] = s / k;
         slots_[at] = s;
-    }
-    for (uint32_t s = 0; s < n * k;) {  // each expert once, with all its rows
-        const uint32_t e = chosen_[slots_[s]];
-        uint32_t m = 1;
-        while (s + m < n * k && chosen_[slots_[s + m]] == e) m++;
-        x.index = members_ + s;
-        x.n = m;
-        k_.matmul(layer.experts_in.slice(e * in_groups, 2 * padded), x, hidden_.x, hidden_.width);
-        for (uint32_t i = 0; i < m; i++) {
-            const float *gate = hidden_.x + i * hidden_.width;
-            k_.gated_silu(gate, gate + padded, c.d_expert, gated_.x + i * gated_.width);
-        }
-        const Rows inner = input(gated_, m, layer.experts_out.quantized());
-        k_.matmul(layer.experts_out.slice(e * out_groups, c.d_model), inner, wide_.x, wide_.width);
-        for (uint32_t i = 0; i < m; i++)
-            k_.axpy(weights_[slots_[s + i]], wide_.x + i * wide_.width, c.d_model,
-                    added_.x + members_[s + i] * added_.width);
-        s += m;
     }
 }
 

@@ -50,6 +50,7 @@ class Session {
     void attention(const Layer &layer, size_t number, std::span<const Row> rows);
     void feed_forward(const Layer &layer, uint32_t n);
     void experts(const Layer &layer, uint32_t n);
+    void sort_by_expert(uint32_t n);
 
     const Model &model_;
     const Kernels &k_;

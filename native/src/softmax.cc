@@ -8,6 +8,8 @@
 #include <numeric>
 #include <string>
 
+#include "kernels.h"
+
 // Nothing here says how to vectorise; the compiler does it once for any processor and once for
 // those that have AVX2, from the same lines.
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -17,30 +19,7 @@
 namespace itera {
 namespace {
 
-constexpr size_t kLanes = 16;  // one alone would wait for each operation before the next
-
-struct Extremes {
-    float greatest = -HUGE_VALF;
-    uint32_t not_numbers = 0;
-};
-
-[[gnu::always_inline]] inline Extremes extremes_of(std::span<const float> logits) {
-    float greatest[kLanes];
-    uint32_t odd[kLanes] = {};
-    std::fill(greatest, greatest + kLanes, -HUGE_VALF);
-    const auto look = [&](size_t lane, float x) {
-        greatest[lane] = x > greatest[lane] ? x : greatest[lane];
-        // NaN by its bits: this holds whatever the compiler assumes about floats.
-        odd[lane] += (std::bit_cast<uint32_t>(x) & 0x7FFFFFFFu) > 0x7F800000u ? 1 : 0;
-    };
-    size_t i = 0;
-    for (; i + kLanes <= logits.size(); i += kLanes) {
-        for (size_t lane = 0; lane < kLanes; ++lane) look(lane, logits[i + lane]);
-    }
-    for (; i < logits.size(); ++i) look(0, logits[i]);
-    return {*std::max_element(greatest, greatest + kLanes),
-            std::accumulate(odd, odd + kLanes, 0u)};
-}
+constexpr size_t kSums = 16;  // one alone would wait for each operation before the next
 
 constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's bits are those of 0
 
@@ -72,9 +51,9 @@ constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's b
         // Two loops: in one, compilers take e^kLowest apart as a case of its own, with a branch.
         for (float &x : block) x = std::max((x - max) / temperature, kLowest);
         for (float &x : block) x = exp_negative(x);
-        float lanes[kLanes] = {};
-        for (size_t i = 0; i < kBlock; i += kLanes) {
-            for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += block[i + lane];
+        float lanes[kSums] = {};
+        for (size_t i = 0; i < kBlock; i += kSums) {
+            for (size_t lane = 0; lane < kSums; ++lane) lanes[lane] += block[i + lane];
         }
         for (const float lane : lanes) sum += lane;
         if (weights != nullptr) std::copy_n(block, n, weights + begin);
@@ -85,10 +64,6 @@ constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's b
 #ifdef ITERA_AVX2
 const bool kAvx2 = __builtin_cpu_supports("avx2");
 
-[[gnu::target("avx2")]] Extremes extremes_avx2(std::span<const float> logits) {
-    return extremes_of(logits);
-}
-
 [[gnu::target("avx2")]] double exponentials_avx2(std::span<const float> logits, float max,
                                                  float temperature, float *weights) {
     return exponentials_of(logits, max, temperature, weights);
@@ -98,23 +73,15 @@ const bool kAvx2 = __builtin_cpu_supports("avx2");
 }  // namespace
 
 float maximum(std::span<const float> logits) {
-    Extremes found;
-#ifdef ITERA_AVX2
-    if (kAvx2) {
-        found = extremes_avx2(logits);
-    } else
-#endif
-        found = extremes_of(logits);
-    if (found.not_numbers != 0) {
-        throw Error(std::to_string(found.not_numbers) + " of " + std::to_string(logits.size()) +
+    bool has_nan = false;
+    const float greatest = kernels().maximum(logits.data(), logits.size(), &has_nan);
+    if (has_nan)
+        throw Error("some of " + std::to_string(logits.size()) +
                     " logits are NaN: expected numbers; the model or its file is damaged");
-    }
-    if (!(found.greatest > -HUGE_VALF && found.greatest < HUGE_VALF)) {
-        throw Error(std::string("the greatest logit is ") +
-                    (found.greatest > 0 ? "inf" : "-inf") +
+    if (!(greatest > -HUGE_VALF && greatest < HUGE_VALF))
+        throw Error(std::string("the greatest logit is ") + (greatest > 0 ? "inf" : "-inf") +
                     ": expected a finite one; the model is damaged or a bias excludes all tokens");
-    }
-    return found.greatest;
+    return greatest;
 }
 
 double exponentials(std::span<const float> logits, float max, float temperature,

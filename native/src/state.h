@@ -24,6 +24,7 @@ class State {
     explicit State(const Model &model);
     State(State &&) noexcept = default;
 
+    const Model &model() const { return *model_; }
     uint32_t length() const { return length_; }  // tokens read
     uint32_t context() const { return context_; }
     State fork() const;  // an independent copy
