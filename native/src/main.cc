@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "check.h"
 #include "generate.h"
 #include "model.h"
 #include "score.h"
@@ -43,6 +44,8 @@ Writes text with a tiny language model (GGUF: granitehybrid or llama; F32, F16, 
       --threads N        texts scored at the same time (1)
 
   --bench                instead: tokens per second after a prompt of 128 tokens
+      --check            instead, without a model: every kernel that this processor can run
+                         against the portable one
   -h, --help
       --version
 
@@ -191,6 +194,20 @@ int score_file(const Model &model, const Options &o) {
     return 0;
 }
 
+int check() {
+    bool good = true;
+    for (const char *name : {"portable", "avx2", "avx512", "neon"}) {
+        const Kernels *kernels = kernels_named(name);
+        if (!kernels) continue;
+        for (const KernelCheck &c : check_kernels(*kernels)) {
+            printf("%-9s %-30s %9.2e  of %7.1e allowed  %s\n", name, c.kernel.c_str(),
+                   c.difference, c.allowed, c.good() ? "good" : "WRONG");
+            good &= c.good();
+        }
+    }
+    return good ? 0 : 1;
+}
+
 int bench(const Model &model) {
     constexpr int kRepeats = 15, kTokens = 200, kContext = 128;
     GenerateOptions options;
@@ -239,6 +256,7 @@ int main(int argc, char **argv) {
                 print(kHelp);
                 return 0;
             }
+            if (!std::strcmp(argv[i], "--check")) return check();
             if (!std::strcmp(argv[i], "--version")) {
                 print("itera-run " ITERA_VERSION "\n");
                 return 0;
