@@ -40,6 +40,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.bench.decode:bench_decode",
         "Measure the native engine's decoding beside llama.cpp and transformers.",
     ),
+    "bench score": (
+        "itera_lite.bench.scoring:bench_score",
+        "Measure the native engine's scoring beside llama.cpp and transformers.",
+    ),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
     "export": (

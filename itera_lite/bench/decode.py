@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import inspect
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -97,13 +98,13 @@ def bench_decode(
             shapes = [_shape(name, Path(scratch)) for name in SHAPES] if sizes else []
             for subject in shapes:
                 _add_native(subject, context, peers, {OURS: None})
-            _say_missing(peers)
+            say_missing(peers)
             _measure([*subjects, *shapes], repeats)
             for subject in subjects:
                 _profile(subject, context, long_context, repeats)
                 if startup:
                     subject.startup = measure_startup(subject.files[subject.main_type], repeats)
-        origin = _provenance(subjects, peers)
+        origin = origin_of(subjects, peers)
     finally:
         torch.set_num_threads(before)
     everybody = [*subjects, *shapes]
@@ -157,17 +158,18 @@ def exported(folder: Path, types: Sequence[str], scratch: Path) -> Subject:
     model = _engine.Model.load(str(next(iter(files.values()))), 256)
     family = "transformer" if model.architecture == "llama" else "itera"
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return Subject(name, family, model.parameters, files, folder, weights)
+    return Subject(name, family, model.parameters, files, folder, weights, model.isa)
 
 
 def prompt_ids(path: Path, context: int) -> list[int]:
-    """The first tokens of a document: the source of ``argparse``, as in `itera bench`."""
-    model = _engine.Model.load(str(path), 256)
+    """The first ``context`` tokens of a document, in a file's own tokenizer."""
+    return prompt_ids_of(_engine.Model.load(str(path), 256), context)
+
+
+def prompt_ids_of(model: _engine.Model, context: int) -> list[int]:
+    """The source of ``argparse``, as in `itera bench`, again and again where it is too short."""
     text = model.encode(inspect.getsource(argparse).encode())
-    ids = [model.eot, *text]
-    while len(ids) < context:
-        ids += text
-    return ids[:context]
+    return [model.eot, *itertools.islice(itertools.cycle(text), context - 1)]
 
 
 def _shape(name: str, scratch: Path) -> Subject:
@@ -198,7 +200,8 @@ def _add_native(
         ]
 
 
-def _say_missing(peers: bool) -> None:
+def say_missing(peers: bool) -> None:
+    """Say which peers are wanted and aren't installed."""
     if peers and not llama.available():
         print("llama.cpp: not measured, llama-cpp-python isn't installed (extra 'peers')")
     if peers and find_spec("transformers") is None:
@@ -273,15 +276,11 @@ def _measure(subjects: Sequence[Subject], repeats: int) -> None:
         )
 
 
-def _provenance(subjects: Sequence[Subject], peers: bool) -> dict[str, Any]:
+def origin_of(subjects: Sequence[Subject], peers: bool) -> dict[str, Any]:
+    """The provenance of a result about the native engine."""
     origin = provenance(
         seed=0,
-        engine_isa=next(
-            one.decoder.model.isa
-            for s in subjects
-            for one in s.contenders
-            if isinstance(one.decoder, EngineDecoder)
-        ),
+        engine_isa=subjects[0].isa,
         checkpoints={s.name: s.weights_sha256 for s in subjects},
         prompt="source of Python's argparse",
     )

@@ -27,6 +27,7 @@ class Subject:
         files: type of the weights -> GGUF file.
         folder: the checkpoint; None for a shape with random weights.
         weights_sha256: of the checkpoint's weights.
+        isa: instruction set of the engine's kernels.
         touched: type -> bytes of weights and state that a token reads.
         file_bytes: type -> size of the file.
         bandwidth: type -> bytes a second of reading as many bytes, a sample a round.
@@ -41,6 +42,7 @@ class Subject:
     files: dict[str, Path]
     folder: Path | None = None
     weights_sha256: str = ""
+    isa: str = ""
     contenders: list[Contender] = field(default_factory=list)
     touched: dict[str, tuple[int, int]] = field(default_factory=dict)
     file_bytes: dict[str, int] = field(default_factory=dict)
