@@ -165,6 +165,21 @@ def test_ctrl_c_exits_130(
     assert capsys.readouterr().err == "\nitera: stopped\n"
 
 
+def test_a_lone_dash_is_a_value(
+    verb: Callable[[Callable[..., object]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It means standard input wherever a file or a set is named."""
+
+    def echo(file: Path, *, data: str = "", text: bool = True) -> None:
+        print(file, data, text)
+
+    verb(echo)
+    for arguments in (["-", "--no-text", "--data", "-"], ["--data", "-", "--no-text", "-"]):
+        assert cli.main(["try", *arguments]) == 0
+        assert capsys.readouterr().out == "- - False\n"
+    assert cli.main(["try", "-x"]) == 2
+
+
 def test_a_return_value_is_not_an_exit_code(
     verb: Callable[[Callable[..., object]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
 import sys
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from itera_lite.data.unpack import unpacked
 from itera_lite.errors import DataError, MissingExtra
 
 TEXT_SUFFIXES = (".txt", ".md", ".tokens")
@@ -89,28 +88,11 @@ def read_documents(
 def unpack(path: Path) -> bytes:
     """The file's bytes, decompressed by its name."""
     try:
-        raw = path.read_bytes()
+        file = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    if not raw:
-        return raw
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        try:
-            return gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: damaged gzip file ({error}); copy it again") from error
-    if suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtra("zstandard", "hub", f"Reading {path.name}") from error
-        try:
-            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as reader:
-                return bytes(reader.read())
-        except zstandard.ZstdError as error:
-            raise DataError(f"{path}: damaged Zstandard file ({error}); copy it again") from error
-    return raw
+    with file, unpacked(file, path) as contents:
+        return contents.read()
 
 
 def valid_utf8(raw: bytes, origin: str, repairs: Repairs) -> bytes:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import math
 import sys
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from itera_lite.errors import DataError, MissingExtra, UsageError
+from itera_lite.data.unpack import unpacked
+from itera_lite.errors import DataError, UsageError
 
 KINDS = {".txt": "text", ".jsonl": "jsonl"}
 
@@ -81,11 +79,8 @@ class LineReader:
         if self.is_stdin:
             yield sys.stdin.buffer
             return
-        try:
-            with self.path.open("rb") as self._raw, _unpacked(self._raw, self.path) as file:
-                yield file
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.path}: can't be read, or is damaged ({error})") from error
+        with self.path.open("rb") as self._raw, unpacked(self._raw, self.path) as file:
+            yield file
 
     def _decode(self, raw: bytes, number: int) -> str:
         if b"\0" in raw:
@@ -137,62 +132,6 @@ def _kind(path: Path) -> str:
             ".gz or .zst, or - for standard input"
         )
     return kind
-
-
-@contextmanager
-def _unpacked(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    suffix = path.suffix.lower()
-    if suffix == ".gz":
-        with gzip.open(raw) as file:
-            yield file  # type: ignore[misc]
-    elif suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtra("zstandard", "hub", f"Reading {path.name}") from error
-        try:
-            with io.BufferedReader(_Zstandard(raw, zstandard.ZstdDecompressor())) as file:
-                yield file
-        except zstandard.ZstdError as error:
-            raise DataError(f"{path}: damaged Zstandard file ({error}); copy it again") from error
-    else:
-        yield raw
-
-
-class _Zstandard(io.RawIOBase):
-    """The contents of a Zstandard file. The package's own reader is silent where one is cut off."""
-
-    def __init__(self, raw: BinaryIO, decompressor: Any) -> None:
-        self._raw, self._decompressor = raw, decompressor
-        self._frame: Any = None  # the one that has begun and not ended
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            chunk = self._raw.read(1 << 14)
-            if not chunk:
-                if self._frame is not None:
-                    raise EOFError("it is cut off")
-                return 0
-            self._ready = memoryview(self._decompress(chunk))
-        n = min(len(buffer), len(self._ready))
-        buffer[:n] = self._ready[:n]
-        self._ready = self._ready[n:]
-        return n
-
-    def _decompress(self, chunk: bytes) -> bytes:
-        out = b""
-        while chunk:
-            if self._frame is None:
-                self._frame = self._decompressor.decompressobj()
-            out += self._frame.decompress(chunk)
-            chunk = self._frame.unused_data
-            if self._frame.eof:
-                self._frame = None
-        return out
 
 
 def _is_object(text: str) -> bool:

@@ -125,6 +125,8 @@ def test_compressed(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.txt.zst", packed)) == [b"one two"]
     with pytest.raises(DataError, match="damaged Zstandard"):
         read(write(tmp_path / "b.txt.zst", b"plain"))
+    with pytest.raises(DataError, match="cut off"):
+        read(write(tmp_path / "c.txt.zst", packed[:-3]))
 
 
 def test_invalid_utf8_is_replaced_and_counted(tmp_path: Path) -> None:
