@@ -110,7 +110,7 @@ class Checker {
     void matmul(TensorType type) {
         const bool whole_blocks = type == TensorType::Q8_0 || type == TensorType::Q4_0;
         const uint32_t shapes[][2] = {{24, 128}, {64, 32}, {100, 96}, {7, whole_blocks ? 64u : 45u}};
-        for (const auto [rows, columns] : shapes) {
+        for (const auto &[rows, columns] : shapes) {
             const std::vector<std::byte> bytes = stored(type, rows, columns);
             const Tensor tensor{"check", type, {1, 1, rows, columns}, bytes};
             Arena ours(packed_bytes(tensor) + 64), theirs(packed_bytes(tensor) + 64);
@@ -185,7 +185,7 @@ class Checker {
     }
 
     void ssm() {
-        for (const auto [heads, dim, states] :
+        for (const auto &[heads, dim, states] :
              {std::tuple{3, 32, 8}, {17, 16, 5}, {2, 64, 128}, {1, 16, 1}}) {
             const size_t width = size_t(heads * dim), memory = width * size_t(states);
             const Numbers z = random(width), u = random(width), B = random(size_t(states)),
@@ -205,7 +205,7 @@ class Checker {
 
     void attention(size_t length) {
         const size_t room = (length + 63) / 64 * 64;
-        for (const auto [heads, dim] : {std::pair<size_t, size_t>{5, 32}, {1, 48}, {4, 16}}) {
+        for (const auto &[heads, dim] : {std::pair<size_t, size_t>{5, 32}, {1, 48}, {4, 16}}) {
             const Numbers q = random(heads * dim, 2), keys = random(room * dim), values = random(room * dim);
             Numbers scratch((room + 64) * 4), wanted(heads * dim), got(heads * dim);
             portable_.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,

@@ -1,6 +1,9 @@
 // Chooses the kernels for the processor that the program runs on.
 #include <cstdlib>
 #include <cstring>
+#if defined(ITERA_ARM) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 #include "kernels.h"
 
@@ -14,6 +17,21 @@ extern const Kernels kAvx512;
 extern const Kernels kNeon;
 #endif
 
+#if defined(ITERA_ARM)
+namespace {
+
+bool has_dot_product() {
+#if defined(__linux__)
+    constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP
+    return getauxval(AT_HWCAP) & kAsimdDp;
+#else
+    return true;  // every Apple processor of this kind has it
+#endif
+}
+
+}  // namespace
+#endif
+
 const Kernels *kernels_named(std::string_view name) {
     if (name == "portable") return &kPortable;
 #if defined(ITERA_X86)
@@ -25,7 +43,7 @@ const Kernels *kernels_named(std::string_view name) {
     if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &kAvx2;
 #elif defined(ITERA_ARM)
-    if (name == "neon") return &kNeon;
+    if (name == "neon" && has_dot_product()) return &kNeon;
 #endif
     return nullptr;
 }
