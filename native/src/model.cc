@@ -8,7 +8,7 @@ namespace {
 
 size_t plan(const Gguf &file) {
     size_t total = 0;
-    for (const Tensor &tensor : file.tensors()) total += packed_bytes(tensor) + 64;
+    for (const Tensor &tensor : file.tensors()) total += packed_bytes(tensor) + 256;
     return total;
 }
 
@@ -81,7 +81,7 @@ void Model::load_mamba(const Gguf &file, const std::string &prefix, Layer &layer
     // [channels, taps] in the file; a row a tap is what the kernel reads.
     const Tensor &taps = file.need(prefix + "ssm_conv1d.weight", {channels, c.d_conv});
     const float *by_channel = pack_floats(taps, arena_);
-    auto *by_tap = reinterpret_cast<float *>(arena_.take(channels * c.d_conv * 4));
+    auto *by_tap = reinterpret_cast<float *>(arena_.take(channels * c.d_conv * 4 + 64));
     for (uint64_t i = 0; i < channels; i++)
         for (uint32_t k = 0; k < c.d_conv; k++)
             by_tap[k * channels + i] = by_channel[i * c.d_conv + k];

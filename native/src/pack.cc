@@ -9,6 +9,24 @@
 
 #include "finite.h"
 
+#if defined(__has_feature)  // clang; gcc defines the macro by itself
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+// The sanitizer knows nothing of an arena's parts by itself: what lies between them is forbidden.
+extern "C" void __asan_poison_memory_region(const volatile void *, size_t);
+extern "C" void __asan_unpoison_memory_region(const volatile void *, size_t);
+static constexpr size_t kGap = 64;
+static void forbid(std::byte *at, size_t n) { __asan_poison_memory_region(at, n); }
+static void permit(std::byte *at, size_t n) { __asan_unpoison_memory_region(at, n); }
+#else
+static constexpr size_t kGap = 0;
+static void forbid(std::byte *, size_t) {}
+static void permit(std::byte *, size_t) {}
+#endif
+
 namespace itera {
 
 namespace {
@@ -86,6 +104,7 @@ Arena::Arena(size_t bytes) : size_(align64(bytes) + 64) {
     if (at == MAP_FAILED)
         throw Error("no memory for " + std::to_string(size_) + " bytes");
     base_ = static_cast<std::byte *>(at);
+    forbid(base_, size_);
 }
 Arena::Arena(Arena &&other) noexcept
     : base_(std::exchange(other.base_, nullptr)), size_(std::exchange(other.size_, 0)),
@@ -97,16 +116,20 @@ Arena &Arena::operator=(Arena &&other) noexcept {
     return *this;
 }
 Arena::~Arena() {
-    if (base_) munmap(base_, size_);
+    if (!base_) return;
+    permit(base_, size_);  // something else may be mapped here next
+    munmap(base_, size_);
 }
 std::byte *Arena::take(size_t bytes) {
     bytes = align64(bytes);
     if (!base_) {
-        used_ += bytes;
+        used_ += bytes + kGap;
         return nullptr;
     }
-    if (bytes > size_ - used_) throw Error("internal: the memory plan was too small");
-    return base_ + std::exchange(used_, used_ + bytes);
+    if (bytes + kGap > size_ - used_) throw Error("internal: the memory plan was too small");
+    std::byte *part = base_ + std::exchange(used_, used_ + bytes + kGap);
+    permit(part, bytes);
+    return part;
 }
 
 size_t group_bytes(TensorType type, uint64_t columns) {
