@@ -16,7 +16,10 @@ from itera_lite.errors import IteraError
 
 PROMPT = "Once upon a time"
 STATUS = Path("/proc/self/status")  # Linux only
-MEMORY_TOKENS = 400  # long enough that its memory is looked at many times
+TEXT_BYTES = 768  # what it has written when its memory is looked at: about 200 tokens
+TEXT_TOKENS = 400  # more than that
+PIPE_BYTES = 4096
+LONGEST_PIECE = 64
 IMPORTS = {
     "import_ms": "import itera_lite",
     "import_runtime_ms": "from itera_lite.runtime import Model",
@@ -97,29 +100,52 @@ def _first_token(program: Path, path: Path) -> float:
         end = time.perf_counter()
         process.stdout.read()
     if process.returncode:
-        raise IteraError(f"'{program.name}' ended with exit code {process.returncode}")
+        raise IteraError(f"'{program}' ended with exit code {process.returncode}")
     return 1e3 * (end - begin)
 
 
 def _peak(program: Path, path: Path) -> float:
-    """Peak resident bytes, looked up while it writes.
+    """Peak resident bytes while it writes a text; looked up when the reader lets it wait.
 
     Not by `wait4`: what a child's record says begins with the memory of the process that
     started it, which is this one, with PyTorch in it.
     """
-    command = _command(program, path, MEMORY_TOKENS)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        status = Path(f"/proc/{process.pid}/status")
-        peak = 0
-        while process.poll() is None:
-            try:
-                text = status.read_text(encoding="ascii", errors="replace")
-            except OSError:
-                break
-            # Before the program has replaced it, the process is still a copy of this one.
-            if text.startswith(f"Name:\t{program.name[:15]}\n"):
-                line = next((x for x in text.splitlines() if x.startswith("VmHWM:")), "")
-                peak = max(peak, 1024 * int(line.split()[1])) if line else peak
-    if not peak:
-        raise IteraError(f"the memory of '{program.name}' couldn't be read while it ran")
-    return float(peak)
+    for room in (TEXT_BYTES, len(PROMPT)):  # less, where the model ends its text early
+        if peak := _peak_when_stuck(_command(program, path, TEXT_TOKENS), room):
+            return peak
+    raise IteraError(f"the memory of '{program.name}' couldn't be read while it ran")
+
+
+def _peak_when_stuck(command: list[str], room: int) -> int:
+    """Peak bytes of a program that has written ``room`` bytes and waits; 0 where it ended first."""
+    import fcntl
+    import termios
+
+    read_end, write_end = os.pipe()
+    try:
+        size = fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.write(write_end, bytes(size - room))
+        with subprocess.Popen(command, stdout=write_end) as process:
+            while process.poll() is None:
+                held = int.from_bytes(
+                    fcntl.ioctl(read_end, termios.FIONREAD, bytes(4)), sys.byteorder
+                )
+                status = _status(process.pid)
+                # A piece of text is written whole or waits whole, so a few bytes may be left.
+                if held >= size - LONGEST_PIECE and status.get("State", "").startswith("S"):
+                    process.kill()
+                    return 1024 * int(status["VmHWM"].split()[0])
+        if process.returncode:
+            raise IteraError(f"'{command[0]}' ended with exit code {process.returncode}")
+        return 0
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
