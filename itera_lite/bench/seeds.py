@@ -115,6 +115,8 @@ def _train(
         "tokens": summary["train"]["tokens"],
         "tokens_per_second": summary["train"]["tokens_per_second"],
         "threads": summary["train"]["threads"],
+        "batch_size": summary["train"]["batch_size"],
+        "git_commit": summary["provenance"].get("git_commit"),
         "dataset_sha256": summary["dataset"]["sha256"],
     }
 
