@@ -132,7 +132,9 @@ def _peak_when_stuck(command: list[str], room: int) -> int:
                 )
                 status = _status(process.pid)
                 # A piece of text is written whole or waits whole, so a few bytes may be left.
-                if held >= size - LONGEST_PIECE and status.get("State", "").startswith("S"):
+                if held >= size - min(LONGEST_PIECE, room // 2) and status.get(
+                    "State", ""
+                ).startswith("S"):
                     process.kill()
                     return 1024 * int(status["VmHWM"].split()[0])
         if process.returncode:
