@@ -116,6 +116,7 @@ def _train(
         "tokens_per_second": summary["train"]["tokens_per_second"],
         "threads": summary["train"]["threads"],
         "batch_size": summary["train"]["batch_size"],
+        "precision": summary["train"]["precision"],
         "git_commit": summary["provenance"].get("git_commit"),
         "dataset_sha256": summary["dataset"]["sha256"],
     }
