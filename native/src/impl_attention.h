@@ -1,7 +1,8 @@
 // Attention over a memory of keys and values, in floats or in 8 bits; included by kernels_impl.h.
 
-// Scores to exp(score - max), the last 16 filled up with zeros; returns 1 / their sum.
-inline float softmax_terms(float *x, size_t n) {
+// Scores to exp(score - max), the last 16 filled up with zeros, each times its factor where there
+// are factors; returns 1 / the sum without them.
+inline float softmax_terms(float *x, size_t n, const float *factors = nullptr) {
     const size_t end = (n + 15) & ~size_t(15);
     for (size_t i = n; i < end; i++) x[i] = -__builtin_inff();
     F best = load(x);
@@ -10,7 +11,7 @@ inline float softmax_terms(float *x, size_t n) {
     F total = set(0.0f);
     for (size_t i = 0; i < end; i += 16) {
         const F e = exp(sub(load(x + i), most));
-        store(x + i, e);
+        store(x + i, factors ? mul(e, load(factors + i)) : e);
         total = add(total, e);
     }
     for (size_t i = n; i < end; i++) x[i] = 0;
@@ -89,9 +90,7 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, size_t head_
     float inverse[T];
     for (int t = 0; t < T; t++) {
         float *w = scratch + t * room;
-        inverse[t] = softmax_terms(w, length);
-        for (size_t i = 0; i < length; i += 16)
-            store(w + i, mul(load(w + i), load(cache.value_scales + i)));
+        inverse[t] = softmax_terms(w, length, cache.value_scales);
         for (size_t i = length; i < room; i++) w[i] = 0;
     }
     const size_t groups = head_dim / 16;
