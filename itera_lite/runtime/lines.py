@@ -59,7 +59,9 @@ class LineReader:
 
     def position(self) -> int:
         """Bytes of the file (as it is stored) that were read; 0 on standard input."""
-        return self._raw.tell() if self._raw is not None and not self._raw.closed else 0
+        if self._raw is None:
+            return 0
+        return self.size or 0 if self._raw.closed else self._raw.tell()
 
     def __iter__(self) -> Iterator[Line]:
         """Yields the documents.

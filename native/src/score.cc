@@ -43,7 +43,7 @@ void score_window(Session &session, State &state, const std::vector<int32_t> &id
 }
 
 Score score_text(Session &session, State &state, const Model &model, std::string_view text,
-                 const ScoreOptions &options) {
+                 const ScoreOptions &options, const std::function<void()> &between_windows) {
     Score out;
     std::vector<int32_t> ids = model.tokenizer.encode(text);
     ids.insert(ids.begin(), model.tokenizer.eot());
@@ -61,6 +61,7 @@ Score score_text(Session &session, State &state, const Model &model, std::string
         score_window(session, state, ids, begin, end + 1, scored + 1, model,
                      options.log_probabilities, out);
         scored = end;
+        between_windows();
     }
     if (!std::isfinite(out.nats))
         throw Error("a text's log-probability is not a number: the model's numbers overflow; its "
@@ -86,8 +87,14 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
         try {
             Session session(model, kRows);
             State state(model);
+            // A text may be a whole book: whoever watches can stop it between two windows.
+            const auto between_windows = [&] {
+                const std::lock_guard lock(mutex);
+                if (failed) std::rethrow_exception(failed);
+                if (progress) progress(done);
+            };
             for (size_t i; (i = next++) < texts.size();) {
-                out[i] = score_text(session, state, model, texts[i], options);
+                out[i] = score_text(session, state, model, texts[i], options, between_windows);
                 const std::lock_guard lock(mutex);
                 done += texts[i].size();
                 if (progress) progress(done);

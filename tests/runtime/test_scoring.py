@@ -1,6 +1,8 @@
 """Scores are `itera eval`'s, for texts of any length, in any number of threads."""
 
 import math
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +77,24 @@ def test_empty_and_odd_texts(engine: Model) -> None:
 def test_wrong_options_are_said(options: dict[str, int], told: str, engine: Model) -> None:
     with pytest.raises(UsageError, match=told):
         engine.score("a", **options)  # type: ignore[arg-type]
+
+
+def test_a_signal_ends_even_a_single_long_text(engine: Model) -> None:
+    """Scoring all of it would take minutes."""
+
+    class Rang(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Rang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    begin = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(Rang):
+            engine.score("a word " * 3_000_000, window=512)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - begin < 30
