@@ -26,20 +26,20 @@ def decode_targets(
         llama = subject.seconds("q8_0", LLAMA, short)
         eager = subject.seconds("fp32", "transformers", short)
         add(
-            Target("llama_cpp", "Q8_0, against llama.cpp", "at least", 8),
+            Target("llama_cpp", "Decoding Q8_0, against llama.cpp", "at least", 8),
             ratio(llama, ours["q8_0"]),
         )
         add(
-            Target("transformers", "Q8_0, against transformers", "at least", 100),
+            Target("transformers", "Decoding Q8_0, against transformers", "at least", 100),
             ratio(eager, ours["q8_0"]),
         )
     if {"q8_0", "q4_0"} <= ours.keys():
         add(
-            Target("q4_0", "Q4_0, against our Q8_0", "at least", 1),
+            Target("q4_0", "Decoding Q4_0, against our Q8_0", "at least", 1),
             ratio(ours["q8_0"], ours["q4_0"]),
         )
     for kind in [k for k in ("q8_0", "q4_0") if k in ours]:
-        label = f"{kind.upper()}, share of the roofline"
+        label = f"Decoding {kind.upper()}, share of the roofline"
         add(
             Target(f"roofline_{kind}", label, "at least", 0.65, "%"),
             roofline_share(subject, kind, short),
@@ -47,10 +47,13 @@ def decode_targets(
     if long:
         main = subject.main_type
         slower = ratio(subject.seconds(main, OURS, long), ours[main])
-        add(Target("growth", f"Context {long:,} against {short}, time", "at most", 2), slower)
+        add(
+            Target("growth", f"Time of a token after {long:,} against {short}", "at most", 2),
+            slower,
+        )
         baseline = next((s for s in others if s.family == "transformer"), None)
         add(
-            Target("growth_vs", "Transformer's growth against ours", "at least", 5),
+            Target("growth_vs", "Transformer's growth of that time against ours", "at least", 5),
             _less_growth(subject, baseline, short, long),
         )
     return out + startup_targets(subject.startup)

@@ -241,18 +241,20 @@ def _record(
     label = main.upper()
     targets = [
         judge(
-            Target("transformers", f"{label}, against transformers", "at least", 4),
+            Target("transformers", f"Scoring {label}, against transformers", "at least", 4),
             ratio(ours, find("fp32", "transformers")),
         ),
         judge(
-            Target("llama_cpp", f"{label}, against llama.cpp", "at least", 5),
+            Target("llama_cpp", f"Scoring {label}, against llama.cpp", "at least", 5),
             ratio(ours, find(main, LLAMA)),
         ),
     ]
     if threads == 2:
         # Two busy threads on one core say nothing about the program.
         both = ratio(more, ours) if usable_cores() >= threads else None
-        targets.append(judge(Target("threads", "Two threads against one", "at least", 1.7), both))
+        targets.append(
+            judge(Target("threads", "Scoring, two threads against one", "at least", 1.7), both)
+        )
     return {
         "name": subject.name,
         "family": subject.family,

@@ -24,6 +24,8 @@ KINDS = {  # ending of the file's name -> field of `ModelResults`
     "eval.json": "evaluation",
     "benchmark.json": "benchmark",
     "training_speed.json": "training_speed",
+    "decode.json": "engine_decode",
+    "scoring.json": "engine_scoring",
 }
 
 
@@ -34,10 +36,12 @@ class ModelResults:
     Attributes:
         name: The run's name, such as ``itera_lite_tiny``.
         metrics: Columns of the training log; a cell is None where it was blank.
-        summary: The training run's summary; empty where missing, as are the next three.
+        summary: The training run's summary; empty where missing, as are the others.
         evaluation: Quality on held-out text.
         benchmark: Speed, memory and energy.
         training_speed: Whole training steps beside `transformers`.
+        engine_decode: The native engine's decoding beside its peers.
+        engine_scoring: The native engine's scoring beside its peers.
     """
 
     name: str
@@ -46,11 +50,14 @@ class ModelResults:
     evaluation: dict[str, Any] = field(default_factory=dict)
     benchmark: dict[str, Any] = field(default_factory=dict)
     training_speed: dict[str, Any] = field(default_factory=dict)
+    engine_decode: dict[str, Any] = field(default_factory=dict)
+    engine_scoring: dict[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> Family | None:
         """From the files, else from the name; None where neither tells."""
-        records = (self.summary, self.benchmark, self.training_speed)
+        records = [self.summary, self.benchmark, self.training_speed]
+        records += [self.engine_decode, self.engine_scoring]
         stated = next((r["family"] for r in records if r.get("family")), None)
         families: tuple[Family, ...] = ("itera", "transformer")
         for family in families:
@@ -144,7 +151,8 @@ def load_results(folder: str | Path = "results") -> Results:
     if not models:
         raise IteraError(
             f"no result files in '{folder}'; expected NAME_summary.json, NAME_metrics.csv, "
-            "NAME_eval.json, NAME_benchmark.json or NAME_training_speed.json. "
+            "NAME_eval.json, NAME_benchmark.json, NAME_training_speed.json, NAME_decode.json or "
+            "NAME_scoring.json. "
             "Run `itera demo` to make them."
         )
     order = {"itera": 0, "transformer": 1, None: 2}

@@ -14,6 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from .engine_files import engine_decode, engine_scoring
+
 CONTEXTS = (128, 1024, 8192)
 CONFIG_ITERA = {
     "family": "itera", "pattern": "mmam", "vocab_size": 2048, "d_model": 128, "head_dim": 32,
@@ -137,6 +139,10 @@ def write_model(
         name, family, params, flops, speed, partner, rng, noise))  # fmt: skip
     write(folder / f"{name}_training_speed.json", training_speed(
         name, family, params["total"], 3 * flops, tps, noise))  # fmt: skip
+    for kind, make in (("decode", engine_decode), ("scoring", engine_scoring)):
+        record = make(name, family, params["total"], lambda x: stat(x, rng, noise))
+        verb = "itera bench score" if kind == "scoring" else "itera bench decode"
+        write(folder / f"{name}_{kind}.json", record | {"provenance": provenance(verb)})
 
 
 def training_speed(

@@ -37,7 +37,7 @@ def test_a_plot_without_data_is_not_drawn_and_an_old_one_goes(results, tmp_path)
         path.unlink()
     (tmp_path / "speed.png").write_bytes(b"of an earlier run")
     left = draw(load_results(results), tmp_path)
-    assert set(left) == {"training_curves", "quality_cost", "position", "experts"}
+    assert set(left) == {"training_curves", "quality_cost", "position", "experts", "engine"}
     assert not (tmp_path / "speed.png").exists()
 
 
@@ -55,6 +55,8 @@ def test_one_model_with_one_file_is_enough(results, tmp_path, kept):
             "eval.json": {"position"},
             "benchmark.json": {"speed", "latency", "memory"},
             "training_speed.json": set(),
+            "decode.json": {"engine"},
+            "scoring.json": set(),
         }[kept]
     )
 

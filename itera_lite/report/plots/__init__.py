@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itera_lite.report.plots import cost, training
+from itera_lite.report.plots import cost, engine, training
 from itera_lite.report.plots.style import save
 from itera_lite.report.results import Results, load_results
 
@@ -22,6 +22,7 @@ PLOTS: dict[str, Callable[[Results], Figure | None]] = {
     "speed": cost.speed,
     "latency": cost.latency,
     "memory": cost.memory,
+    "engine": engine.engine,
     "ladder": cost.ladder,
 }
 

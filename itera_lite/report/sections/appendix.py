@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from itera_lite.report.context import Context
-from itera_lite.report.results import ModelResults, get
+from itera_lite.report.results import KINDS, ModelResults, get
 from itera_lite.report.text import (
     MISSING,
     bullets,
@@ -46,11 +46,10 @@ def appendix(context: Context) -> str:
 def _files(context: Context) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file name, provenance) of every result file that has one."""
     for model in context.models:
-        for kind in ("summary", "evaluation", "benchmark", "training_speed"):
-            record: dict[str, Any] = getattr(model, kind)
-            if record:
-                stem = "eval" if kind == "evaluation" else kind
-                yield f"{model.name}_{stem}.json", record.get("provenance") or {}
+        for kind, attribute in KINDS.items():
+            record: dict[str, Any] = getattr(model, attribute)
+            if record and kind.endswith(".json"):
+                yield f"{model.name}_{kind}", record.get("provenance") or {}
 
 
 def _commands(context: Context, files: list[tuple[str, dict[str, Any]]]) -> list[str]:

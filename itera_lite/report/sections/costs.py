@@ -8,6 +8,7 @@ from itera_lite.bench.compare import Measurement
 from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import shared_runs, state_bytes
 from itera_lite.report.results import ModelResults, get, number
+from itera_lite.report.sections.engine import engine
 from itera_lite.report.sections.steps import training_steps
 from itera_lite.report.text import (
     MISSING,
@@ -62,6 +63,7 @@ def efficiency(context: Context) -> str:
         context.figure("latency", "Time per decoded token over the context length."),
         _peers(context),
         training_steps(context),
+        engine(context),
         context.gap("bench", "the speed", lambda m: m.benchmark),
     )
 

@@ -1,0 +1,56 @@
+"""The plot of the native engine: decoded tokens a second, a bar a runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from itera_lite.report.plots import style
+from itera_lite.report.results import ModelResults, Results, number
+from itera_lite.report.sections.engine import decode_speeds
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def engine(results: Results) -> Figure | None:
+    """Tokens a second of every runtime and type of weights, on a logarithmic axis."""
+    speeds = {model.name: _speeds(model) for model in results.models}
+    models = [model for model in results.models if speeds[model.name]]
+    if not models:
+        return None
+    rows = max(len(speeds[model.name]) for model in models)
+    with style.figure(columns=len(models), height=1.4 + 0.34 * rows) as (fig, axes):
+        highest = max(max(speeds[model.name].values()) for model in models)
+        lowest = min(min(speeds[model.name].values()) for model in models)
+        for panel, model in zip(axes[0], models, strict=True):
+            ranked = sorted(speeds[model.name].items(), key=lambda item: item[1])
+            ink = style.color(model, results.models)
+            for place, (name, speed) in enumerate(ranked):
+                ours = name.startswith("itera-lite")
+                panel.barh(place, speed, color=ink, alpha=1.0 if ours else 0.4, height=0.7)
+                panel.annotate(
+                    f"{speed:,.0f}",
+                    (speed, place),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9.5,
+                    color=style.INK,
+                )
+            panel.set_yticks(range(len(ranked)), [name for name, _ in ranked])
+            panel.tick_params(axis="y", labelcolor=style.INK, labelsize=9.5)
+            panel.set_xscale("log")
+            panel.set_xlim(lowest / 2, highest * 5)
+            panel.grid(axis="y", visible=False)
+            style.plain_log(panel.xaxis, [10**i for i in range(1, 7)])
+            panel.set(title=model.name, xlabel="decoded tokens/s (higher is better)")
+        return fig
+
+
+def _speeds(model: ModelResults) -> dict[str, float]:
+    found = {}
+    for kind, runtime, speed in decode_speeds(model):
+        median = number(speed, "tokens_per_second", "median")
+        if median:
+            found[f"{runtime} {kind.upper()}"] = median
+    return found
