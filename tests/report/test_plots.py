@@ -64,7 +64,7 @@ def test_one_model_with_one_file_is_enough(results, tmp_path, kept):
 def test_several_sizes_are_drawn(results, tmp_path):
     for name, family in (("itera_lite_small", "itera"), ("transformer_small", "transformer")):
         write_model(results, name, family, bpb=0.7, speed=500, partner="")
-    assert len(draw(load_results(results), tmp_path)) == 7
+    assert len(draw(load_results(results), tmp_path)) == 8
 
 
 def test_a_model_has_one_name_and_colour_in_all_plots(results):

@@ -18,11 +18,15 @@ def engine(results: Results) -> Figure | None:
     models = [model for model in results.models if speeds[model.name]]
     if not models:
         return None
-    rows = max(len(speeds[model.name]) for model in models)
-    with style.figure(columns=len(models), height=1.4 + 0.34 * rows) as (fig, axes):
+    bars = max(len(speeds[model.name]) for model in models)
+    columns = min(2, len(models))
+    lines = -(-len(models) // columns)
+    with style.figure(columns, lines, height=lines * (1.4 + 0.34 * bars)) as (fig, axes):
         highest = max(max(speeds[model.name].values()) for model in models)
         lowest = min(min(speeds[model.name].values()) for model in models)
-        for panel, model in zip(axes[0], models, strict=True):
+        for panel in axes.flat[len(models) :]:
+            panel.set_axis_off()
+        for panel, model in zip(axes.flat, models, strict=False):
             ranked = sorted(speeds[model.name].items(), key=lambda item: item[1])
             ink = style.color(model, results.models)
             for place, (name, speed) in enumerate(ranked):
