@@ -9,6 +9,8 @@ from itera_lite.bench.compare import Measurement
 from itera_lite.bench.decode_record import LLAMA, OURS, Subject, roofline_share
 from itera_lite.bench.targets import Target, judge, ratio
 
+LEAST = 1e-3  # of a growth, where its interval reaches down to none: a ratio needs more than zero
+
 
 def decode_targets(
     subject: Subject, others: Sequence[Subject], short: int, long: int
@@ -98,13 +100,13 @@ def _less_growth(
         sides = []
         for one in (baseline, subject):
             a, b = (one.seconds(one.main_type, OURS, n) for n in (short, long))
-            if a is None or b is None or b.low <= a.high:
+            if a is None or b is None or b.value <= a.value:
                 return None
             scale = a.value if relative else 1.0
             sides.append(
                 Measurement(
                     (b.value - a.value) / scale,
-                    (b.low - a.high) / scale,
+                    max(b.low - a.high, LEAST * (b.value - a.value)) / scale,
                     (b.high - a.low) / scale,
                     min(a.repeats, b.repeats),
                 )
