@@ -1,8 +1,7 @@
 // Attention over a memory of keys and values, in floats or in 8 bits; included by kernels_impl.h.
 
-// Scores to exp(score - max), the last 16 filled up with zeros, each times its factor where there
-// are factors; returns 1 / the sum without them.
-inline float softmax_terms(float *x, size_t n, const float *factors = nullptr) {
+// Scores to exp(score - max), the last 16 filled up with zeros; returns 1 / their sum.
+inline float softmax_terms(float *x, size_t n) {
     const size_t end = (n + 15) & ~size_t(15);
     for (size_t i = n; i < end; i++) x[i] = -__builtin_inff();
     F best = load(x);
@@ -11,46 +10,44 @@ inline float softmax_terms(float *x, size_t n, const float *factors = nullptr) {
     F total = set(0.0f);
     for (size_t i = 0; i < end; i += 16) {
         const F e = exp(sub(load(x + i), most));
-        store(x + i, factors ? mul(e, load(factors + i)) : e);
+        store(x + i, e);
         total = add(total, e);
     }
     for (size_t i = n; i < end; i++) x[i] = 0;
     return 1.0f / sum(total);
 }
 
+constexpr size_t kMaxHeadDim = 512;
+
 void attend(const float *queries, const float *keys, const float *values, size_t heads,
             size_t head_dim, size_t length, float scale, float *scratch, float *out) {
+    const size_t width = (head_dim + 15) / 16 * 16;
+    alignas(64) float q[kMaxHeadDim], y[kMaxHeadDim];
     for (size_t h = 0; h < heads; h++) {
-        const float *q = queries + h * head_dim;
+        for (size_t i = 0; i < width; i++) q[i] = i < head_dim ? queries[h * head_dim + i] : 0;
         for (size_t t = 0; t < length; t++) {
-            const float *k = keys + t * head_dim;
             F part = set(0.0f);
-            size_t i = 0;
-            for (; i + 16 <= head_dim; i += 16) part = fma(load(q + i), load(k + i), part);
-            float dot_product = sum(part);
-            for (; i < head_dim; i++) dot_product += q[i] * k[i];
-            scratch[t] = dot_product * scale;
+            for (size_t i = 0; i < width; i += 16)
+                part = fma(load(q + i), load(keys + t * width + i), part);
+            scratch[t] = sum(part) * scale;
         }
         const float r = softmax_terms(scratch, length);
-        float *y = out + h * head_dim;
-        for (size_t i = 0; i < head_dim; i++) y[i] = 0;
-        size_t i = 0;
-        for (; i + 16 <= head_dim; i += 16) {
-            F total = set(0.0f);
-            for (size_t t = 0; t < length; t++)
-                total = fma(set(scratch[t]), load(values + t * head_dim + i), total);
-            store(y + i, mul(total, set(r)));
+        for (size_t i = 0; i < width; i += 16) {
+            F even = set(0.0f), odd = set(0.0f);
+            size_t t = 0;
+            for (; t + 2 <= length; t += 2) {
+                even = fma(set(scratch[t]), load(values + t * width + i), even);
+                odd = fma(set(scratch[t + 1]), load(values + (t + 1) * width + i), odd);
+            }
+            if (t < length) even = fma(set(scratch[t]), load(values + t * width + i), even);
+            store(y + i, mul(add(even, odd), set(r)));
         }
-        for (; i < head_dim; i++) {
-            for (size_t t = 0; t < length; t++) y[i] += scratch[t] * values[t * head_dim + i];
-            y[i] *= r;
-        }
+        for (size_t i = 0; i < head_dim; i++) out[h * head_dim + i] = y[i];
     }
 }
 
-constexpr size_t kMaxHeadDim = 512;
-constexpr size_t kHeadTile = 4;   // queries that share one pass over keys and values
-constexpr size_t kSpan = 64;      // positions whose weights share a scale
+constexpr size_t kHeadTile = 4;  // queries that share one pass over keys and values
+constexpr size_t kSpan = kCacheStep;  // positions whose weights share a scale
 
 void store8(const Cache8 &cache, size_t position, const float *key, const float *value,
             size_t head_dim) {
@@ -67,64 +64,158 @@ void store8(const Cache8 &cache, size_t position, const float *key, const float 
     for (size_t i = 0; i < head_dim; i++) v[i * 4] = uint8_t(q[i]) ^ FLIP;
 }
 
+// 2^x to 1e-4, for weights that become 8 bits: a cubic fitted to [-1/2, 1/2].
+inline F exp2_roughly(F x) {
+    x = max(x, set(-126.0f));
+    const F k = round(x), f = sub(x, k);
+    const F p = fma(fma(fma(set(0.05517166f), f, set(0.24261112f)), f, set(0.69326099f)), f,
+                    set(0.99992807f));
+    return scale2(p, k);
+}
+
+// Scores of positions [first, first + 16 G) for T queries, base 2, to out[query][0, 16 G).
+template <int G, int T>
+inline void score8(const Cache8 &cache, size_t first, const int8_t (*q)[kMaxHeadDim],
+                   const int32_t *sums, const float *scales, size_t head_dim,
+                   float *const *out) {
+    const uint8_t *k = cache.keys + first * head_dim;
+    I acc[G][T];
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) acc[g][t] = set_int(-kOffset8 * sums[t]);
+    for (size_t j = 0; j < head_dim / 4; j++)
+        for (int t = 0; t < T; t++) {
+            const int32_t bits = four(q[t] + 4 * j);
+            for (int g = 0; g < G; g++)
+                acc[g][t] = dot(acc[g][t], k + g * head_dim * 16 + 64 * j, bits);
+        }
+    for (int g = 0; g < G; g++) {
+        const F ks = load(cache.key_scales + first + 16 * g);
+        for (int t = 0; t < T; t++)
+            store(out[t] + 16 * g, mul(to_float(acc[g][t]), mul(ks, set(scales[t]))));
+    }
+}
+
+// Weights 2^(score - most) of a span, times the scale of each value, in 8 bits; returns their
+// scale. Adds to the sum of the weights, and to that of the integers times their scale.
+inline float weigh_span(const float *scores, const float *value_scales, F most, int8_t *p, F *total,
+                        F *offset) {
+    F w[kSpan / 16], largest = set(0.0f);
+    for (size_t i = 0; i < kSpan / 16; i++) {
+        const F e = exp2_roughly(sub(load(scores + 16 * i), most));
+        *total = add(*total, e);
+        w[i] = mul(e, load(value_scales + 16 * i));
+        largest = max(w[i], largest);
+    }
+    const float greatest = top(largest);
+    const F inverse = set(greatest > 0 ? 127.0f / greatest : 0.0f);
+    I sums = set_int(0);
+    for (size_t i = 0; i < kSpan / 16; i++) {
+        const I n = to_int(mul(w[i], inverse));
+        store_bytes(p + 16 * i, n);
+        sums = add_int(sums, n);
+    }
+    const float scale = greatest / 127.0f;
+    *offset = fma(to_float(sums), set(scale), *offset);
+    return scale;
+}
+
+// One query on its way through the positions: a softmax that is corrected when a greater score
+// comes (Milakov and Gimelshein, 2018), so that scores needn't be kept.
+struct Running {
+    F most, total, offset;
+    F y[kMaxHeadDim / 16];
+
+    void rise(float greatest, size_t groups) {
+        const F now = max(set(greatest), most), shrink = exp2_roughly(sub(most, now));
+        most = now;
+        total = mul(total, shrink);
+        offset = mul(offset, shrink);
+        for (size_t g = 0; g < groups; g++) y[g] = mul(y[g], shrink);
+    }
+};
+
+// Adds the values of a span times their weights: G groups of 16 channels for T queries.
+template <int G, int T>
+inline void gather8(const uint8_t *v, size_t quads, size_t head_dim, const int8_t (*p)[kSpan],
+                    const float *scales, size_t group, Running *out) {
+    I acc[G][T];
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) acc[g][t] = set_int(0);
+    for (size_t j = 0; j < quads; j++)
+        for (int t = 0; t < T; t++) {
+            const int32_t bits = four(p[t] + 4 * j);
+            for (int g = 0; g < G; g++)
+                acc[g][t] = dot(acc[g][t], v + j * head_dim * 4 + (group + g) * 64, bits);
+        }
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++)
+            out[t].y[group + g] = fma(to_float(acc[g][t]), set(scales[t]), out[t].y[group + g]);
+}
+
 template <int T>
 inline void attend8_tile(const float *queries, const Cache8 &cache, size_t head_dim,
-                         size_t length, float scale, float *scratch, float *out) {
-    const size_t room = (length + kSpan - 1) / kSpan * kSpan;
-    alignas(64) int8_t q[T][kMaxHeadDim];
-    int32_t sums[T];
-    float scales[T];
-    for (int t = 0; t < T; t++)
-        scales[t] = scale * quantize_group(queries + t * head_dim, head_dim, q[t], sums + t);
-    for (size_t first = 0; first < length; first += 16) {
-        const uint8_t *k = cache.keys + first * head_dim;
-        I acc[T];
-        for (int t = 0; t < T; t++) acc[t] = set_int(-kOffset8 * sums[t]);
-        for (size_t j = 0; j < head_dim / 4; j++)
-            for (int t = 0; t < T; t++) acc[t] = dot(acc[t], k + 64 * j, four(q[t] + 4 * j));
-        const F ks = load(cache.key_scales + first);
-        for (int t = 0; t < T; t++)
-            store(scratch + t * room + first, mul(to_float(acc[t]), mul(ks, set(scales[t]))));
-    }
-    // The scale of each value goes into its weight; 1 / sum is applied at the end.
-    float inverse[T];
-    for (int t = 0; t < T; t++) {
-        float *w = scratch + t * room;
-        inverse[t] = softmax_terms(w, length, cache.value_scales);
-        for (size_t i = length; i < room; i++) w[i] = 0;
-    }
+                         size_t length, float scale, float *out) {
+    constexpr int G = T > 1 ? 2 : 4;
+    constexpr size_t kSpans = 4, kChunk = kSpans * kSpan;  // scores that stay in the nearest cache
     const size_t groups = head_dim / 16;
-    F total[T][kMaxHeadDim / 16];
-    for (int t = 0; t < T; t++)
-        for (size_t g = 0; g < groups; g++) total[t][g] = set(0.0f);
-    alignas(64) int8_t p[T][kSpan];
-    for (size_t first = 0; first < length; first += kSpan) {
-        for (int t = 0; t < T; t++)
-            scales[t] = quantize_group(scratch + t * room + first, kSpan, p[t], sums + t);
-        const size_t quads = (length - first < kSpan ? length - first + 3 : kSpan) / 4;
-        for (size_t g = 0; g < groups; g++) {
-            const uint8_t *v = cache.values + first * head_dim + g * 64;
-            I acc[T];
-            for (int t = 0; t < T; t++) acc[t] = set_int(-kOffset8 * sums[t]);
-            for (size_t j = 0; j < quads; j++)
-                for (int t = 0; t < T; t++)
-                    acc[t] = dot(acc[t], v + j * head_dim * 4, four(p[t] + 4 * j));
+    alignas(64) int8_t q[T][kMaxHeadDim], p[kSpans][T][kSpan];
+    alignas(64) float scores[T][kChunk];
+    int32_t sums[T];
+    float scales[T], weight_scales[kSpans][T];
+    Running running[T];
+    for (int t = 0; t < T; t++) {
+        scales[t] = scale * 1.44269504f *
+                    quantize_group(queries + t * head_dim, head_dim, q[t], sums + t);
+        running[t].most = set(-1e30f);
+        running[t].total = running[t].offset = set(0.0f);
+        for (size_t g = 0; g < groups; g++) running[t].y[g] = set(0.0f);
+    }
+    for (size_t first = 0; first < length; first += kChunk) {
+        const size_t n = length - first < kChunk ? length - first : kChunk;
+        const size_t spans = (n + kSpan - 1) / kSpan;
+        for (size_t i = 0; i < n; i += 16 * G) {
+            float *to[T];
+            for (int t = 0; t < T; t++) to[t] = scores[t] + i;
+            score8<G, T>(cache, first + i, q, sums, scales, head_dim, to);
+        }
+        for (int t = 0; t < T; t++) {
+            float *s = scores[t];
+            size_t i = n;
+            for (; i % 16; i++) s[i] = -__builtin_inff();
+            for (; i < spans * kSpan; i += 16) store(s + i, set(-__builtin_inff()));
+            F best = load(s);
+            for (i = 16; i < n; i += 16) best = max(load(s + i), best);
+            running[t].rise(top(best), groups);
+        }
+        for (size_t span = 0; span < spans; span++)
             for (int t = 0; t < T; t++)
-                total[t][g] = fma(to_float(acc[t]), set(scales[t]), total[t][g]);
+                weight_scales[span][t] =
+                    weigh_span(scores[t] + span * kSpan, cache.value_scales + first + span * kSpan,
+                               running[t].most, p[span][t], &running[t].total, &running[t].offset);
+        for (size_t span = 0; span < spans; span++) {
+            const uint8_t *v = cache.values + (first + span * kSpan) * head_dim;
+            const size_t rest = n - span * kSpan, quads = (rest < kSpan ? rest + 3 : kSpan) / 4;
+            size_t g = 0;
+            for (; g + 2 <= groups; g += 2)
+                gather8<2, T>(v, quads, head_dim, p[span], weight_scales[span], g, running);
+            for (; g < groups; g++)
+                gather8<1, T>(v, quads, head_dim, p[span], weight_scales[span], g, running);
         }
     }
-    for (int t = 0; t < T; t++)
+    for (int t = 0; t < T; t++) {
+        const F r = set(1.0f / sum(running[t].total));
+        const F shift = set(-kOffset8 * sum(running[t].offset));
         for (size_t g = 0; g < groups; g++)
-            store(out + t * head_dim + g * 16, mul(total[t][g], set(inverse[t])));
+            store(out + t * head_dim + g * 16, mul(add(running[t].y[g], shift), r));
+    }
 }
 
 void attend8(const float *queries, const Cache8 &cache, size_t heads, size_t head_dim,
-             size_t length, float scale, float *scratch, float *out) {
+             size_t length, float scale, float *out) {
     size_t h = 0;
     for (; h + kHeadTile <= heads; h += kHeadTile)
-        attend8_tile<kHeadTile>(queries + h * head_dim, cache, head_dim, length, scale, scratch,
+        attend8_tile<kHeadTile>(queries + h * head_dim, cache, head_dim, length, scale,
                                 out + h * head_dim);
     for (; h < heads; h++)
-        attend8_tile<1>(queries + h * head_dim, cache, head_dim, length, scale, scratch,
-                        out + h * head_dim);
+        attend8_tile<1>(queries + h * head_dim, cache, head_dim, length, scale, out + h * head_dim);
 }

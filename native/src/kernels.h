@@ -13,6 +13,7 @@
 namespace itera {
 
 inline constexpr uint32_t kLanes = 16;  // rows of a matrix that are stored together
+inline constexpr uint32_t kCacheStep = 128;  // positions that an 8-bit memory has room for: its multiples
 inline constexpr uint32_t kBlock = 32;  // weights that share a scale in Q8_0 and Q4_0
 
 // A matrix (rows, columns), repacked in groups of 16 rows so that one vector holds 16 rows.
@@ -94,12 +95,13 @@ struct Kernels {
                      size_t d_state, float *state, float *y);
     // Rotates pairs of neighbours of one head by angles with these cosines and sines (n / 2).
     void (*rotate)(float *x, const float *cosines, const float *sines, size_t n);
-    // Attention of `heads` queries (heads, head_dim) over `length` positions, keys and values
-    // (position, head_dim) in float; scratch holds heads * length floats rounded up to 64.
+    // Attention of `heads` queries (heads, head_dim) over `length` positions. Keys and values are
+    // floats (position, head_dim rounded up to 16 with zeros); scratch has room for a float a
+    // position, rounded up to 16.
     void (*attend)(const float *queries, const float *keys, const float *values, size_t heads,
                    size_t head_dim, size_t length, float scale, float *scratch, float *out);
     void (*attend8)(const float *queries, const Cache8 &cache, size_t heads, size_t head_dim,
-                    size_t length, float scale, float *scratch, float *out);
+                    size_t length, float scale, float *out);
     // Stores one position in an 8-bit memory.
     void (*store8)(const Cache8 &cache, size_t position, const float *key, const float *value,
                    size_t head_dim);

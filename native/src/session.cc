@@ -61,7 +61,7 @@ void Session::layout() {
     head_stride_ = align(c.vocab_size, kLanes);
     logits_ = floats(kLogitRows * head_stride_);
     conv_ = floats(c.d_inner ? c.conv_channels() : 0);
-    scores_ = floats((align(c.context, 64) + 64) * 4);
+    scores_ = floats(model_.cache8 ? 0 : align(c.context, kLanes));
     router_ = floats(rows * align(c.n_experts, kLanes));
     weights_ = floats(rows * c.top_k);
     chosen_ = ints(rows * c.top_k);
@@ -201,13 +201,13 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
             if (model_.cache8) {
                 const Cache8 cache = rows[i].state->cache8(number, h);
                 k_.store8(cache, at, key, value, c.head_dim);
-                k_.attend8(query, cache, group, c.head_dim, at + 1, c.attention_scale, scores_,
-                           out);
+                k_.attend8(query, cache, group, c.head_dim, at + 1, c.attention_scale, out);
             } else {
                 float *keys = rows[i].state->keys(number, h);
                 float *values = rows[i].state->values(number, h);
-                std::copy_n(key, c.head_dim, keys + at * c.head_dim);
-                std::copy_n(value, c.head_dim, values + at * c.head_dim);
+                const size_t width = align(c.head_dim, kLanes);
+                std::copy_n(key, c.head_dim, keys + at * width);
+                std::copy_n(value, c.head_dim, values + at * width);
                 k_.attend(query, keys, values, group, c.head_dim, at + 1, c.attention_scale,
                           scores_, out);
             }

@@ -32,7 +32,8 @@ uint64_t checksum_of(std::string_view bytes) {
 
 State::State(const Model &model) : model_(&model), context_(model.config.context) {
     const Config &c = model.config;
-    const size_t room = (size_t(context_) + 63) & ~size_t(63);  // positions; kernels read 64 at once
+    // Positions; kernels read whole steps.
+    const size_t room = (size_t(context_) + kCacheStep - 1) / kCacheStep * kCacheStep;
     size_t total = 0;
     const auto take = [&total](size_t bytes) {
         const size_t at = total;
@@ -46,7 +47,7 @@ State::State(const Model &model) : model_(&model), context_(model.config.context
             p.ssm = take(4 * size_t(c.d_inner) * c.d_state);
             continue;
         }
-        p.head_keys = align64(room * c.head_dim * (model.cache8 ? 1 : 4));
+        p.head_keys = align64(room * ((c.head_dim + 15) / 16 * 16) * (model.cache8 ? 1 : 4));
         p.keys = take(layer.n_kv_heads * p.head_keys);
         p.values = take(layer.n_kv_heads * p.head_keys);
         if (model.cache8) {
@@ -76,7 +77,8 @@ std::vector<State::Part> State::used_parts() const {
     for (size_t i = 0; i < plan_.size(); i++) {
         const LayerPlan &p = plan_[i];
         if (const uint32_t heads = model_->layers[i].n_kv_heads) {
-            const size_t bytes = used * c.head_dim * (model_->cache8 ? 1 : 4);
+            const size_t width = (c.head_dim + 15) / 16 * 16;
+            const size_t bytes = used * width * (model_->cache8 ? 1 : 4);
             for (uint32_t h = 0; h < heads; h++) {
                 parts.push_back({p.keys + h * p.head_keys, bytes});
                 parts.push_back({p.values + h * p.head_keys, bytes});
