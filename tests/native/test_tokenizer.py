@@ -15,7 +15,8 @@ from tokenizers import AddedToken, models, pre_tokenizers
 from itera_lite import _engine
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import IteraError
-from tests.native.gguf_bytes import I32, STRING, U32, Draft, array, byte_characters, scalar
+from tests.native.gguf_bytes import I32, STRING, U32, Draft, array, scalar
+from tests.native.gguf_models import byte_characters
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 PROSE = (
