@@ -26,7 +26,10 @@ Stream::Stream(const Model &model, State state, const std::vector<int32_t> &prom
                     ". Shorten the prompt, lower max_tokens, or load with a larger context");
     for (const int32_t token : prompt) sampler_.accept(token);
     tokens_.reserve(size_t(options.max_tokens));
-    if (options.log_probabilities) log_probabilities_.reserve(size_t(options.max_tokens));
+    if (options.log_probabilities) {
+        log_probabilities_.reserve(size_t(options.max_tokens));
+        before_.reserve(model.config.vocab_size);
+    }
     pending_.reserve(pending_.size() + 1);
 }
 
@@ -35,8 +38,7 @@ std::string Stream::choose(float *logits) {
     float log_sum = 0;
     if (options_.log_probabilities) log_sum = model_.kernels.log_sum_exp(logits, vocab);
     if (options_.ignore_end) logits[model_.tokenizer.eot()] = -1e30f;
-    std::vector<float> before;
-    if (options_.log_probabilities) before.assign(logits, logits + vocab);
+    if (options_.log_probabilities) before_.assign(logits, logits + vocab);
     const int32_t token = sampler_.sample({logits, vocab});
     if (token == model_.tokenizer.eot()) {
         finish_ = Finish::stop;
@@ -44,7 +46,7 @@ std::string Stream::choose(float *logits) {
     }
     tokens_.push_back(token);
     if (options_.log_probabilities)
-        log_probabilities_.push_back(before[size_t(token)] - log_sum);
+        log_probabilities_.push_back(before_[size_t(token)] - log_sum);
     sampler_.accept(token);
     pending_.push_back(token);
     std::string ready = text_.push(model_.tokenizer.bytes(token));
@@ -59,10 +61,9 @@ std::string Stream::choose(float *logits) {
 
 void step(Session &session, std::vector<Stream *> &streams, std::vector<std::string> &pieces) {
     pieces.assign(streams.size(), {});
-    std::vector<Row> rows;
-    std::vector<size_t> ready;  // streams whose last row of this pass gives logits, in row order
-    std::vector<uint32_t> last;
-    rows.reserve(session.max_rows());
+    // Kept from step to step, so that a token takes no memory.
+    thread_local std::vector<Row> rows;
+    thread_local std::vector<size_t> ready;  // streams of the rows of this pass
     // Long prompts first, alone; then everybody's last token together.
     for (Stream *stream : streams)
         while (!stream->done() && stream->pending().size() > 1) {

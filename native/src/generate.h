@@ -52,6 +52,7 @@ class Stream {
     Finish finish_ = Finish::none;
     std::vector<int32_t> pending_, tokens_;
     std::vector<float> log_probabilities_;
+    std::vector<float> before_;  // logits as the model gave them
 };
 
 // Advances every stream that isn't done by one token; pieces[i] gets the ready text of stream i.
