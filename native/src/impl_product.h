@@ -22,7 +22,7 @@ inline F weights(const BrainHalf *w) { return bhalf(&w->bits); }
 
 // Even and odd columns have a sum each, so that an addition needn't wait for the one before.
 template <class W, int G, int T>
-inline void tile_float(const Matrix &m, uint32_t group, const float *const *x, float *const *y) {
+[[gnu::always_inline]] inline void tile_float(const Matrix &m, uint32_t group, const float *const *x, float *const *y) {
     const W *w = reinterpret_cast<const W *>(m.data + group * m.group_bytes);
     const size_t step = m.group_bytes / sizeof(W);
     F even[G][T], odd[G][T];
@@ -54,7 +54,7 @@ struct QuantRow {
 
 // Sums of a block times the scales of its rows, added to the totals.
 template <int G, int T>
-inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b, const QuantRow *x,
+[[gnu::always_inline]] inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b, const QuantRow *x,
                         const I (&acc)[G][T], F (&sum)[G][T]) {
     for (int g = 0; g < G; g++) {
         const F scale = half(reinterpret_cast<const uint16_t *>(scales + g * m.group_bytes + b * 32));
@@ -65,7 +65,7 @@ inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b, cons
 
 // G groups go together so that each broadcast input meets several weights.
 template <int G, int T>
-inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
+[[gnu::always_inline]] inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
     const uint32_t blocks = m.columns / kBlock;
     const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
     F sum[G][T];
@@ -90,7 +90,7 @@ inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x, float *c
 }
 
 template <int G, int T>
-inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
+[[gnu::always_inline]] inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
     const uint32_t blocks = m.columns / kBlock;
     const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
     F sum[G][T];
@@ -118,20 +118,18 @@ inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x, float *c
 }
 
 // Groups [group, group + G) for T rows.
-template <int G, int T>
-inline void tile(const Matrix &m, uint32_t group, const float *const *x, const QuantRow *q,
-                 float *const *y) {
-    switch (m.type) {
-    case TensorType::F32: tile_float<float, G, T>(m, group, x, y); break;
-    case TensorType::F16: tile_float<Half, G, T>(m, group, x, y); break;
-    case TensorType::BF16: tile_float<BrainHalf, G, T>(m, group, x, y); break;
-    case TensorType::Q8_0: tile_q8<G, T>(m, group, q, y); break;
-    case TensorType::Q4_0: tile_q4<G, T>(m, group, q, y); break;
-    }
+template <TensorType type, int G, int T>
+[[gnu::always_inline]] inline void tile(const Matrix &m, uint32_t group, const float *const *x,
+                                        const QuantRow *q, float *const *y) {
+    if constexpr (type == TensorType::F32) tile_float<float, G, T>(m, group, x, y);
+    if constexpr (type == TensorType::F16) tile_float<Half, G, T>(m, group, x, y);
+    if constexpr (type == TensorType::BF16) tile_float<BrainHalf, G, T>(m, group, x, y);
+    if constexpr (type == TensorType::Q8_0) tile_q8<G, T>(m, group, q, y);
+    if constexpr (type == TensorType::Q4_0) tile_q4<G, T>(m, group, q, y);
 }
 
 // All groups for T rows; G groups at a time keep the vector units busy where T is small.
-template <int G, int T>
+template <TensorType type, int G, int T>
 inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y, size_t stride) {
     const float *x[T];
     QuantRow q[T] = {};
@@ -140,21 +138,32 @@ inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y,
         const size_t row = row_of(rows, first + t);
         x[t] = rows.x + row * rows.stride;
         out[t] = y + (first + t) * stride;
-        if (m.quantized())
+        if constexpr (type == TensorType::Q8_0 || type == TensorType::Q4_0)
             q[t] = {rows.q + row * rows.stride, rows.scales + row * (rows.stride / kBlock),
                     rows.sums + row * (rows.stride / kBlock)};
     }
     const uint32_t groups = m.groups();
     uint32_t g = 0;
-    for (; g + G <= groups; g += G) tile<G, T>(m, g, x, q, out);
+    for (; g + G <= groups; g += G) tile<type, G, T>(m, g, x, q, out);
     if constexpr (G > 2)
-        for (; g + 2 <= groups; g += 2) tile<2, T>(m, g, x, q, out);
+        for (; g + 2 <= groups; g += 2) tile<type, 2, T>(m, g, x, q, out);
     if constexpr (G > 1)
-        for (; g < groups; g++) tile<1, T>(m, g, x, q, out);
+        for (; g < groups; g++) tile<type, 1, T>(m, g, x, q, out);
+}
+
+template <TensorType type>
+inline void matmul_of(const Matrix &m, const Rows &rows, float *y, size_t stride) {
+    uint32_t i = 0;
+    for (; i + NT <= rows.n; i += NT) product<type, 1, NT>(m, rows, i, y, stride);
+    for (; i < rows.n; i++) product<type, 4, 1>(m, rows, i, y, stride);
 }
 
 void matmul(const Matrix &m, const Rows &rows, float *y, size_t stride) {
-    uint32_t i = 0;
-    for (; i + NT <= rows.n; i += NT) product<1, NT>(m, rows, i, y, stride);
-    for (; i < rows.n; i++) product<4, 1>(m, rows, i, y, stride);
+    switch (m.type) {
+    case TensorType::F32: return matmul_of<TensorType::F32>(m, rows, y, stride);
+    case TensorType::F16: return matmul_of<TensorType::F16>(m, rows, y, stride);
+    case TensorType::BF16: return matmul_of<TensorType::BF16>(m, rows, y, stride);
+    case TensorType::Q8_0: return matmul_of<TensorType::Q8_0>(m, rows, y, stride);
+    case TensorType::Q4_0: return matmul_of<TensorType::Q4_0>(m, rows, y, stride);
+    }
 }
