@@ -110,7 +110,7 @@ inline float weigh_span(const float *scores, const float *value_scales, F most, 
     const F inverse = set(greatest > 0 ? 127.0f / greatest : 0.0f);
     I sums = set_int(0);
     for (size_t i = 0; i < kSpan / 16; i++) {
-        const I n = to_int(mul(w[i], inverse));
+        const I n = to_int(min(mul(w[i], inverse), set(127.0f)));  // NaN becomes 127
         store_bytes(p + 16 * i, n);
         sums = add_int(sums, n);
     }

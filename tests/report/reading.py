@@ -1,6 +1,7 @@
 """Reads the Markdown of a report, for tests."""
 
 import json
+import re
 from pathlib import Path
 
 from itera_lite.report.build import to_markdown
@@ -24,8 +25,9 @@ def row(text: str, label: str) -> list[str]:
     return [cell.strip() for cell in line.strip("| ").split("|")]
 
 
-def without_steps(text: str) -> str:
-    """Without the rows that compare the training of one model with that of `transformers`."""
+def between_models(text: str) -> str:
+    """Without what compares a model with other programs: training steps and the engine."""
+    text = re.sub(r"### The native engine\n.*?(?=\n##)", "", text, flags=re.DOTALL)
     return "\n".join(x for x in text.splitlines() if " threads better by " not in x)
 
 

@@ -3,7 +3,7 @@
 from itera_lite.report.results import load_results
 from itera_lite.report.table import comparison_table
 
-from .reading import ITERA, TRANSFORMER, markdown, section, without_steps
+from .reading import ITERA, TRANSFORMER, between_models, markdown, section
 from .synthetic import write_model
 
 
@@ -13,7 +13,7 @@ def test_one_model_only_compares_nothing_and_says_so(results):
     text = markdown(results)
     assert "Nothing is compared" in section(text, "Summary")
     assert "`itera train --model both`" in section(text, "8. Efficiency comparison")
-    assert "better by" not in without_steps(text)
+    assert "better by" not in between_models(text)
     assert "Nothing to compare" in comparison_table(results)
 
 
@@ -37,12 +37,12 @@ def test_two_sizes_are_paired_by_size(results):
 
 
 def test_a_model_without_its_pair_is_named_and_compared_with_nothing(results):
-    before = markdown(results).count("better by")
+    before = between_models(markdown(results)).count("better by")
     write_model(results, "itera_lite_small", "itera", bpb=0.7, speed=500, partner="")
     (results / "itera_lite_small_benchmark.json").unlink()
     (results / "itera_lite_small_training_speed.json").unlink()
     text = markdown(results)
-    assert text.count("better by") == before
+    assert between_models(text).count("better by") == before
     for title in ("Summary", "8. Efficiency comparison"):
         line = next(x for x in section(text, title).splitlines() if "Not compared" in x)
         assert "`itera_lite_small`" in line and ITERA not in line
@@ -57,7 +57,7 @@ def test_two_sizes_without_a_pair_are_not_compared_with_each_other(results):
         path.unlink()
     write_model(results, "itera_lite_small", "itera", bpb=0.7, speed=500, partner=TRANSFORMER)
     assert load_results(results).pairs == []
-    assert "better by" not in without_steps(markdown(results))
+    assert "better by" not in between_models(markdown(results))
 
 
 def test_one_model_of_another_size_gets_the_commands_of_its_size(results):
