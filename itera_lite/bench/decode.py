@@ -203,7 +203,7 @@ def _add_native(
 def say_missing(peers: bool) -> None:
     """Say which peers are wanted and aren't installed."""
     if peers and not llama.available():
-        print("llama.cpp: not measured, llama-cpp-python isn't installed (extra 'peers')")
+        print("llama.cpp: not measured, llama-cpp-python isn't installed (extra 'llama')")
     if peers and find_spec("transformers") is None:
         print("transformers: not measured, it isn't installed (extra 'peers')")
 

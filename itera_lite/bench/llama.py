@@ -39,7 +39,7 @@ class LlamaCpp:
 
     def __init__(self, path: Path, *, context: int, batch: int = 512, threads: int = 1) -> None:
         if not available():
-            raise MissingExtra("llama-cpp-python", "peers", "measuring llama.cpp")
+            raise MissingExtra("llama-cpp-python", "llama", "measuring llama.cpp")
         import llama_cpp
 
         self._c: Any = llama_cpp

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from itera_lite.files import write_json
 
 if TYPE_CHECKING:
     from itera_lite.bench.measure import Cell, Runner
+    from itera_lite.bench.peers import Peer
     from itera_lite.data.tokenizer import Tokenizer
     from itera_lite.model import LanguageModel
 
@@ -26,7 +28,24 @@ PEER_CELL = 1024  # in a peer's: the eager Mamba-2 of transformers takes gigabyt
 REPEATS, QUICK_REPEATS = 7, 3
 LARGE_CELL = 16384  # above, a round takes many seconds: no more than the quick repeats
 STEPS, QUICK_STEPS = 100, 34  # tokens decoded a repeat
+ONE_TEXT = "one text at a time: batch 1 only"  # what isn't measured of a peer
 ONE_THREAD_BELOW = 10_000_000  # parameters: with fewer, a second thread costs more than it gives
+
+
+@dataclass
+class _Side:
+    """Somebody who is measured, the text that it reads, and what was found."""
+
+    runner: Runner
+    prompt: list[int]
+    peer: Peer | None = None
+    cells: list[Cell] = field(default_factory=list)
+
+    def takes(self, batch: int, context: int) -> bool:
+        """Whether it is measured in this cell."""
+        if self.peer is None:
+            return True
+        return batch * context <= PEER_CELL and (batch == 1 or self.peer.batches)
 
 
 def bench(
@@ -67,21 +86,21 @@ def bench(
     _check(names, repeats, threads, watts, device)
     models = _load(folders, device)
     problem = kernels.enable()
-    prompts = [prompt_ids(tokenizer) for _, tokenizer in models]
-    runners: list[Runner] = [
-        IteraRunner(name, model) for name, (model, _) in zip(names, models, strict=True)
+    threads = threads or _default_threads([model for model, _ in models])
+    sides = [
+        _Side(IteraRunner(name, model), prompt_ids(tokenizer))
+        for name, (model, tokenizer) in zip(names, models, strict=True)
     ]
-    peer_runners = _peers(names, folders, device) if peers else []
-    every = [*runners, *(runner for runner, _ in peer_runners)]
-    every_prompt = [*prompts, *(prompts[of] for _, of in peer_runners)]
+    left_out: dict[str, str] = {}
+    if peers:
+        found, left_out = _peers(folders, device, threads)
+        sides += [_Side(peer.runner, sides[peer.of].prompt, peer) for peer in found]
     cells = _cells([model for model, _ in models], QUICK_CELL if quick else None)
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
-    threads = threads or _default_threads([model for model, _ in models])
     meter = find_meter(device)
 
-    plan = [_plan(cell, repeats, len(runners), len(every)) for cell in cells]
-    rounds = sum((times + 1) * sides for sides, times in plan) + repeats * len(names)
-    table: list[list[Cell]] = [[] for _ in every]
+    plan = [([s for s in sides if s.takes(*cell)], _repeats(cell, repeats)) for cell in cells]
+    rounds = sum((times + 1) * len(group) for group, times in plan) + repeats * len(names)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -91,10 +110,10 @@ def bench(
                 bar.set_postfix_str(what, refresh=False)
                 bar.update()
 
-            for cell, (sides, times) in zip(cells, plan, strict=True):
+            for cell, (group, times) in zip(cells, plan, strict=True):
                 measured = interleave(
-                    every[:sides],
-                    every_prompt[:sides],
+                    [side.runner for side in group],
+                    [side.prompt for side in group],
                     [cell],
                     repeats=times,
                     steps=QUICK_STEPS if quick else STEPS,
@@ -102,21 +121,24 @@ def bench(
                     meter=meter,
                     progress=progress,
                 )
-                for column, found in zip(table[:sides], measured, strict=True):
-                    column += found
+                for side, column in zip(group, measured, strict=True):
+                    side.cells += column
             fresh = _fresh(folders, repeats, threads, device, progress)
         records = {
-            name: _record(name, models[i][0], table[i], fresh[i], meter, watts)
+            name: _record(name, models[i][0], sides[i].cells, fresh[i], meter, watts)
             for i, name in enumerate(names)
         }
-        origin = _provenance(device, peer_runners)
+        origin = _provenance(device, [side.peer for side in sides if side.peer])
     finally:
         torch.set_num_threads(before)
-    for column, (runner, of) in zip(table[len(names) :], peer_runners, strict=True):
-        kind = runner.name.partition(":")[0]
-        records[names[of]].setdefault("peers", {})[kind] = _rows(column)
+    for side in sides:
+        if side.peer is not None:
+            row = _rows(side.cells) | ({} if side.peer.batches else {"note": ONE_TEXT})
+            records[names[side.peer.of]].setdefault("peers", {})[side.peer.kind] = row
     for name, record in records.items():
-        record["interleaved_with"] = [r.name for r in every if r.name != name]
+        if left_out:
+            record["peers_left_out"] = left_out
+        record["interleaved_with"] = [s.runner.name for s in sides if s.runner.name != name]
         record["fused_kernels"] = problem is None
         record["provenance"] = origin
         write_json(Path(results) / f"{name}_benchmark.json", record)
@@ -182,23 +204,21 @@ def _cells(models: Sequence[LanguageModel], largest: int | None) -> list[tuple[i
     return [(b, c) for b, c in pairs if largest is None or b * c <= largest]
 
 
-def _plan(cell: tuple[int, int], repeats: int, own: int, every: int) -> tuple[int, int]:
-    """How many of the runners (ours come first) a cell measures, and how often."""
-    tokens = cell[0] * cell[1]
-    sides = every if tokens <= PEER_CELL else own
-    return sides, min(repeats, QUICK_REPEATS) if tokens > LARGE_CELL else repeats
+def _repeats(cell: tuple[int, int], repeats: int) -> int:
+    """How often a cell is measured."""
+    return min(repeats, QUICK_REPEATS) if cell[0] * cell[1] > LARGE_CELL else repeats
 
 
-def _peers(names: Sequence[str], folders: Sequence[Path], device: str) -> list[tuple[Runner, int]]:
-    """Runners of peers, each with the index of the checkpoint that it loaded."""
-    from itera_lite.bench.peers import TransformersRunner, unavailable_peers
+def _peers(folders: Sequence[Path], device: str, threads: int) -> tuple[list[Peer], dict[str, str]]:
+    """Peers with the checkpoints; says which are left out, and why."""
+    from itera_lite.bench.peers import find_peers
 
-    for peer, reason in unavailable_peers().items():
-        print(f"{peer}: not measured, {reason}")
-    return [
-        (TransformersRunner(f"transformers:{name}", folder, device), i)
-        for i, (name, folder) in enumerate(zip(names, folders, strict=True))
-    ]
+    found, left_out = find_peers(folders, device=device, threads=threads, context=PEER_CELL + STEPS)
+    for kind, reason in left_out.items():
+        print(f"{kind}: not measured, {reason}")
+    for kind in dict.fromkeys(peer.kind for peer in found if not peer.batches):
+        print(f"{kind}: {ONE_TEXT}")
+    return found, left_out
 
 
 def _fresh(
@@ -268,11 +288,12 @@ def _record(
     }
 
 
-def _provenance(device: str, peers: Sequence[tuple[Runner, int]]) -> dict[str, Any]:
-    from itera_lite.bench.peers import peer_versions
+def _provenance(device: str, peers: Sequence[Peer]) -> dict[str, Any]:
     from itera_lite.bench.provenance import provenance
 
     origin = provenance(device=device)
     if peers:
-        origin["versions"] |= peer_versions()
+        from itera_lite.bench.peers import peer_versions
+
+        origin["versions"] |= peer_versions(peer.kind for peer in peers)
     return origin

@@ -28,10 +28,10 @@ def _rows(records: Mapping[str, Record]) -> Iterator[list[str]]:
     yield row("parameters", [f"{c['params']['total']:,}" for c in columns])
     yield row("FLOPs/token, forward", [f"{c['flops_per_token']['forward']:,.0f}" for c in columns])
     for part in ("prefill", "decode"):
-        for i, first in enumerate(columns[0][part]):
+        for first in columns[0][part]:
             label = f"{part} tokens/s, batch {first['batch']}, context {first['context']:,}"
             sides = [c[part] for c in columns] + [c["peers"][peer][part] for c, peer in peers]
-            yield [label, *(_speed(side, i) for side in sides)]
+            yield [label, *(_speed(side, first) for side in sides)]
     yield row("time to load, ms", [f"{c['load_ms']['median']:.0f}" for c in columns])
     yield row("time to first token, ms", [f"{c['first_token_ms']['median']:.1f}" for c in columns])
     yield row(
@@ -45,5 +45,9 @@ def _rows(records: Mapping[str, Record]) -> Iterator[list[str]]:
     )
 
 
-def _speed(rows: Sequence[dict[str, Any]], index: int) -> str:
-    return f"{rows[index]['tokens_per_second']['median']:,.0f}" if index < len(rows) else "-"
+def _speed(rows: Sequence[Record], cell: Record) -> str:
+    """Tokens a second in the cell that ``cell`` is of; peers don't have all of them."""
+    for row in rows:
+        if (row["batch"], row["context"]) == (cell["batch"], cell["context"]):
+            return f"{row['tokens_per_second']['median']:,.0f}"
+    return "-"

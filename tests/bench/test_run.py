@@ -6,8 +6,9 @@ import shutil
 
 import pytest
 
-from itera_lite.bench import fresh, run
+from itera_lite.bench import fresh, llama, run
 from itera_lite.bench.fresh import measure_fresh
+from itera_lite.bench.peers import Peer
 from itera_lite.bench.run import bench
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 
@@ -33,11 +34,15 @@ def test_writes_a_file_for_each_model(benchmark):
         assert json.loads((results / f"{name}_benchmark.json").read_text()) == record
         assert record["name"] == name and record["family"] in ("itera", "transformer")
     itera = records["itera_lite_test"]
+    kinds = {"transformers", "engine"} | ({"llama.cpp"} if llama.available() else set())
     assert set(itera["interleaved_with"]) == {
         "transformer_test",
-        "transformers:itera_lite_test",
-        "transformers:transformer_test",
+        *(f"{kind}:{name}" for kind in kinds for name in records),
     }
+    for record in records.values():
+        assert set(record["peers"]) == kinds
+        assert ("peers_left_out" in record) == (not llama.available())
+        assert ("llama-cpp-python" in record["provenance"]["versions"]) == llama.available()
 
 
 def test_every_measurement_has_its_samples(benchmark):
@@ -65,8 +70,12 @@ def test_cells_are_those_that_both_models_can_read(benchmark):
         cells = [(row["batch"], row["context"]) for row in record["decode"]]
         assert cells == [(1, 16), (8, 16), (1, 64), (8, 64)]  # 8192 is more than 512
         assert cells == [(row["batch"], row["context"]) for row in record["prefill"]]
-        peer = record["peers"]["transformers"]
-        assert [(row["batch"], row["context"]) for row in peer["decode"]] == cells
+        for kind, peer in record["peers"].items():
+            batches = kind == "transformers"
+            for part in ("prefill", "decode"):
+                found = [(row["batch"], row["context"]) for row in peer[part]]
+                assert found == (cells if batches else [(1, 16), (1, 64)])
+            assert ("note" in peer) == (not batches)
 
 
 def test_memory_and_process_figures_are_plausible(benchmark):
@@ -100,20 +109,19 @@ def test_quick_leaves_out_batches_of_long_prompts(tiny_pair):
     assert (8, 8192) in run._cells([model], None)
 
 
-def test_a_large_cell_has_fewer_repeats_and_peers_only_small_ones():
-    assert run._plan((1, 128), 7, own=2, every=4) == (4, 7)
-    assert run._plan((1, 8192), 7, own=2, every=4) == (2, 7)
-    assert run._plan((8, 8192), 7, own=2, every=4) == (2, 3)
-    assert run._plan((8, 8192), 1, own=2, every=4) == (2, 1)
+def test_a_large_cell_has_fewer_repeats():
+    assert run._repeats((1, 8192), 7) == 7
+    assert run._repeats((8, 8192), 7) == 3
+    assert run._repeats((8, 8192), 1) == 1
 
 
-def test_peers_that_cannot_be_measured_are_named(monkeypatch):
-    from itera_lite.bench import peers
+def test_peers_have_only_small_cells_and_batches_where_they_can():
+    def takes(batches, *cell):
+        return run._Side(None, [], Peer("", 0, None, batches)).takes(*cell)
 
-    monkeypatch.setattr(peers, "find_spec", lambda name: None)
-    assert "GGUF" in peers.unavailable_peers()["llama.cpp"]
-    with pytest.raises(IteraError, match=r"itera-lite\[peers\]"):
-        peers.load_transformers("anywhere")
+    assert run._Side(None, []).takes(8, 8192)
+    assert takes(True, 8, 128) and not takes(True, 1, 8192)
+    assert takes(False, 1, 1024) and not takes(False, 8, 128)
 
 
 def test_table_has_a_line_a_cell_and_says_what_is_estimated(benchmark, capsys):
@@ -124,6 +132,19 @@ def test_table_has_a_line_a_cell_and_says_what_is_estimated(benchmark, capsys):
     assert sum("decode tokens/s" in line for line in lines) == 4
     method = benchmark[0]["itera_lite_test"]["energy"]["method"]
     assert any(f"({method})" in line for line in lines)
+
+
+def test_table_has_every_figure_in_the_line_of_its_cell(benchmark):
+    from itera_lite.bench.table import _rows
+
+    record = benchmark[0]["transformer_test"]
+    header, *rows = _rows({"transformer_test": record})
+    column = header.index("engine: transformer_test")
+    shown = {row[0]: row[column] for row in rows if row[0].startswith("decode")}
+    speeds = [
+        f"{row['tokens_per_second']['median']:,.0f}" for row in record["peers"]["engine"]["decode"]
+    ]
+    assert list(shown.values()) == [speeds[0], "-", speeds[1], "-"]
 
 
 def test_wrong_use_is_said(tiny_pair, tmp_path):

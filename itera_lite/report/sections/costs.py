@@ -199,8 +199,9 @@ def _peers(context: Context) -> str:
                 )  # fmt: skip
     if not rows:
         return ""
-    headers = ["weights of", "runtime", "decoding", "tokens/s", "this project, tokens/s"]
-    return f"Other runtimes on this machine:\n\n{table(headers, rows, 'lllrr')}"
+    headers = ["weights of", "runtime", "decoding", "tokens/s", "our PyTorch model, tokens/s"]
+    body = table(headers, rows, "lllrr")
+    return f"Other runtimes with the same weights in float32, in turns with ours:\n\n{body}"
 
 
 def _cpu(model: ModelResults, key: str) -> str:
