@@ -4,10 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from email import message_from_bytes
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from pkgutil import iter_modules
@@ -185,7 +187,10 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert held == expected
+    engine = {f"itera_lite/_engine{suffix}" for suffix in EXTENSION_SUFFIXES} & held
+    assert len(engine) == 1
+    program = f"itera_lite-{itera_lite.__version__}.data/scripts/itera-run"
+    assert held == expected | engine | {program}
     assert "itera_lite/py.typed" in held
 
 
@@ -208,14 +213,20 @@ def test_the_wheels_metadata(wheel: Path) -> None:
 def test_the_wheel_runs_without_the_source_tree(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    code = "import itera_lite, itera_lite.cli as c; print(itera_lite.__file__); c.main(['--help'])"
+    # Without `site`, which would take the editable installation instead.
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {sysconfig.get_path('purelib')!r}]\n"
+        "import itera_lite, itera_lite.cli as c; print(itera_lite.__file__)\n"
+        "from itera_lite import _engine; print(_engine.__file__); c.main(['--help'])"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-S", "-c", code],
         capture_output=True,
         text=True,
         cwd=tmp_path,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(str(tmp_path))
+    package, engine, *_ = done.stdout.splitlines()
+    assert package.startswith(str(tmp_path)) and engine.startswith(str(tmp_path))
     assert "generate" in done.stdout
