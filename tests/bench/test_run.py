@@ -134,17 +134,20 @@ def test_table_has_a_line_a_cell_and_says_what_is_estimated(benchmark, capsys):
     assert any(f"({method})" in line for line in lines)
 
 
-def test_table_has_every_figure_in_the_line_of_its_cell(benchmark):
-    from itera_lite.bench.table import _rows
+def test_table_of_peers_has_every_figure_in_the_line_of_its_cell(benchmark, capsys):
+    from itera_lite.bench.table import print_table
 
     record = benchmark[0]["transformer_test"]
-    header, *rows = _rows({"transformer_test": record})
-    column = header.index("engine: transformer_test")
-    shown = {row[0]: row[column] for row in rows if row[0].startswith("decode")}
-    speeds = [
-        f"{row['tokens_per_second']['median']:,.0f}" for row in record["peers"]["engine"]["decode"]
+    print_table({"transformer_test": record})
+    lines = capsys.readouterr().out.splitlines()
+    header = next(line for line in lines if "our PyTorch" in line)
+    assert header.split()[2:] == list(record["peers"])  # after "our PyTorch"
+    shown = [line.split()[6:] for line in lines if line.startswith("transformer_test, decode")]
+    engine = [
+        f"{r['tokens_per_second']['median']:,.0f}" for r in record["peers"]["engine"]["decode"]
     ]
-    assert list(shown.values()) == [speeds[0], "-", speeds[1], "-"]
+    assert [figures[-1] for figures in shown] == [engine[0], "-", engine[1], "-"]
+    assert all(len(figures) == 1 + len(record["peers"]) for figures in shown)
 
 
 def test_wrong_use_is_said(tiny_pair, tmp_path):

@@ -194,6 +194,20 @@ def test_null_and_nan_cells_never_reach_the_text(results):
     assert row(text, "Weights")[1] == "—"
 
 
+def test_peers_stand_beside_our_speed_and_those_left_out_are_named(results):
+    text = section(markdown(results), "4. Computational efficiency")
+    peers = text.split("Other runtimes")[1]
+    record = json.loads((results / f"{ITERA}_benchmark.json").read_text())
+    own = next(r for r in record["decode"] if (r["batch"], r["context"]) == (1, 128))
+    for kind in ("transformers", "engine"):
+        (line,) = (x for x in peers.splitlines() if f"`{ITERA}` | {kind} |" in x)
+        peer = record["peers"][kind]["decode"][0]["tokens_per_second"]["median"]
+        shown = [float(cell.split("[")[0].replace(",", "")) for cell in line.split(" | ")[3:5]]
+        assert shown == pytest.approx([peer, own["tokens_per_second"]["median"]], rel=1e-2)
+    assert "- engine: batch 1 only\n" in peers
+    assert peers.count("- llama.cpp: not measured, it isn't installed") == 1
+
+
 def test_floors_are_those_of_the_same_text(results):
     edit(results / f"{TRANSFORMER}_eval.json", lambda r: r.update(bytes=1))
     line = next(x for x in markdown(results).splitlines() if "the best of them" in x)

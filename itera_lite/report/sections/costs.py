@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from itera_lite.bench.compare import Measurement
@@ -180,11 +181,12 @@ def _latency(context: Context) -> str:
 
 
 def _peers(context: Context) -> str:
-    """What other runtimes reach, where the benchmark tried them."""
-    rows = []
+    """What other runtimes reach, where the benchmark tried them, and why it didn't try others."""
+    rows, remarks = [], dict[str, None]()
     for model in context.models:
-        peers = model.benchmark.get("peers")
-        for peer, record in (peers if isinstance(peers, dict) else {}).items():
+        for peer, record in _entries(model.benchmark.get("peers")):
+            if note := get(record, "note"):
+                remarks[f"{escape(peer)}: {escape(str(note))}"] = None
             entries = get(record, "decode")
             for entry in entries if isinstance(entries, list) else []:
                 batch, length = number(entry, "batch"), number(entry, "context")
@@ -197,11 +199,20 @@ def _peers(context: Context) -> str:
                     [code(model.name), escape(peer), where,
                      measured(rate, "tokens/s", unit_shown=False), _rate(own)]
                 )  # fmt: skip
-    if not rows:
+        for peer, reason in _entries(model.benchmark.get("peers_left_out")):
+            remarks[f"{escape(peer)}: not measured, {escape(str(reason))}"] = None
+    parts = ["\n".join(f"- {remark}" for remark in remarks)] if remarks else []
+    if rows:
+        headers = ["weights of", "runtime", "decoding", "tokens/s", "our PyTorch model, tokens/s"]
+        parts.insert(0, table(headers, rows, "lllrr"))
+    if not parts:
         return ""
-    headers = ["weights of", "runtime", "decoding", "tokens/s", "our PyTorch model, tokens/s"]
-    body = table(headers, rows, "lllrr")
-    return f"Other runtimes with the same weights in float32, in turns with ours:\n\n{body}"
+    title = "Other runtimes with the same weights in float32, in turns with ours:"
+    return "\n\n".join([title, *parts])
+
+
+def _entries(value: Any) -> Iterable[tuple[str, Any]]:
+    return value.items() if isinstance(value, dict) else ()
 
 
 def _cpu(model: ModelResults, key: str) -> str:
