@@ -73,11 +73,11 @@ inline F exp2_roughly(F x) {
     return scale2(p, k);
 }
 
-// Scores of positions [first, first + 16 G) for T queries, base 2, to out[query][0, 16 G).
+// Products of positions [first, first + 16 G) with T queries, times the keys' scales but not the
+// queries', to out[query][0, 16 G); the greatest are kept.
 template <int G, int T>
 inline void score8(const Cache8 &cache, size_t first, const int8_t (*q)[kMaxHeadDim],
-                   const int32_t *sums, const float *scales, size_t head_dim,
-                   float *const *out) {
+                   const int32_t *sums, size_t head_dim, float *const *out, F *best) {
     const uint8_t *k = cache.keys + first * head_dim;
     I acc[G][T];
     for (int g = 0; g < G; g++)
@@ -90,33 +90,39 @@ inline void score8(const Cache8 &cache, size_t first, const int8_t (*q)[kMaxHead
         }
     for (int g = 0; g < G; g++) {
         const F ks = load(cache.key_scales + first + 16 * g);
-        for (int t = 0; t < T; t++)
-            store(out[t] + 16 * g, mul(to_float(acc[g][t]), mul(ks, set(scales[t]))));
+        for (int t = 0; t < T; t++) {
+            const F s = mul(to_float(acc[g][t]), ks);
+            store(out[t] + 16 * g, s);
+            best[t] = max(s, best[t]);
+        }
     }
 }
 
-// Weights 2^(score - most) of a span, times the scale of each value, in 8 bits; returns their
-// scale. Adds to the sum of the weights, and to that of the integers times their scale.
-inline float weigh_span(const float *scores, const float *value_scales, F most, int8_t *p, F *total,
-                        F *offset) {
-    F w[kSpan / 16], largest = set(0.0f);
-    for (size_t i = 0; i < kSpan / 16; i++) {
-        const F e = exp2_roughly(sub(load(scores + 16 * i), most));
+// Scores of a span to weights: 2^(scale * score - most) times the scale of each value. Adds to the
+// sum of the former; returns the greatest of the latter.
+inline F weigh_span(float *scores, const float *value_scales, F scale, F most, F *total) {
+    const F less = sub(set(0.0f), most);
+    F largest = set(0.0f);
+    for (size_t i = 0; i < kSpan; i += 16) {
+        const F e = exp2_roughly(fma(load(scores + i), scale, less));
         *total = add(*total, e);
-        w[i] = mul(e, load(value_scales + 16 * i));
-        largest = max(w[i], largest);
+        const F w = mul(e, load(value_scales + i));
+        store(scores + i, w);
+        largest = max(w, largest);
     }
-    const float greatest = top(largest);
-    const F inverse = set(greatest > 0 ? 127.0f / greatest : 0.0f);
+    return largest;
+}
+
+// Weights of a span in 8 bits, `scale` each; adds the sum of the integers, times it, to `offset`.
+inline void round_span(const float *weights, float scale, int8_t *p, F *offset) {
+    const F inverse = set(scale > 1e-30f ? 1.0f / scale : 0.0f);  // less adds nothing
     I sums = set_int(0);
-    for (size_t i = 0; i < kSpan / 16; i++) {
-        const I n = to_int(min(mul(w[i], inverse), set(127.0f)));  // NaN becomes 127
-        store_bytes(p + 16 * i, n);
+    for (size_t i = 0; i < kSpan; i += 16) {
+        const I n = to_int(mul(load(weights + i), inverse));
+        store_bytes(p + i, n);
         sums = add_int(sums, n);
     }
-    const float scale = greatest / 127.0f;
     *offset = fma(to_float(sums), set(scale), *offset);
-    return scale;
 }
 
 // One query on its way through the positions: a softmax that is corrected when a greater score
@@ -173,25 +179,34 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, size_t head_
     for (size_t first = 0; first < length; first += kChunk) {
         const size_t n = length - first < kChunk ? length - first : kChunk;
         const size_t spans = (n + kSpan - 1) / kSpan;
+        F best[T], last[T];  // of whole vectors, and of those that reach past the end
+        for (int t = 0; t < T; t++) best[t] = last[t] = set(-1e30f);
         for (size_t i = 0; i < n; i += 16 * G) {
             float *to[T];
             for (int t = 0; t < T; t++) to[t] = scores[t] + i;
-            score8<G, T>(cache, first + i, q, sums, scales, head_dim, to);
+            score8<G, T>(cache, first + i, q, sums, head_dim, to, i + 16 * G <= n ? best : last);
         }
         for (int t = 0; t < T; t++) {
             float *s = scores[t];
             size_t i = n;
-            for (; i % 16; i++) s[i] = -__builtin_inff();
-            for (; i < spans * kSpan; i += 16) store(s + i, set(-__builtin_inff()));
-            F best = load(s);
-            for (i = 16; i < n; i += 16) best = max(load(s + i), best);
-            running[t].rise(top(best), groups);
+            for (; i % 16; i++) s[i] = -1e30f;
+            for (; i < spans * kSpan; i += 16) store(s + i, set(-1e30f));
+            for (i = n / (16 * G) * (16 * G); i < n; i += 16) best[t] = max(load(s + i), best[t]);
+            running[t].rise(scales[t] * top(best[t]), groups);
+        }
+        // In two loops: the greatest weight of one query is found while the next one is weighed.
+        for (size_t span = 0; span < spans; span++) {
+            F largest[T];
+            for (int t = 0; t < T; t++)
+                largest[t] = weigh_span(scores[t] + span * kSpan,
+                                        cache.value_scales + first + span * kSpan, set(scales[t]),
+                                        running[t].most, &running[t].total);
+            for (int t = 0; t < T; t++) weight_scales[span][t] = top(largest[t]) / 127.0f;
         }
         for (size_t span = 0; span < spans; span++)
             for (int t = 0; t < T; t++)
-                weight_scales[span][t] =
-                    weigh_span(scores[t] + span * kSpan, cache.value_scales + first + span * kSpan,
-                               running[t].most, p[span][t], &running[t].total, &running[t].offset);
+                round_span(scores[t] + span * kSpan, weight_scales[span][t], p[span][t],
+                           &running[t].offset);
         for (size_t span = 0; span < spans; span++) {
             const uint8_t *v = cache.values + (first + span * kSpan) * head_dim;
             const size_t rest = n - span * kSpan, quads = (rest < kSpan ? rest + 3 : kSpan) / 4;

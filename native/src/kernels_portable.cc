@@ -129,7 +129,7 @@ inline I max_int(I a, const I &b) {
     return a;
 }
 inline I add_int(I a, const I &b) {
-    for (int i = 0; i < 16; i++) a.v[i] += b.v[i];
+    for (int i = 0; i < 16; i++) a.v[i] = int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i]));
     return a;
 }
 inline int32_t top_int(const I &a) {
@@ -138,13 +138,15 @@ inline int32_t top_int(const I &a) {
     return best;
 }
 inline int32_t sum_int(const I &a) {
-    int32_t total = 0;
-    for (int i = 0; i < 16; i++) total += a.v[i];
-    return total;
+    uint32_t total = 0;
+    for (int i = 0; i < 16; i++) total += uint32_t(a.v[i]);
+    return int32_t(total);
 }
 inline I to_int(const F &a) {
     I x;
-    for (int i = 0; i < 16; i++) x.v[i] = int32_t(__builtin_rintf(a.v[i]));
+    // Out of range as on x86: NaN, too, becomes the least integer.
+    for (int i = 0; i < 16; i++)
+        x.v[i] = __builtin_fabsf(a.v[i]) < 2147483648.0f ? int32_t(__builtin_rintf(a.v[i])) : INT32_MIN;
     return x;
 }
 inline void store_bytes(int8_t *p, const I &a) {
