@@ -26,8 +26,8 @@ using namespace nb::literals;
 namespace itera {
 namespace {
 
-constexpr uint32_t kRows = 64;         // tokens of a prompt read in one pass
-constexpr int kStepsBetweenSignals = 64;
+constexpr uint32_t kRows = 64;  // tokens of a prompt read in one pass
+constexpr int kStepsBetweenSignals = 64;  // asked after Ctrl-C
 
 using Ids = std::vector<int32_t>;
 using Floats = nb::ndarray<nb::numpy, float>;
@@ -46,19 +46,15 @@ void check_signals() {
 
 Model load(const std::string &path, uint32_t context) {
     const nb::gil_scoped_release release;
-    try {
-        return Model::load(path, {context});
-    } catch (const Error &error) {
-        const std::string message = error.what();
-        throw Error(message.starts_with(path) ? message : path + ": " + message);
-    }
+    return Model::load(path, {context});
 }
 
 // Reads ids on from `state`. Wants logits: of every position (all) or of the last one.
 Floats read(const Model &model, State &state, const Ids &ids, bool all) {
     if (ids.empty()) throw UsageError("no tokens: expected at least one");
     if (&state.model() != &model)
-        throw UsageError("a state of another model, or of another instance of it: expected this one's");
+        throw UsageError(
+            "a state of another model, or of another instance of it: expected this one's");
     const size_t vocab = model.config.vocab_size, n_out = all ? ids.size() : 1;
     std::unique_ptr<float[]> out(new float[n_out * vocab]);
     {
@@ -162,7 +158,8 @@ std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
 }
 
 std::vector<Score> score_texts(const Model &model, const std::vector<nb::bytes> &texts,
-                               uint32_t window, uint32_t threads, bool log_probabilities, bool end) {
+                               uint32_t window, uint32_t threads, bool log_probabilities,
+                               bool end) {
     std::vector<std::string_view> views;
     for (const nb::bytes &text : texts) views.emplace_back(text.c_str(), text.size());
     const nb::gil_scoped_release release;

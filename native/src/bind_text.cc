@@ -24,12 +24,7 @@ using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 std::span<const float> view(const Logits &logits) { return {logits.data(), logits.size()}; }
 
 Tokenizer open_tokenizer(const std::string &path) {
-    try {
-        return Tokenizer(Gguf::open(path));
-    } catch (const Error &error) {
-        const std::string message = error.what();
-        throw Error(message.starts_with(path) ? message : path + ": " + message);
-    }
+    return naming(path, [&] { return Tokenizer(Gguf::open(path)); });
 }
 
 int32_t sample(Sampler &sampler, std::vector<float> logits) { return sampler.sample(logits); }

@@ -1,6 +1,7 @@
 // The error type of the engine: the message says what was given, what was expected, what to do.
 //
-// A message about a file doesn't name the file: whoever opened it puts the path in front.
+// A message about a file doesn't name the file: whoever opened it puts the path in front, with
+// `naming`.
 #pragma once
 
 #include <cstdio>
@@ -18,6 +19,17 @@ struct Error : std::runtime_error {
 struct UsageError : Error {
     using Error::Error;
 };
+
+// What `work` gives; what it throws about the file at `path` gets the path in front.
+template <class Work> auto naming(const std::string &path, Work work) {
+    try {
+        return work();
+    } catch (const UsageError &) {
+        throw;
+    } catch (const Error &error) {
+        throw Error(path + ": " + error.what());
+    }
+}
 
 // Text from a file, fit for a message: in quotes, printable ASCII (the rest as \xNN, so that it
 // can't move a terminal's cursor or break a decoder), cut after 80 bytes.

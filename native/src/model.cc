@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <algorithm>
+
 #include "config.h"
 
 namespace itera {
@@ -19,7 +21,7 @@ uint64_t mix(uint64_t hash, uint64_t value) {  // FNV-1a, eight bytes at a time
 }  // namespace
 
 Model Model::load(const std::string &path, const LoadOptions &options) {
-    return Model(Gguf::open(path), options);
+    return naming(path, [&] { return Model(Gguf::open(path), options); });
 }
 
 Model Model::from_memory(std::span<const std::byte> bytes, const LoadOptions &options) {
@@ -38,7 +40,8 @@ Model::Model(const Gguf &file, const LoadOptions &options)
                     ": they don't belong together");
     sampling.temperature = float(file.float_or("general.sampling.temp", sampling.temperature));
     sampling.top_p = float(file.float_or("general.sampling.top_p", sampling.top_p));
-    sampling.top_k = int32_t(std::min<uint64_t>(file.uint_or("general.sampling.top_k", 0), 1 << 24));
+    const uint64_t top_k = file.uint_or("general.sampling.top_k", 0);
+    sampling.top_k = int32_t(std::min<uint64_t>(top_k, 1 << 24));
     if (!(sampling.temperature >= 0 && sampling.temperature < 1e6f)) sampling.temperature = 0.8f;
     if (!(sampling.top_p > 0 && sampling.top_p <= 1)) sampling.top_p = 0.95f;
 
@@ -160,11 +163,13 @@ uint64_t Model::weight_bytes_per_token() const {
 
 uint64_t Model::state_bytes_per_token(uint64_t length) const {
     uint64_t total = 0;
+    const Config &c = config;
+    const uint64_t of_position = cache8 ? c.head_dim + 4 : 4 * c.head_dim;  // a key, or a value
     for (const Layer &l : layers) {
         if (l.n_kv_heads)
-            total += 2 * length * l.n_kv_heads * (cache8 ? config.head_dim + 4 : 4 * config.head_dim);
+            total += 2 * length * l.n_kv_heads * of_position;
         else
-            total += 4 * (2 * config.d_inner * config.d_state + config.conv_channels() * config.d_conv);
+            total += 4 * (2 * c.d_inner * c.d_state + c.conv_channels() * c.d_conv);
     }
     return total;
 }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -53,8 +53,10 @@ struct LoadOptions {
 
 class Model {
   public:
-    // Throws `Error` for a file that can't be read, isn't valid or is of another kind.
+    // Throws `Error`, which names the file, where it can't be read, isn't valid or is of another
+    // kind.
     static Model load(const std::string &path, const LoadOptions &options = {});
+    // The same over bytes, as `Gguf::from_memory` takes them (fuzzing).
     static Model from_memory(std::span<const std::byte> bytes, const LoadOptions &options = {});
 
     Config config;
