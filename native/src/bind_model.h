@@ -1,3 +1,4 @@
+// Binds Model, State, Stream, Score and what measures them; called once by the module.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -109,7 +109,8 @@ class Checker {
 
     void matmul(TensorType type) {
         const bool whole_blocks = type == TensorType::Q8_0 || type == TensorType::Q4_0;
-        const uint32_t shapes[][2] = {{24, 128}, {64, 32}, {100, 96}, {7, whole_blocks ? 64u : 45u}};
+        const uint32_t odd = whole_blocks ? 64 : 45;
+        const uint32_t shapes[][2] = {{24, 128}, {64, 32}, {100, 96}, {7, odd}};
         for (const auto &[rows, columns] : shapes) {
             const std::vector<std::byte> bytes = stored(type, rows, columns);
             const Tensor tensor{"check", type, {1, 1, rows, columns}, bytes};
@@ -181,7 +182,9 @@ class Checker {
         both("rotate", 48, [&](const Kernels &k, float *y) {
             k.rotate(y, a.data(), b.data(), 48);
         });
-        both("log_sum_exp", 1, [&](const Kernels &k, float *y) { *y = k.log_sum_exp(a.data(), 93); });
+        both("log_sum_exp", 1, [&](const Kernels &k, float *y) {
+            *y = k.log_sum_exp(a.data(), 93);
+        });
     }
 
     void ssm() {
@@ -206,7 +209,8 @@ class Checker {
     void attention(size_t length) {
         const size_t room = (length + kCacheStep - 1) / kCacheStep * kCacheStep;
         for (const auto &[heads, dim] : {std::pair<size_t, size_t>{5, 32}, {1, 48}, {4, 16}}) {
-            const Numbers q = random(heads * dim, 2), keys = random(room * dim), values = random(room * dim);
+            const Numbers q = random(heads * dim, 2), keys = random(room * dim),
+                          values = random(room * dim);
             Numbers scratch(room * 4), wanted(heads * dim), got(heads * dim);
             portable_.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,
                              scratch.data(), wanted.data());

@@ -15,6 +15,7 @@ struct KernelCheck {
     bool good() const { return difference <= allowed; }  // false for NaN
 };
 
+// One result a kernel: the worst of all the sizes that were tried.
 std::vector<KernelCheck> check_kernels(const Kernels &kernels);
 
 }  // namespace itera

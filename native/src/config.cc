@@ -1,4 +1,3 @@
-// The shape of a model, from a file's metadata, every number checked against the others.
 #include "config.h"
 
 #include <cmath>

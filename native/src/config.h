@@ -1,3 +1,4 @@
+// The shape of a model, from a file's metadata.
 #pragma once
 
 #include "gguf.h"

@@ -1,3 +1,4 @@
+// Weights that are no numbers.
 #pragma once
 
 #include "gguf.h"

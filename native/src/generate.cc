@@ -1,5 +1,6 @@
 #include "generate.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace itera {
@@ -9,21 +10,24 @@ Stream::Stream(const Model &model, State state, const std::vector<int32_t> &prom
     : model_(model), state_(std::move(state)), options_(options),
       sampler_(options.sampler, int32_t(model.config.vocab_size)), text_(options.stops) {
     if (&state_.model() != &model)
-        throw UsageError("a state of another model, or of another instance of it: expected this one's");
+        throw UsageError(
+            "a state of another model, or of another instance of it: expected this one's");
     if (options.max_tokens < 1)
-        throw UsageError("max_tokens=" + std::to_string(options.max_tokens) + ": expected 1 or more");
+        throw UsageError("max_tokens=" + std::to_string(options.max_tokens) +
+                         ": expected 1 or more");
     for (const std::string &stop : options.stops)
         if (stop.empty()) throw UsageError("an empty stop text: expected at least one character");
     if (state_.length() == 0) pending_.push_back(model.tokenizer.eot());
     pending_.insert(pending_.end(), prompt.begin(), prompt.end());
     if (pending_.empty())
-        throw UsageError("an empty prompt after a state: expected at least one token to go on with");
-    const uint64_t needed = uint64_t(state_.length()) + pending_.size() + uint64_t(options.max_tokens) - 1;
-    if (needed > state_.context())
-        throw UsageError("a text of " + std::to_string(state_.length() + pending_.size()) +
-                    " tokens and max_tokens=" + std::to_string(options.max_tokens) +
-                    ": there is room for " + std::to_string(state_.context()) +
-                    ". Shorten the prompt, lower max_tokens, or load with a larger context");
+        throw UsageError(
+            "an empty prompt after a state: expected at least one token to go on with");
+    const uint64_t given = uint64_t(state_.length()) + pending_.size();
+    if (given + uint64_t(options.max_tokens) - 1 > state_.context())  // the last isn't read
+        throw UsageError("a text of " + std::to_string(given) +
+                         " tokens and max_tokens=" + std::to_string(options.max_tokens) +
+                         ": there is room for " + std::to_string(state_.context()) +
+                         ". Shorten the prompt, lower max_tokens, or load with a larger context");
     for (const int32_t token : prompt) sampler_.accept(token);
     tokens_.reserve(size_t(options.max_tokens));
     if (options.log_probabilities) {

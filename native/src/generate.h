@@ -26,7 +26,7 @@ struct GenerateOptions {
 class Stream {
   public:
     // Goes on from `state` after the prompt's tokens; a fresh state gets <|endoftext|> first.
-    // Throws `Error` where an option is out of range or the text would not fit the context.
+    // Throws `UsageError` where an option is out of range or the text would not fit the context.
     Stream(const Model &model, State state, const std::vector<int32_t> &prompt,
            const GenerateOptions &options);
 

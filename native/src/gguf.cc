@@ -154,8 +154,6 @@ const Tensor &Gguf::need(std::string_view name, std::initializer_list<uint64_t> 
     return *tensor;
 }
 
-bool Gguf::has(std::string_view key) const { return impl_->find(key) != nullptr; }
-
 uint64_t Gguf::need_uint(std::string_view key) const { return as_uint(impl_->need(key)); }
 
 uint64_t Gguf::uint_or(std::string_view key, uint64_t otherwise) const {

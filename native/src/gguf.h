@@ -25,8 +25,9 @@ const char *type_name(TensorType type);
 struct Tensor {
     std::string_view name;
     TensorType type;
-    // PyTorch order, outermost first, unused ones in front are 1: a matrix is {1, 1, rows, columns},
-    // a stack of experts {1, E, rows, columns}, a vector {1, 1, 1, n}. Rows are contiguous.
+    // PyTorch order, outermost first, unused ones in front are 1: a matrix is
+    // {1, 1, rows, columns}, a stack of experts {1, E, rows, columns}, a vector {1, 1, 1, n}.
+    // Rows are contiguous.
     uint64_t shape[4];
     std::span<const std::byte> data;
 
@@ -53,7 +54,6 @@ class Gguf {
 
     // Metadata. A `need` form throws where the key is missing; every form throws where it has
     // another type. Integers of all widths are taken where the value fits; floats are finite.
-    bool has(std::string_view key) const;
     uint64_t need_uint(std::string_view key) const;
     uint64_t uint_or(std::string_view key, uint64_t otherwise) const;
     double need_float(std::string_view key) const;

@@ -22,7 +22,8 @@ inline F weights(const BrainHalf *w) { return bhalf(&w->bits); }
 
 // Even and odd columns have a sum each, so that an addition needn't wait for the one before.
 template <class W, int G, int T>
-[[gnu::always_inline]] inline void tile_float(const Matrix &m, uint32_t group, const float *const *x, float *const *y) {
+[[gnu::always_inline]] inline void tile_float(const Matrix &m, uint32_t group,
+                                              const float *const *x, float *const *y) {
     const W *w = reinterpret_cast<const W *>(m.data + group * m.group_bytes);
     const size_t step = m.group_bytes / sizeof(W);
     F even[G][T], odd[G][T];
@@ -54,10 +55,12 @@ struct QuantRow {
 
 // Sums of a block times the scales of its rows, added to the totals.
 template <int G, int T>
-[[gnu::always_inline]] inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b, const QuantRow *x,
-                        const I (&acc)[G][T], F (&sum)[G][T]) {
+[[gnu::always_inline]] inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b,
+                                               const QuantRow *x, const I (&acc)[G][T],
+                                               F (&sum)[G][T]) {
     for (int g = 0; g < G; g++) {
-        const F scale = half(reinterpret_cast<const uint16_t *>(scales + g * m.group_bytes + b * 32));
+        const uint8_t *of_block = scales + g * m.group_bytes + b * 32;
+        const F scale = half(reinterpret_cast<const uint16_t *>(of_block));
         for (int t = 0; t < T; t++)
             sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
     }
@@ -65,7 +68,8 @@ template <int G, int T>
 
 // G groups go together so that each broadcast input meets several weights.
 template <int G, int T>
-[[gnu::always_inline]] inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
+[[gnu::always_inline]] inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x,
+                                           float *const *y) {
     const uint32_t blocks = m.columns / kBlock;
     const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
     F sum[G][T];
@@ -90,7 +94,8 @@ template <int G, int T>
 }
 
 template <int G, int T>
-[[gnu::always_inline]] inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x, float *const *y) {
+[[gnu::always_inline]] inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x,
+                                           float *const *y) {
     const uint32_t blocks = m.columns / kBlock;
     const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
     F sum[G][T];

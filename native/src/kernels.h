@@ -13,8 +13,8 @@
 namespace itera {
 
 inline constexpr uint32_t kLanes = 16;  // rows of a matrix that are stored together
-inline constexpr uint32_t kCacheStep = 128;  // positions that an 8-bit memory has room for: its multiples
 inline constexpr uint32_t kBlock = 32;  // weights that share a scale in Q8_0 and Q4_0
+inline constexpr uint32_t kCacheStep = 128;  // keys and values have room for a multiple of this
 
 // A matrix (rows, columns), repacked in groups of 16 rows so that one vector holds 16 rows.
 //
@@ -100,12 +100,13 @@ struct Kernels {
     // position, rounded up to 16.
     void (*attend)(const float *queries, const float *keys, const float *values, size_t heads,
                    size_t head_dim, size_t length, float scale, float *scratch, float *out);
+    // The same over an 8-bit memory; head_dim is a multiple of 16.
     void (*attend8)(const float *queries, const Cache8 &cache, size_t heads, size_t head_dim,
                     size_t length, float scale, float *out);
     // Stores one position in an 8-bit memory.
     void (*store8)(const Cache8 &cache, size_t position, const float *key, const float *value,
                    size_t head_dim);
-    // log(sum(exp(x))) and the maximum's index (the lowest of equals).
+    // log(sum(exp(x)))
     float (*log_sum_exp)(const float *x, size_t n);
     // The exclusive or of n bytes' words, n a multiple of 256: reads as fast as this set can.
     uint64_t (*read_bytes)(const std::byte *data, size_t n);
@@ -121,6 +122,7 @@ const Kernels &kernels();
 // A table by name, or null where this build or this processor lacks it.
 const Kernels *kernels_named(std::string_view name);
 
+// The number that the 16 bits of an IEEE half are.
 float half_to_float(uint16_t bits);
 
 }  // namespace itera

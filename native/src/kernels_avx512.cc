@@ -46,7 +46,9 @@ inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
-inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F round(F a) {
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 inline F scale2(F a, F k) { return _mm512_scalef_ps(a, k); }
 inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline float top(F a) { return _mm512_reduce_max_ps(a); }

@@ -38,8 +38,6 @@ class Merges {
         results_.reserve(count);
     }
 
-    size_t size() const { return results_.size(); }
-
     // The pair gets the next rank. False where it has one already.
     bool add(int32_t left, int32_t right, int32_t result) {
         const uint64_t key = pair_key(left, right);

@@ -99,10 +99,9 @@ uint32_t checked_rows(uint64_t rows, const Tensor &tensor) {
 }  // namespace
 
 Arena::Arena(size_t bytes) : size_(align64(bytes) + 64) {
-    void *at = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                    -1, 0);
-    if (at == MAP_FAILED)
-        throw Error("no memory for " + std::to_string(size_) + " bytes");
+    void *at = mmap(nullptr, size_, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) throw Error("no memory for " + std::to_string(size_) + " bytes");
     base_ = static_cast<std::byte *>(at);
     forbid(base_, size_);
 }

@@ -8,7 +8,8 @@
 
 namespace itera {
 
-// Memory for all of a model's weights, taken at once; parts are handed out in order.
+// Memory that is taken at once and handed out in parts, in order: of a model's weights, of a state,
+// of a session.
 class Arena {
   public:
     Arena() = default;

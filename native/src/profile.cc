@@ -83,7 +83,8 @@ void find_owners(const Model &model) {
     owners = {{nullptr, kDenseProducts}, {model.head.data, kHead}};
     for (const Layer &l : model.layers) {
         for (const Matrix &m : {l.in, l.out}) owners.emplace_back(m.data, kMambaProducts);
-        for (const Matrix &m : {l.q, l.k, l.v, l.o}) owners.emplace_back(m.data, kAttentionProducts);
+        for (const Matrix &m : {l.q, l.k, l.v, l.o})
+            owners.emplace_back(m.data, kAttentionProducts);
         for (const Matrix &m : {l.router, l.experts_in, l.experts_out})
             owners.emplace_back(m.data, kExpertProducts);
         for (const Matrix &m : {l.ffn_in, l.ffn_out}) owners.emplace_back(m.data, kDenseProducts);

@@ -1,5 +1,7 @@
 #include "score.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <exception>
 #include <mutex>

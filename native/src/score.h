@@ -1,10 +1,9 @@
 // How probable a model finds texts: log-probabilities, bits per byte.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "model.h"

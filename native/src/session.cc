@@ -30,7 +30,8 @@ void choose(const float *logits, uint32_t n, uint32_t k, uint32_t *chosen, float
 }  // namespace
 
 Session::Session(const Model &model, uint32_t max_rows, const Kernels *kernels)
-    : model_(model), k_(kernels ? *kernels : model.kernels), max_rows_(max_rows), positions_(max_rows) {
+    : model_(model), k_(kernels ? *kernels : model.kernels), max_rows_(max_rows),
+      positions_(max_rows) {
     layout();  // counts
     arena_ = Arena(std::exchange(arena_, Arena()).used());
     layout();  // takes
@@ -85,20 +86,22 @@ Session::Buffer Session::buffer(size_t width, size_t rows) {
 // The rows of a buffer as input of a product, in 8 bits too where the matrix is quantised.
 Rows Session::input(const Buffer &b, uint32_t n, bool quantize, uint32_t first) {
     const size_t from = first * b.width, block = from / kBlock;
-    if (quantize) k_.quantize(b.x + from, n * b.width, b.q + from, b.scales + block, b.sums + block);
+    if (quantize)
+        k_.quantize(b.x + from, n * b.width, b.q + from, b.scales + block, b.sums + block);
     return {b.x + from, b.width, b.q + from, b.scales + block, b.sums + block, nullptr, n};
 }
 
-void Session::forward(std::span<const Row> rows) {
-    const Config &c = model_.config;
-    const auto n = uint32_t(rows.size());
-    if (n > max_rows_)
-        throw UsageError(std::to_string(n) + " rows in one pass: this session has room for " +
-                    std::to_string(max_rows_));
-    for (uint32_t i = 0; i < n; i++) {
-        if (rows[i].token < 0 || uint32_t(rows[i].token) >= c.vocab_size)
+// Checks the rows and finds each one's position in its text.
+void Session::place(std::span<const Row> rows) {
+    const uint32_t vocab = model_.config.vocab_size;
+    if (rows.size() > max_rows_)
+        throw UsageError(std::to_string(rows.size()) +
+                         " rows in one pass: this session has room for " +
+                         std::to_string(max_rows_));
+    for (uint32_t i = 0; i < rows.size(); i++) {
+        if (rows[i].token < 0 || uint32_t(rows[i].token) >= vocab)
             throw UsageError("token " + std::to_string(rows[i].token) + ": expected 0 to " +
-                        std::to_string(c.vocab_size - 1));
+                             std::to_string(vocab - 1));
         uint32_t position = rows[i].state->length();
         for (uint32_t j = i; j-- > 0;)
             if (rows[j].state == rows[i].state) {
@@ -106,11 +109,17 @@ void Session::forward(std::span<const Row> rows) {
                 break;
             }
         if (position >= rows[i].state->context())
-            throw UsageError("the text is longer than the " + std::to_string(rows[i].state->context()) +
-                        " tokens that this model reads; load it with a larger context");
+            throw UsageError("the text is longer than the " +
+                             std::to_string(rows[i].state->context()) +
+                             " tokens that this model reads; load it with a larger context");
         positions_[i] = position;
     }
-    for (uint32_t i = 0; i < n; i++) {
+}
+
+// The rows' embeddings to the residual stream, and the angles of their positions.
+void Session::embed(std::span<const Row> rows) {
+    const Config &c = model_.config;
+    for (uint32_t i = 0; i < rows.size(); i++) {
         float *x = stream_.x + i * stream_.width;
         unpack_row(model_.embedding, uint32_t(rows[i].token), k_.flip, x);
         if (c.embedding_scale != 1)
@@ -122,13 +131,20 @@ void Session::forward(std::span<const Row> rows) {
             sines_[i * c.rope_dims + p] = float(std::sin(angle));
         }
     }
-    has_added_ = false;
+}
+
+void Session::forward(std::span<const Row> rows) {
+    const Config &c = model_.config;
+    const auto n = uint32_t(rows.size());
+    place(rows);
+    embed(rows);
+    bool has_added = false;
     const auto norm = [&](const float *weight) {
         for (uint32_t i = 0; i < n; i++)
             k_.add_norm(stream_.x + i * stream_.width,
-                        has_added_ ? added_.x + i * added_.width : nullptr, c.residual_scale,
+                        has_added ? added_.x + i * added_.width : nullptr, c.residual_scale,
                         weight, c.norm_eps, c.d_model, normed_.x + i * normed_.width);
-        has_added_ = true;
+        has_added = true;
     };
     for (size_t l = 0; l < model_.layers.size(); l++) {
         const Layer &layer = model_.layers[l];
@@ -227,7 +243,7 @@ void Session::feed_forward(const Layer &layer, uint32_t n) {
         const float *gate = hidden_.x + i * hidden_.width;
         k_.gated_silu(gate, gate + padded, c.d_ff, gated_.x + i * gated_.width);
     }
-    // `hidden_` is free again: the product goes there first, so that experts are added to.
+    // Not to `added_` at once: what the experts gave is there already.
     k_.matmul(layer.ffn_out, input(gated_, n, layer.ffn_out.quantized()), wide_.x, wide_.width);
     for (uint32_t i = 0; i < n; i++)
         k_.axpy(1.0f, wide_.x + i * wide_.width, c.d_model, added_.x + i * added_.width);

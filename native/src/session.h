@@ -23,8 +23,9 @@ class Session {
     // `kernels` replaces the model's own (see profile.h); the caller keeps it alive.
     Session(const Model &model, uint32_t max_rows, const Kernels *kernels = nullptr);
 
-    // Reads the rows and advances their states; at most `max_rows`. Throws `Error` for a token
-    // outside the vocabulary or a text longer than its state has room for; nothing is read then.
+    // Reads the rows and advances their states; at most `max_rows`. Throws `UsageError` for a
+    // token outside the vocabulary or a text longer than its state has room for; nothing is read
+    // then.
     void forward(std::span<const Row> rows);
     // Logits (n, vocab_size) of the rows [first, first + n) of the last pass; the pointer is valid
     // until the next call. n is at most `kLogitRows`.
@@ -44,6 +45,8 @@ class Session {
         int32_t *sums = nullptr;
     };
     void layout();
+    void place(std::span<const Row> rows);
+    void embed(std::span<const Row> rows);
     Buffer buffer(size_t width, size_t rows);
     Rows input(const Buffer &buffer, uint32_t n, bool quantize, uint32_t first = 0);
     void mamba(const Layer &layer, size_t number, std::span<const Row> rows);
@@ -57,13 +60,12 @@ class Session {
     uint32_t max_rows_;
     Arena arena_;
     size_t head_stride_;
-    // widths: D model, then what a layer needs
+    // The residual stream, its norm and what is added next; then what the layers compute.
     Buffer stream_, normed_, wide_, mixed_, added_, hidden_, gated_, queries_, keys_, values_;
     float *logits_ = nullptr, *conv_ = nullptr, *scores_ = nullptr, *router_ = nullptr;
     float *cosines_ = nullptr, *sines_ = nullptr, *weights_ = nullptr;
     uint32_t *chosen_ = nullptr, *members_ = nullptr, *slots_ = nullptr, *starts_ = nullptr;
-    std::vector<uint32_t> positions_;
-    bool has_added_ = false;
+    std::vector<uint32_t> positions_;  // of the rows of this pass, each in its text
 };
 
 }  // namespace itera

@@ -58,7 +58,6 @@ State::State(const Model &model) : model_(&model), context_(model.config.context
     }
     arena_ = Arena(total);
     memory_ = arena_.take(total);
-    bytes_ = total;
 }
 
 Cache8 State::cache8(size_t layer, size_t head) {

@@ -34,7 +34,7 @@ class State {
     std::string save() const;
     static State restore(const Model &model, std::string_view bytes);
 
-    void clear();
+    void clear();  // as before the first token
 
     // For the layers.
     float *window(size_t layer) { return at<float>(plan_[layer].window); }
@@ -59,7 +59,6 @@ class State {
     std::vector<LayerPlan> plan_;
     Arena arena_;
     std::byte *memory_ = nullptr;
-    size_t bytes_ = 0;
     uint32_t length_ = 0, context_ = 0;
 };
 

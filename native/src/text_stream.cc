@@ -13,8 +13,9 @@ size_t incomplete(std::string_view text) {
     for (size_t n = 1; n <= std::min<size_t>(3, text.size()); n++) {
         const auto byte = uint8_t(text[text.size() - n]);
         if ((byte & 0xc0) == 0x80) continue;  // in the middle of a character
-        const size_t whole = byte >= 0xf0 && byte < 0xf5 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc2 ? 2 : 1;
-        return byte < 0xf5 && whole > n ? n : 0;
+        if (byte >= 0xf5) return 0;  // begins no character
+        const size_t whole = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc2 ? 2 : 1;
+        return whole > n ? n : 0;
     }
     return 0;
 }
