@@ -26,7 +26,8 @@ void mutate(std::vector<std::byte> &bytes, Random &random) {
                                   INT64_MAX,  1ull << 63, UINT64_MAX, 0x7fc00000, 0x7f800000};
     const size_t changes = 1 + random.below(4);
     for (size_t i = 0; i < changes && !bytes.empty(); i++) {
-        const size_t limit = random.below(8) != 0 ? std::min(head_bytes, bytes.size()) : bytes.size();
+        const bool in_head = random.below(8) != 0;
+        const size_t limit = in_head ? std::min(head_bytes, bytes.size()) : bytes.size();
         const size_t at = random.below(limit);
         switch (random.below(6)) {
             case 0: bytes[at] ^= static_cast<std::byte>(1u << random.below(8)); break;

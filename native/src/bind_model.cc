@@ -211,6 +211,29 @@ void bind_score(nb::module_ &m) {
         .def_prop_ro("bits_per_byte", &Score::bits_per_byte);
 }
 
+// What the file says of the model.
+void bind_facts(nb::class_<Model> &model) {
+    model.def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })
+        .def_ro("name", &Model::name)
+        .def_prop_ro("isa", [](const Model &self) { return self.kernels.name; })
+        .def_prop_ro("vocab_size", [](const Model &self) { return self.config.vocab_size; })
+        .def_prop_ro("n_layers", [](const Model &self) { return self.config.n_layers; })
+        .def_prop_ro("d_model", [](const Model &self) { return self.config.d_model; })
+        .def_prop_ro("context", [](const Model &self) { return self.config.context; })
+        .def_prop_ro("eot", [](const Model &self) { return self.tokenizer.eot(); })
+        .def_ro("parameters", &Model::parameters)
+        .def_ro("file_bytes", &Model::file_bytes)
+        .def_prop_ro("sampling",
+                     [](const Model &self) {
+                         const SamplingDefaults &s = self.sampling;
+                         nb::dict d;
+                         d["temperature"] = s.temperature;
+                         d["top_k"] = s.top_k;
+                         d["top_p"] = s.top_p;
+                         return d;
+                     });
+}
+
 }  // namespace
 
 void bind_model(nb::module_ &m) {
@@ -221,29 +244,11 @@ void bind_model(nb::module_ &m) {
           nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that one thread reads.");
     m.def("profile", &profile_dict, "model"_a, "prompt"_a, "tokens"_a, "passes"_a,
           "Seconds a decoded token by part.");
-    nb::class_<Model>(m, "Model", "A GGUF model, loaded.")
-        .def_static("load", &load, "path"_a, "context"_a = 0)
-        .def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })
-        .def_ro("name", &Model::name)
-        .def_prop_ro("isa", [](const Model &self) { return self.kernels.name; })
-        .def_prop_ro("vocab_size", [](const Model &self) { return self.config.vocab_size; })
-        .def_prop_ro("n_layers", [](const Model &self) { return self.config.n_layers; })
-        .def_prop_ro("d_model", [](const Model &self) { return self.config.d_model; })
-        .def_prop_ro("context", [](const Model &self) { return self.config.context; })
-        .def_prop_ro("eot", [](const Model &self) { return self.tokenizer.eot(); })
-        .def_ro("parameters", &Model::parameters)
-        .def_ro("file_bytes", &Model::file_bytes)
+    nb::class_<Model> model(m, "Model", "A GGUF model, loaded.");
+    bind_facts(model);
+    model.def_static("load", &load, "path"_a, "context"_a = 0)
         .def("weight_bytes_per_token", &Model::weight_bytes_per_token)
         .def("state_bytes_per_token", &Model::state_bytes_per_token, "length"_a)
-        .def_prop_ro("sampling",
-                     [](const Model &self) {
-                         const SamplingDefaults &s = self.sampling;
-                         nb::dict d;
-                         d["temperature"] = s.temperature;
-                         d["top_k"] = s.top_k;
-                         d["top_p"] = s.top_p;
-                         return d;
-                     })
         .def("encode",
              [](const Model &self, const nb::bytes &text) {
                  const std::string_view view(text.c_str(), text.size());

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from itera_lite.bench.startup import find_program
 from itera_lite.errors import ModelFileError, UsageError
 from itera_lite.runtime import Model
 from tests.native.gguf_models import hybrid
@@ -76,20 +75,6 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         Model.load(tmp_path / "pipe")
     with pytest.raises(ModelFileError, match="not a regular file"):
         Model.load("/dev/zero")
-
-
-def test_the_program_names_the_file_that_it_refuses(tmp_path: Path) -> None:
-    program = find_program()
-    if program is None:
-        pytest.skip("itera-run isn't installed")
-    (tmp_path / "text.gguf").write_text("no model")
-    for name, message in (
-        ("nothing.gguf", "can't be opened: No such file or directory"),
-        ("text.gguf", "doesn't begin with 'GGUF'; expected a GGUF file"),
-    ):
-        done = subprocess.run([program, name], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr == f"itera-run: error: {name}: {message}\n"
 
 
 def test_version_2_and_other_alignments_give_the_same_model(tmp_path: Path) -> None:
