@@ -204,10 +204,45 @@ float maximum(const float *x, size_t n, bool *has_nan) {
 
 size_t find(const float *x, size_t n, float value) {
     size_t i = 0;
-    for (; i + 16 <= n && !any_equal(load(x + i), set(value)); i += 16) {
-    }
+    for (; i + 16 <= n; i += 16)
+        if (const uint32_t lane = lane_of(load(x + i), set(value)); lane < 16) return i + lane;
     while (i < n && x[i] != value) i++;
     return i;
+}
+
+void route(float *logits, size_t n, size_t k, uint32_t *chosen, float *weights) {
+    const size_t end = (n + 15) / 16 * 16;
+    const float gone = __builtin_nanf("");  // neither a maximum nor equal to anything
+    for (size_t i = n; i < end; i++) logits[i] = gone;
+    float greatest = 0;
+    for (size_t j = 0; j < k; j++) {
+        F best = set(-__builtin_inff());
+        for (size_t i = 0; i < end; i += 16) best = max(load(logits + i), best);
+        const float value = top(best);
+        size_t at = find(logits, end, value);
+        if (at == end) {  // only NaN is left
+            at = 0;
+            for (size_t i = 0; i < j; i++)
+                if (chosen[i] == at) at++;
+        }
+        if (j == 0) greatest = value;
+        logits[at] = gone;
+        size_t place = j;  // chosen stays sorted
+        for (; place && chosen[place - 1] > at; place--) {
+            chosen[place] = chosen[place - 1];
+            weights[place] = weights[place - 1];
+        }
+        chosen[place] = uint32_t(at);
+        weights[place] = value;
+    }
+    float total = 0;
+    for (size_t i = 0; i < k; i += 16) {
+        alignas(64) float part[16];
+        for (size_t l = 0; l < 16; l++) part[l] = i + l < k ? weights[i + l] : greatest;
+        store(part, exp(sub(load(part), set(greatest))));
+        for (size_t l = 0; l < 16 && i + l < k; l++) total += weights[i + l] = part[l];
+    }
+    for (size_t j = 0; j < k; j++) weights[j] /= total;
 }
 
 float log_sum_exp(const float *x, size_t n) {

@@ -114,6 +114,9 @@ struct Kernels {
     float (*maximum)(const float *x, size_t n, bool *has_nan);
     // Where the value is found first, or n.
     size_t (*find)(const float *x, size_t n, float value);
+    // The k experts with the greatest logits, in the order of their numbers, and a softmax over
+    // them. NaN is less than all numbers. `logits`, with room for whole vectors, are used up.
+    void (*route)(float *logits, size_t n, size_t k, uint32_t *chosen, float *weights);
 };
 
 // The fastest table that this processor can run; the environment variable ITERA_ISA (portable,

@@ -125,9 +125,11 @@ inline void store_bytes(int8_t *p, I a) {
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(shorts(a.a), shorts(a.b)));
 }
 
-inline bool any_equal(F a, F b) {
-    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ),
-                                           _mm256_cmp_ps(a.b, b.b, _CMP_EQ_OQ))) != 0;
+// The first lane where both are equal, or 16.
+inline uint32_t lane_of(F a, F b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_EQ_OQ));
+    return uint32_t(__builtin_ctz(uint32_t(low | high << 8) | 0x10000));
 }
 
 #include "kernels_impl.h"
@@ -137,7 +139,7 @@ inline bool any_equal(F a, F b) {
 extern const Kernels kAvx2;
 const Kernels kAvx2 = {"avx2",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
                        convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                       read_bytes, maximum, find};
+                       read_bytes, maximum, find, route};
 
 }  // namespace itera
 #endif

@@ -62,7 +62,11 @@ inline int32_t sum_int(I a) { return _mm512_reduce_add_epi32(a); }
 inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
 inline void store_bytes(int8_t *p, I a) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(a)); }
 
-inline bool any_equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) != 0; }
+// The first lane where both are equal, or 16.
+inline uint32_t lane_of(F a, F b) {
+    const uint32_t equal = _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+    return uint32_t(__builtin_ctz(equal | 0x10000));
+}
 
 #include "kernels_impl.h"
 
@@ -71,7 +75,7 @@ inline bool any_equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ) !=
 extern const Kernels kAvx512;
 const Kernels kAvx512 = {"avx512", FLIP,   matmul,  quantize, add_norm, gated_silu, axpy,
                          convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                         read_bytes, maximum, find};
+                         read_bytes, maximum, find, route};
 
 }  // namespace itera
 #endif

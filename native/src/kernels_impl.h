@@ -4,7 +4,7 @@
 //
 // It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), FLIP, and
 //   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
-//   any_equal, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,
+//   lane_of, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,
 //   set_int, to_int, magnitude (bits without the sign), max_int, add_int, top_int, sum_int,
 //   store_bytes, dot(I, const uint8_t *weights, int32_t four), nibbles, dot_low, dot_high.
 //

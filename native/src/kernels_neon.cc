@@ -152,10 +152,13 @@ inline void store_bytes(int8_t *p, I a) {
     vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
 
-inline bool any_equal(F a, F b) {
-    uint32x4_t found = vceqq_f32(a.v[0], b.v[0]);
-    for (int i = 1; i < 4; i++) found = vorrq_u32(found, vceqq_f32(a.v[i], b.v[i]));
-    return vmaxvq_u32(found) != 0;
+// The first lane where both are equal, or 16.
+inline uint32_t lane_of(F a, F b) {
+    alignas(16) uint32_t equal[16];
+    for (int i = 0; i < 4; i++) vst1q_u32(equal + 4 * i, vceqq_f32(a.v[i], b.v[i]));
+    uint32_t lane = 0;
+    while (lane < 16 && !equal[lane]) lane++;
+    return lane;
 }
 
 #include "kernels_impl.h"
@@ -165,7 +168,7 @@ inline bool any_equal(F a, F b) {
 extern const Kernels kNeon;
 const Kernels kNeon = {"neon",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
                        convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                       read_bytes, maximum, find};
+                       read_bytes, maximum, find, route};
 
 }  // namespace itera
 #endif

@@ -145,18 +145,21 @@ inline int32_t sum_int(const I &a) {
 inline I to_int(const F &a) {
     I x;
     // Out of range as on x86: NaN, too, becomes the least integer.
-    for (int i = 0; i < 16; i++)
-        x.v[i] = __builtin_fabsf(a.v[i]) < 2147483648.0f ? int32_t(__builtin_rintf(a.v[i])) : INT32_MIN;
+    for (int i = 0; i < 16; i++) {
+        const bool fits = __builtin_fabsf(a.v[i]) < 2147483648.0f;
+        x.v[i] = fits ? int32_t(__builtin_rintf(a.v[i])) : INT32_MIN;
+    }
     return x;
 }
 inline void store_bytes(int8_t *p, const I &a) {
     for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
 }
 
-inline bool any_equal(const F &a, const F &b) {
-    bool found = false;
-    for (int i = 0; i < 16; i++) found |= a.v[i] == b.v[i];
-    return found;
+// The first lane where both are equal, or 16.
+inline uint32_t lane_of(const F &a, const F &b) {
+    uint32_t lane = 0;
+    while (lane < 16 && a.v[lane] != b.v[lane]) lane++;
+    return lane;
 }
 
 #include "kernels_impl.h"
@@ -164,8 +167,8 @@ inline bool any_equal(const F &a, const F &b) {
 }  // namespace
 
 extern const Kernels kPortable;
-const Kernels kPortable = {"portable", FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
-                           convolve,   ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                           read_bytes, maximum, find};
+const Kernels kPortable = {"portable", FLIP,    matmul, quantize, add_norm,    gated_silu,
+                           axpy,       convolve, ssm_step, rotate, attend,      attend8,
+                           store8,     log_sum_exp, read_bytes, maximum, find, route};
 
 }  // namespace itera

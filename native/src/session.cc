@@ -10,23 +10,6 @@ namespace {
 
 constexpr size_t align(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
-// The k experts with the largest logits, in the order of their numbers, and a softmax over them.
-// NaN is the smallest of all, so that k experts are chosen whatever the numbers are.
-void choose(const float *logits, uint32_t n, uint32_t k, uint32_t *chosen, float *weights) {
-    uint32_t found = 0;
-    for (uint32_t e = 0; e < n; e++) {  // chosen is sorted by logit meanwhile
-        if (found == k && !(logits[e] > logits[chosen[k - 1]])) continue;
-        uint32_t at = found < k ? found++ : k - 1;
-        for (; at && logits[e] > logits[chosen[at - 1]]; at--) chosen[at] = chosen[at - 1];
-        chosen[at] = e;
-    }
-    const float largest = logits[chosen[0]];
-    std::sort(chosen, chosen + k);
-    float total = 0;
-    for (uint32_t j = 0; j < k; j++) total += weights[j] = std::exp(logits[chosen[j]] - largest);
-    for (uint32_t j = 0; j < k; j++) weights[j] /= total;
-}
-
 }  // namespace
 
 Session::Session(const Model &model, uint32_t max_rows, const Kernels *kernels)
@@ -258,8 +241,8 @@ void Session::experts(const Layer &layer, uint32_t n) {
     Rows x = input(normed_, n, quantized);
     k_.matmul(layer.router, x, router_, stride);
     for (uint32_t i = 0; i < n; i++)
-        choose(router_ + size_t(i) * stride, c.n_experts, k, chosen_ + size_t(i) * k,
-               weights_ + size_t(i) * k);
+        k_.route(router_ + size_t(i) * stride, c.n_experts, k, chosen_ + size_t(i) * k,
+                 weights_ + size_t(i) * k);
     sort_by_expert(n);
     // Each expert once, with all its rows: in, the gate, out. Row s is slot slots_[s].
     const auto each_expert = [&](auto &&run) {
