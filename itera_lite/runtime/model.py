@@ -7,65 +7,19 @@ fastest on one thread; `score` and `generate_many` are where more work pays.
 
 from __future__ import annotations
 
-import codecs
-import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
 from itera_lite.errors import UsageError
+from itera_lite.runtime.results import Generation, Score, TextStream
 
 if TYPE_CHECKING:  # takes longer to import than a text to write
     import numpy as np
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class Generation:
-    """A text that was generated.
-
-    Attributes:
-        text: the continuation, without the prompt; bytes that aren't UTF-8 become U+FFFD.
-        token_ids: ids of its tokens, a final ``<|endoftext|>`` not among them.
-        finish_reason: ``length`` (``max_tokens`` reached) or ``stop`` (a stop text, or the
-            model ended the document).
-        log_probabilities: of each token, in nats, before temperature and the other options;
-            empty unless asked for.
-    """
-
-    text: str
-    token_ids: list[int]
-    finish_reason: str
-    log_probabilities: list[float] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Score:
-    """How probable a model finds a text.
-
-    Attributes:
-        bytes: length of the text.
-        tokens: tokens scored, the final ``<|endoftext|>`` among them.
-        nats: minus the sum of their natural log-probabilities.
-        bits_per_byte: ``nats / ln 2 / bytes``; 0 for an empty text.
-        log_probabilities: of each token, in nats; empty unless asked for.
-    """
-
-    bytes: int
-    tokens: int
-    nats: float
-    bits_per_byte: float
-    log_probabilities: list[float] = field(default_factory=list)
-
-    @property
-    def perplexity(self) -> float:
-        """Perplexity per token: e to the mean loss."""
-        loss = self.nats / self.tokens if self.tokens else 0.0
-        return math.exp(loss) if loss < 709 else math.inf  # beyond it, exp raises
 
 
 class State:
@@ -96,36 +50,6 @@ class State:
     def save(self) -> bytes:
         """The state as bytes, for `Model.restore` of the same model on this kind of processor."""
         return self._state.save()
-
-
-class TextStream(Iterator[str]):
-    """A continuation as it is written: iterate over it for pieces of text."""
-
-    def __init__(self, stream: _engine.Stream) -> None:
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def __next__(self) -> str:
-        while not self._stream.done:
-            piece = self._decoder.decode(self._stream.next(), final=self._stream.done)
-            if piece:
-                return piece
-        raise StopIteration
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Ids of the tokens written so far."""
-        return self._stream.tokens
-
-    @property
-    def log_probabilities(self) -> list[float]:
-        """Of each of these tokens, where they were asked for."""
-        return self._stream.log_probabilities
-
-    @property
-    def finish_reason(self) -> str:
-        """``length`` or ``stop``; empty while the text goes on."""
-        return self._stream.finish_reason
 
 
 class Model:

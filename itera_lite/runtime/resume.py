@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from itera_lite.errors import DataError, UsageError
 from itera_lite.runtime.lines import Line
-from itera_lite.runtime.model import Score
+from itera_lite.runtime.results import Score
 
 TOLERANCE = 0.01  # of the nats of one line, between processors
 

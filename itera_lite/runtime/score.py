@@ -16,7 +16,7 @@ from tqdm import tqdm
 from itera_lite.errors import UsageError
 from itera_lite.runtime.find import find_model, load_model, shown
 from itera_lite.runtime.lines import Line, LineReader
-from itera_lite.runtime.model import Score
+from itera_lite.runtime.results import Score
 from itera_lite.runtime.resume import Output
 
 ADDED = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")
