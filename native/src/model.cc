@@ -1,5 +1,7 @@
 #include "model.h"
 
+#include <bit>
+
 #include <algorithm>
 
 #include "config.h"
@@ -46,6 +48,12 @@ Model::Model(const Gguf &file, const LoadOptions &options)
     if (!(sampling.top_p > 0 && sampling.top_p <= 1)) sampling.top_p = 0.95f;
 
     fingerprint = 0xcbf29ce484222325;
+    for (const uint32_t number : {c.d_model, c.n_heads, c.head_dim, c.rope_dims, c.top_k,
+                                  c.d_conv, c.d_inner, c.d_state, c.n_ssm_heads})
+        fingerprint = mix(fingerprint, number);
+    for (const float number : {c.norm_eps, c.attention_scale, c.rope_base, c.embedding_scale,
+                               c.residual_scale, c.logit_scale})
+        fingerprint = mix(fingerprint, std::bit_cast<uint32_t>(number));
     for (const Tensor &tensor : file.tensors()) {
         uint64_t n = 1;
         for (const uint64_t size : tensor.shape) n *= size;
