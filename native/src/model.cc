@@ -1,8 +1,7 @@
 #include "model.h"
 
-#include <bit>
-
 #include <algorithm>
+#include <bit>
 
 #include "config.h"
 
