@@ -2,6 +2,7 @@
 
 from typing import get_args, get_type_hints
 
+import gguf
 import pytest
 from safetensors.numpy import load_file, save_file
 
