@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from itera_lite.errors import ConfigError
 
-Family = Literal["itera", "transformer"]
+Family = Literal["itera", "transformer", "gpt2"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class ModelConfig:
 
     ``itera`` is a Hugging Face ``GraniteMoeHybrid`` (no positional encoding),
     ``transformer`` a ``Llama`` (rotary positions, dense feed-forward). Both
-    have RMSNorm, SwiGLU and tied embeddings.
+    have RMSNorm, SwiGLU and tied embeddings. ``gpt2`` is a ``GPT2LMHeadModel``
+    (learned positions, LayerNorm, GELU, biases): the conventional reference.
 
     Raises:
         ConfigError: where the shape can't be built; the message names the field.
@@ -45,6 +46,7 @@ class ModelConfig:
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0  # logits are divided by it
+    dropout: float = 0.0  # gpt2 only: of the embeddings and of what each layer adds
 
     @property
     def n_layers(self) -> int:
@@ -72,12 +74,25 @@ class ModelConfig:
     def uses_rope(self) -> bool:
         return self.family == "transformer"
 
+    @property
+    def is_gpt2(self) -> bool:
+        return self.family == "gpt2"
+
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, expected: str) -> None:
             if not ok:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: expected {expected}")
 
-        need(self.family in ("itera", "transformer"), "family", "'itera' or 'transformer'")
+        need(
+            self.family in ("itera", "transformer", "gpt2"),
+            "family",
+            "'itera', 'transformer' or 'gpt2'",
+        )
+        need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
+        if self.is_gpt2:
+            need(self.n_kv_heads == self.n_heads, "n_kv_heads", f"n_heads={self.n_heads} in gpt2")
+        else:
+            need(self.dropout == 0, "dropout", "0: only gpt2 is trained with it")
         need(
             bool(self.pattern) and set(self.pattern) <= {"m", "a"},
             "pattern",
@@ -129,6 +144,8 @@ class ModelConfig:
 class TrainConfig:
     """How a model is trained; a preset gives what a user doesn't.
 
+    A ``gpt2`` model is trained as is common: AdamW for everything, at ``lr_other``.
+
     The learning rates rise for ``warmup``, stay, and fall to zero over the last
     ``decay``; both are shares of the budget.
     """
@@ -163,6 +180,11 @@ class TrainConfig:
         return min(rise, fall)
 
 
+# What `TrainConfig` has for a gpt2 model where the user says nothing: found by a search over
+# learning rate, dropout and weight decay (experiments/LOG.md).
+REFERENCE_TRAIN: dict[str, Any] = {"lr_other": 2e-3, "weight_decay": 0.1, "decay": 1.0}
+REFERENCE_VOCABULARY = 32_768
+
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
 PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
     "tiny": {
@@ -175,6 +197,17 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
             "d_state": 8,
         },
         "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
+    },
+    "nano": {  # half of tiny: about 0.6 MB in 4 bits
+        "itera": {
+            "pattern": "mam",
+            "d_model": 128,
+            "n_experts": 10,
+            "top_k": 3,
+            "d_expert": 32,
+            "d_state": 8,
+        },
+        "transformer": {"pattern": "aaa", "d_model": 128, "d_ff": 352, "n_kv_heads": 4},
     },
     "small": {
         "itera": {
@@ -196,8 +229,19 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
         },
         "transformer": {"pattern": "aaaaaaaa", "d_model": 320, "d_ff": 864, "n_kv_heads": 10},
     },
+    # What is compared with at the foot of the compression ladder: GPT-2's way, 15 M parameters
+    # with a vocabulary of 32,768.
+    "reference": {
+        "gpt2": {
+            "pattern": "aaaaaaaa",
+            "d_model": 256,
+            "d_ff": 1024,
+            "n_kv_heads": 8,
+            "max_seq_len": 512,
+        },
+    },
 }
-NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}
+NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}  # the pair
 
 
 def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:
@@ -208,4 +252,6 @@ def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:
     """
     if size not in PRESETS:
         raise ConfigError(f"config={size!r}: expected one of {', '.join(PRESETS)}")
+    if family not in PRESETS[size]:
+        raise ConfigError(f"config={size!r} has no {family} model: only {', '.join(PRESETS[size])}")
     return ModelConfig(family, vocab_size=vocab_size, **PRESETS[size][family])

@@ -102,7 +102,7 @@ def _train(
         options = options | {"checkpoints": Path(folder), "results": Path(folder)}
         (summary,) = train(
             data,
-            model=family,
+            model=family,  # type: ignore[arg-type]  # one of the pair
             minutes=minutes,
             tokens=tokens,
             seed=seed,

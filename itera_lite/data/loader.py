@@ -94,12 +94,20 @@ class TokenLoader:
 
         Inputs are ``[:, :-1]``, targets ``[:, 1:]``.
         """
+        return self.at(self.next_places())
+
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens that lie at ``places``, in their shape."""
+        tokens: NDArray[np.int64] = self._tokens[places].astype(np.int64)
+        return tokens
+
+    def next_places(self) -> NDArray[np.int64]:
+        """Where the next batch lies in the stream, int64 (batch_size, seq_len + 1)."""
         first = self._position + self._rank * self.batch_size
         starts = [self._start(window) for window in range(first, first + self.batch_size)]
         index = np.array(starts, dtype=np.int64)[:, None] + np.arange(self.seq_len + 1)
-        batch: NDArray[np.int64] = self._tokens[index % self._n_predicted].astype(np.int64)
         self._position += self._global_batch
-        return batch
+        return index % self._n_predicted
 
     def state_dict(self) -> dict[str, int]:
         """The exact position, as JSON can hold it."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
-from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.errors import CheckpointError, ExportError, UsageError
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.types import SCHEMES, Scheme, pack, stored_type
 from itera_lite.files import replacing
@@ -83,6 +83,11 @@ def export_gguf(
         raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}")
     checkpoint = Path(checkpoint)
     model, tokenizer = load_checkpoint(checkpoint)
+    if model.config.is_gpt2:
+        raise ExportError(
+            f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
+            "a Llama model. transformers loads the folder as it is"
+        )
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     if path.is_dir():
         raise UsageError(f"the output '{path}' is a folder: expected the name of a file")

@@ -1,6 +1,6 @@
-"""A checkpoint as a Hugging Face folder: the names and the config of both families.
+"""A checkpoint as a Hugging Face folder: the names and the config of each family.
 
-The Itera model is a ``GraniteMoeHybrid``, the Transformer a ``Llama``;
+The Itera model is a ``GraniteMoeHybrid``, the Transformer a ``Llama``, the reference a ``GPT2``;
 `transformers` loads either as it is, with no code of ours.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
+from itera_lite.export import gpt2
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 
@@ -49,8 +50,10 @@ _TOP = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.n
 
 
 def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
-    """The ``config.json`` of a model: ``granitemoehybrid`` or ``llama``."""
+    """The ``config.json`` of a model: ``granitemoehybrid``, ``llama`` or ``gpt2``."""
     c = config
+    if c.is_gpt2:
+        return gpt2.to_hf_config(c, eot_id)
     common: dict[str, Any] = {
         "vocab_size": c.vocab_size,
         "hidden_size": c.d_model,
@@ -117,13 +120,18 @@ def from_hf_config(raw: dict[str, Any]) -> ModelConfig:
         ConfigError: for another kind of model, or a feature that ours doesn't have.
     """
     kind = raw.get("model_type")
-    if kind not in ("granitemoehybrid", "llama"):
-        raise ConfigError(f"model_type={kind!r}: expected 'granitemoehybrid' or 'llama'")
+    if kind not in ("granitemoehybrid", "llama", "gpt2"):
+        raise ConfigError(f"model_type={kind!r}: expected 'granitemoehybrid', 'llama' or 'gpt2'")
 
     def require(key: str, expected: Any, default: Any) -> None:
         if raw.get(key, default) != expected:
             raise ConfigError(f"{key}={raw.get(key, default)!r}: only {expected!r} is supported")
 
+    if kind == "gpt2":
+        try:
+            return gpt2.from_hf_config(raw)
+        except KeyError as missing:
+            raise ConfigError(f"config.json lacks {missing}: is it a whole checkpoint?") from None
     require("tie_word_embeddings", True, False)
     require("hidden_act", "silu", "silu")
     require("attention_bias", False, False)
@@ -189,6 +197,8 @@ def from_hf_config(raw: dict[str, Any]) -> ModelConfig:
 def to_hf_weights(model: LanguageModel) -> dict[str, Tensor]:
     """Our parameters under Hugging Face's names and in its shapes (float32)."""
     c = model.config
+    if c.is_gpt2:
+        return gpt2.to_hf_weights(model)
     weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         value = value.detach().float().contiguous()
@@ -229,6 +239,9 @@ def from_hf_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
             raise CheckpointError(f"tensor '{name}' has shape {given}: expected {shape}")
         return weights[name].float()
 
+    if model.config.is_gpt2:
+        gpt2.from_hf_weights(model, weights)
+        return
     own = model.state_dict()
     for name, target in own.items():
         shape = tuple(target.shape)

@@ -1,7 +1,8 @@
 """Causal attention with grouped key/value heads and a cache.
 
 Without positions in the Itera model (Mamba layers carry the order; NoPE,
-Kazemnejad et al. 2023), with rotary ones in the Transformer (Su et al. 2021).
+Kazemnejad et al. 2023), with rotary ones in the Transformer (Su et al. 2021);
+GPT-2's learned ones are added to the embedding, outside of here.
 """
 
 from __future__ import annotations
@@ -62,10 +63,11 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         kv = config.n_kv_heads * config.head_dim
-        self.q_proj = Linear(config.d_model, config.d_model)
-        self.k_proj = Linear(config.d_model, kv)
-        self.v_proj = Linear(config.d_model, kv)
-        self.o_proj = Linear(config.d_model, config.d_model)
+        biased = config.is_gpt2
+        self.q_proj = Linear(config.d_model, config.d_model, biased)
+        self.k_proj = Linear(config.d_model, kv, biased)
+        self.v_proj = Linear(config.d_model, kv, biased)
+        self.o_proj = Linear(config.d_model, config.d_model, biased)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -83,7 +85,9 @@ class Attention(nn.Module):
         parts = (self.q_proj, self.k_proj, self.v_proj)
         if x.shape[0] * x.shape[1] < self.config.d_model:
             return torch.cat([part(x) for part in parts], dim=-1)
-        return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype))
+        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+        bias = torch.cat(biases).to(x.dtype) if biases else None
+        return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype), bias)
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Cosines and sines (end - start, P) of the positions; None without positions."""

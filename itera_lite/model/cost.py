@@ -55,12 +55,17 @@ def cost(config: ModelConfig, context: int = 256) -> Cost:
     expert = 3 * d * c.d_expert
     router = d * c.n_experts
     shared = 3 * d * c.d_ff
+    if c.is_gpt2:  # no gate
+        shared = 2 * d * c.d_ff
     ffn_params = shared + c.n_experts * expert + router
     ffn_active = shared + (c.top_k * expert + router if c.n_experts else 0)
 
     embedding = c.vocab_size * d
     layers = n_mamba * mamba_params + n_attention * attention_matrices
     layers += c.n_layers * (ffn_params + 2 * d) + d
+    if c.is_gpt2:  # the biases, and the positions
+        layers += c.n_layers * (6 * d + c.d_ff + 2 * d) - c.n_layers * d + d
+        embedding += c.max_seq_len * d
     total = embedding + layers
     active = total - c.n_layers * (ffn_params - ffn_active)
 
@@ -73,7 +78,7 @@ def cost(config: ModelConfig, context: int = 256) -> Cost:
         "attention scores": 4.0 * n_attention * d * mean_keys,
         "feed-forward": 2.0 * c.n_layers * (ffn_active - router),
         "router": 2.0 * c.n_layers * router,
-        "head": 2.0 * embedding,
+        "head": 2.0 * c.vocab_size * d,
     }
     forward = sum(breakdown.values())
     grow = 4.0 * n_attention * d

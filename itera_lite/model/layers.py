@@ -10,15 +10,17 @@ from itera_lite import kernels
 
 
 class Linear(nn.Module):
-    """A matrix product without bias; the weight is float32 and follows its input's type."""
+    """A matrix product; weight and bias (none by default) are float32 and follow the input."""
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(d_out, d_in))
+        self.bias = nn.Parameter(torch.zeros(d_out)) if bias else None
         nn.init.normal_(self.weight, std=d_in**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype))
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
 
 
 class RMSNorm(nn.Module):
@@ -49,6 +51,36 @@ class RMSNorm(nn.Module):
             return kernels.add_rms_norm(x, add, scale, self.weight, self.eps)
         x = x + scale * add
         return x, self(x, add.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm (Ba et al., 2016), computed in float32; GPT-2's. The faces are `RMSNorm`'s."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        normed = F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
+        return normed.to(dtype or x.dtype)
+
+    def after(self, x: Tensor, add: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        x = x + scale * add
+        return x, self(x, add.dtype)
+
+
+class GELU(nn.Module):
+    """GPT-2's feed-forward: ``down(gelu(up(x)))`` with biases, in the tanh approximation."""
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__()
+        self.up = Linear(d_model, d_ff, bias=True)
+        self.down = Linear(d_ff, d_model, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
 class SwiGLU(nn.Module):

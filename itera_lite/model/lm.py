@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from itera_lite import kernels
 from itera_lite.config import ModelConfig
+from itera_lite.errors import UsageError
 from itera_lite.model.attention import Attention, AttentionState
-from itera_lite.model.layers import RMSNorm, SwiGLU
+from itera_lite.model.layers import GELU, LayerNorm, RMSNorm, SwiGLU
 from itera_lite.model.moe import MoE
 from itera_lite.model.ssd import Mamba2, MambaState
 
@@ -34,12 +35,16 @@ class StepLoss:
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, kind: str) -> None:
         super().__init__()
-        self.mixer_norm = RMSNorm(config.d_model, config.norm_eps)
+        norm = LayerNorm if config.is_gpt2 else RMSNorm
+        self.mixer_norm = norm(config.d_model, config.norm_eps)
         self.mixer: Mamba2 | Attention = Mamba2(config) if kind == "m" else Attention(config)
-        self.ffn_norm = RMSNorm(config.d_model, config.norm_eps)
-        self.ffn: MoE | SwiGLU = (
-            MoE(config) if config.n_experts else SwiGLU(config.d_model, config.d_ff)
-        )
+        self.ffn_norm = norm(config.d_model, config.norm_eps)
+        self.ffn: MoE | SwiGLU | GELU
+        if config.n_experts:
+            self.ffn = MoE(config)
+        else:
+            self.ffn = (GELU if config.is_gpt2 else SwiGLU)(config.d_model, config.d_ff)
+        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.residual_multiplier = config.residual_multiplier
 
     def forward(
@@ -58,8 +63,8 @@ class Block(nn.Module):
             normed = self.mixer_norm(x, dtype)
         else:
             x, normed = self.mixer_norm.after(x, add, r)
-        x, normed = self.ffn_norm.after(x, self.mixer(normed, state), r)
-        return x, self.ffn(normed)
+        x, normed = self.ffn_norm.after(x, self.drop(self.mixer(normed, state)), r)
+        return x, self.drop(self.ffn(normed))
 
     def step(self, x: Tensor, state: MambaState | AttentionState) -> Tensor:
         r = self.residual_multiplier
@@ -82,8 +87,12 @@ class LanguageModel(nn.Module):
         self.compute_dtype = torch.float32
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, kind) for kind in config.pattern)
-        self.norm = RMSNorm(config.d_model, config.norm_eps)
+        self.norm = (LayerNorm if config.is_gpt2 else RMSNorm)(config.d_model, config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
+        self.positions: nn.Embedding | None = None
+        if config.is_gpt2:
+            self._begin_as_gpt2()
+            return
         with torch.no_grad():  # a new block begins as the identity
             for block in self.blocks:
                 block.mixer.output.weight.zero_()
@@ -97,10 +106,35 @@ class LanguageModel(nn.Module):
     def blocks(self) -> list[Block]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def _embed(self, ids: Tensor) -> Tensor:
+    def _begin_as_gpt2(self) -> None:
+        """Learned positions, and GPT-2's initial weights (Radford et al., 2019)."""
+        c = self.config
+        self.positions = nn.Embedding(c.max_seq_len, c.d_model)
+        nn.init.normal_(self.positions.weight, std=0.01)
+        self.drop = nn.Dropout(c.dropout)
+        for name, parameter in self.layers.named_parameters():
+            if parameter.dim() == 2:
+                last = name.endswith(("o_proj.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * c.n_layers) ** 0.5 if last else 0.02)
+
+    def _embed(self, ids: Tensor, start: int = 0) -> Tensor:
+        """(B, L) ids at positions from ``start``, or (B,) ids at that position."""
         x: Tensor = self.embedding(ids)
+        if self.positions is not None:
+            end = start + (ids.shape[1] if ids.dim() == 2 else 1)
+            if end > self.config.max_seq_len:
+                raise UsageError(
+                    f"{end} tokens: this model has learned {self.config.max_seq_len} positions, "
+                    "and no more. Give a shorter text"
+                )
+            x = self.drop(x + self.positions.weight[start:end])
         scale = self.config.embedding_multiplier
         return x if scale == 1 else x * scale
+
+    def _start(self, state: State | None) -> int:
+        """The position of the next token; only learned positions ask for it."""
+        first = state[0] if state else None
+        return first.length if isinstance(first, AttentionState) else 0
 
     def _head(self, hidden: Tensor) -> Tensor:
         weight = self.embedding.weight.to(hidden.dtype)
@@ -108,7 +142,7 @@ class LanguageModel(nn.Module):
 
     def hidden(self, ids: Tensor, state: State | None = None) -> Tensor:
         """(B, L) -> (B, L, D), normalised, in ``compute_dtype``."""
-        x, add = self._embed(ids), torch.empty(0)
+        x, add = self._embed(ids, self._start(state)), torch.empty(0)
         for i, block in enumerate(self.blocks):
             x, add = block(
                 x, add if i else None, self.compute_dtype, None if state is None else state[i]
@@ -129,7 +163,7 @@ class LanguageModel(nn.Module):
 
     def step(self, ids: Tensor, state: State) -> Tensor:
         """Read one token a row, (B,); returns logits (B, V). ``state`` is updated in place."""
-        x = self._embed(ids)
+        x = self._embed(ids, self._start(state))
         for block, memory in zip(self.blocks, state, strict=True):
             x = block.step(x, memory)
         return self._head(self.norm(x))

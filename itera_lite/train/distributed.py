@@ -14,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from itera_lite.errors import ConfigError
-from itera_lite.model import LanguageModel, StepLoss
+from itera_lite.model import LanguageModel
+from itera_lite.train.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -88,19 +89,21 @@ class World:
 class LossOf(nn.Module):
     """A model's loss as a forward pass, which is what DistributedDataParallel wraps."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, objective: Objective) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.objective = model, objective
 
-    def forward(self, ids: Tensor, targets: Tensor, balance_weight: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, places: Tensor, balance_weight: float
+    ) -> tuple[Tensor, Tensor]:
         """Returns what is minimised, and the cross-entropy alone."""
-        loss: StepLoss = self.model.loss(ids, targets, balance_weight)
+        loss = self.objective.loss(self.model, tokens, places, balance_weight)
         return loss.total, loss.cross_entropy.detach()
 
 
-def parallel(model: LanguageModel, world: World) -> nn.Module:
+def parallel(model: LanguageModel, world: World, objective: Objective) -> nn.Module:
     """`LossOf` the model, averaging gradients over the world."""
-    module = LossOf(model)
+    module = LossOf(model, objective)
     if world.size == 1:
         return module
     return nn.parallel.DistributedDataParallel(module)

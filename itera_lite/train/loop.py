@@ -25,6 +25,7 @@ from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.distributed import World, parallel
 from itera_lite.train.interrupt import Stop
 from itera_lite.train.metrics import Window
+from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Choice
 from itera_lite.train.progress import Progress
@@ -36,7 +37,10 @@ ROW_STEPS = 20  # steps a row of the log
 
 
 class Trainer:
-    """Trains one model on one set. `run` does it; everything else is its parts."""
+    """Trains one model on one set. `run` does it; everything else is its parts.
+
+    It begins from random weights, or from those of ``initial``, which it changes.
+    """
 
     def __init__(
         self,
@@ -50,14 +54,17 @@ class Trainer:
         patience: int = 6,
         quiet: bool = False,
         evaluations: int = EVALUATIONS,
+        initial: LanguageModel | None = None,
+        objective: Objective | None = None,
     ) -> None:
         self.config, self.dataset, self.budget, self.places = config, dataset, budget, places
         self.precision, self.world, self.patience = precision, world, patience
         self.quiet, self.evaluations = quiet or not world.leads, evaluations
         torch.manual_seed(config.seed)
-        self.model = LanguageModel(model_config).to(world.device).train()
+        self.objective = objective or Objective()
+        self.model = (initial or LanguageModel(model_config)).to(world.device).train()
         self.model.compute_dtype = precision.dtype
-        self.loss_of = parallel(self.model, world)
+        self.loss_of = parallel(self.model, world, self.objective)
         self.optimizer = Optimizer(self.model, config)
         self.loader = TokenLoader(
             dataset.tokens("train"),
@@ -135,8 +142,12 @@ class Trainer:
         """One batch, one update. Returns the loss (nats) and the seconds it took."""
         begin = time.perf_counter()
         factor = self.config.factor(self.progress)
-        batch = torch.from_numpy(self.loader.next_batch()).to(self.world.device)
-        total, cross_entropy = self.loss_of(batch[:, :-1], batch[:, 1:], self.config.balance_weight)
+        places = self.loader.next_places()
+        total, cross_entropy = self.loss_of(
+            torch.from_numpy(self.loader.at(places)).to(self.world.device),
+            torch.from_numpy(places),
+            self.config.balance_weight,
+        )
         total.backward()
         norm = self.optimizer.step(factor)
         loss = self.world.mean(cross_entropy)
@@ -190,17 +201,18 @@ class Trainer:
         state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
         if self.world.leads:
-            score = validate.score(self.model, self.dataset, self.config.seq_len)
+            artifact = self.objective.artifact(self.model)
+            score = validate.score(artifact, self.dataset, self.config.seq_len)
             scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
             state.add(self._position() | scores)
-            sample = validate.sample(self.model, self.dataset)
+            sample = validate.sample(artifact, self.dataset)
             state.samples.append({"step": state.step, **sample})
             bar.say(
                 f"{self.places.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
                 f"{sample['prompt']}│{' '.join(sample['text'].split())[:90]}"
             )
             if state.judge(score.bpb):
-                save_checkpoint(self.places.best, self.model, self.dataset.tokenizer)
+                save_checkpoint(self.places.best, artifact, self.dataset.tokenizer)
         state.fruitless = int(self.world.agree(float(state.fruitless))[0])
         save(self)
 

@@ -1,4 +1,4 @@
-"""Muon for the matrices, AdamW for the rest.
+"""Muon for the matrices, AdamW for the rest; AdamW alone for the conventional reference.
 
 Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) takes the
 momentum of a matrix to the nearest orthogonal one. A projection that holds
@@ -83,12 +83,13 @@ class Optimizer:
 
     def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
         self.config = config
+        conventional = model.config.is_gpt2
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.parameters = list(names)
         # shape -> the parts that are orthogonalised together
         self.groups: dict[tuple[int, int], list[tuple[nn.Parameter, slice, bool]]] = {}
         taken = set()
-        for parameter, parts in _matrices(model):
+        for parameter, parts in () if conventional else _matrices(model):
             taken.add(parameter)
             for rows, stack in parts:
                 view = _part(parameter, rows, stack)
@@ -100,12 +101,13 @@ class Optimizer:
             for shape, parts in self.groups.items()
         }
         rest = [parameter for parameter in names if parameter not in taken]
-        embedding = [model.embedding.weight]
-        router = [p for p in rest if "router" in names[p]]
-        plain = [p for p in rest if p is not embedding[0] and "router" not in names[p]]
+        embedding = [] if conventional else [model.embedding.weight]
+        decayed = [p for p in rest if "router" in names[p] or (conventional and p.dim() == 2)]
+        seen = {*embedding, *decayed}
+        plain = [p for p in rest if p not in seen]
         groups = (
             (embedding, config.lr_embedding, config.weight_decay),
-            (router, config.lr_other, config.weight_decay),
+            (decayed, config.lr_other, config.weight_decay),
             (plain, config.lr_other, 0.0),
         )
         self.adam = torch.optim.AdamW(
@@ -115,7 +117,7 @@ class Optimizer:
                 if params
             ],
             betas=(0.9, 0.95),
-            eps=1e-10,
+            eps=1e-8 if conventional else 1e-10,
             fused=True,
         )
 

@@ -18,7 +18,9 @@ def fit_to(family: Family, params: float, vocab_size: int) -> ModelConfig:
     """
     best: tuple[int, ModelConfig] | None = None
     smallest: int | None = None
-    for size in PRESETS:
+    for size, families in PRESETS.items():
+        if family not in families:
+            continue
         model = preset(family, size, vocab_size)
         for width in range(32, 1025, 32):
             scale = width / model.d_model

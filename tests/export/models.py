@@ -6,9 +6,10 @@ from itera_lite.config import NAMES, PRESETS, ModelConfig, preset
 from itera_lite.model import LanguageModel
 
 VOCAB = 300
+SIZES = [size for size, families in PRESETS.items() if set(families) == set(NAMES)]
 ITERA = ModelConfig("itera", "ma", VOCAB, 64, n_experts=4, d_expert=32, d_ff=96, d_state=8)
 TRANSFORMER = ModelConfig("transformer", "aa", VOCAB, 64, d_ff=96, head_dim=16, n_kv_heads=2)
-SHAPES = [preset(family, size, VOCAB) for size in PRESETS for family in NAMES] + [
+SHAPES = [preset(family, size, VOCAB) for size in SIZES for family in NAMES] + [
     ModelConfig("itera", "mma", VOCAB, 64, n_experts=4, d_expert=32, d_ff=32, logits_scaling=2.0),
     ModelConfig("itera", "ma", VOCAB, 64, d_ff=96, d_conv=2, embedding_multiplier=3.0),
     ModelConfig("itera", "am", VOCAB, 64, d_ff=96, ssm_head_dim=16, residual_multiplier=0.5),

@@ -10,7 +10,7 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.train.sizing import fit_to
 
-ALL = [(family, size) for size in PRESETS for family in NAMES]
+ALL = [(family, size) for size, families in PRESETS.items() for family in families]
 
 
 @pytest.mark.parametrize(("family", "size"), ALL)
@@ -19,7 +19,8 @@ def test_parameters_are_those_of_the_model(family, size):
     model = LanguageModel(config)
     counted = cost(config)
     assert counted.params_total == sum(p.numel() for p in model.parameters())
-    assert counted.params_embedding == model.embedding.weight.numel()
+    positions = 0 if model.positions is None else model.positions.weight.numel()
+    assert counted.params_embedding == model.embedding.weight.numel() + positions
     assert counted.params_total == counted.params_embedding + counted.params_non_embedding
 
 

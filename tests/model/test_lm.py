@@ -9,7 +9,7 @@ from itera_lite.errors import ConfigError
 from itera_lite.model import LanguageModel
 from itera_lite.model.moe import MoE
 
-ALL = [(family, size) for size in PRESETS for family in ("itera", "transformer")]
+ALL = [(family, size) for size, families in PRESETS.items() for family in families]
 
 
 def randomised(config: ModelConfig) -> LanguageModel:

@@ -1,0 +1,37 @@
+"""A tokenizer with a vocabulary of the conventional size, whatever the size of the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from itera_lite.data.corpus import load_documents
+from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.tokenizer import Tokenizer, training_sample
+from itera_lite.errors import DataError
+
+GENERAL = "python"  # text that is on every machine
+
+
+def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
+    """`prepare` with a tokenizer of ``vocab_size``, as people take one that is made for all text.
+
+    It is trained on the set itself. A small text doesn't hold that many merges: then it is
+    trained on the set and on the standard library's source together. Like the tokens of any
+    general tokenizer, some of its tokens then never occur in the set.
+    """
+    try:
+        return prepare(data, vocab_size=vocab_size, quiet=quiet)
+    except DataError as error:
+        if "supports at most" not in str(error):
+            raise
+    if not quiet:
+        print(
+            f"the text alone doesn't hold {vocab_size:,} tokens: the tokenizer is trained on it "
+            "and on the standard library's source, as a general one"
+        )
+
+    def documents() -> Iterator[bytes]:
+        for spec in (data, GENERAL):
+            yield from training_sample(load_documents(spec).splits["train"])[0]
+
+    return prepare(data, tokenizer=Tokenizer.train(documents(), vocab_size), quiet=quiet)

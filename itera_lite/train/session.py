@@ -1,0 +1,227 @@
+"""One training from its settings to a scored checkpoint and the summary of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from itera_lite import kernels
+from itera_lite.bench.provenance import provenance, usable_cores
+from itera_lite.config import ModelConfig, TrainConfig
+from itera_lite.data.shards import Dataset
+from itera_lite.evaluate.bits import score_documents
+from itera_lite.files import write_json
+from itera_lite.kernels.build import keep_memory
+from itera_lite.model import LanguageModel
+from itera_lite.train.budget import Budget
+from itera_lite.train.checkpoint import load_checkpoint
+from itera_lite.train.distributed import World
+from itera_lite.train.loop import EVALUATIONS, Trainer
+from itera_lite.train.metrics import expert_loads
+from itera_lite.train.objective import Objective
+from itera_lite.train.precision import Choice, Precision, choose
+from itera_lite.train.resume import Places, go_on
+
+FINAL_BYTES = 2_000_000  # of validation text for the last score; more is sampled by `itera eval`
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where trainings run: processes, threads, precision, and whether they are shown."""
+
+    world: World
+    precision: Choice
+    problem: str | None  # why the fused kernels are off; None where they are on
+    quiet: bool = False
+
+    @classmethod
+    def prepare(
+        cls,
+        precision: Precision = "auto",
+        threads: int | None = None,
+        quiet: bool = False,
+        world: World | None = None,
+    ) -> Setting:
+        """Set the threads, compile the fused kernels (once), measure which precision is fast."""
+        world = world or World()
+        torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
+        problem = kernels.enable()
+        keep_memory()
+        return cls(world, choose(precision, world.device), problem, quiet)
+
+
+def run_training(
+    shape: ModelConfig,
+    config: TrainConfig,
+    dataset: Dataset,
+    budget: Budget,
+    places: Places,
+    setting: Setting,
+    *,
+    spec: str,
+    initial: LanguageModel | None = None,
+    objective: Objective | None = None,
+    resume: bool = False,
+    patience: int = 6,
+    evaluations: int = EVALUATIONS,
+    notes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train a model, score its best checkpoint, write and return the summary.
+
+    Args:
+        spec: how the set was named, for the summary.
+        initial: a model to begin with, instead of random weights; it is changed.
+        objective: what a step minimises; the next token by default.
+        resume: go on where the run of this name was stopped.
+        notes: more for the summary, such as what the run began from.
+    """
+    world = setting.world
+    if world.leads and not setting.quiet:
+        _announce(places.name, shape, config, budget, dataset, setting)
+    trainer = Trainer(
+        *(shape, config, dataset, budget, places, setting.precision, world),
+        patience=patience,
+        quiet=setting.quiet,
+        evaluations=evaluations,
+        initial=initial,
+        objective=objective,
+    )
+    if resume:
+        go_on(trainer)
+    begin = time.time()
+    ended = trainer.run()
+    summary: dict[str, Any] = {}
+    if world.leads:
+        summary = _finish(trainer, ended, time.time() - begin, spec, setting.problem, notes or {})
+    world.wait()
+    return summary
+
+
+def _finish(
+    trainer: Trainer,
+    ended: str,
+    wall: float,
+    spec: str,
+    problem: str | None,
+    notes: dict[str, Any],
+) -> dict[str, Any]:
+    """Score the best model on the validation text, in float32, and write the summary."""
+    places, dataset, config, state = trainer.places, trainer.dataset, trainer.config, trainer.state
+    loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(trainer.model)]
+    model, tokenizer = load_checkpoint(places.best)
+    score = score_documents(
+        model, tokenizer, _first_bytes(dataset.documents("valid")), seq_len=config.seq_len
+    )
+    counts, manifest = trainer.cost, dataset.manifest
+    train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
+    speed = trainer.tokens / state.seconds
+    share = trainer.mfu(speed)
+    summary: dict[str, Any] = {
+        "name": places.name,
+        "family": model.config.family,
+        "config": model.config.to_dict(),
+        "train": {
+            "batch_size": config.batch_size,
+            "seq_len": config.seq_len,
+            "steps": state.step,
+            "tokens": trainer.tokens,
+            "epochs": trainer.loader.epoch,
+            "seconds": state.seconds,
+            "minutes_wall": wall / 60,
+            "tokens_per_second": speed,
+            "mfu": share,
+            "peak_gflops": trainer.precision.peak / 1e9,
+            "precision": trainer.precision.name,
+            "precision_reason": trainer.precision.reason,
+            "fused_kernels": problem is None,
+            "threads": torch.get_num_threads(),
+            "processes": trainer.world.size,
+            "seed": config.seed,
+            "lr_matrix": config.lr_matrix,
+            "lr_embedding": config.lr_embedding,
+            "lr_other": config.lr_other,
+            "weight_decay": config.weight_decay,
+            "budget": {"unit": trainer.budget.unit, "amount": trainer.budget.amount},
+            "stopped": ended,
+        },
+        "params": {
+            "total": counts.params_total,
+            "embedding": counts.params_embedding,
+            "non_embedding": counts.params_non_embedding,
+            "active": counts.params_active,
+        },
+        "flops_per_token": {"forward": counts.flops_forward, "train": counts.flops_train},
+        "flops_breakdown": counts.breakdown,
+        "valid": {
+            "bpb": score.bpb,
+            "loss": score.loss,
+            "ppl": score.ppl,
+            "tokens": score.tokens,
+            "bytes": score.bytes,
+        },
+        "best": state.best,
+        "dataset": {
+            "name": dataset.name,
+            "spec": spec,
+            "sha256": manifest["sha256"],
+            "tokenizer_sha256": dataset.tokenizer.sha256,
+            "vocab_size": dataset.tokenizer.vocab_size,
+            "train_bytes": train_bytes,
+            "train_tokens": train_tokens,
+            "valid_bytes": dataset.n_bytes("valid"),
+            "valid_tokens": len(dataset.tokens("valid")) - 1,
+            "bytes_per_token": train_bytes / train_tokens,
+        },
+        "expert_load": loads,
+        "samples": state.samples,
+        "provenance": provenance(seed=config.seed),
+        **notes,
+    }
+    write_json(places.summary, summary)
+    if not trainer.quiet:
+        print(
+            f"{places.name}: {score.bpb:.4f} bits per byte on the validation text "
+            f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
+            f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {share:.0%} of the peak; "
+            f"checkpoint {places.best}"
+        )
+    return summary
+
+
+def _first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
+    """Whole documents, until `FINAL_BYTES` are reached."""
+    total = 0
+    for document in documents:
+        yield document
+        total += len(document)
+        if total >= FINAL_BYTES:
+            return
+
+
+def _announce(
+    name: str,
+    shape: ModelConfig,
+    config: TrainConfig,
+    budget: Budget,
+    dataset: Dataset,
+    setting: Setting,
+) -> None:
+    """Say what was derived, and why."""
+    from itera_lite.model.cost import cost
+
+    c = cost(shape, config.seq_len)
+    amount = f"{budget.amount:,.0f} tokens" if budget.unit == "tokens" else f"{budget.amount:.0f} s"
+    print(
+        f"{name}: {shape.pattern} x {shape.d_model}, {c.params_total:,} parameters "
+        f"({c.params_active:,} active), {c.flops_forward / 1e6:.2f} MFLOP/token; "
+        f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
+        f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
+        f"{config.batch_size} x {config.seq_len} tokens a step, "
+        f"{torch.get_num_threads()} threads; {setting.precision.reason}"
+    )
+    if setting.problem:
+        print(f"{name}: plain PyTorch, without the fused kernels: {setting.problem}")
