@@ -114,7 +114,7 @@ def _finish(
     loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(trainer.model)]
     model, tokenizer = load_checkpoint(places.best)
     score = score_documents(
-        model, tokenizer, _first_bytes(dataset.documents("valid")), seq_len=config.seq_len
+        model, tokenizer, first_bytes(dataset.documents("valid")), seq_len=config.seq_len
     )
     counts, manifest = trainer.cost, dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
@@ -192,7 +192,7 @@ def _finish(
     return summary
 
 
-def _first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
+def first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
     """Whole documents, until `FINAL_BYTES` are reached."""
     total = 0
     for document in documents:

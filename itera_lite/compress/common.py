@@ -1,0 +1,168 @@
+"""What the ways to compress share: the model they begin from, their budget, and a result of
+which nothing was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from itera_lite.bench.provenance import provenance
+from itera_lite.config import Family, TrainConfig
+from itera_lite.data.shards import Dataset
+from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.score import Score
+from itera_lite.files import write_json
+from itera_lite.model import LanguageModel
+from itera_lite.model.cost import cost
+from itera_lite.train.budget import Budget, budget_of
+from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
+from itera_lite.train.resume import Places
+from itera_lite.train.run import train_config
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint that a compression begins from."""
+
+    folder: Path
+    model: LanguageModel
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, checkpoint: str | Path) -> Start:
+        folder = Path(checkpoint)
+        return cls(folder, *load_checkpoint(folder))
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def places(self, name: str | None, default: str, checkpoints: Path, results: Path) -> Places:
+        """Where the result goes: never onto the checkpoint itself.
+
+        Raises:
+            UsageError: where it would.
+        """
+        places = Places(name or default, Path(checkpoints), Path(results))
+        if self.folder.resolve() in (places.best.resolve(), places.last.resolve()):
+            raise UsageError(
+                f"the result '{places.name}' would replace the checkpoint '{self.folder}' that it "
+                "is made from: give another --name"
+            )
+        return places
+
+    def score(self, documents: Sequence[bytes]) -> Score:
+        return score(self.model, self.tokenizer, documents)
+
+    def record(self, before: Score) -> dict[str, Any]:
+        """What the summary says about it."""
+        config = self.model.config
+        return {
+            "name": self.name,
+            "params": cost(config).params_total,
+            "vocab_size": config.vocab_size,
+            "n_experts": config.n_experts,
+            "tokenizer_sha256": self.tokenizer.sha256,
+            "bpb": before.bpb,
+            "bytes_per_token": before.bytes / before.tokens,
+        }
+
+
+def score(model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[bytes]) -> Score:
+    """Quality in float32, in the windows of a training's last score."""
+    window = min(TrainConfig().seq_len, model.config.max_seq_len)
+    return score_documents(model, tokenizer, documents, seq_len=window)
+
+
+def budget_for(
+    dataset: Dataset, minutes: float | None, tokens: str | None, default: float
+) -> Budget | None:
+    """The budget of a short training after the compression; None for none at all.
+
+    Args:
+        default: minutes, where neither is given.
+
+    Raises:
+        UsageError: both are given, or one is below zero.
+    """
+    if minutes is not None and tokens is not None:
+        raise UsageError("--minutes and --tokens are each a budget: give one of them")
+    if tokens is None:
+        minutes = default if minutes is None else minutes
+        if not 0 <= minutes < float("inf"):
+            raise UsageError(f"--minutes {minutes:g}: expected 0 (no training) or more")
+        if minutes == 0:
+            return None
+    return budget_of(dataset, None, minutes, tokens)
+
+
+def gentle(family: Family, budget: Budget, rate: float, seed: int) -> TrainConfig:
+    """A family's recipe for going on from trained weights: every learning rate times
+    ``rate``."""
+    config = train_config(family, {"batch_size": budget.batch_size}, seed)
+    return replace(
+        config,
+        lr_matrix=config.lr_matrix * rate,
+        lr_embedding=config.lr_embedding * rate,
+        lr_other=config.lr_other * rate,
+    )
+
+
+def share_of(option: str, text: str) -> float:
+    """``1%`` -> 0.01.
+
+    Raises:
+        UsageError: for anything but a percentage; the message names ``option``.
+    """
+    try:
+        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else -1.0
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < float("inf"):
+        raise UsageError(f"--{option} {text}: expected a percentage such as 1%")
+    return share
+
+
+def save_untrained(
+    model: LanguageModel,
+    dataset: Dataset,
+    places: Places,
+    valid: Score,
+    *,
+    spec: str,
+    seed: int,
+    notes: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a result that no training followed, with the summary that a training would have
+    written, but for what is about training."""
+    save_checkpoint(places.best, model, dataset.tokenizer)
+    counts = cost(model.config, TrainConfig().seq_len)
+    summary: dict[str, Any] = {
+        "name": places.name,
+        "family": model.config.family,
+        "config": model.config.to_dict(),
+        "params": {
+            "total": counts.params_total,
+            "embedding": counts.params_embedding,
+            "non_embedding": counts.params_non_embedding,
+            "active": counts.params_active,
+        },
+        "flops_per_token": {"forward": counts.flops_forward, "train": counts.flops_train},
+        "flops_breakdown": counts.breakdown,
+        "valid": {
+            "bpb": valid.bpb,
+            "loss": valid.loss,
+            "ppl": valid.ppl,
+            "tokens": valid.tokens,
+            "bytes": valid.bytes,
+        },
+        "dataset": {**dataset.summary(), "spec": spec},
+        "provenance": provenance(seed=seed),
+        **notes,
+    }
+    write_json(places.summary, summary)
+    return summary
