@@ -36,34 +36,6 @@ _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 )
 
-_TOP = {"embedding.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
-_LAYER = {
-    "mixer_norm.weight": "attn_norm.weight",
-    "ffn_norm.weight": "ffn_norm.weight",
-    "mixer.q_proj.weight": "attn_q.weight",
-    "mixer.k_proj.weight": "attn_k.weight",
-    "mixer.v_proj.weight": "attn_v.weight",
-    "mixer.o_proj.weight": "attn_output.weight",
-    "mixer.in_proj.weight": "ssm_in.weight",
-    "mixer.conv_weight": "ssm_conv1d.weight",
-    "mixer.conv_bias": "ssm_conv1d.bias",
-    "mixer.dt_bias": "ssm_dt.bias",
-    "mixer.A_log": "ssm_a",
-    "mixer.D": "ssm_d",
-    "mixer.norm.weight": "ssm_norm.weight",
-    "mixer.out_proj.weight": "ssm_out.weight",
-    "ffn.router.weight": "ffn_gate_inp.weight",
-    "ffn.down": "ffn_down_exps.weight",
-    "ffn.shared.down.weight": "ffn_down_shexp.weight",
-    "ffn.down.weight": "ffn_down.weight",
-}
-_GATE_UP = {  # one tensor of ours, two of GGUF's
-    "ffn.gate_up": "_exps.weight",
-    "ffn.shared.gate_up.weight": "_shexp.weight",
-    "ffn.gate_up.weight": ".weight",
-}
-
-
 def export_gguf(
     checkpoint: str | Path, type: str = "q8_0", output: str | Path | None = None
 ) -> Summary:
@@ -111,38 +83,6 @@ def export_gguf(
         writer.write_tensors_to_file()
         writer.close()
     return Summary(path, type, path.stat().st_size, by_type)
-
-
-def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The model's weights in float32, under GGUF's names and in its shapes, layer by layer."""
-    c = model.config
-    for full_name, value in model.state_dict().items():
-        weights = value.detach().float().contiguous().numpy()
-        if full_name in _TOP:
-            yield _TOP[full_name], weights
-            continue
-        _, layer, name = full_name.split(".", 2)
-        prefix = f"blk.{layer}."
-        if name in _GATE_UP:
-            gate, up = np.split(weights, 2, axis=-2)
-            yield f"{prefix}ffn_gate{_GATE_UP[name]}", np.ascontiguousarray(gate)
-            yield f"{prefix}ffn_up{_GATE_UP[name]}", np.ascontiguousarray(up)
-            continue
-        if name == "mixer.A_log":
-            weights = -np.exp(weights)[:, None]
-        elif name == "mixer.D":
-            weights = weights[:, None]
-        elif name == "mixer.norm.weight":
-            weights = weights[None]  # (groups, d_inner / groups)
-        elif c.uses_rope and name in ("mixer.q_proj.weight", "mixer.k_proj.weight"):
-            weights = _interleave_halves(weights, c.head_dim)
-        yield prefix + _LAYER[name], weights
-
-
-def _interleave_halves(weights: NDArray[np.float32], head_dim: int) -> NDArray[np.float32]:
-    """Rows of each head from (first half, second half) to pairs: what ``llama`` rotates."""
-    halves = weights.reshape(-1, 2, head_dim // 2, weights.shape[1])
-    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(weights.shape)
 
 
 def _add_general(

@@ -15,6 +15,7 @@ from itera_lite.kernels.library import load_library
 from itera_lite.kernels.loss import linear_cross_entropy
 from itera_lite.kernels.mamba2 import mamba2, mamba2_from
 from itera_lite.kernels.norm import add_rms_norm, rms_norm
+from itera_lite.kernels.soft_loss import linear_soft_cross_entropy
 
 __all__ = [
     "add_rms_norm",
@@ -24,6 +25,7 @@ __all__ = [
     "experts",
     "gated_silu",
     "linear_cross_entropy",
+    "linear_soft_cross_entropy",
     "mamba2",
     "mamba2_from",
     "rms_norm",

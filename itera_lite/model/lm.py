@@ -27,7 +27,7 @@ State = list[MambaState | AttentionState]
 class StepLoss:
     """What one batch costs. ``total`` is what training minimises."""
 
-    total: Tensor  # scalar: cross_entropy + weighted balance
+    total: Tensor  # scalar: cross_entropy, or an objective's own loss, + weighted balance
     cross_entropy: Tensor  # scalar, nats a token
     balance: Tensor  # scalar, 1 when the experts are used alike; 0 in a dense model
 
@@ -177,8 +177,14 @@ class LanguageModel(nn.Module):
             )
         else:
             cross_entropy = F.cross_entropy(self._head(hidden), targets.flatten())
+        return self.step_loss(cross_entropy, cross_entropy, balance_weight)
+
+    def step_loss(
+        self, minimised: Tensor, cross_entropy: Tensor, balance_weight: float
+    ) -> StepLoss:
+        """What is minimised of the last batch, with its experts' balance loss added."""
         moes = [block.ffn for block in self.blocks if isinstance(block.ffn, MoE)]
         losses = [moe.balance_loss for moe in moes if moe.balance_loss is not None]
-        balance = torch.stack(losses).mean() if losses else cross_entropy.new_zeros(())
-        total = cross_entropy + balance_weight * balance if losses else cross_entropy
+        balance = torch.stack(losses).mean() if losses else minimised.new_zeros(())
+        total = minimised + balance_weight * balance if losses else minimised
         return StepLoss(total, cross_entropy, balance)

@@ -19,7 +19,7 @@ from itera_lite.data.general import prepare_general
 from itera_lite.data.shards import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.train.budget import budget_of, number_of
+from itera_lite.train.budget import Budget, budget_of, number_of
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
@@ -130,7 +130,7 @@ def train(
             world.wait()
         used = budget_of(dataset, epochs, minutes, tokens)
         wishes = {
-            "batch_size": batch_size or used.batch_size,
+            "batch_size": batch_size,
             "seq_len": seq_len,
             "lr_matrix": lr_matrix,
             "lr_embedding": lr_embedding,
@@ -151,7 +151,7 @@ def train(
             run_name = name or default
             summaries[run_name] = run_training(
                 shape,
-                train_config(family, wishes, seed),
+                train_config(family, used, wishes, seed),
                 dataset,
                 used,
                 Places(run_name, Path(checkpoints), Path(results)),
@@ -166,8 +166,15 @@ def train(
         world.leave()
 
 
-def train_config(family: Family, wishes: dict[str, Any], seed: int = 0) -> TrainConfig:
-    """The recipe of a family, and over it what was asked for (None: nothing)."""
+def train_config(
+    family: Family, budget: Budget, wishes: dict[str, Any], seed: int = 0
+) -> TrainConfig:
+    """What follows from the budget, over it the recipe of a family, over it what was asked for.
+
+    Args:
+        wishes: fields of `TrainConfig`; None where nothing was asked for.
+    """
+    derived = {"batch_size": budget.batch_size}
     recipe = REFERENCE_TRAIN if family == "gpt2" else {}
     asked = {key: value for key, value in wishes.items() if value is not None}
-    return replace(TrainConfig(seed=seed), **(recipe | asked))
+    return replace(TrainConfig(seed=seed), **(derived | recipe | asked))
