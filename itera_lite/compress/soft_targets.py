@@ -1,0 +1,219 @@
+"""Teachers' likeliest tokens and their probabilities, by place in the stream, kept on disk.
+
+A folder of the cache, under a key of everything that decides its content:
+
+    manifest.json    what it is of
+    ids.bin          (places, k) uint16, or uint32 for a large vocabulary
+    shares.bin       (places, k) float16: their probabilities, falling
+    filled.bin       a byte for each `BLOCK` places: 1 where they are done
+    spent.json       teacher seconds so far, and how the teachers do on the text
+
+The files are memory-mapped and sparse: a place takes room on disk, and a teacher's time, only
+when a student is to see it. What is written stays, whoever is stopped when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from itera_lite.compress import teacher as teaching
+from itera_lite.compress.bytewise import Bridge
+from itera_lite.compress.teacher import Teacher
+from itera_lite.data.shards import Dataset
+from itera_lite.files import cache_folder, write_json
+
+FORMAT = 1
+BLOCK = 32  # places that are filled together
+PIECE = 4096  # places that the teachers speak about before anything is written
+FLUSH_SECONDS = 20.0
+
+
+class SoftTargets:
+    """The teachers' mean distribution at each place of a set's train stream, its top k.
+
+    Args:
+        teachers: one or more; their probabilities are averaged.
+        dataset: the student's, in the student's tokens.
+        k: how many tokens are kept a place.
+        quiet: no progress bar.
+    """
+
+    def __init__(
+        self, teachers: Sequence[Teacher], dataset: Dataset, k: int, *, quiet: bool = False
+    ) -> None:
+        self.teachers, self.dataset, self.quiet = list(teachers), dataset, quiet
+        self.vocab_size = dataset.tokenizer.vocab_size
+        self.k = min(k, self.vocab_size - 1)
+        self.places = dataset.n_tokens("train")
+        self._ready = False
+        manifest = {
+            "format": FORMAT,
+            "text_sha256": dataset.manifest["sha256"],
+            "tokenizer_sha256": dataset.tokenizer.sha256,
+            "teachers_sha256": sorted(teacher.sha256 for teacher in teachers),
+            "teacher_tokenizers_sha256": sorted(t.tokenizer.sha256 for t in teachers),
+            "k": self.k,
+            "window": teaching.WINDOW,
+            "context": teaching.CONTEXT,
+        }
+        key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = cache_folder() / "teachers" / f"{dataset.name}-{key}".replace("/", "_")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        wide = "<u2" if self.vocab_size <= 65_536 else "<u4"
+        self._ids = self._map("ids.bin", wide, (self.places, self.k))
+        self._shares = self._map("shares.bin", "<f2", (self.places, self.k))
+        self._filled = self._map("filled.bin", "u1", (-(-self.places // BLOCK),))
+        write_json(self.folder / "manifest.json", manifest)
+
+    def at(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The teachers' tokens and probabilities at places; asks the teachers where needed.
+
+        Returns:
+            (n, k) int64 ids, different in each row, and (n, k) float32 probabilities. Where no
+            teacher says anything the row's probabilities are 0.
+        """
+        places = places.ravel() % self.places
+        self.fill(np.unique(places // BLOCK))
+        ids = torch.from_numpy(self._ids[places].astype(np.int64))
+        return ids, torch.from_numpy(self._shares[places].astype(np.float32))
+
+    def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the blocks that aren't filled."""
+        missing: NDArray[np.int64] = blocks[self._filled[blocks] == 0]
+        return missing
+
+    def fill(self, blocks: NDArray[np.int64], say: str = "") -> None:
+        """Have the teachers speak about blocks, rising, that aren't filled; ``say`` shows a bar."""
+        missing = self.missing(blocks)
+        if not len(missing):
+            return
+        self._prepare()
+        rows = max(BLOCK, min(PIECE, teaching.LOGITS // self.vocab_size))
+        bar = tqdm(
+            total=len(missing) * BLOCK,
+            desc=say,
+            unit="tok",
+            unit_scale=True,
+            disable=True if self.quiet or not say else None,
+        )
+        spent, flushed = _Spent(), time.monotonic()
+        try:
+            for first in range(0, len(missing), rows // BLOCK):
+                piece = missing[first : first + rows // BLOCK]
+                begin = time.perf_counter()
+                spent = spent.plus(self._fill_piece(piece), time.perf_counter() - begin)
+                bar.update(len(piece) * BLOCK)
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    spent, flushed = self._flush(spent), time.monotonic()
+        finally:
+            bar.close()
+            self._flush(spent)
+
+    def spent(self) -> dict[str, float]:
+        """The whole cache: places filled, teacher seconds, share taught, top-k mass, loss."""
+        return _Spent.read(self.folder / "spent.json").report()
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the cache takes on disk."""
+        return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
+
+    def _fill_piece(self, blocks: NDArray[np.int64]) -> Tensor:
+        """Fill some blocks. Returns places, places taught, their top-k mass, their nats."""
+        places = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+        places = places[places < self.places]
+        mean, said = self.teachers[0].speak(places, self.vocab_size)
+        if len(self.teachers) > 1:
+            voices = said.float()
+            for teacher in self.teachers[1:]:
+                more, speaks = teacher.speak(places, self.vocab_size)
+                mean += more
+                voices += speaks
+            mean /= voices.clamp(min=1)[:, None]
+            said = voices > 0
+        top, ids = mean.topk(self.k)
+        targets = self.dataset.tokens("train")[places].astype(np.int64)
+        right = mean[torch.arange(len(places)), torch.from_numpy(targets)]
+        self._ids[places] = ids.numpy().astype(self._ids.dtype)
+        self._shares[places] = top.numpy().astype(np.float16)
+        self._filled[blocks] = 1
+        nats = -right[said].clamp(min=1e-9).log().sum()
+        return torch.stack([torch.tensor(float(len(places))), said.sum(), top.sum(), nats])
+
+    def _prepare(self) -> None:
+        """Give the teachers their text; another tokenizer's takes a while, so only on demand."""
+        if self._ready:
+            return
+        for teacher in self.teachers:
+            bridge = None
+            if teacher.tokenizer.sha256 != self.dataset.tokenizer.sha256:
+                documents, stream = self.dataset.documents("train"), self.dataset.tokens("train")
+                bridge = Bridge.build(
+                    documents, stream, self.dataset.tokenizer, teacher.tokenizer
+                )
+            teacher.read(self.dataset.tokens("train"), bridge)
+        self._ready = True
+
+    def _flush(self, spent: _Spent) -> _Spent:
+        """To disk, the values before the marks that say they are there; a fresh count."""
+        for array in (self._ids, self._shares, self._filled):
+            array.flush()
+        path = self.folder / "spent.json"
+        _Spent.read(path).plus(spent.counts, spent.seconds).write(path)
+        return _Spent()
+
+    def _map(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+        path = self.folder / name
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with open(path, "ab") as file:
+            if path.stat().st_size != size:
+                file.truncate(size)
+        return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+class _Spent:
+    """What a cache has cost and what is in it: sums that are added to as it fills."""
+
+    NAMES = ("places", "taught", "mass", "nats")
+
+    def __init__(self, counts: Tensor | None = None, seconds: float = 0.0) -> None:
+        self.counts = torch.zeros(4, dtype=torch.float64) if counts is None else counts
+        self.seconds = seconds
+
+    def plus(self, counts: Tensor, seconds: float) -> _Spent:
+        return _Spent(self.counts + counts.double(), self.seconds + seconds)
+
+    @classmethod
+    def read(cls, path: Path) -> _Spent:
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            counts = torch.tensor([raw[name] for name in cls.NAMES], dtype=torch.float64)
+            return cls(counts, float(raw["seconds"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls()
+
+    def write(self, path: Path) -> None:
+        sums = dict(zip(self.NAMES, self.counts.tolist(), strict=True))
+        write_json(path, sums | {"seconds": self.seconds})
+
+    def report(self) -> dict[str, float]:
+        places, taught, mass, nats = self.counts.tolist()
+        some = max(taught, 1.0)
+        return {
+            "places": places,
+            "seconds": self.seconds,
+            "share_taught": taught / max(places, 1.0),
+            "top_k_mass": mass / some,
+            "teacher_loss": nats / some,
+        }
