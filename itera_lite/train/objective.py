@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from itera_lite.model import LanguageModel, StepLoss
@@ -25,3 +27,7 @@ class Objective:
     def artifact(self, model: LanguageModel) -> LanguageModel:
         """The model as it is scored and saved: here itself."""
         return model
+
+    def identity(self) -> dict[str, Any]:
+        """What must be alike, as JSON holds it, for one run to go on from another."""
+        return {}

@@ -102,4 +102,5 @@ def _identity(trainer: Trainer) -> dict[str, Any]:
         "tokenizer_sha256": trainer.dataset.tokenizer.sha256,
         "dataset_sha256": trainer.dataset.manifest["sha256"],
         "precision": trainer.precision.name,
+        "objective": trainer.objective.identity(),
     }
