@@ -103,7 +103,7 @@ def budget_for(
 def gentle(family: Family, budget: Budget, rate: float, seed: int) -> TrainConfig:
     """A family's recipe for going on from trained weights: every learning rate times
     ``rate``."""
-    config = train_config(family, {"batch_size": budget.batch_size}, seed)
+    config = train_config(family, budget, {}, seed)
     return replace(
         config,
         lr_matrix=config.lr_matrix * rate,
