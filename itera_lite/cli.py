@@ -46,9 +46,17 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
+    "compress distill": (
+        "itera_lite.compress.distill:distill",
+        "Train a small model on what a larger one says.",
+    ),
     "export": (
         "itera_lite.export.run:export",
         "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
+    ),
+    "compress vocab": (
+        "itera_lite.compress.vocabulary:vocab",
+        "Give a model a smaller vocabulary, made for your text.",
     ),
     "report": ("itera_lite.report.build:report", "Write the report from the result files."),
 }
@@ -80,7 +88,10 @@ def build_app(arguments: Sequence[str]) -> App:
         parent, _, name = verb.rpartition(" ")
         if not parent:
             app.command(target, name=name, help=summary, sort_key=place)
-        elif list(arguments[:1]) == [parent]:  # a verb below a verb needs the upper one's module
+            continue
+        if parent not in VERBS and parent not in app:  # only verbs below it
+            app.command(App(name=parent, help=f"See: itera {parent} --help", sort_key=place))
+        if list(arguments[:1]) == [parent]:  # a verb below a verb needs the upper one's module
             app[parent].command(target, name=name, help=summary)
     return app
 
@@ -119,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _top_verbs() -> list[str]:
-    return [verb for verb in VERBS if " " not in verb]
+    return list(dict.fromkeys(verb.split(" ")[0] for verb in VERBS))
 
 
 def _unknown(first: str) -> str:
