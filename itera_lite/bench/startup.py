@@ -57,7 +57,7 @@ def measure_startup(path: Path, repeats: int) -> dict[str, Any]:
         if program is not None:
             found["first_token_ms"] = _first_token(program, path)
             if STATUS.exists():
-                found["peak_rss_bytes"] = _peak(program, path)
+                found["peak_rss_bytes"] = program_peak(program, path)
         if repeat >= 0:  # the first round only warms up
             for key, value in found.items():
                 samples[key].append(value)
@@ -104,7 +104,7 @@ def _first_token(program: Path, path: Path) -> float:
     return 1e3 * (end - begin)
 
 
-def _peak(program: Path, path: Path) -> float:
+def program_peak(program: Path, path: Path) -> float:
     """Peak resident bytes while it writes a text; looked up when the reader lets it wait.
 
     Not by `wait4`: what a child's record says begins with the memory of the process that
