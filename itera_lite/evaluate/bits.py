@@ -164,7 +164,7 @@ def stream_bits(
         tokens: the stream (T,), any integer type.
         token_byte_lengths: bytes of each token id (V,).
         seq_len: predictions a window.
-        batch_size: windows at a time.
+        batch_size: windows at a time, fewer where their logits would take too much memory.
         max_tokens: score about this many tokens at most; at least one window.
 
     Raises:
@@ -177,6 +177,7 @@ def stream_bits(
     wanted = available if max_tokens is None else max(1, min(available, max_tokens // seq_len))
     starts = (np.arange(wanted) * available // wanted) * seq_len
     device = next(model.parameters()).device
+    batch_size = max(1, min(batch_size, LOGITS_PER_BATCH // len(token_byte_lengths) // seq_len))
     score = Score()
     with evaluating(model):
         for first in range(0, wanted, batch_size):

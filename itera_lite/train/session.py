@@ -69,6 +69,7 @@ def run_training(
     patience: int = 6,
     evaluations: int = EVALUATIONS,
     notes: dict[str, Any] | None = None,
+    final_bytes: int = FINAL_BYTES,
 ) -> dict[str, Any]:
     """Train a model, score its best checkpoint, write and return the summary.
 
@@ -78,6 +79,7 @@ def run_training(
         objective: what a step minimises; the next token by default.
         resume: go on where the run of this name was stopped.
         notes: more for the summary, such as what the run began from.
+        final_bytes: of validation text for the last score.
     """
     world = setting.world
     if world.leads and not setting.quiet:
@@ -96,7 +98,8 @@ def run_training(
     ended = trainer.run()
     summary: dict[str, Any] = {}
     if world.leads:
-        summary = _finish(trainer, ended, time.time() - begin, spec, setting.problem, notes or {})
+        wall = time.time() - begin
+        summary = _finish(trainer, ended, wall, spec, setting.problem, notes or {}, final_bytes)
     world.wait()
     return summary
 
@@ -108,6 +111,7 @@ def _finish(
     spec: str,
     problem: str | None,
     notes: dict[str, Any],
+    final_bytes: int,
 ) -> dict[str, Any]:
     """Score the best model on the validation text, in float32, and write the summary."""
     places, dataset, config, state = trainer.places, trainer.dataset, trainer.config, trainer.state
@@ -198,7 +202,7 @@ def first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
     for document in documents:
         yield document
         total += len(document)
-        if total >= FINAL_BYTES:
+        if total >= enough:
             return
 
 
