@@ -1,0 +1,129 @@
+"""The verb `ladder`: from a conventional Transformer to the native engine, rung by rung."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from itera_lite.bench.provenance import provenance
+from itera_lite.compress.rungs import STAGES, Plan, shipped_share, stages
+from itera_lite.errors import UsageError
+from itera_lite.files import write_json
+from itera_lite.train.precision import Precision
+from itera_lite.train.session import FINAL_BYTES, Setting
+
+MINUTES = 30.0
+QUICK_MINUTES = 0.5
+QUICK_BYTES = 50_000
+REPEATS = 5
+QUICK_REPEATS = 3
+
+
+def ladder(
+    data: str = "python",
+    *,
+    quick: bool = False,
+    minutes: float | None = None,
+    size: int = 2048,
+    student: str = "nano",
+    teacher: Path | None = None,
+    seeds: int = 1,
+    repeats: int | None = None,
+    precision: Precision = "auto",
+    threads: int | None = None,
+    quiet: bool = False,
+    checkpoints: Path | None = None,
+    results: Path = Path("results"),
+) -> dict[str, Any]:
+    """Climb from a conventional Transformer to 100-300x, measured.
+
+    Trains and makes every rung, then measures all of them in turns: bits per byte on held-out
+    text, bytes on disk, memory, processor time and energy of the text they write. What is
+    finished is not done again, so it may be stopped with Ctrl-C and started again. Writes
+    RESULTS/ladder.json, which `itera report` shows, and the trainings' own files into
+    RESULTS/ladder.
+
+    Args:
+        data: Set or path.
+        quick: A small version in about 10 minutes: it shows the way, not what it leads to.
+        minutes: Length of a training; a rung takes from 0.4 to 2 of them, the reference as
+            long as everything that the shipped artifact needs.
+        size: Tokens of the small vocabulary.
+        student: Preset of the model that is shipped.
+        teacher: A trained checkpoint that teaches, with a vocabulary of that size; by default
+            one is trained.
+        seeds: Trainings of every rung with different seeds, for the spread of its quality.
+        repeats: How often each cost is measured.
+        precision: Of the trainings' matrix products.
+        threads: Processor threads of the trainings; text is always written with one.
+        quiet: No progress.
+        checkpoints: Folder of the checkpoints; by default checkpoints/ladder-DATA.
+        results: Folder of the result files.
+
+    Returns:
+        What ladder.json holds.
+    """
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise UsageError(f"--minutes {minutes:g}: expected more than 0")
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds}: expected 1 or more")
+    if repeats is not None and repeats < 1:
+        raise UsageError(f"--repeats {repeats}: expected 1 or more")
+    minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
+    heldout_bytes = QUICK_BYTES if quick else FINAL_BYTES
+    folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")
+    setting = Setting.prepare(precision, threads, quiet)
+    plans = [
+        Plan(
+            data=data,
+            minutes=minutes,
+            size=size,
+            student=student,
+            teacher=None if teacher is None else Path(teacher),
+            seed=seed,
+            checkpoints=folder,
+            results=Path(results) / "ladder",
+            setting=setting,
+            threads=threads,
+            final_bytes=heldout_bytes,
+        )
+        for seed in range(seeds)
+    ]
+    if not quiet:
+        each = sum(stage.share for stage in STAGES) + shipped_share()
+        print(
+            f"ladder on {data}: about {each * minutes * seeds:.0f} minutes of training where "
+            "nothing is finished yet, then the measurements"
+        )
+    for plan in plans:
+        for stage, amount in stages(plan):
+            if plan.summary(stage.name) is not None:
+                if not quiet:
+                    print(f"{stage.title}: finished before ({plan.folder(stage.name)})")
+                continue
+            if not quiet:
+                print(f"{stage.title}: {amount:.1f} minutes")
+            stage.make(plan, amount)
+
+    from itera_lite.compress.climb import measure_rungs, show, targets_of
+
+    repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
+    measured = measure_rungs(plans, repeats, heldout_bytes)
+    record = {
+        **measured,
+        "data": data,
+        "quick": quick,
+        "minutes": minutes,
+        "targets": targets_of(measured["rungs"]),
+        "provenance": provenance(seed=0),
+    }
+    path = write_json(Path(results) / "ladder.json", record)
+    show(record)
+    print(f"Written to {path}. The report: itera report --results {results}")
+    return record
+
+
+def _short(data: str) -> str:
+    """A name for a folder: of a path its last part."""
+    kept = Path(data.rstrip("/")).name if "/" in data else data
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in kept) or "text"

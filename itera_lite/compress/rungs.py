@@ -1,0 +1,234 @@
+"""The rungs of the ladder: what each is made from, and how.
+
+A rung that is trained is a *stage*: finished when its checkpoint and its summary are there, and
+then never done again, whoever trained it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
+from itera_lite.data.general import prepare_general
+from itera_lite.data.shards import Dataset, prepare
+from itera_lite.errors import IteraError
+from itera_lite.train.budget import Budget
+from itera_lite.train.resume import Places
+from itera_lite.train.run import train_config
+from itera_lite.train.session import Setting, run_training
+
+EVALUATIONS = 8  # of a training; the reference's early stopping goes by them
+MANY_EPOCHS = 4  # from here on the reference is trained with dropout
+DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the ladder was asked for.
+
+    Attributes:
+        data: the set; ``minutes``: of a training; ``size``: tokens of the small vocabulary.
+        student: preset of the shipped model; ``teacher``: a trained one, or None to train it.
+        seed: of all trainings; ``suffix`` marks the files of a further seed.
+    """
+
+    data: str
+    minutes: float
+    size: int
+    student: str
+    teacher: Path | None
+    seed: int
+    checkpoints: Path
+    results: Path
+    setting: Setting
+    threads: int | None
+    final_bytes: int
+
+    @property
+    def suffix(self) -> str:
+        return f"-seed{self.seed}" if self.seed else ""
+
+    def folder(self, stage: str) -> Path:
+        """The checkpoint that a stage leaves."""
+        return self.checkpoints / f"{stage}{self.suffix}"
+
+    def summary(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage says of itself; None where it isn't finished."""
+        path = self.results / f"{stage}{self.suffix}_summary.json"
+        if not path.is_file() or not (self.folder(stage) / "model.safetensors").is_file():
+            return None
+        try:
+            return dict(json.loads(path.read_text("utf-8")))
+        except ValueError as error:
+            raise IteraError(f"'{path}' is damaged ({error}): delete it, and run again") from None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training, or another way to make one checkpoint from others.
+
+    Attributes:
+        name: of its files.
+        title: in words.
+        share: of a training's minutes.
+        after: stages whose time is part of its own time to train.
+        make: does it.
+    """
+
+    name: str
+    title: str
+    share: float
+    after: tuple[str, ...]
+    make: Callable[[Plan, float], Any]
+
+
+def _places(plan: Plan, stage: str) -> Places:
+    return Places(f"{stage}{plan.suffix}", plan.checkpoints, plan.results)
+
+
+def _go_on(places: Places) -> bool:
+    """Whether a stopped training of this name waits to go on."""
+    return (places.last / "training_state" / "state.json").is_file()
+
+
+def _conventional_set(plan: Plan) -> Dataset:
+    return prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
+
+
+def _train(plan: Plan, stage: str, minutes: float, family: Family, size: str, data: Dataset) -> Any:
+    budget = Budget("seconds", 60 * minutes)
+    shape = preset(family, size, data.tokenizer.vocab_size)
+    if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
+        shape = shape.replace(dropout=DROPOUT)
+    places = _places(plan, stage)
+    return run_training(
+        shape,
+        train_config(family, budget, {}, plan.seed),
+        data,
+        budget,
+        places,
+        plan.setting,
+        spec=plan.data,
+        resume=_go_on(places),
+        evaluations=EVALUATIONS,
+        final_bytes=plan.final_bytes,
+    )
+
+
+def _expected_epochs(plan: Plan, shape: Any, minutes: float, data: Dataset) -> float:
+    """Passes over the text in the time, at half of the machine's peak."""
+    from itera_lite.model.cost import cost
+
+    flops = 0.5 * plan.setting.precision.peak * 60 * minutes
+    return flops / cost(shape).flops_train / data.n_tokens("train")
+
+
+def _reference(plan: Plan, minutes: float) -> Any:
+    return _train(plan, "reference", minutes, "gpt2", "reference", _conventional_set(plan))
+
+
+def _transformer(plan: Plan, minutes: float) -> Any:
+    return _train(plan, "transformer", minutes, "transformer", "tiny", _conventional_set(plan))
+
+
+def _itera(plan: Plan, minutes: float) -> Any:
+    return _train(plan, "itera", minutes, "itera", "tiny", _conventional_set(plan))
+
+
+def _teacher(plan: Plan, minutes: float) -> Any:
+    data = prepare(plan.data, vocab_size=plan.size, quiet=True)
+    return _train(plan, "teacher", minutes, "itera", "small", data)
+
+
+def _vocabulary(plan: Plan, minutes: float) -> Any:
+    from itera_lite.compress.vocabulary import vocab
+
+    return vocab(
+        plan.folder("itera"),
+        data=plan.data,
+        size=plan.size,
+        minutes=minutes,
+        **_common(plan, "vocabulary"),
+    )
+
+
+def _distilled(plan: Plan, minutes: float) -> Any:
+    from itera_lite.compress.distill import distill
+
+    return distill(
+        teacher=[plan.teacher or plan.folder("teacher")],
+        student=plan.student,
+        data=plan.data,
+        minutes=minutes,
+        **_common(plan, "distilled"),
+    )
+
+
+def _quantized(kind: str) -> Callable[[Plan, float], Any]:
+    def make(plan: Plan, minutes: float) -> Any:
+        from itera_lite.compress.quantize import quantize
+
+        method = "plain" if kind == "q8_0" else "auto"
+        return quantize(
+            plan.folder("distilled"),
+            type=kind,  # type: ignore[arg-type]
+            method=method,  # type: ignore[arg-type]
+            data=plan.data,
+            minutes=minutes if method == "auto" else None,
+            **_common(plan, kind),
+        )
+
+    return make
+
+
+def _common(plan: Plan, stage: str) -> dict[str, Any]:
+    places = _places(plan, stage)
+    return {
+        "seed": plan.seed,
+        "name": places.name,
+        "resume": _go_on(places),
+        "threads": plan.threads,
+        "quiet": plan.setting.quiet,
+        "checkpoints": plan.checkpoints,
+        "results": plan.results,
+    }
+
+
+STAGES = (
+    Stage("transformer", "a strong Transformer", 1, (), _transformer),
+    Stage("itera", "the Itera architecture", 1, (), _itera),
+    Stage("vocabulary", "a smaller vocabulary", 0.4, ("itera",), _vocabulary),
+    Stage("teacher", "the teacher", 2, (), _teacher),
+    Stage("distilled", "distillation", 2, ("teacher",), _distilled),
+    Stage("q8_0", "8-bit weights", 0, ("distilled",), _quantized("q8_0")),
+    Stage("q4_0", "4-bit weights", 0.5, ("distilled",), _quantized("q4_0")),
+)
+
+
+def shipped_share() -> float:
+    """Trainings that the shipped artifact takes in all, its teacher's among them.
+
+    The reference gets as long.
+    """
+    return sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
+
+
+def stages(plan: Plan) -> Iterator[tuple[Stage, float]]:
+    """Every stage in order, with its minutes: the reference first."""
+    reference = Stage("reference", "the conventional reference", shipped_share(), (), _reference)
+    for stage in (reference, *STAGES):
+        if stage.name == "teacher" and plan.teacher is not None:
+            continue
+        yield stage, stage.share * plan.minutes
+
+
+def minutes_of(summary: dict[str, Any]) -> float:
+    """Minutes that a stage took by itself: training, and what it had to prepare for it."""
+    seconds = float((summary.get("train") or {}).get("seconds") or 0.0)
+    for key in ("teacher_seconds", "calibration_seconds"):
+        seconds += float((summary.get("distillation") or summary).get(key) or 0.0)
+    return seconds / 60
