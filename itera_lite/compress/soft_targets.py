@@ -159,9 +159,7 @@ class SoftTargets:
             bridge = None
             if teacher.tokenizer.sha256 != self.dataset.tokenizer.sha256:
                 documents, stream = self.dataset.documents("train"), self.dataset.tokens("train")
-                bridge = Bridge.build(
-                    documents, stream, self.dataset.tokenizer, teacher.tokenizer
-                )
+                bridge = Bridge.build(documents, stream, self.dataset.tokenizer, teacher.tokenizer)
             teacher.read(self.dataset.tokens("train"), bridge)
         self._ready = True
 

@@ -2,7 +2,8 @@
 
 A teacher reads the stream in windows: `WINDOW` places that it speaks about, and the `CONTEXT`
 tokens before them, so that every place has at least that much context. Short documents stand
-in the stream one after the other, as in training.
+in the stream one after the other, as in training. The layers compute in the precision that is
+set on the model, the head and the probabilities in float32.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ class Teacher:
         while borders[-1] < len(targets):
             end = targets[borders[-1]] + window
             borders.append(int(np.searchsorted(targets, end)))
-        spans = list(zip(borders, borders[1:], strict=False))
+        spans = list(pairwise(borders))
         width = context + max((int(targets[b - 1] - targets[a]) + 1 for a, b in spans), default=0)
         # Row a of the inputs begins `context` before the token that predicts its first target.
         # The stream is a circle; what lies after the last target is padding that nothing sees.
