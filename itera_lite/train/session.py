@@ -117,9 +117,8 @@ def _finish(
     places, dataset, config, state = trainer.places, trainer.dataset, trainer.config, trainer.state
     loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(trainer.model)]
     model, tokenizer = load_checkpoint(places.best)
-    score = score_documents(
-        model, tokenizer, first_bytes(dataset.documents("valid")), seq_len=config.seq_len
-    )
+    texts = first_bytes(dataset.documents("valid"), final_bytes)
+    score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
     counts, manifest = trainer.cost, dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
     speed = trainer.tokens / state.seconds
@@ -196,8 +195,8 @@ def _finish(
     return summary
 
 
-def first_bytes(documents: Iterator[bytes]) -> Iterator[bytes]:
-    """Whole documents, until `FINAL_BYTES` are reached."""
+def first_bytes(documents: Iterator[bytes], enough: int = FINAL_BYTES) -> Iterator[bytes]:
+    """Whole documents, until ``enough`` bytes are reached."""
     total = 0
     for document in documents:
         yield document
