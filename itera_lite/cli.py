@@ -58,6 +58,18 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.compress.vocabulary:vocab",
         "Give a model a smaller vocabulary, made for your text.",
     ),
+    "compress experts": (
+        "itera_lite.compress.experts:experts",
+        "Take out the experts that your text hardly uses.",
+    ),
+    "compress quantize": (
+        "itera_lite.compress.quantize:quantize",
+        "Store a model in 8 or 4 bits, with as little loss as the time allows.",
+    ),
+    "ladder": (
+        "itera_lite.compress.ladder:ladder",
+        "Climb from a conventional Transformer to 100-300x, measured.",
+    ),
     "report": ("itera_lite.report.build:report", "Write the report from the result files."),
 }
 

@@ -1,7 +1,8 @@
 """What the report reads from ``results/ladder.json``: a list of rungs, the reference first.
 
 A rung is an object with a ``name``, its ``bpb`` on held-out text, and any of the
-costs below. A value is a number or a STAT (its median counts).
+costs below. A value is a number or a STAT (its median counts). Beside the rungs the file holds
+``targets``: what the last rung reaches against the first, each with its verdict.
 """
 
 from __future__ import annotations

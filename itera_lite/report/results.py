@@ -95,7 +95,8 @@ class Results:
 
     folder: Path
     models: list[ModelResults]
-    ladder: list[dict[str, Any]] = field(default_factory=list)
+    ladder: list[dict[str, Any]] = field(default_factory=list)  # its rungs
+    ladder_targets: list[dict[str, Any]] = field(default_factory=list)
     seeds: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -148,11 +149,12 @@ def load_results(folder: str | Path = "results") -> Results:
             model = models.setdefault(name, ModelResults(name))
             read = _read_metrics if kind == "metrics.csv" else _read_object
             setattr(model, attribute, read(path))
-    if not models:
+    ladder = folder / "ladder.json"
+    if not models and not ladder.exists():
         raise IteraError(
             f"no result files in '{folder}'; expected NAME_summary.json, NAME_metrics.csv, "
-            "NAME_eval.json, NAME_benchmark.json, NAME_training_speed.json, NAME_decode.json or "
-            "NAME_scoring.json. "
+            "NAME_eval.json, NAME_benchmark.json, NAME_training_speed.json, NAME_decode.json, "
+            "NAME_scoring.json or ladder.json. "
             "Run `itera demo` to make them."
         )
     order = {"itera": 0, "transformer": 1, None: 2}
@@ -162,7 +164,8 @@ def load_results(folder: str | Path = "results") -> Results:
     return Results(
         folder,
         ordered,
-        ladder=_read_list(folder / "ladder.json", "rungs"),
+        ladder=_read_list(ladder, "rungs"),
+        ladder_targets=_read_list(ladder, "targets", needed=False),
         seeds=_read_list(folder / "seeds.json", "runs"),
     )
 
@@ -183,13 +186,15 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_list(path: Path, key: str) -> list[dict[str, Any]]:
+def _read_list(path: Path, key: str, needed: bool = True) -> list[dict[str, Any]]:
     """A list of objects, bare or under ``key``; empty where the file doesn't exist."""
     if not path.exists():
         return []
     value = _read_json(path)
     if isinstance(value, dict):
-        value = value.get(key)
+        value = value.get(key, None if needed else [])
+    elif not needed:
+        value = []
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise IteraError(f"'{path}': expected a list of objects, bare or under '{key}'.")
     return value

@@ -12,6 +12,7 @@ from pathlib import Path
 from itera_lite.bench.compare import Measurement
 from itera_lite.files import write_text
 from itera_lite.report.engine_table import engine_table
+from itera_lite.report.ladder_table import ladder_table
 from itera_lite.report.metrics import Pair, compare_pairs
 from itera_lite.report.results import Results, load_results
 from itera_lite.report.text import MISSING, quantity
@@ -76,16 +77,17 @@ def renew(page: Path) -> None:
     """Write every table of a Markdown page again that stands between its marks.
 
     ``<!-- table: FOLDER -->`` and ``<!-- end -->``, FOLDER beside the page: both models side by
-    side. ``<!-- table: engine FOLDER -->`` is the native engine beside its peers.
+    side. ``<!-- table: engine FOLDER -->`` is the native engine beside its peers,
+    ``<!-- table: ladder FOLDER -->`` the compression ladder.
     """
 
     def table(found: re.Match[str]) -> str:
         kind, folder = found.groups()
-        make = engine_table if kind else markdown_table
+        make = {"engine ": engine_table, "ladder ": ladder_table}.get(kind, markdown_table)
         return f"<!-- table: {kind or ''}{folder} -->\n{make(page.parent / folder)}\n<!-- end -->"
 
     text = page.read_text(encoding="utf-8")
-    pattern = r"<!-- table: (engine )?(\S+) -->\n.*?<!-- end -->"
+    pattern = r"<!-- table: (engine |ladder )?(\S+) -->\n.*?<!-- end -->"
     write_text(page, re.sub(pattern, table, text, flags=re.DOTALL))
 
 

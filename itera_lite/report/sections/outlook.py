@@ -8,6 +8,7 @@ from typing import Any
 from itera_lite.bench.compare import times
 from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import RUNG_COSTS, rung_value
+from itera_lite.report.ladder_table import target_table
 from itera_lite.report.metrics import Pair
 from itera_lite.report.results import ModelResults, number
 from itera_lite.report.text import (
@@ -67,6 +68,8 @@ def path(context: Context) -> str:
         "artifact that results, at equal or better bits per byte. Nothing below is a product of "
         "other factors.",
         _promises(context.results.ladder),
+        target_table(context.results.ladder_targets),
+        _time_to_train(context.results.ladder),
         *[_so_far(pair, len(context.pairs) > 1) for pair in context.pairs],
         ""
         if context.pairs
@@ -166,6 +169,25 @@ def _end_to_end(rungs: list[dict[str, Any]]) -> str:
     return (
         f"rung '{escape(good[-1].get('name', 'unnamed'))}' at equal or better bits per byte: "
         + (", ".join(parts) or "no cost measured")
+    )
+
+
+def _time_to_train(rungs: list[dict[str, Any]]) -> str:
+    """Which had more time: the reference, or all that the last rung was made from."""
+    if not rungs:
+        return ""
+    first, last = (rung_value(rungs[i], "train_minutes") for i in (0, -1))
+    if not first or not last:
+        return ""
+    most = (
+        f"{significant(last / first)} times as long as the reference, which could use more time too"
+        if last > first
+        else "no longer than the reference had"
+    )
+    return (
+        f"Time to train: the reference {significant(first)} minutes, everything that the last rung "
+        f"was made from, its teacher too, {significant(last)} minutes: {most}. Quality is compared "
+        "at these times; a reference that is trained until it gains nothing more was not measured."
     )
 
 

@@ -1,0 +1,75 @@
+"""The compression ladder as Markdown: every rung against the first, and the targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from itera_lite.bench.compare import times
+from itera_lite.errors import IteraError
+from itera_lite.report.ladder import rung_value
+from itera_lite.report.results import load_results, number
+from itera_lite.report.text import MISSING, escape, fixed, paragraphs, significant, table
+
+SHOWN = (
+    ("bytes_on_disk", "MB on disk", 1e-6),
+    ("peak_rss_bytes", "peak MB", 1e-6),
+    ("cpu_seconds_per_kb", "CPU ms per 1,000 bytes", 1e3),
+    ("train_minutes", "minutes to train", 1.0),
+)
+
+
+def ladder_table(folder: str | Path) -> str:
+    """The rungs and the targets, for the README.
+
+    Args:
+        folder: Of the result files.
+
+    Raises:
+        IteraError: where the ladder wasn't climbed.
+    """
+    results = load_results(folder)
+    if not results.ladder:
+        raise IteraError(f"'{folder}' has no ladder.json. Run `itera ladder` to make it.")
+    first = results.ladder[0]
+    rows = []
+    for index, rung in enumerate(results.ladder):
+        cells = [f"{index}: {escape(rung.get('name', 'unnamed'))}", fixed(rung_value(rung, "bpb"))]
+        for key, _, scale in SHOWN:
+            value, bar = rung_value(rung, key), rung_value(first, key)
+            if value is None:
+                cells.append(MISSING)
+                continue
+            text = significant(value * scale)
+            if index and bar and key != "train_minutes":
+                text += f" ({times(value / bar)} {'fewer' if value < bar else 'more'})"
+            cells.append(text)
+        rows.append(cells)
+    return paragraphs(
+        table(["rung", "bits/byte", *(label for _, label, _ in SHOWN)], rows),
+        target_table(results.ladder_targets),
+    )
+
+
+def target_table(targets: list[dict[str, Any]]) -> str:
+    """A row a target, with the factor found and its computed verdict; empty without targets."""
+    if not targets:
+        return ""
+    rows = []
+    for target in targets:
+        least, goal = number(target, "least"), number(target, "goal")
+        wanted = f"at least {significant(least)}×" + (f", goal {significant(goal)}×" if goal else "")
+        verdict = "reached" if target.get("reached") else "**missed**"
+        if goal:
+            verdict += ", the goal too" if target.get("goal_reached") else ", the goal missed"
+        if not target.get("as_good"):
+            verdict = "**missed**: the quality is below the reference's"
+        rows.append(
+            [
+                f"Fewer {escape(target.get('label', '?'))}",
+                f"{significant(number(target, 'factor'))}×",
+                wanted,
+                verdict,
+            ]
+        )
+    return table(["last rung against rung 0", "found", "wanted", "verdict"], rows, "lrrl")
