@@ -46,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
+    "compress": (
+        "itera_lite.compress.fit:compress",
+        "Make a model smaller: say how small, or how much worse it may get.",
+    ),
     "compress distill": (
         "itera_lite.compress.distill:distill",
         "Train a small model on what a larger one says.",
