@@ -104,10 +104,7 @@ def build_app(arguments: Sequence[str]) -> App:
         parent, _, name = verb.rpartition(" ")
         if not parent:
             app.command(target, name=name, help=summary, sort_key=place)
-            continue
-        if parent not in VERBS and parent not in app:  # only verbs below it
-            app.command(App(name=parent, help=f"See: itera {parent} --help", sort_key=place))
-        if list(arguments[:1]) == [parent]:  # a verb below a verb needs the upper one's module
+        elif list(arguments[:1]) == [parent]:  # a verb below a verb needs the upper one's module
             app[parent].command(target, name=name, help=summary)
     return app
 
@@ -146,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _top_verbs() -> list[str]:
-    return list(dict.fromkeys(verb.split(" ")[0] for verb in VERBS))
+    return [verb for verb in VERBS if " " not in verb]
 
 
 def _unknown(first: str) -> str:
