@@ -8,7 +8,9 @@ Exact: which places are shared, and that a teacher's probabilities there still s
 too, for pre-tokens (words) that the teacher has as one token: the student's tokenizer splits
 such a word the same way in any text. Approximate: a teacher's token that stops inside a word;
 the bytes after it might have made the student's tokenizer begin with a longer token. The
-larger the teacher's vocabulary, the rarer that is. At places where only the student has a
+larger the teacher's vocabulary, the rarer that is: with 32,768 tokens against 2,048 on
+TinyStories one place in 10,000. It is measured on the text, and a teacher for which it is
+often so, such as one of single bytes, is refused. At places where only the student has a
 border, the teacher says nothing, and the student learns from the text alone.
 """
 
@@ -24,7 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import DataError
+from itera_lite.errors import DataError, TokenizerMismatch
+
+AGREEMENT = 0.95  # how often the teacher's true token must begin with the student's true one
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Bridge:
 
         Raises:
             DataError: the documents aren't those of the stream.
+            TokenizerMismatch: on this text the teacher's tokens don't say what the student's
+                next token is.
         """
         eot = np.array([teacher.eot_id], dtype=np.uint32)
         tokens = np.concatenate([eot, *teacher.encode_stream(documents)])
@@ -67,7 +73,19 @@ class Bridge:
             )
         place = np.searchsorted(others, own[:-1])
         places = np.where(others[place] == own[:-1], place, -1).astype(np.int32)
-        return cls(tokens, places, first_tokens(teacher, student), student.vocab_size)
+        begins_with = first_tokens(teacher, student)
+        shared = np.flatnonzero(places >= 0)
+        guessed = begins_with.numpy()[tokens[places[shared]].astype(np.int64)]
+        agreement = float((guessed == stream[shared]).mean())
+        if agreement < AGREEMENT:
+            raise TokenizerMismatch(
+                f"a teacher of {teacher.vocab_size:,} tokens can't teach a student of "
+                f"{student.vocab_size:,} on this text: only {agreement:.0%} of its tokens begin "
+                f"as the student's do, {AGREEMENT:.0%} are needed. Take a teacher whose "
+                "vocabulary is larger than the student's and made for such text, or give the "
+                "student the teacher's with --tokenizer"
+            )
+        return cls(tokens, places, begins_with, student.vocab_size)
 
     def fold(self, probabilities: Tensor) -> Tensor:
         """(n, teacher's vocabulary) -> (n, student's vocabulary); each row's sum stays."""
