@@ -230,7 +230,8 @@ def show(record: dict[str, Any]) -> None:
         if goal:
             goal += "reached" if target["goal_reached"] else "missed"
         print(
-            f"{target['factor']:.0f}x fewer {target['label']}: {target['least']:g}x {verdict}{goal}"
+            f"{target['label']}: {target['factor']:.0f}x below the reference; "
+            f"{target['least']:g}x {verdict}{goal}"
         )
     if not record["targets"][0]["as_good"]:
         print(

@@ -94,6 +94,8 @@ class Context:
 
     def both(self) -> str:
         """The two commands that give the first model its pair."""
+        if not self.models:
+            return "`itera train`, then `itera bench`"
         return f"`{command('train', self.models[0])}`, then `{command('bench', self.models[0])}`"
 
     def verdicts(self, *keys: str) -> str:

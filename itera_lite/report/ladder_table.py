@@ -42,7 +42,7 @@ def ladder_table(folder: str | Path) -> str:
                 continue
             text = significant(value * scale)
             if index and bar and key != "train_minutes":
-                text += f" ({times(value / bar)} {'fewer' if value < bar else 'more'})"
+                text += f" ({times(value / bar)} {'lower' if value < bar else 'higher'})"
             cells.append(text)
         rows.append(cells)
     return paragraphs(
@@ -58,7 +58,9 @@ def target_table(targets: list[dict[str, Any]]) -> str:
     rows = []
     for target in targets:
         least, goal = number(target, "least"), number(target, "goal")
-        wanted = f"at least {significant(least)}×" + (f", goal {significant(goal)}×" if goal else "")
+        wanted = f"at least {significant(least)}×"
+        if goal:
+            wanted += f", goal {significant(goal)}×"
         verdict = "reached" if target.get("reached") else "**missed**"
         if goal:
             verdict += ", the goal too" if target.get("goal_reached") else ", the goal missed"
@@ -66,10 +68,14 @@ def target_table(targets: list[dict[str, Any]]) -> str:
             verdict = "**missed**: the quality is below the reference's"
         rows.append(
             [
-                f"Fewer {escape(target.get('label', '?'))}",
-                f"{significant(number(target, 'factor'))}×",
+                _capital(escape(target.get("label", "?"))),
+                f"{significant(number(target, 'factor'))}× lower",
                 wanted,
                 verdict,
             ]
         )
     return table(["last rung against rung 0", "found", "wanted", "verdict"], rows, "lrrl")
+
+
+def _capital(label: str) -> str:
+    return label[:1].upper() + label[1:]

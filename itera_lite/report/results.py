@@ -97,6 +97,7 @@ class Results:
     models: list[ModelResults]
     ladder: list[dict[str, Any]] = field(default_factory=list)  # its rungs
     ladder_targets: list[dict[str, Any]] = field(default_factory=list)
+    ladder_provenance: dict[str, Any] = field(default_factory=dict)
     seeds: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -166,6 +167,7 @@ def load_results(folder: str | Path = "results") -> Results:
         ordered,
         ladder=_read_list(ladder, "rungs"),
         ladder_targets=_read_list(ladder, "targets", needed=False),
+        ladder_provenance=_provenance(ladder),
         seeds=_read_list(folder / "seeds.json", "runs"),
     )
 
@@ -198,6 +200,12 @@ def _read_list(path: Path, key: str, needed: bool = True) -> list[dict[str, Any]
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise IteraError(f"'{path}': expected a list of objects, bare or under '{key}'.")
     return value
+
+
+def _provenance(path: Path) -> dict[str, Any]:
+    """Where a file's numbers came from; empty where it doesn't say, or isn't there."""
+    value = _read_json(path) if path.exists() else {}
+    return (value.get("provenance") or {}) if isinstance(value, dict) else {}
 
 
 def _read_metrics(path: Path) -> dict[str, list[float | None]]:

@@ -50,6 +50,8 @@ def _files(context: Context) -> Iterator[tuple[str, dict[str, Any]]]:
             record: dict[str, Any] = getattr(model, attribute)
             if record and kind.endswith(".json"):
                 yield f"{model.name}_{kind}", record.get("provenance") or {}
+    if context.results.ladder:
+        yield "ladder.json", context.results.ladder_provenance
 
 
 def _commands(context: Context, files: list[tuple[str, dict[str, Any]]]) -> list[str]:
@@ -57,7 +59,7 @@ def _commands(context: Context, files: list[tuple[str, dict[str, Any]]]) -> list
     folder = context.results.folder.as_posix()
     report = "itera report" if folder == "results" else f"itera report --results {folder}"
     # One command may have written several files; the order of first use is kept, by stage.
-    stages = ("train", "eval", "bench")
+    stages = ("train", "eval", "bench", "ladder")
     unique = list(dict.fromkeys(commands))
     unique.sort(key=lambda c: next((i for i, s in enumerate(stages) if s in c.split()), 0))
     return [c for c in unique if not c.startswith("itera report")] + [report]

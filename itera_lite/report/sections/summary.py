@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from itera_lite.bench.compare import Comparison
 from itera_lite.report.context import Context, against, command
+from itera_lite.report.ladder import rung_value
 from itera_lite.report.metrics import Pair, quality
-from itera_lite.report.text import bullets, code, escape, fixed, paragraphs
+from itera_lite.report.results import number
+from itera_lite.report.text import bullets, code, escape, fixed, paragraphs, significant
 
 
 def summary(context: Context) -> str:
-    """Five lines: quality, size, compute, speed, memory and energy."""
+    """Five lines: quality, size, compute, speed, memory and energy. A sixth on the ladder."""
+    climbed = _ladder(context)
     if not context.pairs:
-        return paragraphs("## Summary", bullets(_without_a_pair(context)))
+        return paragraphs("## Summary", bullets([*_without_a_pair(context), *climbed]))
     pair = context.pairs[0]
     more = ", ".join(
         f"{code(p.itera.name)} against {code(p.transformer.name)}" for p in context.pairs[1:]
@@ -22,7 +25,7 @@ def summary(context: Context) -> str:
         "Every verdict is computed from the numbers and their spread; none is typed."
     )
     return paragraphs(
-        "## Summary", f"{intro} {others}".strip(), bullets(headlines(pair)), context.alone()
+        "## Summary", f"{intro} {others}".strip(), bullets([*headlines(pair), *climbed]), context.alone()
     )
 
 
@@ -62,7 +65,27 @@ def _longest_state(pair: Pair) -> Comparison | None:
     return states[-1] if states else None
 
 
+def _ladder(context: Context) -> list[str]:
+    """What the last rung of the compression ladder reaches against the first."""
+    targets, rungs = context.results.ladder_targets, context.results.ladder
+    if not targets:
+        return []
+    parts = [
+        f"{escape(t.get('label', '?'))} {significant(number(t, 'factor'))}× lower "
+        f"({'reached' if t.get('reached') else '**missed**'}: wanted "
+        f"{significant(number(t, 'least'))}×)"
+        for t in targets
+    ]
+    quality = [fixed(rung_value(rungs[i], "bpb")) for i in (0, -1)]
+    return [
+        f"**Compression.** The last rung of the ladder against the conventional reference: "
+        f"{'; '.join(parts)}; bits per byte {quality[1]} against {quality[0]}. Section 10 has more."
+    ]
+
+
 def _without_a_pair(context: Context) -> list[str]:
+    if not context.models:
+        return ["Nothing is compared: no training or benchmark is among the results."]
     lines = []
     for model in context.models[:4]:
         bpb = quality(model, "bpb")

@@ -1,0 +1,167 @@
+"""The ladder: every stage is made, finished ones stay, the verdicts follow from the numbers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from itera_lite import config
+from itera_lite.bench.artifact import Artifact
+from itera_lite.compress import climb, rungs
+from itera_lite.compress.climb import targets_of
+from itera_lite.compress.ladder import ladder
+from itera_lite.compress.rungs import STAGES
+from itera_lite.errors import IteraError, UsageError
+from itera_lite.report.build import report
+from itera_lite.report.ladder_table import ladder_table
+from tests.compress.checkpoints import text
+
+__all__ = ["text"]
+
+ITERA = {"pattern": "ma", "d_model": 64, "n_experts": 4, "d_expert": 32, "d_state": 16}
+LLAMA = {"pattern": "aa", "d_model": 64, "d_ff": 96, "n_kv_heads": 2}
+GPT2 = {"pattern": "aa", "d_model": 64, "d_ff": 128, "n_kv_heads": 2, "max_seq_len": 256}
+WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes": 4e8}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
+    """Shapes that train in an instant; transformers writes on paper. Returns what was measured."""
+    for size in ("nano", "tiny", "small"):
+        shape = {"itera": ITERA, "transformer": LLAMA}
+        if size == "small":
+            shape = {"itera": {**ITERA, "d_model": 96}}
+        monkeypatch.setitem(config.PRESETS, size, shape)
+    monkeypatch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
+    monkeypatch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
+    monkeypatch.setattr("itera_lite.bench.artifact.ENOUGH_SECONDS", 0.01)
+    measured: list[Artifact] = []
+    real = Artifact.write_texts
+
+    def write_texts(self: Artifact, seed: int, threads: int = 1) -> dict[str, float]:
+        measured.append(self)
+        return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
+
+    monkeypatch.setattr(Artifact, "write_texts", write_texts)
+    return measured
+
+
+def climb_it(text: Path, folder: Path, **options):
+    return ladder(
+        str(text),
+        minutes=0.004,
+        size=300,
+        repeats=2,
+        threads=1,
+        quiet=True,
+        checkpoints=folder / "c",
+        results=folder / "r",
+        **options,
+    )
+
+
+def test_every_rung_is_made_measured_and_reported_once(text, tmp_path, small, capsys):
+    found = climb_it(text, tmp_path)
+    names = [rung["stage"] for rung in found["rungs"]]
+    wanted = [s.name for s in STAGES if s.name != "teacher"]
+    assert names == ["reference", *wanted, "q4_0"]
+    last = found["rungs"][-1]
+    assert last["runtime"] == "engine"
+    file = climb.model_file(tmp_path / "c" / "q4_0")
+    assert last["bytes_on_disk"] == file.stat().st_size < found["rungs"][0]["bytes_on_disk"]
+    assert last["cpu_seconds_per_kb"]["median"] < found["rungs"][0]["cpu_seconds_per_kb"]["median"]
+    assert last["vocab_size"] == 300 < found["rungs"][0]["vocab_size"] == 320
+    # the measurements went in turns: every artifact once, then every one again
+    assert small[: len(names)] == small[len(names) :]
+    # the reference had as much time as all that the last rung was made from
+    plan = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
+    assert plan == rungs.shipped_share()
+
+    shown = capsys.readouterr().out
+    assert "bytes on disk: " in shown
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*/model.safetensors")}
+    again = climb_it(text, tmp_path)
+    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}, "a finished stage was repeated"
+    assert [r["bpb"] for r in again["rungs"]] == [r["bpb"] for r in found["rungs"]]
+
+    report(results=tmp_path / "r", reports=tmp_path / "reports")
+    page = (tmp_path / "reports" / "efficiency_report.md").read_text()
+    assert "Path to 100-300x" in page and "8: the native engine" in page
+    assert "bytes on disk" in ladder_table(tmp_path / "r")
+
+
+def test_more_seeds_give_a_spread_and_keep_the_first(text, tmp_path, small):
+    climb_it(text, tmp_path)
+    before = (tmp_path / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
+    found = climb_it(text, tmp_path, seeds=2)
+    assert (tmp_path / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
+    assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
+    assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
+
+
+def test_a_teacher_of_ones_own_is_taken(text, tmp_path, small):
+    climb_it(text, tmp_path)
+    for stage in ("distilled", "q8_0", "q4_0"):
+        (tmp_path / "r" / "ladder" / f"{stage}_summary.json").unlink()
+    other = tmp_path / "mine"
+    (tmp_path / "c" / "teacher").rename(other)
+    climb_it(text, tmp_path, teacher=other)
+    summary = json.loads((tmp_path / "r" / "ladder" / "distilled_summary.json").read_text())
+    assert [t["name"] for t in summary["distillation"]["teachers"]] == ["mine"]
+    assert not (tmp_path / "c" / "teacher").exists()
+
+
+def test_a_damaged_summary_is_named(text, tmp_path, small):
+    climb_it(text, tmp_path)
+    (tmp_path / "r" / "ladder" / "itera_summary.json").write_text("{")
+    with pytest.raises(IteraError, match=r"itera_summary.json.*damaged"):
+        climb_it(text, tmp_path)
+
+
+def rung(bpb: float, cpu: float, size: float, memory: float) -> dict[str, object]:
+    return {
+        "bpb": bpb,
+        "cpu_seconds_per_kb": {"median": cpu},
+        "bytes_on_disk": size,
+        "peak_rss_bytes": {"median": memory},
+    }
+
+
+def test_targets_are_reached_by_numbers_alone():
+    first = rung(0.8, 4.0, 60e6, 500e6)
+    good = targets_of([first, rung(0.8, 0.01, 0.7e6, 5e6)])
+    assert [t["reached"] for t in good] == [True, True, True]
+    assert [t["goal_reached"] for t in good] == [None, False, None]
+    assert targets_of([first, rung(0.8, 0.01, 0.6e6, 5e6)])[1]["goal_reached"]
+    slow = targets_of([first, rung(0.7, 0.02, 1.1e6, 11e6)])
+    assert [t["reached"] for t in slow] == [False, False, False]
+    worse = targets_of([first, rung(0.81, 0.001, 0.1e6, 1e6)])
+    assert not any(t["reached"] for t in worse), "no factor counts at a lower quality"
+
+
+@pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])
+def test_impossible_wishes_are_refused(options, tmp_path):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        ladder("python", quiet=True, checkpoints=tmp_path, results=tmp_path, **options)
+
+
+def test_an_artifact_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
+    pytest.importorskip("transformers")
+    from itera_lite.export.gguf import export_gguf
+
+    folder = tiny_pair["itera_lite_test"]
+    file = tmp_path / "model.gguf"
+    export_gguf(folder, "f32", file)
+    slow = Artifact("transformers", folder, 20)
+    fast = Artifact("engine", file, 20)
+    assert fast.size == file.stat().st_size
+    assert slow.size > (folder / "model.safetensors").stat().st_size
+    costs = []
+    for artifact in (slow, fast):
+        found = artifact.write_texts(seed=1)
+        assert found["bytes"] > 0 and found["cpu_seconds"] > 0
+        costs.append(found["cpu_seconds"] / found["bytes"])
+        assert artifact.peak_bytes(found) > 1e6
+    assert costs[1] < costs[0]
+    with pytest.raises(IteraError, match=r"nothing.gguf"):
+        Artifact("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)
