@@ -10,7 +10,7 @@ from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.page import to_html
 from itera_lite.report.plots import draw
 from itera_lite.report.results import Results, load_results
-from itera_lite.report.sections import SECTIONS
+from itera_lite.report.sections import LADDER_SECTIONS, SECTIONS
 from itera_lite.report.text import code, paragraphs
 
 NAME = "efficiency_report"
@@ -60,4 +60,5 @@ def to_markdown(results: Results, plots: dict[str, Path]) -> str:
         "else."
     )
     title = paragraphs("# Efficiency report", intro)
-    return paragraphs(title, *(section(context) for section in SECTIONS)) + "\n"
+    sections = SECTIONS if results.models else LADDER_SECTIONS
+    return paragraphs(title, *(section(context) for section in sections)) + "\n"

@@ -29,4 +29,7 @@ SECTIONS: tuple[Callable[[Context], str], ...] = (
     appendix,
 )
 
-__all__ = ["SECTIONS"]
+# What there is to say where only the compression ladder was climbed.
+LADDER_SECTIONS = (summary, compression, path, appendix)
+
+__all__ = ["LADDER_SECTIONS", "SECTIONS"]

@@ -1,0 +1,82 @@
+"""`itera compress`: what fits is picked, said, and true of the file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from itera_lite.compress.fit import compress
+from itera_lite.errors import ExportError, UsageError
+from itera_lite.runtime import Model
+from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text
+
+__all__ = ["old", "save", "text"]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, text: Path):
+    def run(checkpoint: Path, **options):
+        return compress(
+            checkpoint,
+            data=str(text),
+            minutes=0.004,
+            threads=1,
+            quiet=True,
+            checkpoints=tmp_path / "c",
+            results=tmp_path / "r",
+            **options,
+        )
+
+    return run
+
+
+def written(tmp_path: Path) -> Path:
+    (file,) = (tmp_path / "c" / "given_small").glob("*.gguf")
+    Model.load(file)
+    return file
+
+
+def test_a_size_takes_the_mildest_way_that_fits(fit, save, tmp_path):
+    given = save(ITERA)
+    before = files(given)
+    eight = fit(given, target_bytes="1MB")["compress"]
+    assert eight["type"] == "q8_0" and eight["method"] == "plain"
+    size = written(tmp_path).stat().st_size
+    between = fit(given, target_bytes=str(size - 1000))
+    assert written(tmp_path).stat().st_size <= size - 1000
+    assert set(between["compress"]["weights"]) >= {"Q8_0", "Q4_0"}
+    four = between["compress"]["steps"][0]
+    least = int(four.split(" in 4")[0].split(", ")[-1].replace(",", ""))
+    fewer = fit(given, target_bytes=str(least - 1000))
+    assert written(tmp_path).stat().st_size <= least - 1000
+    assert fewer["config"]["n_experts"] < ITERA.n_experts
+    assert any("experts stay" in step for step in fewer["compress"]["steps"])
+    saved = json.loads((tmp_path / "r" / "given_small_summary.json").read_text())
+    assert saved["compress"]["steps"] == fewer["compress"]["steps"]
+    assert files(given) == before
+
+
+def test_a_loss_takes_the_smallest_way_within_it(fit, save, tmp_path):
+    given = save(TRANSFORMER)
+    loose = fit(given, max_loss="50%")["compress"]
+    assert (loose["type"], loose["method"]) == ("q4_0", "plain")
+    strict = fit(given, max_loss="0.4%")["compress"]
+    assert strict["bpb"]["after"] <= 1.004 * strict["bpb"]["before"]
+    assert written(tmp_path).stat().st_size == strict["bytes"]["after"]
+
+
+def test_what_cant_be_done_is_said(fit, save, tmp_path):
+    given = save(ITERA)
+    before = files(given)
+    with pytest.raises(UsageError, match=r"smallest.*[\d,]+ bytes"):
+        fit(given, target_bytes="10KB")
+    with pytest.raises(UsageError, match="give one of --target-bytes and --max-loss"):
+        fit(given)
+    with pytest.raises(UsageError, match="give one of --target-bytes and --max-loss"):
+        fit(given, target_bytes="1MB", max_loss="1%")
+    for bad in ("1", "-1%", "x%"):
+        with pytest.raises(UsageError, match="max-loss"):
+            fit(given, max_loss=bad)
+    assert files(given) == before
+    with pytest.raises(ExportError, match="GPT-2"):
+        fit(save(GPT2), target_bytes="1MB")
