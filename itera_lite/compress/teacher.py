@@ -23,7 +23,7 @@ from torch import Tensor
 
 from itera_lite.compress.bytewise import Bridge
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import UsageError
+from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.evaluate.bits import evaluating
 from itera_lite.model import LanguageModel
 from itera_lite.train.checkpoint import load_checkpoint
@@ -51,7 +51,10 @@ class Teacher:
         Raises:
             CheckpointError: it isn't one, or is damaged.
         """
-        model, tokenizer = load_checkpoint(folder)
+        try:
+            model, tokenizer = load_checkpoint(folder)
+        except ConfigError as error:
+            raise CheckpointError(f"the teacher '{folder}' can't be loaded: {error}") from None
         digest = hashlib.sha256()
         for file in ("config.json", "model.safetensors"):
             digest.update((Path(folder) / file).read_bytes())
