@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 from gguf import GGUFValueType, Keys, TokenType
-from numpy.typing import NDArray
 
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import CheckpointError, ExportError, UsageError
 from itera_lite.export.summary import Stored, Summary
-from itera_lite.export.types import SCHEMES, Scheme, pack, stored_type
+from itera_lite.export.tensors import gguf_tensors
+from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
 from itera_lite.files import replacing
 from itera_lite.model import LanguageModel
 from itera_lite.model.stream import Sampler
@@ -36,6 +36,7 @@ _CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
 )
 
+
 def export_gguf(
     checkpoint: str | Path, type: str = "q8_0", output: str | Path | None = None
 ) -> Summary:
@@ -43,7 +44,8 @@ def export_gguf(
 
     Args:
         checkpoint: folder of the model, as `itera train` writes it.
-        type: one of `itera_lite.export.types.SCHEMES`.
+        type: one of `itera_lite.export.types.SCHEMES`; or auto, which stores each matrix in the
+            smallest type that holds its weights exactly: for what `itera compress quantize` wrote.
         output: the file; by default ``model-TYPE.gguf`` inside the checkpoint.
 
     Raises:
@@ -51,28 +53,22 @@ def export_gguf(
         CheckpointError: a checkpoint that is missing or damaged.
         ExportError: weights that the type can't store.
     """
-    if type not in SCHEMES:
-        raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}")
+    if type not in (*SCHEMES, "auto"):
+        raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}, auto")
     checkpoint = Path(checkpoint)
     model, tokenizer = load_checkpoint(checkpoint)
-    if model.config.is_gpt2:
-        raise ExportError(
-            f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
-            "a Llama model. transformers loads the folder as it is"
-        )
+    refuse_gpt2(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     if path.is_dir():
         raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
 
-    writer = _Writer(None, "llama" if model.config.family == "transformer" else "granitehybrid")
-    _add_general(writer, checkpoint, model.config, SCHEMES[type])
-    _add_architecture(writer, model.config)
-    _add_tokenizer(writer, tokenizer)
+    scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
+    writer = _writer(checkpoint, model.config, tokenizer, scheme)
     by_type: dict[str, Stored] = {}
     for name, weights in gguf_tensors(model):
-        kind = stored_type(name, SCHEMES[type])
+        kind = stored_type(name, scheme)
         packed = pack(name, weights, kind)
         writer.add_tensor(name, packed, raw_dtype=kind)
         stored = by_type.get(kind.name, Stored())
@@ -83,6 +79,49 @@ def export_gguf(
         writer.write_tensors_to_file()
         writer.close()
     return Summary(path, type, path.stat().st_size, by_type)
+
+
+def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
+    """Raises `ExportError` for a model that no GGUF file is written of."""
+    if config.is_gpt2:
+        raise ExportError(
+            f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
+            "a Llama model. transformers loads the folder as it is"
+        )
+
+
+def header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
+    """Size of a file of this model without its tensors: keys, tokenizer, table of tensors.
+
+    It is the same for every assignment of types; what each tensor adds says `packed_bytes`.
+
+    Args:
+        checkpoint: where the model is, or will be: its name stands in the file.
+    """
+    writer = _writer(checkpoint, model.config, tokenizer, SCHEMES["f32"])
+    for name, weights in gguf_tensors(model):
+        kind = gguf.GGMLQuantizationType.F32
+        writer.add_tensor_info(
+            name, weights.shape, np.dtype(np.float32), packed_bytes(weights.shape, kind), kind
+        )
+    with tempfile.TemporaryDirectory(prefix="itera-") as folder:
+        path = Path(folder) / "header"
+        writer.write_header_to_file(path)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        return gguf.GGUFWriter.ggml_pad(path.stat().st_size, writer.data_alignment)
+
+
+def _writer(
+    checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, scheme: Scheme
+) -> gguf.GGUFWriter:
+    """A writer that has all but the tensors."""
+    writer = _Writer(None, "llama" if config.family == "transformer" else "granitehybrid")
+    _add_general(writer, checkpoint, config, scheme)
+    _add_architecture(writer, config)
+    _add_tokenizer(writer, tokenizer)
+    return writer
 
 
 def _add_general(

@@ -13,7 +13,7 @@ def export(
     checkpoint: Path,
     *,
     format: Literal["gguf"] = "gguf",
-    type: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "mixed"] = "q8_0",
+    type: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "mixed", "auto"] = "q8_0",
     output: Path | None = None,
 ) -> Summary:
     """Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.
@@ -21,7 +21,8 @@ def export(
     Args:
         checkpoint: Folder of the model, as `itera train` writes it.
         format: gguf, which holds the tokenizer too.
-        type: How the matrices are stored. mixed is q4_0 with the embedding in q8_0.
+        type: How the matrices are stored. mixed is q4_0 with the embedding in q8_0;
+            auto takes what holds a quantised checkpoint's weights exactly.
         output: The file; by default model-TYPE.gguf inside the checkpoint.
     """
     from itera_lite.export.gguf import export_gguf

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, LlamaFileType
+from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, LlamaFileType
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 
 from itera_lite.errors import ExportError
+from itera_lite.export.grid import GRIDS, exact_blocks, is_exact
 
 # What a matrix product or the look-up of a token reads. All else (norms, convolution, state
 # space, biases, router) stays float32: it is small, and the model is sensitive to it.
@@ -22,11 +26,15 @@ _MATRIX = re.compile(
 
 @dataclass(frozen=True)
 class Scheme:
-    """The stored type of the matrices, of the embedding, and llama.cpp's number for the mix."""
+    """The stored type of the matrices, of the embedding, and llama.cpp's number for the mix.
+
+    ``tensors`` has the type of single matrices, by their GGUF name, where it is another one.
+    """
 
     matrices: Type
     embedding: Type
     file_type: LlamaFileType
+    tensors: Mapping[str, Type] = field(default_factory=dict)
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -41,9 +49,46 @@ SCHEMES: dict[str, Scheme] = {
 
 def stored_type(name: str, scheme: Scheme) -> Type:
     """The type in which the tensor ``name`` (its GGUF name) is stored."""
-    if not _MATRIX.search(name):
+    if not is_matrix(name):
         return Type.F32
-    return scheme.embedding if name.startswith("token_embd") else scheme.matrices
+    usual = scheme.embedding if name.startswith("token_embd") else scheme.matrices
+    return scheme.tensors.get(name, usual)
+
+
+def is_matrix(name: str) -> bool:
+    """Whether the tensor ``name`` is one that a scheme decides about; others stay float32."""
+    return _MATRIX.search(name) is not None
+
+
+def scheme_of(kinds: Mapping[str, Type]) -> Scheme:
+    """The scheme that stores each matrix as ``kinds`` says, by its GGUF name."""
+    ((usual, _),) = Counter(kinds.values()).most_common(1)
+    number = next(s.file_type for s in SCHEMES.values() if s.matrices == usual)
+    return Scheme(usual, usual, number, dict(kinds))
+
+
+def exact_scheme(tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> Scheme:
+    """Each matrix in the smallest type that holds its weights as they are.
+
+    So the types of a quantised model are known from its weights alone, whoever saved it.
+    """
+    return scheme_of({name: _smallest(value) for name, value in tensors if is_matrix(name)})
+
+
+def _smallest(weights: NDArray[np.float32]) -> Type:
+    for kind in (Type.Q4_0, Type.Q8_0):
+        if is_exact(weights, kind):
+            return kind
+    with np.errstate(over="ignore"):
+        halved = weights.astype(np.float16).astype(np.float32)
+    return Type.F16 if np.array_equal(halved, weights) else Type.F32
+
+
+def packed_bytes(shape: Sequence[int], kind: Type) -> int:
+    """What a tensor takes in a file, with the padding after it."""
+    block, size = GGML_QUANT_SIZES[kind]
+    length = prod(shape) // block * size
+    return -(-length // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
 
 
 def pack(name: str, weights: NDArray[np.float32], kind: Type) -> NDArray[np.generic]:
@@ -53,15 +98,7 @@ def pack(name: str, weights: NDArray[np.float32], kind: Type) -> NDArray[np.gene
         ExportError: where the rows don't divide into the type's blocks, or a weight isn't
             finite or is beyond the type's range. The message names the tensor and the remedy.
     """
-    block, _ = GGML_QUANT_SIZES[kind]
-    row = weights.shape[-1]
-    if row % block:
-        low, high = row // block * block, -(-row // block) * block
-        choice = f"{low} or {high}" if low else str(high)
-        raise ExportError(
-            f"{kind.name} stores rows in blocks of {block}, and a row of '{name}' has {row} "
-            f"weights. Train with {_row_dimension(name)}={choice}, or export with --type f16"
-        )
+    check_row(name, weights.shape[-1], kind)
     if not np.isfinite(weights).all():
         raise ExportError(
             f"'{name}' holds weights that aren't finite: expected numbers. Train anew"
@@ -75,7 +112,22 @@ def pack(name: str, weights: NDArray[np.float32], kind: Type) -> NDArray[np.gene
             f"'{name}' has a weight of size {largest:.3g}, which {kind.name} can't hold. "
             "Export with --type bf16 or f32"
         )
+    if kind in GRIDS:  # what lies on the grid already is kept as it is
+        found, blocks = exact_blocks(weights, kind)
+        packed.reshape(found.size, -1)[found] = blocks
     return packed
+
+
+def check_row(name: str, row: int, kind: Type) -> None:
+    """Raises `ExportError` where rows of ``row`` weights don't divide into the type's blocks."""
+    block, _ = GGML_QUANT_SIZES[kind]
+    if row % block:
+        low, high = row // block * block, -(-row // block) * block
+        choice = f"{low} or {high}" if low else str(high)
+        raise ExportError(
+            f"{kind.name} stores rows in blocks of {block}, and a row of '{name}' has {row} "
+            f"weights. Train with {_row_dimension(name)}={choice}, or export with --type f16"
+        )
 
 
 def _row_dimension(name: str) -> str:

@@ -124,4 +124,4 @@ def test_wrong_use_of_the_verb(arguments, code, message, save_random, capsys):
 
 
 def test_the_verb_offers_every_type():
-    assert get_args(get_type_hints(export)["type"]) == tuple(SCHEMES)
+    assert get_args(get_type_hints(export)["type"]) == (*SCHEMES, "auto")

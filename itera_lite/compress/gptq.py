@@ -1,0 +1,198 @@
+"""Error-compensating rounding: what a weight loses, the weights of its row that come after make up.
+
+GPTQ (Frantar et al., 2023, https://arxiv.org/abs/2210.17323) on GGUF's blocks. A matrix is rounded
+column by column; the error of each is taken out of the columns that aren't rounded yet, in the
+way that changes the matrix's outputs on a calibration text least. Layer after layer, so that a
+later one sees, and makes up for, what the earlier ones have lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Type
+from torch import Tensor, nn
+
+from itera_lite.compress.rounding import Kinds, copy_of, fake_quantize, parameter_kinds
+from itera_lite.evaluate.bits import evaluating
+from itera_lite.model import LanguageModel
+from itera_lite.model.attention import Attention
+from itera_lite.model.layers import SwiGLU, gated_silu
+from itera_lite.model.moe import MoE
+
+BATCH = 16  # windows at a time
+DAMPING = 0.01  # of the mean of a Hessian's diagonal, added to it
+# The embedding's rows are not only multiplied with what the layers say, they are looked up too:
+# there all directions count alike. 0.3 and less is worse than plain rounding (experiments/LOG.md).
+EMBEDDING_DAMPING = 3.0
+TOKENS_PER_WEIGHT = 4  # of a row; an expert that fewer tokens reach is calibrated with all of them
+# Q4_0: how many steps the largest weight of a block may be, with either sign of the scale
+_PEAKS = torch.arange(5.0, 9.25, 0.25)
+
+
+@torch.no_grad()
+def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
+    """A copy of the model with its matrices rounded to ``kinds``.
+
+    Args:
+        kinds: see `itera_lite.compress.rounding.kinds_of`. Types without blocks of 32 are
+            rounded plainly.
+        windows: (W, L) token ids of the calibration text.
+    """
+    copy = copy_of(model).float()
+    types = parameter_kinds(copy, kinds)
+    names = {parameter: name for name, parameter in copy.named_parameters()}
+
+    def settle(parameter: Tensor, hessians: Tensor) -> None:
+        found = types.get(names[parameter])  # type: ignore[index]
+        if found is None:
+            return
+        halves = parameter.chunk(len(found), dim=-2)
+        done = [compensate(half, hessians, kind) for half, kind in zip(halves, found, strict=True)]
+        parameter.copy_(torch.cat(done, dim=-2))
+
+    with evaluating(copy):
+        # First what is looked up: all layers can make up for it. It is the head as well, and that
+        # is where its rounding shows.
+        hidden = torch.cat([copy.hidden(part).flatten(0, 1) for part in windows.split(BATCH)])
+        head = _hessian(hidden)
+        settle(copy.embedding.weight, head + _damping(head, EMBEDDING_DAMPING))
+        for block in copy.blocks:
+            mixer = block.mixer
+            first = _hessian(_inputs(copy, mixer, windows))
+            if isinstance(mixer, Attention):
+                for part in (mixer.q_proj, mixer.k_proj, mixer.v_proj):
+                    settle(part.weight, first)
+            else:
+                settle(mixer.in_proj.weight, first)
+            settle(mixer.output.weight, _hessian(_inputs(copy, mixer.output, windows)))
+            x = _inputs(copy, block.ffn, windows)
+            dense: nn.Module | None = block.ffn
+            if isinstance(block.ffn, MoE):
+                routed = _routed(block.ffn, x)
+                settle(block.ffn.gate_up, torch.cat([_hessian(part) for part, _ in routed]))
+                settle(block.ffn.down, _hidden_hessians(block.ffn, routed))
+                dense = block.ffn.shared
+            if isinstance(dense, SwiGLU):
+                settle(dense.gate_up.weight, _hessian(x))
+                settle(dense.down.weight, _hessian(gated_silu(dense.gate_up(x))))
+    return copy
+
+
+def compensate(weights: Tensor, hessians: Tensor, kind: Type) -> Tensor:
+    """Round matrices so that their outputs change little.
+
+    Args:
+        weights: (..., R, C).
+        hessians: (E, C, C), sums of ``x x^T`` over the inputs of each matrix of a stack.
+        kind: Q8_0 or Q4_0; another is rounded plainly.
+
+    Returns:
+        The same shape, every block of 32 on a grid of the type with a float16 scale.
+    """
+    block = GGML_QUANT_SIZES[kind][0]
+    if kind not in (Type.Q8_0, Type.Q4_0):
+        return fake_quantize(weights, kind)
+    work = weights.reshape(-1, *weights.shape[-2:]).double()
+    factor = _inverse_factor(hessians.double())  # (E, C, C), upper triangular
+    result = torch.empty_like(work)
+    low, high = (-127, 127) if kind == Type.Q8_0 else (-8, 7)
+    for start in range(0, work.shape[-1], block):
+        columns = range(start, start + block)
+        loss = factor.diagonal(dim1=1, dim2=2)[:, None, columns].square().reciprocal()
+        scale = _scales(work[..., columns], loss, kind)
+        safe = torch.where(scale == 0, 1.0, scale)
+        for j in columns:
+            steps = (work[..., j] / safe).round().clamp(low, high)
+            result[..., j] = steps * scale
+            error = (work[..., j] - result[..., j]) / factor[:, j, j, None]
+            work[..., j + 1 :] -= error[..., None] * factor[:, None, j, j + 1 :]
+    return result.float().view_as(weights)
+
+
+def _scales(blocks: Tensor, loss: Tensor, kind: Type) -> Tensor:
+    """The scale (E, R) of each block (E, R, 32), as float16 stores it.
+
+    For four bits that with the least error over all weights, each weighed with ``loss``; for
+    eight the usual one, as there is little to gain.
+    """
+    peak = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))[..., 0]
+    if kind == Type.Q8_0:
+        return (peak / 127).half().double()
+    best, least = torch.zeros_like(peak), torch.full_like(peak, torch.inf)
+    for steps in torch.cat([_PEAKS, -_PEAKS]).tolist():
+        scale = (peak / steps).half().double()
+        near = (blocks / torch.where(scale == 0, 1.0, scale)[..., None]).round().clamp(-8, 7)
+        error = (loss * (blocks - near * scale[..., None]).square()).sum(-1)
+        better = error < least
+        best, least = torch.where(better, scale, best), torch.where(better, error, least)
+    return best
+
+
+def _inverse_factor(hessians: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse: row j says how to spread the error of column j."""
+    damped = hessians + _damping(hessians, DAMPING)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True)
+
+
+def _damping(hessians: Tensor, share: float) -> Tensor:
+    """``share`` of the mean of each diagonal, on all of it."""
+    diagonal = hessians.diagonal(dim1=1, dim2=2)
+    mean = diagonal.mean(-1, keepdim=True)
+    return torch.diag_embed(share * torch.where(mean > 0, mean, 1.0).expand_as(diagonal))
+
+
+def _hessian(x: Tensor) -> Tensor:
+    """(T, C) inputs -> (1, C, C)."""
+    return (x.T @ x)[None]
+
+
+@contextmanager
+def _watching(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Collects the inputs (T, C) of a module."""
+    seen: list[Tensor] = []
+    hook = module.register_forward_pre_hook(
+        lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1]))
+    )
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _inputs(model: LanguageModel, module: nn.Module, windows: Tensor) -> Tensor:
+    """What a module reads on the calibration text, (T, C)."""
+    with _watching(module) as seen:
+        for part in windows.split(BATCH):
+            model.hidden(part)
+    return torch.cat(seen)
+
+
+def _routed(moe: MoE, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What each expert reads of (T, D): its inputs, each times its gate, and the gates.
+
+    The gate weighs what the expert says, so it weighs its errors too.
+    """
+    top, index = moe.router(x).float().topk(moe.config.top_k, dim=-1)
+    gates = top.softmax(dim=-1)
+    routed = []
+    for expert in range(moe.config.n_experts):
+        token, slot = (index == expert).nonzero(as_tuple=True)
+        if len(token) < TOKENS_PER_WEIGHT * x.shape[-1]:
+            routed.append((x, x.new_ones(len(x), 1)))
+        else:
+            gate = gates[token, slot, None]
+            routed.append((x[token] * gate, gate))
+    return routed
+
+
+def _hidden_hessians(moe: MoE, routed: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Of what each expert's second matrix reads, after its first one is rounded: (E, F, F)."""
+    parts = []
+    for (x, gate), weight in zip(routed, moe.gate_up, strict=True):
+        parts.append(_hessian(gated_silu((x / gate) @ weight.T) * gate))
+    return torch.cat(parts)

@@ -1,0 +1,137 @@
+"""GGUF's types in PyTorch: the weights that a stored file stands for, bit for bit.
+
+So that a model can be trained, scored and saved as what will be stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from gguf import GGML_QUANT_SIZES
+from gguf import GGMLQuantizationType as Type
+from torch import Tensor
+from torch.autograd.function import Function
+
+from itera_lite.export.tensors import gguf_names
+from itera_lite.export.types import Scheme, check_row, is_matrix, stored_type
+from itera_lite.model import LanguageModel
+
+# GGUF's name of a matrix -> the type that it is stored in. All else stays as it is.
+Kinds = Mapping[str, Type]
+
+
+def fake_quantize(weights: Tensor, kind: Type) -> Tensor:
+    """The weights (..., row) that a file stands for in which these were stored as ``kind``.
+
+    Plain rounding, as ggml and the `gguf` package do it. Rows of a type with blocks are a multiple
+    of 32. Weights that a type can't hold become infinite or NaN; `itera export` refuses those.
+    """
+    if kind == Type.F32:
+        return weights
+    if kind == Type.F16:
+        return weights.half().float()
+    if kind == Type.BF16:
+        return weights.bfloat16().float()
+    blocks = weights.float().reshape(-1, GGML_QUANT_SIZES[kind][0])
+    if kind == Type.Q8_0:
+        exact = blocks.abs().amax(1, keepdim=True) / 127
+        stored = exact.half().float()
+        scaled = blocks * exact.reciprocal()
+        size = scaled.abs()
+        down = size.floor()
+        steps = (down + (2 * (size - down)).floor()).copysign(scaled)  # half away from zero
+    else:
+        at = blocks.abs().argmax(1, keepdim=True)  # the first of several
+        exact = blocks.gather(1, at) / -8
+        stored = exact.half().float()
+        steps = (blocks * exact.reciprocal() + 8.5).trunc().clamp(max=15) - 8
+    # A scale too small for float16 is stored as 0; its reciprocal may have been infinite.
+    return torch.where(stored == 0, 0.0, steps * stored).view_as(weights)
+
+
+class _Straight(Function):
+    """Rounds forwards; backwards the gradient passes as if nothing had been rounded.
+
+    The straight-through estimator of Bengio et al. (2013, https://arxiv.org/abs/1308.3432).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, kinds: tuple[Type, ...]) -> Tensor:
+        return _round_parts(weights, kinds)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def _round_parts(weights: Tensor, kinds: tuple[Type, ...]) -> Tensor:
+    """A parameter that is stored as one tensor or as two, see `gguf_names`."""
+    if len(set(kinds)) == 1:
+        return fake_quantize(weights, kinds[0])
+    halves = zip(weights.chunk(2, dim=-2), kinds, strict=True)
+    return torch.cat([fake_quantize(half, kind) for half, kind in halves], dim=-2)
+
+
+def kinds_of(model: LanguageModel, scheme: Scheme) -> dict[str, Type]:
+    """The type of each matrix of the model, in the model's order.
+
+    Raises:
+        ExportError: where a type can't store a matrix; the message names it.
+    """
+    kinds = {}
+    for name, rows in matrix_shapes(model).items():
+        kinds[name] = stored_type(name, scheme)
+        check_row(name, rows[-1], kinds[name])
+    return kinds
+
+
+def matrix_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
+    """GGUF's name of each matrix -> its shape as it is stored."""
+    shapes = {}
+    for parameter, value in model.named_parameters():
+        names = gguf_names(parameter)
+        for name in filter(is_matrix, names):
+            *stack, rows, row = value.shape
+            shapes[name] = (*stack, rows // len(names), row)
+    return shapes
+
+
+def parameter_kinds(model: LanguageModel, kinds: Kinds) -> dict[str, tuple[Type, ...]]:
+    """The matrices by our names: the type of the whole, or of each half."""
+    found = {name: gguf_names(name) for name, _ in model.named_parameters()}
+    return {
+        parameter: tuple(kinds.get(name, Type.F32) for name in names)
+        for parameter, names in found.items()
+        if any(name in kinds for name in names)
+    }
+
+
+def straight_through(model: LanguageModel, kinds: Kinds) -> dict[str, Tensor]:
+    """The matrices rounded, by our names; their gradients reach the model's own weights."""
+    own = dict(model.named_parameters())
+    return {
+        name: _Straight.apply(own[name], types)
+        for name, types in parameter_kinds(model, kinds).items()
+    }
+
+
+@torch.no_grad()
+def rounded(model: LanguageModel, kinds: Kinds) -> LanguageModel:
+    """A copy of the model with plainly rounded matrices, in the same mode."""
+    copy = copy_of(model)
+    copy.load_state_dict(straight_through(model, kinds), strict=False)
+    return copy
+
+
+@torch.no_grad()
+def copy_of(model: LanguageModel) -> LanguageModel:
+    """The model once more, with weights of its own.
+
+    Not `copy.deepcopy`, which a model in training refuses: its last batch's graph hangs on it.
+    """
+    copy = LanguageModel(model.config).to(model.embedding.weight.device)
+    copy.load_state_dict(model.state_dict())
+    copy.compute_dtype = model.compute_dtype
+    return copy.train(model.training)
