@@ -11,7 +11,7 @@ from itera_lite.compress.rounding import Kinds, rounded, straight_through
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.train.objective import Objective
 
-RATE = 0.1  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
+RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
 MINUTES = 3.0
 
 

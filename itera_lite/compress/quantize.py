@@ -82,7 +82,8 @@ def quantize(
         checkpoint: Folder of the model.
         type: q4_0 by default; mixed is q4_0 with the embedding in q8_0.
         method: plain rounding; gptq, which compensates errors on a calibration text; qat, a short
-            training with rounded weights; auto takes qat where it pays and there is text.
+            training with rounded weights; auto takes qat for 4 bits where there is text (gptq with
+            --minutes 0), else plain.
         data: Set or path to calibrate or train on, and to measure with. Plain needs none.
         max_bytes: Size of the file at most, such as 1MB: each matrix gets 8 or 4 bits so that the
             loss is least.
@@ -104,7 +105,7 @@ def quantize(
         raise UsageError(f"--max-bytes chooses the type of each matrix: leave out --type {type}")
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)
     type = type or ("q4_0" if max_bytes is None else "mixed")
-    chosen = _method(type, method, data is not None)
+    chosen = _method(type, method, data is not None, minutes)
     for wanted, needed in (
         (f"--method {chosen}", chosen != "plain"),
         ("--max-bytes", limit is not None),
@@ -168,11 +169,13 @@ def bytes_of(option: str, text: str) -> int:
     return int(number)
 
 
-def _method(type: Type, method: Method, has_text: bool) -> Method:
-    """What `auto` stands for: 8 bits lose nothing that a training could win back."""
+def _method(type: Type, method: Method, has_text: bool, minutes: float | None) -> Method:
+    """What `auto` stands for: 8 bits lose nothing that could be won back."""
     if method != "auto":
         return method
-    return "qat" if has_text and type != "q8_0" else "plain"
+    if not has_text or type == "q8_0":
+        return "plain"
+    return "gptq" if minutes == 0 else "qat"
 
 
 def _calibrate(dataset: Dataset, n_tokens: int) -> Tensor:
