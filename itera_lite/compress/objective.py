@@ -69,6 +69,7 @@ def distillation_objective(
     k: int = TOP_K,
     temperature: float = TEMPERATURE,
     mix: float = MIX,
+    dtype: torch.dtype = torch.float32,
     quiet: bool = False,
 ) -> Distillation:
     """The objective alone, for a training that does something else as well.
@@ -78,8 +79,11 @@ def distillation_objective(
     Args:
         teachers: checkpoints' folders; the mean of their probabilities teaches.
         dataset: what the student trains on, in the student's tokens.
+        dtype: of the teachers' matrix products; that of the training is fine.
     """
     loaded = [Teacher.load(Path(folder)) for folder in teachers]
+    for teacher in loaded:
+        teacher.model.compute_dtype = dtype
     return Distillation(SoftTargets(loaded, dataset, k, quiet=quiet), temperature, mix)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from itera_lite.compress import teacher as teaching
 from itera_lite.compress.bytewise import Bridge
 from itera_lite.compress.teacher import Teacher
 from itera_lite.data.shards import Dataset
+from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, write_json
 
 FORMAT = 1
@@ -94,10 +96,16 @@ class SoftTargets:
         return missing
 
     def fill(self, blocks: NDArray[np.int64], say: str = "") -> None:
-        """Have the teachers speak about blocks, rising, that aren't filled; ``say`` shows a bar."""
+        """Have the teachers speak about blocks, rising, that aren't filled; ``say`` shows a bar.
+
+        Raises:
+            DataError: the disk has no room for it.
+            TokenizerMismatch: a teacher's tokens don't fit the student's on this text.
+        """
         missing = self.missing(blocks)
         if not len(missing):
             return
+        self._need_room(len(missing) * BLOCK)
         self._prepare()
         rows = max(BLOCK, min(PIECE, teaching.LOGITS // self.vocab_size))
         bar = tqdm(
@@ -150,6 +158,17 @@ class SoftTargets:
         self._filled[blocks] = 1
         nats = -right[said].clamp(min=1e-9).log().sum()
         return torch.stack([torch.tensor(float(len(places))), said.sum(), top.sum(), nats])
+
+    def _need_room(self, places: int) -> None:
+        """A full disk under a sparse mapped file would end the process without a word."""
+        needed = places * self.k * (self._ids.dtype.itemsize + self._shares.dtype.itemsize)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DataError(
+                f"what the teachers say takes {needed / 1e6:,.0f} MB and {self.folder} has "
+                f"{free / 1e6:,.0f} MB free. Give a smaller --top-k or budget, make room, or set "
+                "ITERA_CACHE to another folder"
+            )
 
     def _prepare(self) -> None:
         """Give the teachers their text; another tokenizer's takes a while, so only on demand."""

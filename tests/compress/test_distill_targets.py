@@ -12,7 +12,7 @@ from itera_lite.compress.soft_targets import BLOCK, SoftTargets
 from itera_lite.compress.teacher import Teacher
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import TokenizerMismatch
+from itera_lite.errors import DataError, TokenizerMismatch
 from itera_lite.train.checkpoint import save_checkpoint
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, text
 from tests.export.models import random_model
@@ -117,7 +117,7 @@ def _borders(documents, tokenizer) -> list[int]:
 
 def test_a_teacher_of_shorter_tokens_is_refused(dataset):
     letters = Tokenizer.train([b"text"], 256)
-    with pytest.raises(TokenizerMismatch, match=r"only \d+ %.*--tokenizer"):
+    with pytest.raises(TokenizerMismatch, match=r"only \d+%.*--tokenizer"):
         Bridge.build(
             dataset.documents("train"), dataset.tokens("train"), dataset.tokenizer, letters
         )
@@ -186,6 +186,16 @@ def test_a_stop_loses_nothing_that_was_written(dataset, tmp_path, monkeypatch):
     targets.fill(blocks)
     assert not len(targets.missing(blocks))
     assert targets.spent()["places"] == 10 * BLOCK
+
+
+def test_a_full_disk_is_told_before_anything_is_asked(dataset, tmp_path, monkeypatch):
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    targets = SoftTargets([one], dataset, 8, quiet=True)
+    usage = soft_targets.shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(soft_targets.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match="ITERA_CACHE"):
+        targets.at(np.arange(4))
+    assert targets.spent()["places"] == 0
 
 
 def test_several_teachers_are_averaged(dataset, tmp_path):
