@@ -142,7 +142,7 @@ def test_the_chain_for_your_own_text_runs(
         assert len(capsys.readouterr().out) > 20
 
 
-TABLES = re.findall(r"<!-- table: (engine )?(\S+) -->\n", README)
+TABLES = re.findall(r"<!-- table: (engine |ladder )?(\S+) -->\n", README)
 
 
 def test_the_tables_are_those_of_the_committed_results(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def train(
     Args:
         data: Set or path: python, tinystories, wikitext-2, a file, a folder, hf:OWNER/NAME.
         model: Which of the two to train.
-        config: Size: nano, tiny, small or base; reference is a conventional GPT-2 of 15 M parameters.
+        config: Size: nano, tiny, small or base; or reference, a conventional GPT-2 of 15 M.
         params: Size as a number of parameters instead, such as 3M.
         pattern: Layers of the Itera model: m for Mamba-2, a for attention, such as mmam.
         epochs: Train for this many passes over the text.

@@ -1,6 +1,8 @@
 """The ladder: every stage is made, finished ones stay, the verdicts follow from the numbers."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,17 +26,9 @@ GPT2 = {"pattern": "aa", "d_model": 64, "d_ff": 128, "n_kv_heads": 2, "max_seq_l
 WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes": 4e8}
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
-    """Shapes that train in an instant; transformers writes on paper. Returns what was measured."""
-    for size in ("nano", "tiny", "small"):
-        shape = {"itera": ITERA, "transformer": LLAMA}
-        if size == "small":
-            shape = {"itera": {**ITERA, "d_model": 96}}
-        monkeypatch.setitem(config.PRESETS, size, shape)
-    monkeypatch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
-    monkeypatch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
-    monkeypatch.setattr("itera_lite.bench.artifact.ENOUGH_SECONDS", 0.01)
+@pytest.fixture(scope="module")
+def small() -> Iterator[list[Artifact]]:
+    """Shapes that train in an instant; transformers writes on paper. Gives what was measured."""
     measured: list[Artifact] = []
     real = Artifact.write_texts
 
@@ -42,8 +36,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[Artifact]:
         measured.append(self)
         return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
 
-    monkeypatch.setattr(Artifact, "write_texts", write_texts)
-    return measured
+    with pytest.MonkeyPatch.context() as patch:
+        for size in ("nano", "tiny", "small"):
+            shape = {"itera": ITERA, "transformer": LLAMA}
+            if size == "small":
+                shape = {"itera": {**ITERA, "d_model": 96}}
+            patch.setitem(config.PRESETS, size, shape)
+        patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
+        patch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
+        patch.setattr(Artifact, "write_texts", write_texts)
+        yield measured
 
 
 def climb_it(text: Path, folder: Path, **options):
@@ -60,62 +62,84 @@ def climb_it(text: Path, folder: Path, **options):
     )
 
 
-def test_every_rung_is_made_measured_and_reported_once(text, tmp_path, small, capsys):
-    found = climb_it(text, tmp_path)
+@pytest.fixture(scope="module")
+def first(text, small, tmp_path_factory):
+    """What the first climb gives, and the folder that it leaves."""
+    folder = tmp_path_factory.mktemp("ladder")
+    return climb_it(text, folder), folder
+
+
+@pytest.fixture
+def climbed(first, tmp_path) -> Path:
+    """A copy of that folder."""
+    shutil.copytree(first[1], tmp_path / "again")
+    return tmp_path / "again"
+
+
+def test_every_rung_is_made_and_measured(first, small):
+    found, folder = first
     names = [rung["stage"] for rung in found["rungs"]]
     wanted = [s.name for s in STAGES if s.name != "teacher"]
     assert names == ["reference", *wanted, "q4_0"]
-    last = found["rungs"][-1]
+    reference, last = found["rungs"][0], found["rungs"][-1]
     assert last["runtime"] == "engine"
-    file = climb.model_file(tmp_path / "c" / "q4_0")
-    assert last["bytes_on_disk"] == file.stat().st_size < found["rungs"][0]["bytes_on_disk"]
-    assert last["cpu_seconds_per_kb"]["median"] < found["rungs"][0]["cpu_seconds_per_kb"]["median"]
-    assert last["vocab_size"] == 300 < found["rungs"][0]["vocab_size"] == 320
+    file = climb.model_file(folder / "c" / "q4_0")
+    assert last["bytes_on_disk"] == file.stat().st_size < reference["bytes_on_disk"]
+    assert last["cpu_seconds_per_kb"]["median"] < reference["cpu_seconds_per_kb"]["median"]
+    assert last["vocab_size"] == 300 < reference["vocab_size"] == 320
     # the measurements went in turns: every artifact once, then every one again
-    assert small[: len(names)] == small[len(names) :]
+    assert small[: len(names)] == small[len(names) : 2 * len(names)]
     # the reference had as much time as all that the last rung was made from
-    plan = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
-    assert plan == rungs.shipped_share()
-
-    shown = capsys.readouterr().out
-    assert "bytes on disk: " in shown
-    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "c").glob("*/model.safetensors")}
-    again = climb_it(text, tmp_path)
-    assert stamps == {p: p.stat().st_mtime_ns for p in stamps}, "a finished stage was repeated"
-    assert [r["bpb"] for r in again["rungs"]] == [r["bpb"] for r in found["rungs"]]
-
-    report(results=tmp_path / "r", reports=tmp_path / "reports")
-    page = (tmp_path / "reports" / "efficiency_report.md").read_text()
-    assert "Path to 100-300x" in page and "8: the native engine" in page
-    assert "bytes on disk" in ladder_table(tmp_path / "r")
+    trained = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
+    assert trained == rungs.shipped_share()
 
 
-def test_more_seeds_give_a_spread_and_keep_the_first(text, tmp_path, small):
-    climb_it(text, tmp_path)
-    before = (tmp_path / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
-    found = climb_it(text, tmp_path, seeds=2)
-    assert (tmp_path / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
+def test_what_is_finished_is_not_done_again_and_is_reported(text, first, climbed, small, capsys):
+    stamps = {p: p.stat().st_mtime_ns for p in (climbed / "c").glob("*/model.safetensors")}
+    scores = {p: p.stat().st_mtime_ns for p in (climbed / "r").glob("ladder/*_heldout.json")}
+    assert len(scores) == len(first[0]["rungs"]) - 1
+    again = climb_it(text, climbed)
+    assert {p: p.stat().st_mtime_ns for p in (*stamps, *scores)} == {**stamps, **scores}
+    assert [r["bpb"] for r in again["rungs"]] == [r["bpb"] for r in first[0]["rungs"]]
+    assert "bytes on disk: " in capsys.readouterr().out
+
+    report(results=climbed / "r", reports=climbed / "reports")
+    page = (climbed / "reports" / "efficiency_report.md").read_text()
+    assert "Path to 100-300x" in page and "7: the native engine" in page
+    assert "Bytes on disk" in ladder_table(climbed / "r")
+
+
+def test_other_weights_are_scored_again(text, climbed, small):
+    kept = climbed / "r" / "ladder" / "itera_heldout.json"
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**record, "bpb": 1.0, "weights_sha256": "of another model"}))
+    again = climb_it(text, climbed)
+    assert again["rungs"][2]["bpb"] == record["bpb"]
+
+
+def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
+    before = (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
+    found = climb_it(text, climbed, seeds=2)
+    assert (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
     assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
     assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
 
 
-def test_a_teacher_of_ones_own_is_taken(text, tmp_path, small):
-    climb_it(text, tmp_path)
+def test_a_teacher_of_ones_own_is_taken(text, climbed, small):
     for stage in ("distilled", "q8_0", "q4_0"):
-        (tmp_path / "r" / "ladder" / f"{stage}_summary.json").unlink()
-    other = tmp_path / "mine"
-    (tmp_path / "c" / "teacher").rename(other)
-    climb_it(text, tmp_path, teacher=other)
-    summary = json.loads((tmp_path / "r" / "ladder" / "distilled_summary.json").read_text())
+        (climbed / "r" / "ladder" / f"{stage}_summary.json").unlink()
+    other = climbed / "mine"
+    (climbed / "c" / "teacher").rename(other)
+    climb_it(text, climbed, teacher=other)
+    summary = json.loads((climbed / "r" / "ladder" / "distilled_summary.json").read_text())
     assert [t["name"] for t in summary["distillation"]["teachers"]] == ["mine"]
-    assert not (tmp_path / "c" / "teacher").exists()
+    assert not (climbed / "c" / "teacher").exists()
 
 
-def test_a_damaged_summary_is_named(text, tmp_path, small):
-    climb_it(text, tmp_path)
-    (tmp_path / "r" / "ladder" / "itera_summary.json").write_text("{")
+def test_a_damaged_summary_is_named(text, climbed, small):
+    (climbed / "r" / "ladder" / "itera_summary.json").write_text("{")
     with pytest.raises(IteraError, match=r"itera_summary.json.*damaged"):
-        climb_it(text, tmp_path)
+        climb_it(text, climbed)
 
 
 def rung(bpb: float, cpu: float, size: float, memory: float) -> dict[str, object]:
