@@ -25,7 +25,10 @@ def summary(context: Context) -> str:
         "Every verdict is computed from the numbers and their spread; none is typed."
     )
     return paragraphs(
-        "## Summary", f"{intro} {others}".strip(), bullets([*headlines(pair), *climbed]), context.alone()
+        "## Summary",
+        f"{intro} {others}".strip(),
+        bullets([*headlines(pair), *climbed]),
+        context.alone(),
     )
 
 
