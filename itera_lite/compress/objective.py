@@ -19,7 +19,7 @@ from itera_lite.train.objective import Objective
 
 TOP_K = 32
 TEMPERATURE = 1.0
-MIX = 0.5
+MIX = 0.9
 
 
 class Distillation(Objective):
