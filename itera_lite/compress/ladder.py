@@ -13,8 +13,9 @@ from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting
 
 MINUTES = 30.0
-QUICK_MINUTES = 0.5
+QUICK_MINUTES = 0.3
 QUICK_BYTES = 50_000
+QUICK_EVALUATIONS = 2
 REPEATS = 5
 QUICK_REPEATS = 3
 
@@ -86,6 +87,7 @@ def ladder(
             setting=setting,
             threads=threads,
             final_bytes=heldout_bytes,
+            **({"evaluations": QUICK_EVALUATIONS} if quick else {}),
         )
         for seed in range(seeds)
     ]

@@ -21,7 +21,6 @@ from itera_lite.train.resume import Places
 from itera_lite.train.run import train_config
 from itera_lite.train.session import Setting, run_training
 
-EVALUATIONS = 8  # of a training; the reference's early stopping goes by them
 MANY_EPOCHS = 4  # from here on the reference is trained with dropout
 DROPOUT = 0.1
 
@@ -47,6 +46,7 @@ class Plan:
     setting: Setting
     threads: int | None
     final_bytes: int
+    evaluations: int = 8  # of a training; the reference's early stopping goes by them
 
     @property
     def suffix(self) -> str:
@@ -114,7 +114,7 @@ def _train(plan: Plan, stage: str, minutes: float, family: Family, size: str, da
         plan.setting,
         spec=plan.data,
         resume=_go_on(places),
-        evaluations=EVALUATIONS,
+        evaluations=plan.evaluations,
         final_bytes=plan.final_bytes,
     )
 
