@@ -227,8 +227,7 @@ def stages(plan: Plan) -> Iterator[tuple[Stage, float]]:
 
 
 def minutes_of(summary: dict[str, Any]) -> float:
-    """Minutes that a stage took by itself: training, and what it had to prepare for it."""
-    seconds = float((summary.get("train") or {}).get("seconds") or 0.0)
-    for key in ("teacher_seconds", "calibration_seconds"):
-        seconds += float((summary.get("distillation") or summary).get(key) or 0.0)
-    return seconds / 60
+    """Minutes that a stage took by itself: training, and what its teachers had to read for it."""
+    trained = (summary.get("train") or {}).get("seconds") or 0.0
+    taught = (summary.get("distillation") or {}).get("teacher_seconds") or 0.0
+    return (float(trained) + float(taught)) / 60
