@@ -67,7 +67,7 @@ def test_damage_is_one_clear_error(damage, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model_type", "gpt2"),
+        ("model_type", "gpt_neox"),
         ("tie_word_embeddings", False),
         ("mamba_n_groups", 2),
         ("position_embedding_type", "rope"),
