@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -129,12 +130,15 @@ def ladder(results: Results) -> Figure | None:
                 if (value := rung_value(rung, cost.key)) and (bpb := rung_value(rung, "bpb"))
             ]
             panel.plot([p[0] for p in points], [p[1] for p in points], color=style.GRID, lw=1.5)
-            for x, y, i in points:
-                panel.plot(x, y, "o", ms=15, color=style.SHADES["itera"][0], mew=0)
-                panel.annotate(str(i), (x, y), ha="center", va="center_baseline", color="white",
+            for x, y, name in _together(points):
+                panel.plot(x, y, "o", ms=15 + 5 * (len(name) > 2), mew=0,
+                           color=style.SHADES["itera"][0])  # fmt: skip
+                panel.annotate(name, (x, y), ha="center", va="center_baseline", color="white",
                                fontsize=9, fontweight="bold")  # fmt: skip
             panel.set_xscale("log")
-            style.plain_log(panel.xaxis)
+            few, many = min(p[0] for p in points), max(p[0] for p in points)
+            decades = range(math.floor(math.log10(few)), math.ceil(math.log10(many)) + 1)
+            style.plain_log(panel.xaxis, [10.0**d for d in decades] if many > 200 * few else None)
             if bar := rung_value(rungs[0], "bpb"):
                 panel.axhline(bar, color=style.MUTED, lw=1, ls=(0, (4, 3)))
             panel.set(xlabel=f"{cost.label}, {cost.unit} (log scale)", ylabel="bits per byte")
@@ -144,6 +148,28 @@ def ladder(results: Results) -> Figure | None:
         names = "   ".join(f"{i}: {rung.get('name', '?')}" for i, rung in enumerate(rungs))
         style.subtitle(fig, textwrap.fill(f"{names}   (dashed: quality of rung 0)", 112))
         return fig
+
+
+def _together(points: list[tuple[float, float, int]]) -> list[tuple[float, float, str]]:
+    """Rungs (cost, quality, number) that would lie on one another share a mark: ``4-6``."""
+    wide = math.log(max(x for x, _, _ in points) / min(x for x, _, _ in points)) or 1.0
+    high = max(y for _, y, _ in points) - min(y for _, y, _ in points) or 1.0
+    groups: list[list[tuple[float, float, int]]] = []
+    for point in points:
+        x, y, _ = groups[-1][0] if groups else point
+        near = abs(math.log(point[0] / x)) < 0.05 * wide and abs(point[1] - y) < 0.05 * high
+        if groups and near:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return [
+        (
+            group[0][0],
+            group[0][1],
+            "-".join(dict.fromkeys(str(g[2]) for g in (group[0], group[-1]))),
+        )
+        for group in groups
+    ]
 
 
 def _rates(model: ModelResults, kind: str) -> dict[int, Measurement]:
