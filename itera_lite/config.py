@@ -192,17 +192,6 @@ REFERENCE_VOCABULARY = 32_768
 
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
 PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
-    "tiny": {
-        "itera": {
-            "pattern": "mmam",
-            "d_model": 128,
-            "n_experts": 24,
-            "top_k": 3,
-            "d_expert": 32,
-            "d_state": 8,
-        },
-        "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
-    },
     "nano": {  # half of tiny: about 0.6 MB in 4 bits
         "itera": {
             "pattern": "mam",
@@ -213,6 +202,17 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
             "d_state": 8,
         },
         "transformer": {"pattern": "aaa", "d_model": 128, "d_ff": 352, "n_kv_heads": 4},
+    },
+    "tiny": {
+        "itera": {
+            "pattern": "mmam",
+            "d_model": 128,
+            "n_experts": 24,
+            "top_k": 3,
+            "d_expert": 32,
+            "d_state": 8,
+        },
+        "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
     },
     "small": {
         "itera": {
