@@ -46,6 +46,10 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
     "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
+    "export": (
+        "itera_lite.export.run:export",
+        "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
+    ),
     "compress": (
         "itera_lite.compress.fit:compress",
         "Make a model smaller: say how small, or how much worse it may get.",
@@ -53,10 +57,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "compress distill": (
         "itera_lite.compress.distill:distill",
         "Train a small model on what a larger one says.",
-    ),
-    "export": (
-        "itera_lite.export.run:export",
-        "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
     ),
     "compress vocab": (
         "itera_lite.compress.vocabulary:vocab",

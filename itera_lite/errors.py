@@ -4,7 +4,8 @@
     ├── UsageError             wrong use: a bad option or argument; exits with 2
     ├── ConfigError            a model or training configuration that can't be built
     ├── DataError              text or token shards that can't be used
-    │   └── TokenizerMismatch  a model and data that were made with different tokenizers
+    │   ├── TokenizerMismatch  a model and data that were made with different tokenizers
+    │   └── TextTooSmall       a text that doesn't support a vocabulary of the size asked for
     ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
     ├── ModelFileError         a GGUF file, or a saved state, that the engine can't use
     ├── ExportError            weights that can't be stored in the type asked for
@@ -36,6 +37,10 @@ class DataError(IteraError):
 
 class TokenizerMismatch(DataError):
     """A model and data that were made with different tokenizers."""
+
+
+class TextTooSmall(DataError):
+    """A text that doesn't support a vocabulary of the size asked for."""
 
 
 class CheckpointError(IteraError):

@@ -10,12 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from itera_lite.bench.artifact import TEXT_BYTES, Artifact
 from itera_lite.bench.energy import DEFAULT_WATTS
 from itera_lite.bench.stats import stat
 from itera_lite.compress.rungs import STAGES, Plan, minutes_of
 from itera_lite.config import TrainConfig
 from itera_lite.data.corpus import load_documents
+from itera_lite.data.shards import prepare
+from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
 from itera_lite.evaluate.baselines import sample_documents
 from itera_lite.evaluate.bits import score_documents
@@ -180,14 +184,28 @@ def _record(plans: Sequence[Plan], rung: Rung, scores: list[dict[str, float]]) -
         "runtime": rung.artifact.runtime,
         "bpb": stat(bits) if len(bits) > 1 else bits[0],
         "params": counts.params_total,
+        "d_model": model.config.d_model,
         "vocab_size": tokenizer.vocab_size,
+        "tokens_in_use": _tokens_in_use(plans[0].data, tokenizer),
         "bytes_per_token": bytes_per_token,
         "flops_per_byte": counts.flops_forward / bytes_per_token,
         "bytes_on_disk": rung.size,
         **{key: stat(values) for key, values in rung.samples.items()},
+        "outside_teacher": _outside_teacher(plans[0], rung.stage),
         "train_minutes": sum(minutes_of(s) for s in _history(plans[0], rung.stage)),
         "own_train_minutes": minutes_of(plans[0].summary(rung.stage) or {}),
     }
+
+
+def _tokens_in_use(data: str, tokenizer: Tokenizer) -> int:
+    """How many of the tokenizer's tokens occur in the training text."""
+    return len(np.unique(prepare(data, tokenizer=tokenizer, quiet=True).tokens("train")))
+
+
+def _outside_teacher(plan: Plan, name: str) -> str | None:
+    """A teacher that was brought along: its training is in nobody's minutes."""
+    taught = any("distillation" in summary for summary in _history(plan, name))
+    return plan.teacher.name if taught and plan.teacher is not None else None
 
 
 def _history(plan: Plan, name: str) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from itera_lite.train.budget import Budget, budget_of
 from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 from itera_lite.train.resume import Places
 from itera_lite.train.run import train_config
+from itera_lite.train.session import description
 
 
 @dataclass(frozen=True)
@@ -140,26 +141,8 @@ def save_untrained(
     """Write a result that no training followed, with the summary that a training would have
     written, but for what is about training."""
     save_checkpoint(places.best, model, dataset.tokenizer)
-    counts = cost(model.config, TrainConfig().seq_len)
     summary: dict[str, Any] = {
-        "name": places.name,
-        "family": model.config.family,
-        "config": model.config.to_dict(),
-        "params": {
-            "total": counts.params_total,
-            "embedding": counts.params_embedding,
-            "non_embedding": counts.params_non_embedding,
-            "active": counts.params_active,
-        },
-        "flops_per_token": {"forward": counts.flops_forward, "train": counts.flops_train},
-        "flops_breakdown": counts.breakdown,
-        "valid": {
-            "bpb": valid.bpb,
-            "loss": valid.loss,
-            "ppl": valid.ppl,
-            "tokens": valid.tokens,
-            "bytes": valid.bytes,
-        },
+        **description(places.name, model.config, valid, TrainConfig().seq_len),
         "dataset": {**dataset.summary(), "spec": spec},
         "provenance": provenance(seed=seed),
         **notes,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
 from itera_lite.data.general import prepare_general
@@ -168,17 +168,15 @@ def _distilled(plan: Plan, minutes: float) -> Any:
     )
 
 
-def _quantized(kind: str) -> Callable[[Plan, float], Any]:
+def _quantized(kind: Literal["q8_0", "q4_0"]) -> Callable[[Plan, float], Any]:
     def make(plan: Plan, minutes: float) -> Any:
         from itera_lite.compress.quantize import quantize
 
-        method = "plain" if kind == "q8_0" else "auto"
         return quantize(
             plan.folder("distilled"),
-            type=kind,  # type: ignore[arg-type]
-            method=method,  # type: ignore[arg-type]
+            type=kind,
             data=plan.data,
-            minutes=minutes if method == "auto" else None,
+            minutes=minutes or None,
             **_common(plan, kind),
         )
 

@@ -13,7 +13,7 @@ from typing import Any
 from itera_lite.compress.common import Start
 from itera_lite.config import TrainConfig
 from itera_lite.data.shards import prepare
-from itera_lite.errors import DataError, ExportError, UsageError
+from itera_lite.errors import ExportError, TextTooSmall, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.files import write_json, write_text
 from itera_lite.model.cost import cost
@@ -120,9 +120,7 @@ def supported(start: Start, data: str, quiet: bool) -> list[int]:
             break
         try:
             prepare(data, vocab_size=size, quiet=quiet)
-        except DataError as error:
-            if "supports at most" not in str(error):
-                raise
+        except TextTooSmall:
             break  # nor does it support a larger one
         sizes.append(size)
     if not sizes:

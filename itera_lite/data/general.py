@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itera_lite.data.corpus import load_documents
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer, training_sample
-from itera_lite.errors import DataError
+from itera_lite.errors import TextTooSmall
 
 GENERAL = "python"  # text that is on every machine
 
@@ -21,9 +21,8 @@ def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
     """
     try:
         return prepare(data, vocab_size=vocab_size, quiet=quiet)
-    except DataError as error:
-        if "supports at most" not in str(error):
-            raise
+    except TextTooSmall:
+        pass
     if not quiet:
         print(
             f"the text alone doesn't hold {vocab_size:,} tokens: the tokenizer is trained on it "

@@ -21,7 +21,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from itera_lite.errors import DataError, UsageError
+from itera_lite.errors import DataError, TextTooSmall, UsageError
 from itera_lite.files import write_json, write_text
 
 EOT = "<|endoftext|>"
@@ -111,7 +111,7 @@ class Tokenizer:
 
         Raises:
             UsageError: ``vocab_size`` is out of range.
-            DataError: the text supports fewer merges; the message says how many.
+            TextTooSmall: the text supports fewer merges; the message says how many.
         """
         if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
             raise UsageError(
@@ -143,7 +143,7 @@ class Tokenizer:
         for left, right in merges:
             vocab.setdefault(left + right, len(vocab))
         if len(vocab) < vocab_size:
-            raise DataError(
+            raise TextTooSmall(
                 f"vocab_size={vocab_size}: the training text ({n_bytes:,} bytes) supports at most "
                 f"{len(vocab)}, because a merge has to occur twice. Give a vocab_size of "
                 f"{len(vocab)} or less, or more text."

@@ -64,7 +64,7 @@ def cost(config: ModelConfig, context: int = 256) -> Cost:
     layers = n_mamba * mamba_params + n_attention * attention_matrices
     layers += c.n_layers * (ffn_params + 2 * d) + d
     if c.is_gpt2:  # the biases, and the positions
-        layers += c.n_layers * (6 * d + c.d_ff + 2 * d) - c.n_layers * d + d
+        layers += c.n_layers * (7 * d + c.d_ff) + d
         embedding += c.max_seq_len * d
     total = embedding + layers
     active = total - c.n_layers * (ffn_params - ffn_active)

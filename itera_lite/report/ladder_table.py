@@ -9,7 +9,7 @@ from itera_lite.bench.compare import times
 from itera_lite.errors import IteraError
 from itera_lite.report.ladder import rung_value
 from itera_lite.report.results import load_results, number
-from itera_lite.report.text import MISSING, escape, fixed, paragraphs, significant, table
+from itera_lite.report.text import MISSING, count, escape, fixed, paragraphs, significant, table
 
 SHOWN = (
     ("bytes_on_disk", "MB on disk", 1e-6),
@@ -48,6 +48,23 @@ def ladder_table(folder: str | Path) -> str:
     return paragraphs(
         table(["rung", "bits/byte", *(label for _, label, _ in SHOWN)], rows),
         target_table(results.ladder_targets),
+        unused_tokens(results.ladder),
+    )
+
+
+def unused_tokens(rungs: list[dict[str, Any]]) -> str:
+    """What the reference would weigh without the tokens that its text doesn't use."""
+    first, last = rungs[0], rungs[-1]
+    size, shipped = (rung_value(rung, "bytes_on_disk") for rung in (first, last))
+    total, used = number(first, "vocab_size"), number(first, "tokens_in_use")
+    width = number(first, "d_model")
+    if not (size and shipped and total and used and width):
+        return ""
+    without = size - 4 * width * (total - used)
+    return (
+        f"Of the reference's {count(total)} tokens {count(used)} occur in its training text. "
+        f"Without the rows of the others it would have {significant(without / 1e6)} MB, "
+        f"{significant(without / shipped)} times the last rung (computed, not measured)."
     )
 
 

@@ -14,9 +14,11 @@ from itera_lite.bench.provenance import provenance, usable_cores
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.shards import Dataset
 from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.score import Score
 from itera_lite.files import write_json
 from itera_lite.kernels.build import keep_memory
 from itera_lite.model import LanguageModel
+from itera_lite.model.cost import cost
 from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
@@ -119,14 +121,12 @@ def _finish(
     model, tokenizer = load_checkpoint(places.best)
     texts = first_bytes(dataset.documents("valid"), final_bytes)
     score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
-    counts, manifest = trainer.cost, dataset.manifest
+    manifest = dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
     speed = trainer.tokens / state.seconds
     share = trainer.mfu(speed)
     summary: dict[str, Any] = {
-        "name": places.name,
-        "family": model.config.family,
-        "config": model.config.to_dict(),
+        **description(places.name, model.config, score, config.seq_len),
         "train": {
             "batch_size": config.batch_size,
             "seq_len": config.seq_len,
@@ -150,21 +150,6 @@ def _finish(
             "weight_decay": config.weight_decay,
             "budget": {"unit": trainer.budget.unit, "amount": trainer.budget.amount},
             "stopped": ended,
-        },
-        "params": {
-            "total": counts.params_total,
-            "embedding": counts.params_embedding,
-            "non_embedding": counts.params_non_embedding,
-            "active": counts.params_active,
-        },
-        "flops_per_token": {"forward": counts.flops_forward, "train": counts.flops_train},
-        "flops_breakdown": counts.breakdown,
-        "valid": {
-            "bpb": score.bpb,
-            "loss": score.loss,
-            "ppl": score.ppl,
-            "tokens": score.tokens,
-            "bytes": score.bytes,
         },
         "best": state.best,
         "dataset": {
@@ -195,6 +180,32 @@ def _finish(
     return summary
 
 
+def description(name: str, config: ModelConfig, valid: Score, context: int) -> dict[str, Any]:
+    """What every summary says of a model: its shape, its cost at a number of tokens of context,
+    its score on validation text."""
+    counts = cost(config, context)
+    return {
+        "name": name,
+        "family": config.family,
+        "config": config.to_dict(),
+        "params": {
+            "total": counts.params_total,
+            "embedding": counts.params_embedding,
+            "non_embedding": counts.params_non_embedding,
+            "active": counts.params_active,
+        },
+        "flops_per_token": {"forward": counts.flops_forward, "train": counts.flops_train},
+        "flops_breakdown": counts.breakdown,
+        "valid": {
+            "bpb": valid.bpb,
+            "loss": valid.loss,
+            "ppl": valid.ppl,
+            "tokens": valid.tokens,
+            "bytes": valid.bytes,
+        },
+    }
+
+
 def first_bytes(documents: Iterator[bytes], enough: int = FINAL_BYTES) -> Iterator[bytes]:
     """Whole documents, until ``enough`` bytes are reached."""
     total = 0
@@ -214,8 +225,6 @@ def _announce(
     setting: Setting,
 ) -> None:
     """Say what was derived, and why."""
-    from itera_lite.model.cost import cost
-
     c = cost(shape, config.seq_len)
     amount = f"{budget.amount:,.0f} tokens" if budget.unit == "tokens" else f"{budget.amount:.0f} s"
     print(

@@ -8,7 +8,7 @@ from typing import Any
 from itera_lite.bench.compare import times
 from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import RUNG_COSTS, rung_value
-from itera_lite.report.ladder_table import target_table
+from itera_lite.report.ladder_table import target_table, unused_tokens
 from itera_lite.report.metrics import Pair
 from itera_lite.report.results import ModelResults, number
 from itera_lite.report.text import (
@@ -69,6 +69,7 @@ def path(context: Context) -> str:
         "other factors.",
         _promises(context.results.ladder),
         target_table(context.results.ladder_targets),
+        unused_tokens(context.results.ladder) if context.results.ladder else "",
         _time_to_train(context.results.ladder),
         *[_so_far(pair, len(context.pairs) > 1) for pair in context.pairs],
         ""
@@ -184,9 +185,11 @@ def _time_to_train(rungs: list[dict[str, Any]]) -> str:
         if last > first
         else "no longer than the reference had"
     )
+    teacher = rungs[-1].get("outside_teacher")
+    taught = f"but for its teacher {code(teacher)}, who was brought along" if teacher else "in all"
     return (
         f"Time to train: the reference {significant(first)} minutes, everything that the last rung "
-        f"was made from, its teacher too, {significant(last)} minutes: {most}. Quality is compared "
+        f"was made from {significant(last)} minutes {taught}: {most}. Quality is compared "
         "at these times; a reference that is trained until it gains nothing more was not measured."
     )
 
