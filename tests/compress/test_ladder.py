@@ -90,8 +90,14 @@ def test_every_rung_is_made_and_measured(first, small):
     # the measurements went in turns: every artifact once, then every one again
     assert small[: len(names)] == small[len(names) : 2 * len(names)]
     # the reference had as much time as all that the last rung was made from
-    trained = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
-    assert trained == rungs.shipped_share()
+    budgets = {
+        name: json.loads((folder / "r" / "ladder" / f"{name}_summary.json").read_text())["train"]
+        for name in ("reference", "teacher", "distilled", "q4_0")
+    }
+    seconds = {name: train["budget"]["amount"] for name, train in budgets.items()}
+    assert seconds.pop("reference") == pytest.approx(sum(seconds.values()))
+    assert 0 < reference["tokens_in_use"] <= reference["vocab_size"]
+    assert last["outside_teacher"] is None
 
 
 def test_what_is_finished_is_not_done_again_and_is_reported(text, first, climbed, small, capsys):
@@ -130,7 +136,9 @@ def test_a_teacher_of_ones_own_is_taken(text, climbed, small):
         (climbed / "r" / "ladder" / f"{stage}_summary.json").unlink()
     other = climbed / "mine"
     (climbed / "c" / "teacher").rename(other)
-    climb_it(text, climbed, teacher=other)
+    found = climb_it(text, climbed, teacher=other)
+    outside = {rung["stage"]: rung["outside_teacher"] for rung in found["rungs"]}
+    assert (outside["vocabulary"], outside["q4_0"]) == (None, "mine")
     summary = json.loads((climbed / "r" / "ladder" / "distilled_summary.json").read_text())
     assert [t["name"] for t in summary["distillation"]["teachers"]] == ["mine"]
     assert not (climbed / "c" / "teacher").exists()
