@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from itera_lite.bench.provenance import provenance
 from itera_lite.compress.rungs import STAGES, Plan, shipped_share, stages
-from itera_lite.errors import UsageError
+from itera_lite.errors import MissingExtra, UsageError
 from itera_lite.files import write_json
 from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting
@@ -63,6 +64,10 @@ def ladder(
 
     Returns:
         What ladder.json holds.
+
+    Raises:
+        UsageError: a number that is out of its range.
+        MissingExtra: `transformers`, which decodes most rungs, isn't installed.
     """
     if minutes is not None and not 0 < minutes < float("inf"):
         raise UsageError(f"--minutes {minutes:g}: expected more than 0")
@@ -70,6 +75,8 @@ def ladder(
         raise UsageError(f"--seeds {seeds}: expected 1 or more")
     if repeats is not None and repeats < 1:
         raise UsageError(f"--repeats {repeats}: expected 1 or more")
+    if find_spec("transformers") is None:  # said now, not after the trainings
+        raise MissingExtra("transformers", "peers", "measuring the ladder")
     minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
     heldout_bytes = QUICK_BYTES if quick else FINAL_BYTES
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")

@@ -13,7 +13,7 @@ from itera_lite.compress import climb, rungs
 from itera_lite.compress.climb import targets_of
 from itera_lite.compress.ladder import ladder
 from itera_lite.compress.rungs import STAGES
-from itera_lite.errors import IteraError, UsageError
+from itera_lite.errors import IteraError, MissingExtra, UsageError
 from itera_lite.report.build import report
 from itera_lite.report.ladder_table import ladder_table
 from tests.compress.checkpoints import text
@@ -175,6 +175,13 @@ def test_targets_are_reached_by_numbers_alone():
 def test_impossible_wishes_are_refused(options, tmp_path):
     with pytest.raises(UsageError, match=next(iter(options))):
         ladder("python", quiet=True, checkpoints=tmp_path, results=tmp_path, **options)
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("itera_lite.compress.ladder.find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match="transformers"):
+        ladder("python", quiet=True, checkpoints=tmp_path / "c", results=tmp_path / "r")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_artifact_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
