@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from itera_lite.errors import IteraError as IteraError
     from itera_lite.errors import MissingExtra as MissingExtra
     from itera_lite.errors import ModelFileError as ModelFileError
+    from itera_lite.errors import TextTooSmall as TextTooSmall
     from itera_lite.errors import TokenizerMismatch as TokenizerMismatch
     from itera_lite.errors import UsageError as UsageError
     from itera_lite.model import LanguageModel as LanguageModel
@@ -49,6 +50,7 @@ _PUBLIC = {
     "ConfigError": "itera_lite.errors",
     "DataError": "itera_lite.errors",
     "TokenizerMismatch": "itera_lite.errors",
+    "TextTooSmall": "itera_lite.errors",
     "CheckpointError": "itera_lite.errors",
     "ExportError": "itera_lite.errors",
     "ModelFileError": "itera_lite.errors",
