@@ -180,14 +180,6 @@ class TrainConfig:
         return min(rise, fall)
 
 
-# What `TrainConfig` has for a gpt2 model where the user says nothing: found by a search over
-# learning rate and batch (experiments/LOG.md).
-REFERENCE_TRAIN: dict[str, Any] = {
-    "lr_other": 1e-3,
-    "weight_decay": 0.1,
-    "decay": 1.0,
-    "batch_size": 8,
-}
 REFERENCE_VOCABULARY = 32_768
 
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
@@ -247,6 +239,15 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
     },
 }
 NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}  # the pair
+
+
+def reference_recipe(d_model: int) -> dict[str, Any]:
+    """What `TrainConfig` has for a gpt2 model where the user says nothing.
+
+    Found by a search over learning rate and batch at widths 128 and 256 (experiments/LOG.md):
+    the best rate halves where the width doubles.
+    """
+    return {"lr_other": 0.256 / d_model, "weight_decay": 0.1, "decay": 1.0, "batch_size": 8}
 
 
 def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:

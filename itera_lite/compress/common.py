@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.bench.provenance import provenance
-from itera_lite.config import Family, TrainConfig
+from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.shards import Dataset
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
@@ -101,10 +101,10 @@ def budget_for(
     return budget_of(dataset, None, minutes, tokens)
 
 
-def gentle(family: Family, budget: Budget, rate: float, seed: int) -> TrainConfig:
+def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
     """A family's recipe for going on from trained weights: every learning rate times
     ``rate``."""
-    config = train_config(family, budget, {}, seed)
+    config = train_config(shape, budget, {}, seed)
     return replace(
         config,
         lr_matrix=config.lr_matrix * rate,

@@ -130,7 +130,7 @@ def experts(
     else:
         summary = run_training(
             smaller.config,
-            gentle(config.family, budget, RATE, seed),
+            gentle(config, budget, RATE, seed),
             dataset,
             budget,
             places,

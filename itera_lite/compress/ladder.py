@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.bench.provenance import provenance
-from itera_lite.compress.rungs import STAGES, Plan, shipped_share, stages
+from itera_lite.compress.rungs import REFERENCES, STAGES, Plan, stages
+from itera_lite.compress.targets import show, targets_of
 from itera_lite.errors import MissingExtra, UsageError
 from itera_lite.files import write_json
 from itera_lite.train.precision import Precision
@@ -48,13 +49,15 @@ def ladder(
     Args:
         data: Set or path.
         quick: A small version in about 10 minutes: it shows the way, not what it leads to.
-        minutes: Length of a training; a rung takes from 0.4 to 2 of them, the reference as
-            long as everything that the shipped artifact needs.
+        minutes: Length of a training; a rung takes from 0.4 to 2 of them, a reference as long
+            as everything that the shipped artifact needs. Of two references, GPT-2 models of
+            15 and 5 M parameters, the better one on the validation text is rung 0.
         size: Tokens of the small vocabulary.
         student: Preset of the model that is shipped.
         teacher: A trained checkpoint that teaches, with a vocabulary of that size; by default
             one is trained.
-        seeds: Trainings of every rung with different seeds, for the spread of its quality.
+        seeds: Trainings of every rung with different seeds, for the spread of its quality; the
+            further ones read as many tokens as the first.
         repeats: How often each cost is measured.
         precision: Of the trainings' matrix products.
         threads: Processor threads of the trainings; text is always written with one.
@@ -99,9 +102,10 @@ def ladder(
         for seed in range(seeds)
     ]
     if not quiet:
-        each = sum(stage.share for stage in STAGES) + shipped_share()
+        total = sum(stage.share for stage in (*REFERENCES, *STAGES))
+        total += (seeds - 1) * sum(stage.share for stage in (REFERENCES[0], *STAGES))
         print(
-            f"ladder on {data}: about {each * minutes * seeds:.0f} minutes of training where "
+            f"ladder on {data}: about {total * minutes:.0f} minutes of training where "
             "nothing is finished yet, then the measurements"
         )
     for plan in plans:
@@ -114,7 +118,7 @@ def ladder(
                 print(f"{stage.title}: {amount:.1f} minutes")
             stage.make(plan, amount)
 
-    from itera_lite.compress.climb import measure_rungs, show, targets_of
+    from itera_lite.compress.climb import measure_rungs
 
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     measured = measure_rungs(plans, repeats, heldout_bytes)

@@ -85,10 +85,9 @@ class Student:
 
     def recipe(self, budget: Budget, seed: int) -> TrainConfig:
         """How it is trained: a trained one at `GO_ON_RATE` of the learning rates."""
-        family = self.shape.family
         if self.folder is not None:
-            return gentle(family, budget, GO_ON_RATE, seed)
-        return train_config(family, budget, {}, seed)
+            return gentle(self.shape, budget, GO_ON_RATE, seed)
+        return train_config(self.shape, budget, {}, seed)
 
 
 class Lesson:

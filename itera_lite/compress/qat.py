@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from itera_lite.compress.rounding import Kinds, rounded, straight_through
+from itera_lite.compress.common import Start, budget_for, gentle
+from itera_lite.compress.lesson import Lesson
+from itera_lite.compress.objective import TEMPERATURE, TOP_K
+from itera_lite.compress.rounding import Kinds, copy_of, rounded, straight_through
+from itera_lite.data.shards import Dataset
+from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.train.objective import Objective
+from itera_lite.train.resume import Places
+from itera_lite.train.session import Setting, run_training
 
+EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
 MINUTES = 3.0
 
@@ -59,3 +69,67 @@ class _Call(nn.Module):
 
     def forward(self, tokens: Tensor, places: Tensor, balance_weight: float) -> StepLoss:
         return self.objective.loss(self.model, tokens, places, balance_weight)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How the finishing training goes.
+
+    Attributes:
+        data: the set; ``minutes`` or ``tokens``: how long.
+        teachers: checkpoints that teach in it, with ``mix`` of the loss.
+        resume: go on where it was stopped.
+    """
+
+    data: str
+    minutes: float | None
+    tokens: str | None
+    teachers: tuple[Path, ...]
+    mix: float
+    seed: int
+    resume: bool
+
+
+def train_rounded(
+    start: Start,
+    dataset: Dataset,
+    places: Places,
+    kinds: Kinds,
+    setting: Setting,
+    record: dict[str, Any],
+    wish: Wish,
+) -> dict[str, Any]:
+    """Finish with rounded weights. The best checkpoint is written rounded.
+
+    Args:
+        record: what the summary will say under ``compress``; the rate is added.
+
+    Returns:
+        The training's summary.
+
+    Raises:
+        UsageError: a budget of nothing, or a teacher that can't teach this model.
+    """
+    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES)
+    if budget is None:
+        raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
+    record["learning_rates_times"] = RATE
+    notes: dict[str, Any] = {"compress": record}
+    config = replace(gentle(start.model.config, budget, RATE, wish.seed), decay=1.0)
+    objective = Rounded(kinds)
+    if wish.teachers:
+        student = str(start.folder)
+        lesson = Lesson(wish.teachers, student, wish.data, k=TOP_K, quiet=setting.quiet)
+        taught = lesson.objective(TEMPERATURE, wish.mix)
+        notes |= lesson.notes(taught, lesson.prepare_for(config, budget, setting))
+        objective = Rounded(kinds, taught)
+    return run_training(
+        *(start.model.config, config, dataset, budget, places, setting),
+        spec=wish.data,
+        initial=copy_of(start.model),
+        objective=objective,
+        resume=wish.resume and places.last.exists(),
+        patience=0,
+        evaluations=EVALUATIONS,
+        notes=notes,
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +12,11 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
-from itera_lite.compress.common import Start, budget_for, gentle, save_untrained, score
+from itera_lite.compress.common import Start, save_untrained, score
 from itera_lite.compress.gptq import gptq
-from itera_lite.compress.qat import MINUTES, RATE, Rounded
-from itera_lite.compress.rounding import Kinds, copy_of, kinds_of, rounded
+from itera_lite.compress.objective import MIX
+from itera_lite.compress.qat import Wish, train_rounded
+from itera_lite.compress.rounding import Kinds, kinds_of, rounded
 from itera_lite.compress.sensitivity import (
     assign,
     calibration,
@@ -33,7 +33,7 @@ from itera_lite.files import write_json
 from itera_lite.runtime import Model
 from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, first_bytes, run_training
+from itera_lite.train.session import Setting, first_bytes
 
 Type = Literal["q8_0", "q4_0", "mixed"]
 Method = Literal["auto", "plain", "gptq", "qat"]
@@ -41,19 +41,7 @@ Method = Literal["auto", "plain", "gptq", "qat"]
 WINDOW = 256
 CALIBRATION_TOKENS = 65_536  # for gptq; half of it for the sensitivity of each group
 LEAST_WINDOWS = 16
-EVALUATIONS = 10  # in qat's training
 UNITS = {"KB": 1e3, "MB": 1e6, "KIB": 2**10, "MIB": 2**20}
-
-
-@dataclass(frozen=True)
-class Wish:
-    """How qat trains."""
-
-    data: str
-    minutes: float | None
-    tokens: str | None
-    seed: int
-    resume: bool
 
 
 def quantize(
@@ -65,6 +53,8 @@ def quantize(
     max_bytes: str | None = None,
     minutes: float | None = None,
     tokens: str | None = None,
+    teacher: list[Path] | None = None,
+    mix: float = MIX,
     seed: int = 0,
     name: str | None = None,
     resume: bool = False,
@@ -89,6 +79,9 @@ def quantize(
             loss is least.
         minutes: Length of qat's training; 3 by default.
         tokens: Length of qat's training in tokens instead, such as 2M.
+        teacher: Checkpoint that teaches in qat's training, as in `compress distill`; several are
+            averaged.
+        mix: Share of the teacher in the loss; the rest is the text itself.
         seed: Of the order of the text.
         name: Name of the result; by default the checkpoint's with the type.
         resume: Go on where the run of this name was stopped.
@@ -106,6 +99,8 @@ def quantize(
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)
     type = type or ("q4_0" if max_bytes is None else "mixed")
     chosen = _method(type, method, data is not None, minutes)
+    if teacher and chosen != "qat":
+        raise UsageError(f"--teacher is for --method qat: nothing is trained by {chosen}")
     for wanted, needed in (
         (f"--method {chosen}", chosen != "plain"),
         ("--max-bytes", limit is not None),
@@ -136,8 +131,10 @@ def quantize(
         if limit is not None:
             kinds = _fit(start, places, limit, dataset, record)
         if chosen == "qat":
-            wish = Wish(data, minutes, tokens, seed, resume)
-            summary = _train(start, dataset, places, kinds, setting, record, wish)
+            summary = train_rounded(
+                *(start, dataset, places, kinds, setting, record),
+                Wish(data, minutes, tokens, tuple(teacher or ()), mix, seed, resume),
+            )
         else:
             made = (
                 rounded(start.model, kinds)
@@ -214,38 +211,6 @@ def file_bytes(start: Start, folder: Path, kinds: Kinds) -> int:
         kind = kinds.get(name) if is_matrix(name) else GGML.F32
         total += 0 if kind is None else packed_bytes(weights.shape, kind)
     return total
-
-
-def _train(
-    start: Start,
-    dataset: Dataset,
-    places: Places,
-    kinds: Kinds,
-    setting: Setting,
-    record: dict[str, Any],
-    wish: Wish,
-) -> dict[str, Any]:
-    """Finish with rounded weights. The best checkpoint is written rounded."""
-    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES)
-    if budget is None:
-        raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
-    record["learning_rates_times"] = RATE
-    config = replace(gentle(start.model.config.family, budget, RATE, wish.seed), decay=1.0)
-    return run_training(
-        start.model.config,
-        config,
-        dataset,
-        budget,
-        places,
-        setting,
-        spec=wish.data,
-        initial=copy_of(start.model),
-        objective=Rounded(kinds),
-        resume=wish.resume and places.last.exists(),
-        patience=0,
-        evaluations=EVALUATIONS,
-        notes={"compress": record},
-    )
 
 
 def _finish(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,20 @@ class Plan:
         """The checkpoint that a stage leaves."""
         return self.checkpoints / f"{stage}{self.suffix}"
 
+    def first(self, stage: str) -> dict[str, Any] | None:
+        """The training of the first seed's stage, which a further seed repeats token for token.
+
+        So the seeds differ by their seed, not by how busy the machine was. None for the first
+        seed itself, which trains by the clock, and for a stage without a training.
+        """
+        made = replace(self, seed=0).summary(stage) if self.seed else None
+        return None if made is None else made.get("train")
+
+    def budget(self, stage: str, minutes: float) -> dict[str, Any]:
+        """How long a verb trains, in its own words."""
+        first = self.first(stage)
+        return {"minutes": minutes} if first is None else {"tokens": str(first["tokens"])}
+
     def summary(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage says of itself; None where it isn't finished."""
         path = self.results / f"{stage}{self.suffix}_summary.json"
@@ -100,14 +114,17 @@ def _conventional_set(plan: Plan) -> Dataset:
 
 
 def _train(plan: Plan, stage: str, minutes: float, family: Family, size: str, data: Dataset) -> Any:
-    budget = Budget("seconds", 60 * minutes)
+    first = plan.first(stage)
+    budget, wishes = Budget("seconds", 60 * minutes), {}
+    if first is not None:
+        budget, wishes = Budget("tokens", first["tokens"]), {"batch_size": first["batch_size"]}
     shape = preset(family, size, data.tokenizer.vocab_size)
     if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
         shape = shape.replace(dropout=DROPOUT)
     places = _places(plan, stage)
     return run_training(
         shape,
-        train_config(family, budget, {}, plan.seed),
+        train_config(shape, budget, wishes, plan.seed),
         data,
         budget,
         places,
@@ -127,8 +144,11 @@ def _expected_epochs(plan: Plan, shape: Any, minutes: float, data: Dataset) -> f
     return flops / cost(shape).flops_train / data.n_tokens("train")
 
 
-def _reference(plan: Plan, minutes: float) -> Any:
-    return _train(plan, "reference", minutes, "gpt2", "reference", _conventional_set(plan))
+def _reference(size: str) -> Callable[[Plan, float], Any]:
+    def make(plan: Plan, minutes: float) -> Any:
+        return _train(plan, size, minutes, "gpt2", size, _conventional_set(plan))
+
+    return make
 
 
 def _transformer(plan: Plan, minutes: float) -> Any:
@@ -151,7 +171,7 @@ def _vocabulary(plan: Plan, minutes: float) -> Any:
         plan.folder("itera"),
         data=plan.data,
         size=plan.size,
-        minutes=minutes,
+        **plan.budget("vocabulary", minutes),
         **_common(plan, "vocabulary"),
     )
 
@@ -160,10 +180,10 @@ def _distilled(plan: Plan, minutes: float) -> Any:
     from itera_lite.compress.distill import distill
 
     return distill(
-        teacher=[plan.teacher or plan.folder("teacher")],
+        teacher=[plan.teacher or replace(plan, seed=0).folder("teacher")],
         student=plan.student,
         data=plan.data,
-        minutes=minutes,
+        **plan.budget("distilled", minutes),
         **_common(plan, "distilled"),
     )
 
@@ -176,7 +196,7 @@ def _quantized(kind: Literal["q8_0", "q4_0"]) -> Callable[[Plan, float], Any]:
             plan.folder("distilled"),
             type=kind,
             data=plan.data,
-            minutes=minutes or None,
+            **(plan.budget(kind, minutes) if minutes else {}),
             **_common(plan, kind),
         )
 
@@ -210,16 +230,40 @@ STAGES = (
 def shipped_share() -> float:
     """Trainings that the shipped artifact takes in all, its teacher's among them.
 
-    The reference gets as long.
+    A reference gets as long.
     """
     return sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
 
 
+# GPT-2 models of two sizes: whichever is better on the validation text is rung 0.
+REFERENCES = tuple(
+    Stage(size, title, shipped_share(), (), _reference(size))
+    for size, title in (
+        ("reference", "the conventional reference"),
+        ("reference_small", "a smaller reference"),
+    )
+)
+
+
+def chosen_reference(plan: Plan) -> str:
+    """The stage of the better reference of the first seed."""
+    first = replace(plan, seed=0)
+    made = {stage.name: first.summary(stage.name) for stage in REFERENCES}
+    return min(
+        (name for name, summary in made.items() if summary),
+        key=lambda name: float((made[name] or {})["valid"]["bpb"]),
+    )
+
+
 def stages(plan: Plan) -> Iterator[tuple[Stage, float]]:
-    """Every stage in order, with its minutes: the reference first."""
-    reference = Stage("reference", "the conventional reference", shipped_share(), (), _reference)
-    for stage in (reference, *STAGES):
-        if stage.name == "teacher" and plan.teacher is not None:
+    """Every stage in order, with its minutes: the references first.
+
+    Of a further seed the chosen reference alone; and the first seed's teacher teaches every seed.
+    """
+    for stage in (*REFERENCES, *STAGES):
+        if stage.name == "teacher" and (plan.teacher is not None or plan.seed):
+            continue
+        if plan.seed and stage in REFERENCES and stage.name != chosen_reference(plan):
             continue
         yield stage, stage.share * plan.minutes
 

@@ -174,7 +174,7 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
     else:
         summary = run_training(
             carried.config,
-            gentle(carried.config.family, budget, RATE, wish.seed),
+            gentle(carried.config, budget, RATE, wish.seed),
             dataset,
             budget,
             places,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
-from itera_lite.data.corpus import load_documents
+from itera_lite.data.corpus import load_documents, locate
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer, training_sample
 from itera_lite.errors import TextTooSmall
@@ -19,8 +20,15 @@ def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
     trained on the set and on the standard library's source together. Like the tokens of any
     general tokenizer, some of its tokens then never occur in the set.
     """
+    tokenizer = _tokenizer(data, vocab_size, str(locate(data).fingerprint()), quiet)
+    return prepare(data, tokenizer=tokenizer, quiet=quiet)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(data: str, vocab_size: int, fingerprint: str, quiet: bool) -> Tokenizer:
+    """Trained once in a process, as long as the set is the same."""
     try:
-        return prepare(data, vocab_size=vocab_size, quiet=quiet)
+        return prepare(data, vocab_size=vocab_size, quiet=quiet).tokenizer
     except TextTooSmall:
         pass
     if not quiet:
@@ -33,4 +41,4 @@ def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
         for spec in (data, GENERAL):
             yield from training_sample(load_documents(spec).splits["train"])[0]
 
-    return prepare(data, tokenizer=Tokenizer.train(documents(), vocab_size), quiet=quiet)
+    return Tokenizer.train(documents(), vocab_size)

@@ -48,7 +48,25 @@ def ladder_table(folder: str | Path) -> str:
     return paragraphs(
         table(["rung", "bits/byte", *(label for _, label, _ in SHOWN)], rows),
         target_table(results.ladder_targets),
+        references_tried(results.ladder_references),
         unused_tokens(results.ladder),
+    )
+
+
+def references_tried(references: list[dict[str, Any]]) -> str:
+    """Which conventional models were trained, and that the better one is the reference."""
+    if len(references) < 2:
+        return ""
+    parts = [
+        f"{significant((number(r, 'params') or 0) / 1e6)} M parameters, "
+        f"{significant(number(r, 'train_minutes'))} minutes, {significant(number(r, 'epochs'))} "
+        f"passes over the text: {fixed(number(r, 'valid_bpb'))}"
+        + (" (rung 0)" if r.get("chosen") else "")
+        for r in references
+    ]
+    return (
+        f"Rung 0 is the best of {len(references)} conventional models that were trained, by bits "
+        f"per byte on the validation text: {'; '.join(parts)}."
     )
 
 

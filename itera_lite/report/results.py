@@ -97,6 +97,7 @@ class Results:
     models: list[ModelResults]
     ladder: list[dict[str, Any]] = field(default_factory=list)  # its rungs
     ladder_targets: list[dict[str, Any]] = field(default_factory=list)
+    ladder_references: list[dict[str, Any]] = field(default_factory=list)  # that were tried
     ladder_provenance: dict[str, Any] = field(default_factory=dict)
     seeds: list[dict[str, Any]] = field(default_factory=list)
 
@@ -167,6 +168,7 @@ def load_results(folder: str | Path = "results") -> Results:
         ordered,
         ladder=_read_list(ladder, "rungs"),
         ladder_targets=_read_list(ladder, "targets", needed=False),
+        ladder_references=_read_list(ladder, "references", needed=False),
         ladder_provenance=_provenance(ladder),
         seeds=_read_list(folder / "seeds.json", "runs"),
     )

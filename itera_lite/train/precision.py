@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -29,8 +30,14 @@ class Choice:
 def choose(wanted: Precision, device: str, seconds: float = 0.6) -> Choice:
     """Measure the matrix-product peak and pick the type of the products.
 
-    Weights, residual stream, norms, state-space scan and loss are float32 either way.
+    Weights, residual stream, norms, state-space scan and loss are float32 either way. A process
+    measures once for each number of threads.
     """
+    return _choose(wanted, device, seconds, torch.get_num_threads())
+
+
+@cache
+def _choose(wanted: Precision, device: str, seconds: float, threads: int) -> Choice:
     if wanted == "fp32":
         peak = measured_peak(torch.float32, seconds=seconds, device=device)
         return Choice(torch.float32, peak, "asked for")

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from itera_lite.config import (
     NAMES,
     PRESETS,
-    REFERENCE_TRAIN,
     REFERENCE_VOCABULARY,
     Family,
+    ModelConfig,
     TrainConfig,
     preset,
+    reference_recipe,
 )
 from itera_lite.data.general import prepare_general
 from itera_lite.data.shards import prepare
@@ -65,7 +66,8 @@ def train(
     Args:
         data: Set or path: python, tinystories, wikitext-2, a file, a folder, hf:OWNER/NAME.
         model: Which of the two to train.
-        config: Size: nano, tiny, small or base; or reference, a conventional GPT-2 of 15 M.
+        config: Size: nano, tiny, small or base; or reference, a conventional GPT-2 of 15 M;
+            or reference_small, one of 5 M.
         params: Size as a number of parameters instead, such as 3M.
         pattern: Layers of the Itera model: m for Mamba-2, a for attention, such as mmam.
         epochs: Train for this many passes over the text.
@@ -151,7 +153,7 @@ def train(
             run_name = name or default
             summaries[run_name] = run_training(
                 shape,
-                train_config(family, used, wishes, seed),
+                train_config(shape, used, wishes, seed),
                 dataset,
                 used,
                 Places(run_name, Path(checkpoints), Path(results)),
@@ -167,14 +169,15 @@ def train(
 
 
 def train_config(
-    family: Family, budget: Budget, wishes: dict[str, Any], seed: int = 0
+    shape: ModelConfig, budget: Budget, wishes: dict[str, Any], seed: int = 0
 ) -> TrainConfig:
-    """What follows from the budget, over it the recipe of a family, over it what was asked for.
+    """What follows from the budget, over it a family's recipe, over it what was asked for.
 
     Args:
+        shape: of the model; a gpt2 has a recipe of its own.
         wishes: fields of `TrainConfig`; None where nothing was asked for.
     """
     derived = {"batch_size": budget.batch_size}
-    recipe = REFERENCE_TRAIN if family == "gpt2" else {}
+    recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
     asked = {key: value for key, value in wishes.items() if value is not None}
     return replace(TrainConfig(seed=seed), **(derived | recipe | asked))

@@ -10,9 +10,9 @@ import pytest
 from itera_lite import config
 from itera_lite.bench.artifact import Artifact
 from itera_lite.compress import climb, rungs
-from itera_lite.compress.climb import targets_of
 from itera_lite.compress.ladder import ladder
-from itera_lite.compress.rungs import STAGES
+from itera_lite.compress.rungs import REFERENCES, STAGES
+from itera_lite.compress.targets import targets_of
 from itera_lite.errors import IteraError, MissingExtra, UsageError
 from itera_lite.report.build import report
 from itera_lite.report.ladder_table import ladder_table
@@ -43,6 +43,7 @@ def small() -> Iterator[list[Artifact]]:
                 shape = {"itera": {**ITERA, "d_model": 96}}
             patch.setitem(config.PRESETS, size, shape)
         patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
+        patch.setitem(config.PRESETS, "reference_small", {"gpt2": {**GPT2, "pattern": "a"}})
         patch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
         patch.setattr(Artifact, "write_texts", write_texts)
         yield measured
@@ -80,7 +81,11 @@ def test_every_rung_is_made_and_measured(first, small):
     found, folder = first
     names = [rung["stage"] for rung in found["rungs"]]
     wanted = [s.name for s in STAGES if s.name != "teacher"]
-    assert names == ["reference", *wanted, "q4_0"]
+    tried = {r["stage"]: r for r in found["references"]}
+    assert list(tried) == [stage.name for stage in REFERENCES]
+    best = min(tried, key=lambda name: tried[name]["valid_bpb"])
+    assert [name for name in tried if tried[name]["chosen"]] == [best]
+    assert names == [best, *wanted, "q4_0"]
     reference, last = found["rungs"][0], found["rungs"][-1]
     assert last["runtime"] == "engine"
     file = climb.model_file(folder / "c" / "q4_0")
@@ -89,13 +94,14 @@ def test_every_rung_is_made_and_measured(first, small):
     assert last["vocab_size"] == 300 < reference["vocab_size"] == 320
     # the measurements went in turns: every artifact once, then every one again
     assert small[: len(names)] == small[len(names) : 2 * len(names)]
-    # the reference had as much time as all that the last rung was made from
+    # each reference had as much time as all that the last rung was made from
     budgets = {
         name: json.loads((folder / "r" / "ladder" / f"{name}_summary.json").read_text())["train"]
-        for name in ("reference", "teacher", "distilled", "q4_0")
+        for name in (*tried, "teacher", "distilled", "q4_0")
     }
     seconds = {name: train["budget"]["amount"] for name, train in budgets.items()}
-    assert seconds.pop("reference") == pytest.approx(sum(seconds.values()))
+    references = [seconds.pop(name) for name in tried]
+    assert references == pytest.approx(2 * [sum(seconds.values())])
     assert 0 < reference["tokens_in_use"] <= reference["vocab_size"]
     assert last["outside_teacher"] is None
 
@@ -112,6 +118,7 @@ def test_what_is_finished_is_not_done_again_and_is_reported(text, first, climbed
     report(results=climbed / "r", reports=climbed / "reports")
     page = (climbed / "reports" / "efficiency_report.md").read_text()
     assert "Path to 100-300x" in page and "7: the native engine" in page
+    assert "best of 2 conventional models" in page
     assert "Bytes on disk" in ladder_table(climbed / "r")
 
 
@@ -129,6 +136,16 @@ def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
     assert (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
     assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
     assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
+    # a further seed: the chosen reference alone, the same teacher, as many tokens
+    made = {path.name for path in (climbed / "c").glob("*-seed1")}
+    assert made == {f"{rung['stage']}-seed1" for rung in found["rungs"]}
+    for rung in found["rungs"]:
+        own, further = (
+            json.loads((climbed / "r" / "ladder" / f"{rung['stage']}{s}_summary.json").read_text())
+            for s in ("", "-seed1")
+        )
+        assert own.get("train", {}).get("tokens") == further.get("train", {}).get("tokens")
+        assert own["config"] == further["config"]
 
 
 def test_a_teacher_of_ones_own_is_taken(text, climbed, small):

@@ -11,7 +11,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
-from itera_lite.compress import quantize as verb
+from itera_lite.compress import qat
 from itera_lite.compress.common import Start, score
 from itera_lite.compress.gptq import compensate, gptq
 from itera_lite.compress.quantize import bytes_of, engine_bpb, file_bytes, quantize
@@ -131,6 +131,20 @@ def test_training_with_rounded_weights_beats_rounding(trained, text, tmp_path):
     assert bpb["qat"] < bpb["plain"]
 
 
+def test_a_teacher_can_finish_the_rounded_model(trained, text, tmp_path):
+    teacher = trained / "transformer_tiny"
+    options = {"type": "q4_0", "data": str(text), "tokens": "8K"}
+    taught = run(trained / "itera_lite_tiny", tmp_path, teacher=[teacher], **options)
+    assert [t["name"] for t in taught["distillation"]["teachers"]] == ["transformer_tiny"]
+    alone = run(trained / "itera_lite_tiny", tmp_path / "alone", **options)
+    assert "distillation" not in alone
+    files = [Path(summary["compress"]["file"]) for summary in (taught, alone)]
+    assert files[0].read_bytes() != files[1].read_bytes(), "the teacher changed nothing"
+    model, _ = load_checkpoint(files[0].parent)
+    matrices = kinds_of(model, SCHEMES["q4_0"])
+    assert all(is_exact(v, Type.Q4_0) for n, v in gguf_tensors(model) if n in matrices)
+
+
 def test_a_mix_fits_the_budget_and_is_known_from_the_weights(checkpoint, text, tmp_path):
     start = Start.load(checkpoint)
     sizes = {
@@ -246,6 +260,7 @@ def test_gptq_beats_plain_rounding_on_what_it_was_calibrated_with(checkpoint, te
         ({"minutes": 1.0}, "needs text"),
         ({"max_bytes": "1MB"}, "--max-bytes needs text"),
         ({"max_bytes": "1MB", "type": "q4_0"}, "leave out --type q4_0"),
+        ({"method": "plain", "teacher": [Path("t")]}, "--teacher is for --method qat"),
         ({"max_bytes": "big"}, "--max-bytes big: expected a size such as 1MB"),
     ],
 )
@@ -289,7 +304,7 @@ def test_a_stopped_qat_goes_on(trained, text, tmp_path):
     again = run(trained / "itera_lite_tiny", tmp_path, resume=True, **options)
     assert again["train"]["steps"] == once["train"]["steps"]
     assert again["compress"]["bpb"] == once["compress"]["bpb"]
-    assert again["compress"]["learning_rates_times"] == verb.RATE
+    assert again["compress"]["learning_rates_times"] == qat.RATE
 
 
 def test_a_map_of_types_is_stored_as_it_says():

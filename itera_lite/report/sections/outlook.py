@@ -8,7 +8,7 @@ from typing import Any
 from itera_lite.bench.compare import times
 from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import RUNG_COSTS, rung_value
-from itera_lite.report.ladder_table import target_table, unused_tokens
+from itera_lite.report.ladder_table import references_tried, target_table, unused_tokens
 from itera_lite.report.metrics import Pair
 from itera_lite.report.results import ModelResults, number
 from itera_lite.report.text import (
@@ -69,6 +69,7 @@ def path(context: Context) -> str:
         "other factors.",
         _promises(context.results.ladder),
         target_table(context.results.ladder_targets),
+        references_tried(context.results.ladder_references),
         unused_tokens(context.results.ladder) if context.results.ladder else "",
         _time_to_train(context.results.ladder),
         *[_so_far(pair, len(context.pairs) > 1) for pair in context.pairs],
