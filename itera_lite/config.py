@@ -184,6 +184,17 @@ REFERENCE_VOCABULARY = 32_768
 
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
 PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
+    "pico": {  # about 0.37 MB in 4 bits
+        "itera": {
+            "pattern": "mam",
+            "d_model": 96,
+            "n_experts": 6,
+            "top_k": 3,
+            "d_expert": 32,
+            "d_state": 8,
+        },
+        "transformer": {"pattern": "aaa", "d_model": 96, "d_ff": 224, "n_kv_heads": 3},
+    },
     "nano": {  # half of tiny: about 0.6 MB in 4 bits
         "itera": {
             "pattern": "mam",

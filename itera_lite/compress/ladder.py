@@ -15,7 +15,7 @@ from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting
 
 MINUTES = 30.0
-QUICK_MINUTES = 0.3
+QUICK_MINUTES = 0.25
 QUICK_BYTES = 50_000
 QUICK_EVALUATIONS = 2
 REPEATS = 5
@@ -28,7 +28,7 @@ def ladder(
     quick: bool = False,
     minutes: float | None = None,
     size: int = 2048,
-    student: str = "nano",
+    student: str = "pico",
     teacher: Path | None = None,
     seeds: int = 1,
     repeats: int | None = None,

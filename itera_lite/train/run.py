@@ -66,7 +66,7 @@ def train(
     Args:
         data: Set or path: python, tinystories, wikitext-2, a file, a folder, hf:OWNER/NAME.
         model: Which of the two to train.
-        config: Size: nano, tiny, small or base; or reference, a conventional GPT-2 of 15 M;
+        config: Size: pico, nano, tiny, small or base; or reference, a conventional GPT-2 of 15 M;
             or reference_small, one of 5 M.
         params: Size as a number of parameters instead, such as 3M.
         pattern: Layers of the Itera model: m for Mamba-2, a for attention, such as mmam.

@@ -37,7 +37,7 @@ def small() -> Iterator[list[Artifact]]:
         return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
 
     with pytest.MonkeyPatch.context() as patch:
-        for size in ("nano", "tiny", "small"):
+        for size in ("pico", "tiny", "small"):
             shape = {"itera": ITERA, "transformer": LLAMA}
             if size == "small":
                 shape = {"itera": {**ITERA, "d_model": 96}}
