@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from itera_lite.bench.compare import Measurement
+from itera_lite.report.text import fixed
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,18 @@ def rung_value(rung: dict[str, Any], key: str) -> float | None:
     """The number of a rung, in the file's unit; None where it wasn't measured."""
     value = Measurement.read(rung.get(key))
     return None if value is None else value.value
+
+
+def rung_quality(rung: dict[str, Any]) -> str:
+    """Bits per byte, with the range of the seeds where a rung was trained with several."""
+    value = Measurement.read(rung.get("bpb"))
+    if value is None or value.repeats == 1:
+        return fixed(value and value.value)
+    return f"{fixed(value.value)} ({fixed(value.low)} to {fixed(value.high)})"
+
+
+def seeds_of(rungs: list[dict[str, Any]]) -> str:
+    """What the ranges in a table of rungs are; empty where there are none."""
+    counts = {v.repeats for rung in rungs if (v := Measurement.read(rung.get("bpb")))}
+    most = max(counts, default=1)
+    return f"Bits per byte: the median of {most} seeds, and their range." if most > 1 else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from itera_lite.bench.compare import times
 from itera_lite.errors import IteraError
-from itera_lite.report.ladder import rung_value
+from itera_lite.report.ladder import rung_quality, rung_value, seeds_of
 from itera_lite.report.results import load_results, number
 from itera_lite.report.text import MISSING, count, escape, fixed, paragraphs, significant, table
 
@@ -34,7 +34,7 @@ def ladder_table(folder: str | Path) -> str:
     first = results.ladder[0]
     rows = []
     for index, rung in enumerate(results.ladder):
-        cells = [f"{index}: {escape(rung.get('name', 'unnamed'))}", fixed(rung_value(rung, "bpb"))]
+        cells = [f"{index}: {escape(rung.get('name', 'unnamed'))}", rung_quality(rung)]
         for key, _, scale in SHOWN:
             value, bar = rung_value(rung, key), rung_value(first, key)
             if value is None:
@@ -47,6 +47,7 @@ def ladder_table(folder: str | Path) -> str:
         rows.append(cells)
     return paragraphs(
         table(["rung", "bits/byte", *(label for _, label, _ in SHOWN)], rows),
+        seeds_of(results.ladder),
         target_table(results.ladder_targets),
         references_tried(results.ladder_references),
         unused_tokens(results.ladder),

@@ -136,6 +136,9 @@ def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
     assert (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
     assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
     assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
+    spread = found["rungs"][-1]["bpb"]
+    shown = f"{spread['median']:.4f} ({spread['min']:.4f} to {spread['max']:.4f})"
+    assert shown in ladder_table(climbed / "r")
     # a further seed: the chosen reference alone, the same teacher, as many tokens
     made = {path.name for path in (climbed / "c").glob("*-seed1")}
     assert made == {f"{rung['stage']}-seed1" for rung in found["rungs"]}

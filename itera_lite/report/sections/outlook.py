@@ -7,7 +7,7 @@ from typing import Any
 
 from itera_lite.bench.compare import times
 from itera_lite.report.context import Context, Row
-from itera_lite.report.ladder import RUNG_COSTS, rung_value
+from itera_lite.report.ladder import RUNG_COSTS, rung_quality, rung_value, seeds_of
 from itera_lite.report.ladder_table import references_tried, target_table, unused_tokens
 from itera_lite.report.metrics import Pair
 from itera_lite.report.results import ModelResults, number
@@ -15,7 +15,6 @@ from itera_lite.report.text import (
     MISSING,
     code,
     escape,
-    fixed,
     paragraphs,
     percent,
     quantity,
@@ -111,7 +110,7 @@ def _rungs(rungs: list[dict[str, Any]]) -> str:
     costs = [c for c in RUNG_COSTS if any(rung_value(r, c.key) is not None for r in rungs)]
     rows = []
     for index, rung in enumerate(rungs):
-        cells = [f"{index}: {escape(rung.get('name', 'unnamed'))}", fixed(rung_value(rung, "bpb"))]
+        cells = [f"{index}: {escape(rung.get('name', 'unnamed'))}", rung_quality(rung)]
         for cost in costs:
             value, first = rung_value(rung, cost.key), rung_value(rungs[0], cost.key)
             text = significant(None if value is None else value * cost.scale)
@@ -121,6 +120,7 @@ def _rungs(rungs: list[dict[str, Any]]) -> str:
         rows.append(cells)
     headers = ["Rung", "bits/byte", *(f"{c.label}, {c.unit}" for c in costs)]
     note = "In brackets: against rung 0, measured end to end. Lower is better everywhere."
+    note = f"{note} {seeds_of(rungs)}".strip()
     return f"Measured, the compression ladder:\n\n{table(headers, rows)}\n\n{note}"
 
 
