@@ -248,6 +248,15 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
             "max_seq_len": 512,
         },
     },
+    "reference_small": {
+        "gpt2": {
+            "pattern": "aaaa",
+            "d_model": 128,
+            "d_ff": 512,
+            "n_kv_heads": 4,
+            "max_seq_len": 512,
+        },
+    },
 }
 NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}  # the pair
 
