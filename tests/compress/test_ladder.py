@@ -189,6 +189,9 @@ def test_targets_are_reached_by_numbers_alone():
     assert [t["reached"] for t in slow] == [False, False, False]
     worse = targets_of([first, rung(0.81, 0.001, 0.1e6, 1e6)])
     assert not any(t["reached"] for t in worse), "no factor counts at a lower quality"
+    seeds = {**first, "bpb": {"median": 0.85, "samples": [0.8, 0.9]}}
+    assert all(t["reached"] for t in targets_of([seeds, rung(0.8, 0.01, 0.7e6, 5e6)]))
+    assert not any(t["reached"] for t in targets_of([seeds, rung(0.81, 0.01, 0.7e6, 5e6)]))
 
 
 @pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])

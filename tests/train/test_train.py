@@ -228,7 +228,7 @@ def test_resume_of_nothing_says_so(text, tmp_path):
         ({"tokens": "many"}, UsageError, "--tokens many: expected"),
         ({"epochs": 1.0}, UsageError, "give one of them"),
         ({"tokens": None, "minutes": -1.0}, UsageError, "more than 0"),
-        ({"config": "huge"}, ConfigError, "pico, nano, tiny, small, base, reference, reference_small"),
+        ({"config": "huge"}, ConfigError, "pico, nano, tiny, small, base, reference"),
         ({"evaluations": 0}, UsageError, "1 or more"),
         ({"params": "3M", "config": "small"}, UsageError, "both a size"),
         ({"model": "transformer", "pattern": "ma"}, UsageError, "attention only"),
