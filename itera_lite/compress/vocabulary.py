@@ -91,7 +91,8 @@ def vocab(
         data: Set or path that the vocabulary is for, as in train.
         size: Tokens of the new vocabulary; 2048 by default.
         auto: Try 512, 1024, 2048 and 4096 and take the cheapest that is good enough.
-        max_loss: With --auto, how far bits per byte may be above those of the best size.
+        max_loss: With --auto, how far bits per byte may be above those of the best size that was
+            tried. Where that is as far above the model as it was, there is a warning.
         minutes: Adaptation, for each size that is tried; 2 by default, 0 for none.
         tokens: Adapt on this many tokens instead, such as 2M.
         seed: Of the order of the text.

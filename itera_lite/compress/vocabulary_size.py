@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +23,8 @@ from itera_lite.train.resume import Places
 
 SIZES = (512, 1024, 2048, 4096)
 RULE = (
-    "of the sizes whose bits per byte are at most {tolerance:.3g} % above the lowest, the one with "
-    "the smallest product of file size and FLOPs per byte of text"
+    "of the sizes tried, those whose bits per byte are at most {tolerance:.3g} % above the lowest of "
+    "them, and of these the one with the smallest product of file size and FLOPs per byte of text"
 )
 
 
@@ -93,13 +94,15 @@ def choose(
     winner = tried[chosen.size]
     summary = _read(winner)
     began: dict[str, Any] = summary["compress"]["from"]
+    before = _as_it_was(start, began)
+    _warn(chosen, before, tolerance)
     rule = RULE.format(tolerance=100 * tolerance)
     summary["name"] = places.name
     summary["compress"]["sizes"] = {
         "rule": rule,
         "chosen": chosen.size,
         "tried": [asdict(row) | {"cost": row.cost} for row in rows],
-        "before": asdict(_as_it_was(start, began)),
+        "before": asdict(before),
     }
     save_checkpoint(places.best, *load_checkpoint(winner.best))
     if winner.metrics.exists():
@@ -107,9 +110,21 @@ def choose(
     write_json(places.summary, summary)
     _remove(folders)
     if not quiet:
-        print(table(rows, _as_it_was(start, began), chosen))
+        print(table(rows, before, chosen))
         print(f"{places.name}: {chosen.size:,} tokens: {rule}")
     return summary
+
+
+def _warn(chosen: Row, before: Row, tolerance: float) -> None:
+    """Say so where even the chosen size lost more than the tolerance against the model itself."""
+    loss = chosen.bpb / before.bpb - 1
+    if loss > tolerance:
+        print(
+            f"warning: {chosen.size:,} tokens are {loss:.1%} above the model as it was "
+            f"({chosen.bpb:.4f} against {before.bpb:.4f} bits per byte): adapt for longer "
+            "(--minutes), or keep the model",
+            file=sys.stderr,
+        )
 
 
 def supported(start: Start, data: str, quiet: bool) -> list[int]:

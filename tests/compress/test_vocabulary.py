@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from itera_lite.compress import vocabulary_size
 from itera_lite.compress.vocabulary import carry_over, pieces_of, vocab
 from itera_lite.compress.vocabulary_size import Row, cheapest
 from itera_lite.data.shards import prepare
@@ -115,10 +116,21 @@ def test_auto_tries_what_fits_and_says_why(save, text, tmp_path, monkeypatch, ca
     exported = export_gguf(tmp_path / "c" / "best", "q8_0").path.stat().st_size
     assert chosen["file_q8_0"] == pytest.approx(exported, abs=64)  # the name is stored inside
     assert chosen["tokens_per_byte"] == summary["valid"]["tokens"] / summary["valid"]["bytes"]
-    shown = capsys.readouterr().out
+    shown, warned = capsys.readouterr()
+    lost = chosen["bpb"] / sizes["before"]["bpb"] - 1
+    assert ("above the model as it was" in warned) == (lost > 0.01)
     assert "as it was" in shown and "chosen" in shown and sizes["rule"] in shown
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["best"]
     assert json.loads((tmp_path / "r" / "best_summary.json").read_text()) == summary
+
+
+@pytest.mark.parametrize(("bpb", "warned"), [(1.005, False), (1.2, True)])
+def test_a_choice_that_lost_much_is_warned_of(bpb, warned, capsys):
+    small, before = (Row(size, b, 10, 40, 9, 0.3) for size, b in ((512, bpb), (2048, 1.0)))
+    vocabulary_size._warn(small, before, 0.01)
+    found = capsys.readouterr().err
+    assert ("20.0% above the model as it was (1.2000 against 1.0000" in found) == warned
+    assert bool(found) == warned
 
 
 def test_the_cheapest_that_is_good_enough_is_chosen():
