@@ -23,8 +23,8 @@ from itera_lite.train.resume import Places
 
 SIZES = (512, 1024, 2048, 4096)
 RULE = (
-    "of the sizes tried, those whose bits per byte are at most {tolerance:.3g} % above the lowest of "
-    "them, and of these the one with the smallest product of file size and FLOPs per byte of text"
+    "of the sizes tried whose bits per byte are at most {tolerance:.3g} % above the lowest of them, "
+    "the one with the smallest product of file size and FLOPs per byte of text"
 )
 
 
