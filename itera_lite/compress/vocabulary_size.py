@@ -23,7 +23,7 @@ from itera_lite.train.resume import Places
 
 SIZES = (512, 1024, 2048, 4096)
 RULE = (
-    "of the sizes tried whose bits per byte are at most {tolerance:.3g} % above the lowest of them, "
+    "of the sizes tried whose bits per byte are at most {tolerance:.3g} % above the lowest, "
     "the one with the smallest product of file size and FLOPs per byte of text"
 )
 
