@@ -15,7 +15,7 @@ from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting
 
 MINUTES = 30.0
-QUICK_MINUTES = 0.25
+QUICK_MINUTES = 0.15
 QUICK_BYTES = 50_000
 QUICK_EVALUATIONS = 2
 REPEATS = 5
