@@ -82,6 +82,6 @@ def show(record: dict[str, Any]) -> None:
         )
     if not record["targets"][0]["as_good"]:
         print(
-            f"The last rung is worse ({middle(rungs[-1]['bpb']):.4f}) than the reference "
-            f"({middle(rungs[0]['bpb']):.4f}): no factor counts"
+            f"The last rung is worse ({max(samples(rungs[-1]['bpb'])):.4f}) than the reference "
+            f"({min(samples(rungs[0]['bpb'])):.4f}): no factor counts"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from itera_lite.bench.compare import times
+from itera_lite.bench.compare import Measurement, times
 from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import RUNG_COSTS, rung_quality, rung_value, seeds_of
 from itera_lite.report.ladder_table import references_tried, target_table, unused_tokens
@@ -156,10 +156,10 @@ def _rung_effect(rungs: list[dict[str, Any]], words: tuple[str, ...]) -> str:
 
 def _end_to_end(rungs: list[dict[str, Any]]) -> str:
     """The last rung that is as good as the reference, against the reference."""
-    bar = rung_value(rungs[0], "bpb") if rungs else None
+    bar = Measurement.read(rungs[0].get("bpb")) if rungs else None
     if bar is None:
         return NO_LADDER
-    good = [r for r in rungs[1:] if (bpb := rung_value(r, "bpb")) is not None and bpb <= bar]
+    good = [r for r in rungs[1:] if (m := Measurement.read(r.get("bpb"))) and m.high <= bar.low]
     if not good:
         return "none: no rung reaches the quality of the reference"
     parts = [
