@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from itera_lite.errors import IteraError as IteraError
     from itera_lite.errors import MissingExtra as MissingExtra
     from itera_lite.errors import ModelFileError as ModelFileError
+    from itera_lite.errors import OutputError as OutputError
     from itera_lite.errors import TextTooSmall as TextTooSmall
     from itera_lite.errors import TokenizerMismatch as TokenizerMismatch
+    from itera_lite.errors import TrainingError as TrainingError
     from itera_lite.errors import UsageError as UsageError
     from itera_lite.model import LanguageModel as LanguageModel
     from itera_lite.model.cost import cost as cost
@@ -54,6 +56,8 @@ _PUBLIC = {
     "CheckpointError": "itera_lite.errors",
     "ExportError": "itera_lite.errors",
     "ModelFileError": "itera_lite.errors",
+    "OutputError": "itera_lite.errors",
+    "TrainingError": "itera_lite.errors",
     "MissingExtra": "itera_lite.errors",
 }
 

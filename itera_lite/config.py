@@ -6,6 +6,7 @@ Mamba-2 and ``a`` for attention, and one `LanguageModel` builds any of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -168,8 +169,12 @@ class TrainConfig:
             if getattr(self, field) < low:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected {low} or more")
         for field in ("lr_matrix", "lr_embedding", "lr_other", "clip"):
-            if not getattr(self, field) > 0:
-                raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0")
+            if not 0 < getattr(self, field) < math.inf:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0, finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay={self.weight_decay}: expected 0 or more, finite")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed={self.seed}: expected 0 to 2^63 - 1")
         if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
             raise ConfigError(f"warmup={self.warmup}, decay={self.decay}: expected shares, 0 to 1")
 

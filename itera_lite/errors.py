@@ -9,6 +9,8 @@
     ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
     ├── ModelFileError         a GGUF file, or a saved state, that the engine can't use
     ├── ExportError            weights that can't be stored in the type asked for
+    ├── OutputError            a file or folder that can't be written; an OSError too
+    ├── TrainingError          a training that can't go on, such as one whose loss isn't finite
     └── MissingExtra           an optional dependency that isn't installed
 
 A message says what was given, what was expected and what to do.
@@ -53,6 +55,14 @@ class ModelFileError(IteraError):
 
 class ExportError(IteraError):
     """Weights that can't be stored in the type asked for."""
+
+
+class OutputError(IteraError, OSError):
+    """A file or folder that can't be written."""
+
+
+class TrainingError(IteraError):
+    """A training that can't go on."""
 
 
 class MissingExtra(IteraError):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import stat
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from itera_lite.errors import OutputError
 
 
 def cache_folder() -> Path:
@@ -17,22 +24,92 @@ def cache_folder() -> Path:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes ``path`` when the block ends well."""
+    """A temporary path to write to, whose content goes to ``path`` when the block ends well.
+
+    A symbolic link stays one: the file that it points to is replaced. What isn't a regular file
+    (a device, a pipe) is written into.
+
+    Raises:
+        OutputError: the file can't be written; nothing is left of the attempt.
+    """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with output_errors(path):
+        special = is_special(path)
+        target = Path(os.path.realpath(path))
+        place = Path(tempfile.gettempdir()) if special else target.parent
+        temporary = place / f".{os.getpid()}-{threading.get_ident()}.itera.tmp"
+        try:
+            yield temporary
+            if special:
+                with open(temporary, "rb") as source, open(path, "wb") as sink:
+                    shutil.copyfileobj(source, sink)
+                return
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            sync_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether ``path`` is written into instead of replaced: a device, a pipe, a descriptor."""
+    if os.path.abspath(path).startswith(("/dev/", "/proc/")):
+        return True
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+@contextmanager
+def output_errors(path: str | Path) -> Iterator[None]:
+    """Turns an `OSError` of the block into an `OutputError` that names ``path`` and the reason."""
+    try:
+        yield
+    except (OutputError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise OutputError(f"'{path}' can't be written: {reason_of(error)}") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The reason of a failed write in a few words, also where a library hides it in its text."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    if "requested and" in text:  # numpy says how many bytes fitted, but not why
+        return os.strerror(errno.ENOSPC)
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the file system can do that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file that a library made for its owner alone the mode of any other new file."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write ``data`` to ``path`` atomically, making its folder where needed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         temporary.write_bytes(data)
     return path
@@ -40,7 +117,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write ``text`` as UTF-8, atomically."""
-    return write_bytes(path, text.encode("utf-8"))
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> Path:

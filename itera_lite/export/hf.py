@@ -15,12 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from itera_lite import __version__
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
 from itera_lite.export import gpt2
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 
+MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program's
 _BOTH = {
     "mixer_norm.weight": "input_layernorm.weight",
     "ffn_norm.weight": "post_attention_layernorm.weight",
@@ -266,7 +268,8 @@ def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
     """Write config.json, generation_config.json and model.safetensors into ``folder``."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", to_hf_config(model.config, eot_id))
+    config = to_hf_config(model.config, eot_id)
+    write_json(folder / "config.json", config | {MADE_WITH: f"itera-lite {__version__}"})
     write_json(
         folder / "generation_config.json",
         {

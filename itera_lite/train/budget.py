@@ -20,6 +20,11 @@ class Budget:
     unit: Literal["tokens", "seconds"]
     amount: float
 
+    def __str__(self) -> str:
+        if self.unit == "tokens":
+            return f"{self.amount:,.0f} tokens"
+        return f"{self.amount / 60:.3g} minutes"
+
     @property
     def batch_size(self) -> int:
         """Sequences a step: half as many in a short run, which gains more from more steps.

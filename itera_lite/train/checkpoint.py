@@ -3,15 +3,20 @@
     FOLDER/config.json model.safetensors tokenizer.json ...   loads in transformers
     FOLDER/training_state/state.json tensors.safetensors      to go on training
 
-No pickle: safetensors and JSON. A folder is written aside and then renamed,
-so an interrupted save leaves the one before it.
+No pickle: safetensors and JSON. A folder is written aside and then renamed, so an interrupted
+save leaves the one before it. Only a folder that this program wrote is ever replaced, and only
+its own files in it: whatever else lies there stays.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError
-from itera_lite.export.hf import load_model, save_model
-from itera_lite.files import write_json
+from itera_lite.errors import CheckpointError, OutputError
+from itera_lite.export.hf import MADE_WITH, load_model, save_model
+from itera_lite.files import follow_umask, output_errors, reason_of, sync_folder, write_json
 from itera_lite.model import LanguageModel
+
+_STATE = "training_state"
+_OWN = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
+    r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf"  # as `itera export` names them
+    rf"|{_STATE}/(state\.json|tensors\.safetensors)"
+)
 
 
 def save_checkpoint(
@@ -33,29 +45,141 @@ def save_checkpoint(
     training_state: dict[str, Any] | None = None,
     tensors: dict[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint folder, replacing an older one only when the new one is whole."""
-    folder = Path(folder)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    """Write a checkpoint folder, replacing an older one only when the new one is whole.
+
+    A symbolic link stays one. Files in the folder that aren't a checkpoint's stay where they are.
+
+    Raises:
+        OutputError: the folder holds something that this program didn't write, or it can't be
+            written; what was there is still there.
+    """
+    place = Path(os.path.realpath(folder))
+    if place.exists() and not is_own(place) and (not place.is_dir() or any(place.iterdir())):
+        raise OutputError(
+            f"'{folder}' wasn't written by Itera-Lite and isn't replaced: give another folder"
+        )
+    fresh = place.with_name(f".{place.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    save_model(model, fresh, tokenizer.eot_id)
-    tokenizer.save(fresh)
-    if training_state is not None:
-        write_json(fresh / "training_state" / "state.json", training_state)
-        save_file(tensors or {}, fresh / "training_state" / "tensors.safetensors")
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    with output_errors(folder):
+        try:
+            save_model(model, fresh, tokenizer.eot_id)
+            tokenizer.save(fresh)
+            if training_state is not None:
+                write_json(fresh / _STATE / "state.json", training_state)
+                save_file(tensors or {}, fresh / _STATE / "tensors.safetensors")
+            for path in fresh.rglob("*.safetensors"):
+                follow_umask(path)
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            _swap(fresh, place)
+        except SafetensorError as error:
+            raise OutputError(f"'{folder}' can't be written: {reason_of(error)}") from error
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    return Path(folder)
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this program wrote the checkpoint in ``folder``: its config.json says so."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and MADE_WITH in config
+
+
+def has_training_state(folder: Path) -> bool:
+    """Whether a training can go on from ``folder``."""
+    tidy(folder)
+    return (folder / _STATE / "state.json").is_file()
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint's own files, and the folder if nothing else lies in it."""
+    if not folder.is_dir():
+        return
+    own = [
+        path
+        for path in [*folder.iterdir(), *(folder / _STATE).glob("*")]
+        if _OWN.fullmatch(path.relative_to(folder).as_posix())
+    ]
+    for path in sorted(own, key=lambda path: path.name == "config.json"):
+        path.unlink()  # config.json last, which says whose the folder is
+    for place in (folder / _STATE, folder):
+        try:
+            place.rmdir()
+        except OSError:
+            continue  # it holds something else, or it is a link
+
+
+def lock_path(folder: Path) -> Path:
+    """The file that a run which writes ``folder`` holds a lock on."""
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def _old(folder: Path) -> Path:
+    """Where a folder lies between the two renames that replace it."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put ``fresh`` in the place of ``folder``; what else lies in ``folder`` stays in it."""
+    tidy(folder)
     if folder.exists():
-        os.replace(folder, old)
+        os.replace(folder, _old(folder))
     os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
-    return folder
+    sync_folder(folder.parent)
+    tidy(folder)
 
 
-def _recover(folder: Path) -> None:
-    """A save that was cut off between its two renames left the old folder aside."""
-    old = folder.with_name(f".{folder.name}.old")
-    if old.exists() and not folder.exists():
+def tidy(folder: Path) -> None:
+    """Finish or take back a save that was cut off, unless it is going on at this moment."""
+    folder = Path(os.path.realpath(folder))
+    old = _old(folder)
+    if not old.is_dir():
+        return
+    if not folder.exists():
         os.replace(old, folder)
+        return
+    if is_own(old):
+        remove_checkpoint(old)
+    if old.is_dir():  # what isn't ours comes along
+        _carry(old, folder)
+
+
+def _carry(source: Path, target: Path) -> None:
+    """Move what lies in ``source`` to ``target``, but for names that are there already."""
+    for path in source.iterdir():
+        there = target / path.name
+        if path.is_dir() and not path.is_symlink() and there.is_dir():
+            _carry(path, there)
+        elif not os.path.lexists(there):
+            os.replace(path, there)
+    with contextlib.suppress(OSError):
+        source.rmdir()
+
+
+def _settle(folder: Path) -> None:
+    """`tidy` for a reader: a save that another process is in the middle of is waited for."""
+    if not _old(Path(os.path.realpath(folder))).is_dir():
+        return
+    for _ in range(40):
+        if folder.is_dir() or not _is_locked(lock_path(folder)):
+            break
+        time.sleep(0.05)
+    if not _is_locked(lock_path(folder)):
+        tidy(folder)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
@@ -66,7 +190,7 @@ def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
             size differs from the model's vocabulary.
     """
     folder = Path(folder)
-    _recover(folder)
+    _settle(folder)
     model = load_model(folder)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
@@ -84,8 +208,8 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
         CheckpointError: where there is none, or it is damaged.
     """
     folder = Path(folder)
-    _recover(folder)
-    inner = folder / "training_state"
+    _settle(folder)
+    inner = folder / _STATE
     if not inner.is_dir():
         raise CheckpointError(
             f"'{folder}' has nothing to resume from: expected {inner}. Start without --resume"

@@ -8,6 +8,7 @@ seconds the schedule follows the clock.
 from __future__ import annotations
 
 import gc
+import math
 import time
 from typing import Any
 
@@ -17,13 +18,14 @@ import torch
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.shards import Dataset
+from itera_lite.errors import TrainingError
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.train import validate
 from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.distributed import World, parallel
-from itera_lite.train.interrupt import Stop
+from itera_lite.train.interrupt import Stop, Stopped
 from itera_lite.train.metrics import Window
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
@@ -79,6 +81,7 @@ class Trainer:
         self.cost = cost(model_config, config.seq_len)
         self.state = State()
         self.window = self._new_window()
+        self._resumed_at = time.monotonic()  # up to here ``state.wall`` counts
 
     @property
     def tokens(self) -> int:
@@ -94,7 +97,8 @@ class Trainer:
         """Train until the budget is used. Returns why it ended: ``budget`` or ``early``.
 
         Raises:
-            KeyboardInterrupt: after Ctrl-C, with everything saved for ``--resume``.
+            Stopped: after Ctrl-C, SIGTERM or SIGHUP, with everything saved for ``--resume``.
+            TrainingError: the loss or the gradient isn't finite; nothing was saved of that.
         """
         stop = Stop()
         bar = Progress(
@@ -105,12 +109,12 @@ class Trainer:
             self.quiet,
         )
         smooth: float | None = None
-        ended = "budget"
+        self._resumed_at = time.monotonic()
         gc.collect()
         gc.freeze()  # what was imported stays: no need to look at it in every collection
         try:
             with stop.listening():
-                while self.progress < 1:
+                while self.state.ended is None:
                     loss, seconds = self._step()
                     smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
                     speed = self.config.batch_size * self.config.seq_len / seconds
@@ -118,17 +122,25 @@ class Trainer:
                     done = self.progress * self.budget.amount
                     bpb = smooth / np.log(2) / self.bytes_per_token
                     bar.update(done, self.state.step, smooth, bpb, speed, self.mfu(speed))
-                    if self._due():
+                    due = self._due()
+                    if due:
                         self._evaluate(bar)
-                        if self.patience and self.state.fruitless >= self.patience:
-                            ended = "early"
-                            break
-                    elif self.world.agree(float(stop.asked))[0]:
-                        save(self)
-                        raise KeyboardInterrupt
+                    (asked,) = self.world.agree(float(stop.number))
+                    if asked:
+                        if not due:
+                            self.save()
+                        raise Stopped(int(asked))
         finally:
+            gc.unfreeze()
             bar.close()
-        return ended
+        return self.state.ended
+
+    def save(self) -> None:
+        """Write everything that a resumed run needs."""
+        now = time.monotonic()
+        self.state.wall += now - self._resumed_at
+        self._resumed_at = now
+        save(self)
 
     def _due(self) -> bool:
         """Whether it is time to evaluate: at the end, and evenly on the way."""
@@ -148,14 +160,35 @@ class Trainer:
             torch.from_numpy(places),
             self.config.balance_weight,
         )
+        loss = self.world.mean(cross_entropy)
+        self._refuse_infinite("loss", loss + self.world.mean(total.detach()))
         total.backward()
         norm = self.optimizer.step(factor)
-        loss = self.world.mean(cross_entropy)
+        self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
         self.state.seconds += seconds
         self.window.add(self.model, loss, norm, seconds)
         return loss, seconds
+
+    def _refuse_infinite(self, what: str, value: float) -> None:
+        """Raises `TrainingError` for a value that isn't finite."""
+        if math.isfinite(value):
+            return
+        best = self.state.best
+        kept = (
+            f"'{self.places.best}' has the model of step {best['step']} ({best['bpb']:.4f} bits "
+            "per byte)"
+            if best["bpb"] is not None
+            else "no model was saved yet"
+        )
+        config = self.config
+        raise TrainingError(
+            f"{self.places.name}: the {what} is {value} at step {self.state.step + 1}, so the "
+            f"training stops before that update; {kept}. Train anew with lower learning rates "
+            f"(these were --lr-matrix {config.lr_matrix:g}, --lr-embedding "
+            f"{config.lr_embedding:g}, --lr-other {config.lr_other:g}) and --overwrite"
+        )
 
     def _log_row(self) -> None:
         if self.window.steps < ROW_STEPS and self.progress < 1:
@@ -200,21 +233,29 @@ class Trainer:
         state = self.state
         state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
-        if self.world.leads:
-            artifact = self.objective.artifact(self.model)
-            score = validate.score(artifact, self.dataset, self.config.seq_len)
-            scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
-            state.add(self._position() | scores)
-            sample = validate.sample(artifact, self.dataset)
-            state.samples.append({"step": state.step, **sample})
-            bar.say(
-                f"{self.places.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
-                f"{sample['prompt']}│{' '.join(sample['text'].split())[:90]}"
-            )
-            if state.judge(score.bpb):
-                save_checkpoint(self.places.best, artifact, self.dataset.tokenizer)
+        self.world.lead(lambda: self._score(bar))
         state.fruitless = int(self.world.agree(float(state.fruitless))[0])
-        save(self)
+        if self.progress >= 1:
+            state.ended = "budget"
+        elif self.patience and state.fruitless >= self.patience:
+            state.ended = "early"
+        self.save()
+
+    def _score(self, bar: Progress) -> None:
+        state = self.state
+        artifact = self.objective.artifact(self.model)
+        score = validate.score(artifact, self.dataset, self.config.seq_len)
+        self._refuse_infinite("validation loss", score.loss)
+        scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
+        state.add(self._position() | scores)
+        sample = validate.sample(artifact, self.dataset)
+        state.samples.append({"step": state.step, **sample})
+        bar.say(
+            f"{self.places.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
+            f"{sample['prompt']}│{' '.join(sample['text'].split())[:90]}"
+        )
+        if state.judge(score.bpb):
+            save_checkpoint(self.places.best, artifact, self.dataset.tokenizer)
 
     def _new_window(self) -> Window:
         config = self.model.config

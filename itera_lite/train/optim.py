@@ -129,10 +129,12 @@ class Optimizer:
             factor: of the learning rates, from the schedule.
 
         Returns:
-            The norm of the gradient before clipping.
+            The norm of the gradient before clipping. Where it isn't finite, nothing was updated.
         """
         c = self.config
         norm = nn.utils.clip_grad_norm_(self.parameters, c.clip, foreach=True)
+        if not torch.isfinite(norm):
+            return float(norm)
         for group in self.adam.param_groups:
             group["lr"] = group["full_lr"] * factor
         self.adam.step()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
@@ -18,7 +20,7 @@ class Progress:
             initial=start,
             desc=f"{name} ({unit})",
             bar_format=shown,
-            disable=quiet,
+            disable=quiet or sys.stderr is None,
             dynamic_ncols=True,
             mininterval=0.5,
             file=sys.stderr,
@@ -30,13 +32,24 @@ class Progress:
         """Show where the training is: loss in nats, speed in tokens/s, share of the peak."""
         quality = "" if bpb is None else f" {bpb:.3f} bits/byte"
         text = f"step {step} loss {loss:.3f}{quality} {speed / 1e3:.1f}k tok/s {mfu:.0%} of peak"
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update(min(done, self.total) - self.bar.n)
+        with self._alive():
+            self.bar.set_postfix_str(text, refresh=False)
+            self.bar.update(min(done, self.total) - self.bar.n)
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        if not self.bar.disable:
-            tqdm.write(text, file=sys.stderr)
+        with self._alive():
+            if not self.bar.disable:
+                tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        self.bar.close()
+        with self._alive():
+            self.bar.close()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """A terminal that has gone away ends the bar, not the training."""
+        try:
+            yield
+        except (OSError, ValueError):
+            self.bar.disable = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,16 +18,18 @@ from itera_lite.config import (
     reference_recipe,
 )
 from itera_lite.data.general import prepare_general
-from itera_lite.data.shards import prepare
+from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.train.budget import Budget, budget_of, number_of
+from itera_lite.train.budget import DEFAULT_MINUTES, Budget, budget_of, number_of
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
-from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, run_training
+from itera_lite.train.resume import Places, settings_of
+from itera_lite.train.session import Setting, run_training, threads_restored
 from itera_lite.train.sizing import fit_to
+
+DEFAULT_VOCABULARY = 2048
 
 
 def train(
@@ -50,6 +53,7 @@ def train(
     seed: int = 0,
     name: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     patience: int = 6,
     evaluations: int = EVALUATIONS,
     precision: Precision = "auto",
@@ -61,7 +65,8 @@ def train(
     """Train a model, or both.
 
     Writes checkpoints/NAME (the best model, a Hugging Face folder), checkpoints/NAME-last
-    (to resume from), NAME_metrics.csv and NAME_summary.json. Ctrl-C saves and stops.
+    (to resume from), NAME_metrics.csv and NAME_summary.json. Ctrl-C saves and stops, and so do
+    SIGTERM and SIGHUP.
 
     Args:
         data: Set or path: python, tinystories, wikitext-2, a file, a folder, hf:OWNER/NAME.
@@ -83,7 +88,9 @@ def train(
         weight_decay: Decoupled weight decay.
         seed: Of the weights and of the order of the text.
         name: Name of the run; by default model and size, such as itera_lite_tiny.
-        resume: Go on where the run of this name was stopped.
+        resume: Go on where the run of this name was stopped. Its settings are taken from there;
+            a larger budget extends it.
+        overwrite: Replace a model of this name, if there is one.
         patience: Stop early after this many evaluations without a better one; 0: never.
         evaluations: How often the run is scored on validation text, evenly over its budget.
         precision: Of the matrix products; auto measures what this processor is fast at.
@@ -102,8 +109,8 @@ def train(
         raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
     if tokens is not None:
         number_of("tokens", tokens)
-    elif given and not float(given[0]) > 0:
-        raise UsageError(f"a budget of {given[0]}: expected more than 0")
+    elif given and not 0 < float(given[0]) < float("inf"):
+        raise UsageError(f"a budget of {given[0]}: expected more than 0, and an end")
     if evaluations < 1:
         raise UsageError(f"--evaluations {evaluations}: expected 1 or more, the last is at the end")
     if params is not None and config != "tiny":
@@ -116,56 +123,114 @@ def train(
         raise UsageError("--name needs one model: add --model itera or --model transformer")
     if pattern is not None and model == "transformer":
         raise UsageError("--pattern is for the Itera model: the Transformer has attention only")
+    if resume and overwrite:
+        raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
+    if patience < 0:
+        raise UsageError(f"--patience {patience}: expected 0 (never stop early) or more")
+    size = config if params is None else params
+    places = {
+        family: Places(
+            name or (f"{NAMES[family]}_{_file_name(size)}" if family in NAMES else size),
+            Path(checkpoints),
+            Path(results),
+        )
+        for family in chosen
+    }
+    wishes = {
+        "batch_size": batch_size,
+        "seq_len": seq_len,
+        "lr_matrix": lr_matrix,
+        "lr_embedding": lr_embedding,
+        "lr_other": lr_other,
+        "weight_decay": weight_decay,
+    }
+
+    def shape_of(family: Family, vocabulary: int) -> ModelConfig:
+        if params is None:
+            shape = preset(family, config, vocabulary)
+            layers = pattern if family == "itera" else None
+            return shape if layers is None else shape.replace(pattern=layers)
+        number = number_of("params", params)
+        return fit_to(family, number, vocabulary, pattern if family == "itera" else None)
+
+    # What can fail without the text fails before it is prepared.
+    for family in chosen:
+        shape = shape_of(family, vocab_size or DEFAULT_VOCABULARY)
+        asked = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), wishes, seed)
+        if asked.seq_len > shape.max_seq_len:
+            raise UsageError(
+                f"--seq-len {asked.seq_len}: this model reads at most {shape.max_seq_len} tokens"
+            )
+    if tokenizer is not None:
+        own_tokenizer = Tokenizer.load(tokenizer)
     world = World.join()
-    try:
+    with ExitStack() as stack:
+        stack.callback(world.leave)
+        stack.enter_context(threads_restored())
+        world.lead(lambda: _claim(places, stack, resume, overwrite))
+        going_on = {family for family in chosen if resume and places[family].resumable}
+        for family in chosen if resume and world.leads else ():
+            if family not in going_on:
+                print(f"{places[family].name}: nothing is saved yet, so it begins anew")
+        # What isn't given is taken from the run that goes on.
+        kept = {family: settings_of(places[family]) for family in going_on}
+        for settings in kept.values():
+            vocab_size = vocab_size or (None if tokenizer else settings["model"]["vocab_size"])
+            precision = settings["precision"] if precision == "auto" else precision
+        if batch_size is not None:
+            world.share_of(batch_size)
+
+        made: list[tuple[Dataset, Setting]] = []
+
+        def prepare_all() -> None:
+            silent = quiet or not world.leads
+            if tokenizer is not None:
+                dataset = prepare(data, tokenizer=own_tokenizer, quiet=silent)
+            elif vocab_size is None and chosen == ["gpt2"]:
+                dataset = prepare_general(data, REFERENCE_VOCABULARY, quiet=silent)
+            else:
+                dataset = prepare(data, vocab_size=vocab_size or DEFAULT_VOCABULARY, quiet=silent)
+            made.append((dataset, Setting.prepare(precision, threads, quiet, world)))
+
+        world.lead(prepare_all)
         if not world.leads:
-            world.wait()  # the leader prepares the set and compiles; the others find it done
-        silent = quiet or not world.leads
-        if tokenizer is not None:
-            dataset = prepare(data, tokenizer=Tokenizer.load(tokenizer), quiet=silent)
-        elif vocab_size is None and chosen == ["gpt2"]:
-            dataset = prepare_general(data, REFERENCE_VOCABULARY, quiet=silent)
-        else:
-            dataset = prepare(data, vocab_size=vocab_size or 2048, quiet=silent)
-        setting = Setting.prepare(precision, threads, quiet, world)
-        if world.leads:
-            world.wait()
-        used = budget_of(dataset, epochs, minutes, tokens)
-        wishes = {
-            "batch_size": batch_size,
-            "seq_len": seq_len,
-            "lr_matrix": lr_matrix,
-            "lr_embedding": lr_embedding,
-            "lr_other": lr_other,
-            "weight_decay": weight_decay,
-        }
+            prepare_all()  # finds what the leader has prepared and compiled
+        ((dataset, setting),) = made
         summaries = {}
         for family in chosen:
-            size = config if params is None else params
-            default = f"{NAMES[family]}_{size.replace('.', '_')}" if family in NAMES else size
-            vocabulary = dataset.tokenizer.vocab_size
-            if params is None:
-                shape = preset(family, config, vocabulary)
-            else:
-                shape = fit_to(family, number_of("params", params), vocabulary)
-            if pattern is not None and family == "itera":
-                shape = shape.replace(pattern=pattern)
-            run_name = name or default
-            summaries[run_name] = run_training(
+            shape = shape_of(family, dataset.tokenizer.vocab_size)
+            budget = budget_of(dataset, epochs, minutes, tokens)
+            own = dict(wishes)
+            if family in kept:
+                if not given:
+                    budget = Budget(**kept[family]["budget"])
+                own = {key: kept[family]["train"].get(key) for key in own} | {
+                    key: value for key, value in own.items() if value is not None
+                }
+            summaries[places[family].name] = run_training(
                 shape,
-                train_config(shape, used, wishes, seed),
+                train_config(shape, budget, own, seed),
                 dataset,
-                used,
-                Places(run_name, Path(checkpoints), Path(results)),
+                budget,
+                places[family],
                 setting,
                 spec=data,
-                resume=resume,
+                resume=family in going_on,
                 patience=patience,
                 evaluations=evaluations,
             )
         return summaries if world.leads else {}
-    finally:
-        world.leave()
+
+
+def _claim(places: dict[Family, Places], stack: ExitStack, resume: bool, overwrite: bool) -> None:
+    """Claim the files of all runs before any work is done."""
+    for each in places.values():
+        stack.enter_context(each.claimed(resume=resume, overwrite=overwrite))
+
+
+def _file_name(size: str) -> str:
+    """A size as a part of a file's name: ``1.5M`` -> ``1_5M``."""
+    return size.replace(".", "_")
 
 
 def train_config(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import json
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from itera_lite import kernels
 from itera_lite.bench.provenance import provenance, usable_cores
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.shards import Dataset
+from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.files import write_json
@@ -23,7 +26,6 @@ from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
-from itera_lite.train.metrics import expert_loads
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Choice, Precision, choose
 from itera_lite.train.resume import Places, go_on
@@ -48,12 +50,28 @@ class Setting:
         quiet: bool = False,
         world: World | None = None,
     ) -> Setting:
-        """Set the threads, compile the fused kernels (once), measure which precision is fast."""
+        """Set the threads, compile the fused kernels (once), measure which precision is fast.
+
+        Raises:
+            UsageError: ``threads`` is less than 1.
+        """
         world = world or World()
+        if threads is not None and threads < 1:
+            raise UsageError(f"--threads {threads}: expected 1 or more")
         torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
         problem = kernels.enable()
         keep_memory()
         return cls(world, choose(precision, world.device), problem, quiet)
+
+
+@contextmanager
+def threads_restored() -> Iterator[None]:
+    """Put PyTorch's number of threads back when the block ends, for a caller from Python."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def run_training(
@@ -74,6 +92,9 @@ def run_training(
     final_bytes: int = FINAL_BYTES,
 ) -> dict[str, Any]:
     """Train a model, score its best checkpoint, write and return the summary.
+
+    The caller has claimed the run's files (`Places.claimed`). A resumed run that is finished is
+    left as it is.
 
     Args:
         spec: how the set was named, for the summary.
@@ -96,20 +117,43 @@ def run_training(
     )
     if resume:
         go_on(trainer)
-    begin = time.time()
-    ended = trainer.run()
+        if (kept := _kept_summary(trainer)) is not None:
+            return kept
+    elif world.leads:  # what a run before this one has left, and which may be replaced
+        places.summary.unlink(missing_ok=True)
+    trainer.run()
     summary: dict[str, Any] = {}
-    if world.leads:
-        wall = time.time() - begin
-        summary = _finish(trainer, ended, wall, spec, setting.problem, notes or {}, final_bytes)
-    world.wait()
+
+    def finish() -> None:
+        nonlocal summary
+        summary = _finish(trainer, spec, setting.problem, notes or {}, final_bytes)
+
+    world.lead(finish)
     return summary
+
+
+def _kept_summary(trainer: Trainer) -> dict[str, Any] | None:
+    """The summary of a resumed run that has ended, as it was written then; else None."""
+    state, places = trainer.state, trainer.places
+    if state.ended is None:
+        return None
+    try:
+        kept: dict[str, Any] = json.loads(places.summary.read_text(encoding="utf-8"))
+        if kept["train"]["steps"] != state.step or not places.best.is_dir():
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not trainer.quiet:
+        why = "its budget is used" if state.ended == "budget" else "it stopped early"
+        print(
+            f"{places.name} is finished ({why}, step {state.step}) and stays as it is: a larger "
+            "--minutes, --epochs or --tokens goes on with it, --overwrite trains anew"
+        )
+    return kept
 
 
 def _finish(
     trainer: Trainer,
-    ended: str,
-    wall: float,
     spec: str,
     problem: str | None,
     notes: dict[str, Any],
@@ -117,7 +161,6 @@ def _finish(
 ) -> dict[str, Any]:
     """Score the best model on the validation text, in float32, and write the summary."""
     places, dataset, config, state = trainer.places, trainer.dataset, trainer.config, trainer.state
-    loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(trainer.model)]
     model, tokenizer = load_checkpoint(places.best)
     texts = first_bytes(dataset.documents("valid"), final_bytes)
     score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
@@ -134,7 +177,7 @@ def _finish(
             "tokens": trainer.tokens,
             "epochs": trainer.loader.epoch,
             "seconds": state.seconds,
-            "minutes_wall": wall / 60,
+            "minutes_wall": state.wall / 60,
             "tokens_per_second": speed,
             "mfu": share,
             "peak_gflops": trainer.precision.peak / 1e9,
@@ -149,7 +192,7 @@ def _finish(
             "lr_other": config.lr_other,
             "weight_decay": config.weight_decay,
             "budget": {"unit": trainer.budget.unit, "amount": trainer.budget.amount},
-            "stopped": ended,
+            "stopped": state.ended,
         },
         "best": state.best,
         "dataset": {
@@ -164,7 +207,7 @@ def _finish(
             "valid_tokens": len(dataset.tokens("valid")) - 1,
             "bytes_per_token": train_bytes / train_tokens,
         },
-        "expert_load": loads,
+        "expert_load": state.expert_load,
         "samples": state.samples,
         "provenance": provenance(seed=config.seed),
         **notes,
@@ -236,4 +279,6 @@ def _announce(
         f"{torch.get_num_threads()} threads; {setting.precision.reason}"
     )
     if setting.problem:
-        print(f"{name}: plain PyTorch, without the fused kernels: {setting.problem}")
+        print(
+            f"{name}: plain PyTorch, without the fused kernels: {setting.problem}", file=sys.stderr
+        )

@@ -6,15 +6,22 @@ from itera_lite.config import PRESETS, Family, ModelConfig, preset
 from itera_lite.errors import ConfigError
 from itera_lite.model.cost import cost
 
+FURTHEST = 0.5  # the model has at least this share of the parameters asked for
 
-def fit_to(family: Family, params: float, vocab_size: int) -> ModelConfig:
+
+def fit_to(
+    family: Family, params: float, vocab_size: int, pattern: str | None = None
+) -> ModelConfig:
     """The largest scaled preset that stays within ``params`` parameters.
 
-    Width grows in steps of 32; layers are added or dropped at the front of the
-    preset's pattern, and the feed-forward keeps its ratio to the width.
+    Width grows in steps of 32, and the feed-forward keeps its ratio to the width.
+
+    Args:
+        pattern: layers to use instead of the presets'.
 
     Raises:
-        ConfigError: where even the smallest shape is larger; says how large it is.
+        ConfigError: where even the smallest shape is larger, or the largest is far smaller; says
+            how large it is.
     """
     best: tuple[int, ModelConfig] | None = None
     smallest: int | None = None
@@ -22,6 +29,8 @@ def fit_to(family: Family, params: float, vocab_size: int) -> ModelConfig:
         if family not in families:
             continue
         model = preset(family, size, vocab_size)
+        if pattern is not None:
+            model = model.replace(pattern=pattern)
         for width in range(32, 1025, 32):
             scale = width / model.d_model
             shape = model.replace(
@@ -38,6 +47,11 @@ def fit_to(family: Family, params: float, vocab_size: int) -> ModelConfig:
         raise ConfigError(
             f"--params {params:,.0f} is too small: the smallest {family} model with a vocabulary "
             f"of {vocab_size} has {smallest:,} parameters. A smaller --vocab-size helps"
+        )
+    if best[0] < FURTHEST * params:
+        raise ConfigError(
+            f"--params {params:,.0f}: the nearest {family} model below that has {best[0]:,} "
+            "parameters. Give about that many, or another --pattern"
         )
     return best[1]
 

@@ -11,7 +11,10 @@ class State:
     """What a run has done so far, apart from tensors."""
 
     step: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training steps
+    wall: float = 0.0  # with evaluations and saves
+    ended: str | None = None  # why the run is over: its budget is used, or it stopped early
+    expert_load: list[list[float]] = field(default_factory=list)  # see metrics.expert_loads
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the log
     samples: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] = field(default_factory=lambda: {"step": 0, "bpb": None})

@@ -1,0 +1,258 @@
+"""Where a run keeps its files, and what guards them: ownership, a lock, `--overwrite`.
+
+A run NAME owns CHECKPOINTS/NAME (the best model), CHECKPOINTS/NAME-last (to go on from),
+RESULTS/NAME_metrics.csv and RESULTS/NAME_summary.json. A run claims these before it does any
+work. The claim fails where a folder isn't this program's, where it holds a model and nobody asked
+to replace it, or where another process has claimed the name.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itera_lite.errors import OutputError, UsageError
+from itera_lite.files import output_errors
+from itera_lite.train.checkpoint import (
+    has_training_state,
+    is_own,
+    lock_path,
+    remove_checkpoint,
+    tidy,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
+_LAST = "-last"
+_LONGEST = 200  # bytes of a name; file systems take 255, and suffixes are added
+
+
+def checked_name(name: str) -> str:
+    """``name``, if it is fit to be the name of a run: one component of a path.
+
+    Raises:
+        UsageError: it isn't.
+    """
+    problem = None
+    if not _NAME.fullmatch(name):
+        problem = "expected a letter, digit or underscore first, and no slash or control character"
+    elif name.endswith(_LAST):
+        problem = f"'{_LAST}' at the end is kept for the folder that another run goes on from"
+    elif len(os.fsencode(name)) > _LONGEST:
+        problem = f"expected at most {_LONGEST} bytes"
+    if problem:
+        raise UsageError(
+            f"--name {name!r}: {problem}. A name is no path: give folders with --checkpoints and "
+            "--results"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run of one name keeps its files.
+
+    Raises:
+        UsageError: the name isn't one component of a path.
+    """
+
+    name: str
+    checkpoints: Path
+    results: Path
+
+    def __post_init__(self) -> None:
+        checked_name(self.name)
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / self.name
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / f"{self.name}{_LAST}"
+
+    @property
+    def metrics(self) -> Path:
+        return self.results / f"{self.name}_metrics.csv"
+
+    @property
+    def summary(self) -> Path:
+        return self.results / f"{self.name}_summary.json"
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a stopped training of this name waits to go on."""
+        return has_training_state(self.last)
+
+    @contextmanager
+    def claimed(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+        """Hold the run's files for the length of the block.
+
+        Args:
+            resume: the run may go on from what it saved.
+            overwrite: the run may replace a model that has its name.
+
+        Raises:
+            UsageError: the name is taken: by files of the user's, by a model that nobody asked to
+                replace, or by another process. Nothing was touched.
+            OutputError: a folder can't be made or written.
+        """
+        if resume and overwrite:
+            raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
+        made = [*_make_folder(self.checkpoints), *_make_folder(self.results)]
+        try:
+            with _locked(lock_path(self.best), self.name):
+                for folder in (self.best, self.last):
+                    tidy(folder)
+                    self._refuse_foreign(folder)
+                for file in (self.metrics, self.summary):
+                    if file.is_dir():
+                        raise UsageError(f"'{file}' is a folder, where a result is to be written")
+                if not overwrite:
+                    self._refuse_model(resume)
+                yield
+        finally:
+            for folder in reversed(made):  # what stayed empty goes again
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
+
+    def discard(self) -> None:
+        """Remove the run's own files, and nothing that lies beside them."""
+        for folder in (self.best, self.last):
+            if is_own(folder):
+                remove_checkpoint(folder)
+        for file in (self.metrics, self.summary):
+            file.unlink(missing_ok=True)
+
+    def _refuse_foreign(self, folder: Path) -> None:
+        if not os.path.lexists(folder) or is_own(folder):
+            return
+        if folder.is_symlink() and not folder.exists():
+            what = f"a link to '{os.readlink(folder)}', which isn't there"
+        elif not folder.is_dir():
+            what = "a file"
+        else:
+            with output_errors(folder):
+                names = sorted(os.listdir(folder))
+            if not names:
+                return
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            what = f"a folder that Itera-Lite didn't write: it holds {shown}"
+        raise UsageError(
+            f"the name '{self.name}' is taken: '{folder}' is {what}. Nothing in it is touched. "
+            "Give another --name, or another folder with --checkpoints"
+        )
+
+    def _refuse_model(self, resume: bool) -> None:
+        if resume and self.resumable:
+            return
+        taken = [folder for folder in (self.best, self.last) if is_own(folder)]
+        if taken:
+            going_on = (
+                "there is nothing to go on from (its -last folder is gone)"
+                if resume
+                else "--resume goes on with it"
+            )
+            raise UsageError(
+                f"'{taken[0]}' holds a model already{self._known()}: {going_on}, --overwrite "
+                "replaces it, another --name leaves it as it is"
+            )
+
+    def _known(self) -> str:
+        """What the summary says of the model that is there, for the message."""
+        try:
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            score = float(summary["valid"]["bpb"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+        return f" ({score:.4f} bits per byte on its validation text)"
+
+
+def _make_folder(folder: Path) -> list[Path]:
+    """Make a folder, and see that files can be made in it. Returns the folders that were made."""
+    missing = []
+    for part in (folder, *folder.parents):
+        if os.path.lexists(part):
+            break
+        missing.append(part)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"'{folder}' is no folder: expected one to write to, or none yet")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{os.getpid()}.itera.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"nothing can be written to the folder '{folder}': {error.strerror or error}. Give "
+            "another one with --checkpoints and --results"
+        ) from error
+    return missing[::-1]
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[None]:
+    """Hold the lock file at ``path``, which says who holds it, or refuse."""
+    with output_errors(path):
+        file = _lock(path)
+    if file is None:
+        raise UsageError(
+            f"the name '{name}' is in use by {_owner(path)}. Wait until that has ended, or give "
+            "another --name"
+        )
+    try:
+        owner = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "command": shlex.join(sys.argv),
+            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        with output_errors(path):
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(owner).encode(), 0)
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held, so it is nobody else's
+        os.close(file)
+
+
+def _lock(path: Path) -> int | None:
+    """An open file that holds the lock; None where another process holds it."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except OSError:
+            return file  # a file system without locks: the other checks still hold
+        try:
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        except FileNotFoundError:
+            pass
+        os.close(file)  # its last holder removed it after it was opened: once more
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return (
+            f"process {owner['process']} on {owner['host']} ({owner['command']}), "
+            f"since {owner['since']}"
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
