@@ -3,7 +3,8 @@
 Options, their types, defaults and help come from the function's signature and
 docstring, so the command line and the Python API can't drift apart.
 
-Exit codes: 0 good, 1 failed, 2 wrong use, 130 stopped with Ctrl-C.
+Exit codes: 0 good, 1 failed, 2 wrong use, 130 stopped with Ctrl-C (143 and 129 by SIGTERM and
+SIGHUP).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from itera_lite import __version__
 from itera_lite.errors import IteraError, UsageError
+from itera_lite.torchrun import is_worker, tell_launcher
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -124,9 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{_wrong_use(error)}\nSee: itera {first} --help", 2)
     except IteraError as error:
         return _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        print("\nitera: stopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stopped:
+        if not is_worker():
+            print("\nitera: stopped", file=sys.stderr)
+        return int(getattr(stopped, "exit_code", 130))
     except BrokenPipeError:  # `itera data | head`: nobody reads any more, so say nothing
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -161,7 +164,10 @@ def _wrong_use(error: CycloptsError) -> str:
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"itera: error: {message}", file=sys.stderr)
+    text = f"itera: error: {message}"
+    tell_launcher(text)
+    if not is_worker():
+        print(text, file=sys.stderr)
     return exit_code
 
 

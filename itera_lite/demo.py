@@ -19,6 +19,7 @@ def demo(
     *,
     minutes: float = 5.5,
     seed: int = 0,
+    overwrite: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
     reports: Path = Path("reports"),
@@ -29,6 +30,7 @@ def demo(
         data: Set or path; by default the interpreter's own standard library.
         minutes: About how long it may take on two cores; more makes better models.
         seed: Of the weights and of the order of the text.
+        overwrite: Replace the models of an earlier demo, or of a training with the same names.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
         reports: Folder of the report.
@@ -53,7 +55,14 @@ def demo(
 
     each = max((minutes - OVERHEAD_MINUTES) / 2, minutes * 0.3)
     stage(1, f"training both models on '{data}', {each:.1f} min each")
-    summaries = train(data, minutes=each, seed=seed, checkpoints=checkpoints, results=results)
+    summaries = train(
+        data,
+        minutes=each,
+        seed=seed,
+        overwrite=overwrite,
+        checkpoints=checkpoints,
+        results=results,
+    )
     paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
     stage(2, "quality on held-out text")
     for path in paths:

@@ -3,7 +3,8 @@ which nothing was trained."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from itera_lite.train.budget import Budget, budget_of
 from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 from itera_lite.train.resume import Places
 from itera_lite.train.run import train_config
-from itera_lite.train.session import description
+from itera_lite.train.session import description, threads_restored
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,31 @@ class Start:
         """Where the result goes: never onto the checkpoint itself.
 
         Raises:
-            UsageError: where it would.
+            UsageError: where it would, or the name isn't fit for a folder.
         """
         places = Places(name or default, Path(checkpoints), Path(results))
-        if self.folder.resolve() in (places.best.resolve(), places.last.resolve()):
-            raise UsageError(
-                f"the result '{places.name}' would replace the checkpoint '{self.folder}' that it "
-                "is made from: give another --name"
-            )
+        refuse_input(places, self.folder)
         return places
+
+    @contextmanager
+    def claimed(
+        self,
+        name: str | None,
+        default: str,
+        checkpoints: Path,
+        results: Path,
+        *,
+        resume: bool,
+        overwrite: bool,
+    ) -> Iterator[Places]:
+        """Hold the result's files for the length of the block; PyTorch's threads are put back.
+
+        Raises:
+            UsageError: see `places` and `itera_lite.train.run_files.Places.claimed`.
+        """
+        places = self.places(name, default, checkpoints, results)
+        with places.claimed(resume=resume, overwrite=overwrite), threads_restored():
+            yield places
 
     def score(self, documents: Sequence[bytes]) -> Score:
         return score(self.model, self.tokenizer, documents)
@@ -71,6 +88,15 @@ class Start:
             "bpb": before.bpb,
             "bytes_per_token": before.bytes / before.tokens,
         }
+
+
+def refuse_input(places: Places, folder: Path) -> None:
+    """Raises `UsageError` where a result would replace the checkpoint that it is made from."""
+    if folder.resolve() in (places.best.resolve(), places.last.resolve()):
+        raise UsageError(
+            f"the result '{places.name}' would replace the checkpoint '{folder}' that it is made "
+            "from: give another --name"
+        )
 
 
 def score(model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[bytes]) -> Score:

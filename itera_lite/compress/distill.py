@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from itera_lite.compress.common import refuse_input
 from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.objective import MIX, TEMPERATURE, TOP_K
 from itera_lite.errors import UsageError
 from itera_lite.train.budget import budget_of
 from itera_lite.train.precision import Precision
 from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, run_training
+from itera_lite.train.session import Setting, run_training, threads_restored
 
 
 def distill(
@@ -32,6 +33,7 @@ def distill(
     seed: int = 0,
     name: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     patience: int = 6,
     precision: Precision = "auto",
     threads: int | None = None,
@@ -61,6 +63,7 @@ def distill(
         seed: Of the student's weights and of the order of the text.
         name: Name of the result; by default the student's, with _distilled.
         resume: Go on where the run of this name was stopped.
+        overwrite: Replace a model of this name, if there is one.
         patience: Stop early after this many evaluations without a better one; 0: never.
         precision: Of the student's matrix products.
         threads: Processor threads; by default one a core.
@@ -83,22 +86,27 @@ def distill(
     objective = lesson.objective(temperature, mix)
     places = _places(lesson, name, Path(checkpoints), Path(results))
     budget = budget_of(lesson.dataset, None, minutes, tokens)
-    setting = Setting.prepare(precision, threads, quiet)
     if compare:
         from itera_lite.compress.distill_compare import compare_distillation
 
-        return compare_distillation(lesson, objective, budget, places, setting, seeds, seed)
-    config = lesson.student.recipe(budget, seed)
-    seconds = lesson.prepare_for(config, budget, setting)
-    summary = run_training(
-        *(lesson.student.shape, config, lesson.dataset, budget, places, setting),
-        spec=data,
-        initial=lesson.student.begin(),
-        objective=objective,
-        resume=resume,
-        patience=patience,
-        notes=lesson.notes(objective, seconds),
-    )
+        with threads_restored():
+            setting = Setting.prepare(precision, threads, quiet)
+            return compare_distillation(
+                *(lesson, objective, budget, places, setting, seeds, seed), overwrite=overwrite
+            )
+    with places.claimed(resume=resume, overwrite=overwrite), threads_restored():
+        setting = Setting.prepare(precision, threads, quiet)
+        config = lesson.student.recipe(budget, seed)
+        seconds = lesson.prepare_for(config, budget, setting)
+        summary = run_training(
+            *(lesson.student.shape, config, lesson.dataset, budget, places, setting),
+            spec=data,
+            initial=lesson.student.begin(),
+            objective=objective,
+            resume=resume and places.resumable,
+            patience=patience,
+            notes=lesson.notes(objective, seconds),
+        )
     _tell(summary, quiet)
     return summary
 
@@ -109,11 +117,7 @@ def _places(lesson: Lesson, name: str | None, checkpoints: Path, results: Path) 
     given = [teacher.folder for teacher in lesson.teachers]
     given += [lesson.student.folder] if lesson.student.folder else []
     for folder in given:
-        if folder.resolve() in (places.best.resolve(), places.last.resolve()):
-            raise UsageError(
-                f"the result '{places.name}' would replace the checkpoint '{folder}' that it is "
-                "made from: give another --name"
-            )
+        refuse_input(places, folder)
     return places
 
 

@@ -12,6 +12,7 @@ from itera_lite.bench.provenance import provenance
 from itera_lite.bench.stats import stat
 from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.objective import Distillation
+from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.train.budget import Budget
 from itera_lite.train.resume import Places
@@ -33,6 +34,7 @@ def compare_distillation(
     setting: Setting,
     seeds: int,
     first_seed: int,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train each side with each seed and judge. Writes NAME_comparison.json.
 
@@ -42,16 +44,20 @@ def compare_distillation(
     took. A run that is in the file already, with the same settings, is kept: stopped, the
     comparison goes on with the run that was cut off.
 
+    Args:
+        overwrite: begin anew where the file holds a comparison with other settings.
+
     Returns:
         What the file holds: ``runs``, ``sides``, ``verdicts``, ``settings``, ``provenance``.
+
+    Raises:
+        UsageError: the file holds something else, and ``overwrite`` isn't set.
     """
     path = places.results / f"{places.name}_comparison.json"
     settings = _settings(lesson, objective, budget, setting)
     record: dict[str, Any] = {"settings": settings, "runs": []}
-    if path.exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        if old["settings"] == settings:
-            record = old
+    if path.exists() and not overwrite:
+        record = _earlier(path, settings)
 
     def run(side: str, seed: int, own: Budget, teacher_seconds: float = 0.0) -> dict[str, Any]:
         """Train once, unless the file has the run."""
@@ -80,6 +86,21 @@ def compare_distillation(
             longer = max(budget.amount, budget.amount * whole / alone["seconds"])
         run("alone_longer", seed, Budget(budget.unit, longer))
     return _judge(record, path, lesson, objective, setting.quiet)
+
+
+def _earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The comparison that the file holds, if it has these settings."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        same = record["settings"] == settings and isinstance(record["runs"], list)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    if not same:
+        raise UsageError(
+            f"'{path}' holds a comparison with other settings, or something else: --overwrite "
+            "replaces it, another --name leaves it as it is"
+        )
+    return record
 
 
 def _train(

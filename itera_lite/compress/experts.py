@@ -21,7 +21,7 @@ from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
-from itera_lite.train.session import Setting, first_bytes, run_training
+from itera_lite.train.session import Setting, first_bytes, run_training, threads_restored
 
 USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
 PART_BYTES = 100_000  # of the validation text, to search the number of experts on
@@ -42,6 +42,7 @@ def experts(
     seed: int = 0,
     name: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     threads: int | None = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
@@ -63,6 +64,7 @@ def experts(
         seed: Of the order of the text.
         name: Name of the result; by default the checkpoint's with _e and the number kept.
         resume: Go on where the training afterwards was stopped.
+        overwrite: Replace a model of this name, if there is one.
         threads: Processor threads; by default one a core.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
@@ -88,64 +90,70 @@ def experts(
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
     limit = share_of("max-loss", "1%" if max_loss is None else max_loss)
-    setting = Setting.prepare(threads=threads, quiet=quiet)
-    dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-    budget = budget_for(dataset, minutes, tokens, default=0.0)
-
-    usage = mixture.measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
-    documents = list(first_bytes(dataset.documents("valid")))
-    before = start.score(documents)
-    make = _merging(start.model, usage) if merge else _dropping(start.model, usage)
-    if keep is None:
-        keep = fewest(start, make, documents, before.bpb, limit, least)
-    smaller = make(keep)
-    dropped = score(_dropping(start.model, usage)(keep), start.tokenizer, documents)
-    after = score(smaller, start.tokenizer, documents) if merge else dropped
-    record: dict[str, Any] = {
-        "verb": "experts",
-        "from": start.record(before),
-        "keep": keep,
-        "merge": merge,
-        "max_loss": None if max_loss is None else limit,
-        "usage": {
-            "tokens_read": usage.read,
-            "share_of_tokens": _rounded(usage.tokens),
-            "share_of_weight": _rounded(usage.weight),
-            "weight_lost": [
-                round(1 - float(row[kept].sum()), 5)
-                for row, kept in zip(usage.weight, usage.most_used(keep), strict=True)
-            ],
-        },
-        "bpb": {
-            "before": before.bpb,
-            "dropped": dropped.bpb,
-            "merged": after.bpb if merge else None,
-            "trained": None,
-        },
-    }
-    places = start.places(name, f"{start.name}_e{keep}", checkpoints, results)
-    notes = {"compress": record}
-    if budget is None:
-        summary = save_untrained(smaller, dataset, places, after, spec=data, seed=seed, notes=notes)
-    else:
-        summary = run_training(
-            smaller.config,
-            gentle(config, budget, RATE, seed),
-            dataset,
-            budget,
-            places,
-            setting,
-            spec=data,
-            initial=smaller,
-            resume=resume and places.last.exists(),
-            patience=0,
-            notes=notes,
-        )
-        record["bpb"]["trained"] = summary["valid"]["bpb"]
-        write_json(places.summary, summary)
-    if not quiet:
-        print(_in_words(summary))
-    return summary
+    with threads_restored():
+        setting = Setting.prepare(threads=threads, quiet=quiet)
+        dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
+        budget = budget_for(dataset, minutes, tokens, default=0.0)
+        usage = mixture.measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
+        documents = list(first_bytes(dataset.documents("valid")))
+        before = start.score(documents)
+        make = _merging(start.model, usage) if merge else _dropping(start.model, usage)
+        if keep is None:
+            keep = fewest(start, make, documents, before.bpb, limit, least)
+        smaller = make(keep)
+        dropped = score(_dropping(start.model, usage)(keep), start.tokenizer, documents)
+        after = score(smaller, start.tokenizer, documents) if merge else dropped
+        record: dict[str, Any] = {
+            "verb": "experts",
+            "from": start.record(before),
+            "keep": keep,
+            "merge": merge,
+            "max_loss": None if max_loss is None else limit,
+            "usage": {
+                "tokens_read": usage.read,
+                "share_of_tokens": _rounded(usage.tokens),
+                "share_of_weight": _rounded(usage.weight),
+                "weight_lost": [
+                    round(1 - float(row[kept].sum()), 5)
+                    for row, kept in zip(usage.weight, usage.most_used(keep), strict=True)
+                ],
+            },
+            "bpb": {
+                "before": before.bpb,
+                "dropped": dropped.bpb,
+                "merged": after.bpb if merge else None,
+                "trained": None,
+            },
+        }
+        with start.claimed(
+            *(name, f"{start.name}_e{keep}", checkpoints, results),
+            resume=resume,
+            overwrite=overwrite,
+        ) as places:
+            notes = {"compress": record}
+            if budget is None:
+                summary = save_untrained(
+                    smaller, dataset, places, after, spec=data, seed=seed, notes=notes
+                )
+            else:
+                summary = run_training(
+                    smaller.config,
+                    gentle(config, budget, RATE, seed),
+                    dataset,
+                    budget,
+                    places,
+                    setting,
+                    spec=data,
+                    initial=smaller,
+                    resume=resume and places.resumable,
+                    patience=0,
+                    notes=notes,
+                )
+                record["bpb"]["trained"] = summary["valid"]["bpb"]
+                write_json(places.summary, summary)
+            if not quiet:
+                print(_in_words(summary))
+            return summary
 
 
 def _dropping(model: LanguageModel, usage: Usage) -> Make:

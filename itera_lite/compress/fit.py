@@ -39,6 +39,7 @@ def compress(
     minutes: float | None = None,
     seed: int = 0,
     name: str | None = None,
+    overwrite: bool = False,
     threads: int | None = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
@@ -59,6 +60,7 @@ def compress(
         minutes: Length of each training that a step needs; 3 by default.
         seed: Of the order of the text.
         name: Name of the result; by default the checkpoint's with _small.
+        overwrite: Replace a model of this name, if there is one.
         threads: Processor threads; by default one a core.
         quiet: Say nothing.
         checkpoints: Folder of the checkpoints.
@@ -72,6 +74,8 @@ def compress(
     start = Start.load(checkpoint)
     refuse_gpt2(start.folder, start.model.config)
     places = start.places(name, f"{start.name}_small", checkpoints, results)
+    with places.claimed(overwrite=overwrite):
+        pass  # the name is free: said before any work, and each step claims it again
     steps: list[str] = []
 
     def say(text: str) -> None:
@@ -81,6 +85,7 @@ def compress(
 
     options: dict[str, Any] = {
         "seed": seed,
+        "overwrite": True,
         "threads": threads,
         "quiet": quiet,
         "checkpoints": checkpoints,

@@ -35,6 +35,7 @@ def ladder(
     precision: Precision = "auto",
     threads: int | None = None,
     quiet: bool = False,
+    overwrite: bool = False,
     checkpoints: Path | None = None,
     results: Path = Path("results"),
 ) -> dict[str, Any]:
@@ -62,6 +63,7 @@ def ladder(
         precision: Of the trainings' matrix products.
         threads: Processor threads of the trainings; text is always written with one.
         quiet: No progress.
+        overwrite: Replace checkpoints of stages that have no summary, and so aren't finished.
         checkpoints: Folder of the checkpoints; by default checkpoints/ladder-DATA.
         results: Folder of the result files.
 
@@ -97,6 +99,7 @@ def ladder(
             setting=setting,
             threads=threads,
             final_bytes=heldout_bytes,
+            overwrite=overwrite,
             **({"evaluations": QUICK_EVALUATIONS} if quick else {}),
         )
         for seed in range(seeds)

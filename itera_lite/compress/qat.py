@@ -128,7 +128,7 @@ def train_rounded(
         spec=wish.data,
         initial=copy_of(start.model),
         objective=objective,
-        resume=wish.resume and places.last.exists(),
+        resume=wish.resume and places.resumable,
         patience=0,
         evaluations=EVALUATIONS,
         notes=notes,

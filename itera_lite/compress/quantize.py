@@ -58,6 +58,7 @@ def quantize(
     seed: int = 0,
     name: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     threads: int | None = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
@@ -85,6 +86,7 @@ def quantize(
         seed: Of the order of the text.
         name: Name of the result; by default the checkpoint's with the type.
         resume: Go on where the run of this name was stopped.
+        overwrite: Replace a model of this name, if there is one.
         threads: Processor threads; by default one a core.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
@@ -110,44 +112,46 @@ def quantize(
             raise UsageError(f"{wanted} needs text: name a set or a path with --data")
     start = Start.load(checkpoint)
     refuse_gpt2(start.folder, start.model.config)
-    places = start.places(name, f"{start.name}_{type}", checkpoints, results)
-    kinds: Kinds = kinds_of(start.model, SCHEMES[type]) if limit is None else {}
-    setting = Setting.prepare(threads=threads, quiet=quiet)
-    record: dict[str, Any] = {"verb": "quantize", "type": type, "method": chosen}
-    notes = {"compress": record}
-    documents: list[bytes] = []
-    if data is None:
-        save_checkpoint(places.best, rounded(start.model, kinds), start.tokenizer)
-        summary: dict[str, Any] = {
-            "name": places.name,
-            "family": start.model.config.family,
-            "config": start.model.config.to_dict(),
-            **notes,
-        }
-    else:
-        dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-        documents = list(first_bytes(dataset.documents("valid")))
-        record["from"] = start.record(start.score(documents))
-        if limit is not None:
-            kinds = _fit(start, places, limit, dataset, record)
-        if chosen == "qat":
-            summary = train_rounded(
-                *(start, dataset, places, kinds, setting, record),
-                Wish(data, minutes, tokens, tuple(teacher or ()), mix, seed, resume),
-            )
+    with start.claimed(
+        *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
+    ) as places:
+        kinds: Kinds = kinds_of(start.model, SCHEMES[type]) if limit is None else {}
+        setting = Setting.prepare(threads=threads, quiet=quiet)
+        record: dict[str, Any] = {"verb": "quantize", "type": type, "method": chosen}
+        notes = {"compress": record}
+        documents: list[bytes] = []
+        if data is None:
+            save_checkpoint(places.best, rounded(start.model, kinds), start.tokenizer)
+            summary: dict[str, Any] = {
+                "name": places.name,
+                "family": start.model.config.family,
+                "config": start.model.config.to_dict(),
+                **notes,
+            }
         else:
-            made = (
-                rounded(start.model, kinds)
-                if chosen == "plain"
-                else gptq(start.model, kinds, _calibrate(dataset, CALIBRATION_TOKENS))
-            )
-            valid = score(made, start.tokenizer, documents)
-            summary = save_untrained(
-                made, dataset, places, valid, spec=data, seed=seed, notes=notes
-            )
-    # Weights of a chosen mix are on their grids, which says which type each matrix has.
-    _finish(start, places, type if limit is None else "auto", summary, documents, quiet)
-    return summary
+            dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
+            documents = list(first_bytes(dataset.documents("valid")))
+            record["from"] = start.record(start.score(documents))
+            if limit is not None:
+                kinds = _fit(start, places, limit, dataset, record)
+            if chosen == "qat":
+                summary = train_rounded(
+                    *(start, dataset, places, kinds, setting, record),
+                    Wish(data, minutes, tokens, tuple(teacher or ()), mix, seed, resume),
+                )
+            else:
+                made = (
+                    rounded(start.model, kinds)
+                    if chosen == "plain"
+                    else gptq(start.model, kinds, _calibrate(dataset, CALIBRATION_TOKENS))
+                )
+                valid = score(made, start.tokenizer, documents)
+                summary = save_untrained(
+                    made, dataset, places, valid, spec=data, seed=seed, notes=notes
+                )
+        # Weights of a chosen mix are on their grids, which says which type each matrix has.
+        _finish(start, places, type if limit is None else "auto", summary, documents, quiet)
+        return summary
 
 
 def bytes_of(option: str, text: str) -> int:

@@ -46,6 +46,7 @@ class Plan:
     setting: Setting
     threads: int | None
     final_bytes: int
+    overwrite: bool = False  # checkpoints of stages that aren't finished
     evaluations: int = 8  # of a training; the reference's early stopping goes by them
 
     @property
@@ -104,11 +105,6 @@ def _places(plan: Plan, stage: str) -> Places:
     return Places(f"{stage}{plan.suffix}", plan.checkpoints, plan.results)
 
 
-def _go_on(places: Places) -> bool:
-    """Whether a stopped training of this name waits to go on."""
-    return (places.last / "training_state" / "state.json").is_file()
-
-
 def _conventional_set(plan: Plan) -> Dataset:
     return prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
 
@@ -122,18 +118,20 @@ def _train(plan: Plan, stage: str, minutes: float, family: Family, size: str, da
     if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
         shape = shape.replace(dropout=DROPOUT)
     places = _places(plan, stage)
-    return run_training(
-        shape,
-        train_config(shape, budget, wishes, plan.seed),
-        data,
-        budget,
-        places,
-        plan.setting,
-        spec=plan.data,
-        resume=_go_on(places),
-        evaluations=plan.evaluations,
-        final_bytes=plan.final_bytes,
-    )
+    resume = places.resumable
+    with places.claimed(resume=resume, overwrite=plan.overwrite and not resume):
+        return run_training(
+            shape,
+            train_config(shape, budget, wishes, plan.seed),
+            data,
+            budget,
+            places,
+            plan.setting,
+            spec=plan.data,
+            resume=resume,
+            evaluations=plan.evaluations,
+            final_bytes=plan.final_bytes,
+        )
 
 
 def _expected_epochs(plan: Plan, shape: Any, minutes: float, data: Dataset) -> float:
@@ -208,7 +206,8 @@ def _common(plan: Plan, stage: str) -> dict[str, Any]:
     return {
         "seed": plan.seed,
         "name": places.name,
-        "resume": _go_on(places),
+        "resume": places.resumable,
+        "overwrite": plan.overwrite and not places.resumable,
         "threads": plan.threads,
         "quiet": plan.setting.quiet,
         "checkpoints": plan.checkpoints,

@@ -76,6 +76,7 @@ def vocab(
     seed: int = 0,
     name: str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     threads: int | None = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
@@ -98,6 +99,7 @@ def vocab(
         seed: Of the order of the text.
         name: Name of the result; by default the checkpoint's with _v and the size.
         resume: Go on where the run of this name was stopped.
+        overwrite: Replace a model of this name, if there is one.
         threads: Processor threads; by default one a core.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
@@ -111,10 +113,15 @@ def vocab(
         raise UsageError("--auto chooses the size: leave out --size")
     tolerance = share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
-    setting = Setting.prepare(threads=threads, quiet=quiet)
-    wish = Wish(data, minutes, tokens, seed, resume)
-    if auto:
-        places = start.places(name, f"{start.name}_vauto", checkpoints, results)
+    size = DEFAULT_SIZE if size is None else size
+    default = f"{start.name}_vauto" if auto else f"{start.name}_v{size}"
+    with start.claimed(
+        name, default, checkpoints, results, resume=resume, overwrite=overwrite
+    ) as places:
+        setting = Setting.prepare(threads=threads, quiet=quiet)
+        wish = Wish(data, minutes, tokens, seed, resume)
+        if not auto:
+            return resize(start, size, places, wish, setting)
         return choose(
             start,
             data,
@@ -124,9 +131,6 @@ def vocab(
             resume=resume,
             quiet=quiet,
         )
-    size = DEFAULT_SIZE if size is None else size
-    places = start.places(name, f"{start.name}_v{size}", checkpoints, results)
-    return resize(start, size, places, wish, setting)
 
 
 def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting) -> dict[str, Any]:
@@ -182,7 +186,7 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
             setting,
             spec=wish.data,
             initial=carried,
-            resume=wish.resume and places.last.exists(),
+            resume=wish.resume and places.resumable,
             patience=0,
             notes={"compress": record},
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -80,15 +80,15 @@ def choose(
     Raises:
         UsageError: no size is below the vocabulary of the model and supported by the text.
     """
-    folders = [places.checkpoints / f"{places.name}-tried", places.results / f"{places.name}-tried"]
-    if not resume:
-        _remove(folders)
+    folders = (places.checkpoints / f"{places.name}-tried", places.results / f"{places.name}-tried")
     sizes = supported(start, data, quiet)
-    rows, tried = [], {}
-    for size in sizes:
-        trial = tried[size] = Places(f"{places.name}_{size}", *folders)
+    rows, tried = [], {size: Places(f"{places.name}_{size}", *folders) for size in sizes}
+    for size, trial in tried.items():
         if not (resume and trial.summary.exists()):
-            resize(size, trial)
+            if not resume:
+                trial.discard()
+            with trial.claimed(resume=resume):
+                resize(size, trial)
         rows.append(measure(trial))
     chosen = cheapest(rows, tolerance)
     winner = tried[chosen.size]
@@ -108,7 +108,11 @@ def choose(
     if winner.metrics.exists():
         write_text(places.metrics, winner.metrics.read_text(encoding="utf-8"))
     write_json(places.summary, summary)
-    _remove(folders)
+    for trial in tried.values():
+        trial.discard()
+    for folder in folders:
+        with suppress(OSError):  # where something else lies in it, it stays
+            folder.rmdir()
     if not quiet:
         print(table(rows, before, chosen))
         print(f"{places.name}: {chosen.size:,} tokens: {rule}")
@@ -201,8 +205,3 @@ def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:
 
 def _read(places: Places) -> dict[str, Any]:
     return dict(json.loads(places.summary.read_text(encoding="utf-8")))
-
-
-def _remove(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -160,13 +160,11 @@ class Places:
             return
         taken = [folder for folder in (self.best, self.last) if is_own(folder)]
         if taken:
-            going_on = (
-                "there is nothing to go on from (its -last folder is gone)"
-                if resume
-                else "--resume goes on with it"
-            )
+            going_on = "" if resume or not self.resumable else "--resume goes on with it, "
+            if resume:
+                going_on = "there is nothing to go on from, "
             raise UsageError(
-                f"'{taken[0]}' holds a model already{self._known()}: {going_on}, --overwrite "
+                f"'{taken[0]}' holds a model already{self._known()}: {going_on}--overwrite "
                 "replaces it, another --name leaves it as it is"
             )
 

@@ -24,6 +24,7 @@ def fit(tmp_path: Path, text: Path):
             quiet=True,
             checkpoints=tmp_path / "c",
             results=tmp_path / "r",
+            overwrite=True,
             **options,
         )
 

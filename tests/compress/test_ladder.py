@@ -156,7 +156,7 @@ def test_a_teacher_of_ones_own_is_taken(text, climbed, small):
         (climbed / "r" / "ladder" / f"{stage}_summary.json").unlink()
     other = climbed / "mine"
     (climbed / "c" / "teacher").rename(other)
-    found = climb_it(text, climbed, teacher=other)
+    found = climb_it(text, climbed, teacher=other, overwrite=True)
     outside = {rung["stage"]: rung["outside_teacher"] for rung in found["rungs"]}
     assert (outside["vocabulary"], outside["q4_0"]) == (None, "mine")
     summary = json.loads((climbed / "r" / "ladder" / "distilled_summary.json").read_text())

@@ -213,7 +213,7 @@ def test_a_short_run_takes_smaller_steps():
 
 
 def test_resume_with_other_settings_is_refused(text, whole):
-    with pytest.raises(CheckpointError, match="--lr-matrix 0.02, now 0.5"):
+    with pytest.raises(CheckpointError, match=r"--lr-matrix 0\.02, now 0\.5"):
         run(text, whole, resume=True, lr_matrix=0.5)
 
 
