@@ -24,6 +24,7 @@ class Progress:
             dynamic_ncols=True,
             mininterval=0.5,
             file=sys.stderr,
+            delay=1e-9,  # nothing is written before the first update
         )
 
     def update(

@@ -127,6 +127,8 @@ def train(
         raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
     if patience < 0:
         raise UsageError(f"--patience {patience}: expected 0 (never stop early) or more")
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: expected 1 or more")
     size = config if params is None else params
     places = {
         family: Places(

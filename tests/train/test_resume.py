@@ -1,0 +1,436 @@
+"""Stopping and going on: signals, how a run ended, larger budgets, settings that differ."""
+
+import csv
+import gc
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
+from itera_lite.evaluate.score import Score
+from itera_lite.train import session, validate
+from itera_lite.train.interrupt import Stopped
+from itera_lite.train.loop import Trainer
+from itera_lite.train.run import train
+from itera_lite.train.sizing import fit_to
+from tests.train.test_train import SETTINGS, curve, run
+
+pytestmark = pytest.mark.usefixtures("small")
+NAME = "itera_lite_tiny"
+
+
+@pytest.fixture(scope="module")
+def done(text, tmp_path_factory):
+    """A finished run."""
+    from tests.train.small import make_small
+
+    out = tmp_path_factory.mktemp("done")
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        summary = run(text, out)[NAME]
+    return out, summary
+
+
+def stop_at(monkeypatch, step: int, number: int = signal.SIGINT, of: str | None = None) -> None:
+    """Send this process a signal before a step of the training."""
+    original = Trainer._step
+
+    def stepping(self):
+        if self.state.step == step and of in (None, self.places.name):
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_save_and_stop(text, tmp_path, monkeypatch, number, code):
+    handler = signal.getsignal(number)
+    stop_at(monkeypatch, 10, number)
+    with pytest.raises(Stopped) as stopped:
+        run(text, tmp_path)
+    assert stopped.value.exit_code == code
+    state = tmp_path / "c" / f"{NAME}-last" / "training_state" / "state.json"
+    assert json.loads(state.read_text())["state"]["step"] == 11
+    assert signal.getsignal(number) == handler
+
+
+def test_sigterm_to_a_real_process_saves_and_tells_its_exit_code(text, tmp_path):
+    code = (
+        "import os, signal, sys; from itera_lite.train.loop import Trainer; step = Trainer._step\n"
+        "def stepping(self):\n"
+        "    if self.state.step == 3: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return step(self)\n"
+        "Trainer._step = stepping\n"
+        "from itera_lite.cli import main; sys.exit(main())\n"
+    )
+    options = "--model itera --params 200K --name run --tokens 60K --batch-size 4 --seq-len 32"
+    options += " --vocab-size 300 --threads 1 --precision fp32 --quiet"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", str(text), *options.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "itera: stopped" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "checkpoints/run-last/training_state/state.json").is_file()
+    assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_sighup_that_nohup_ignores_stays_ignored(text, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop_at(monkeypatch, 10, signal.SIGHUP)
+        assert run(text, tmp_path)[NAME]["train"]["stopped"] == "budget"
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_terminal_that_goes_away_does_not_end_the_training(text, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def write(self, text):
+            if gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    gone: list[int] = []
+    original = Trainer._step
+
+    def stepping(self):
+        gone.extend([1] * (self.state.step == 10))
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    summary = run(text, tmp_path, quiet=False)[NAME]
+    assert gone and summary["train"]["stopped"] == "budget"
+
+
+def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeypatch, done):
+    """It was lost, and the next model trained."""
+    scoring = validate.score
+
+    def score(model, dataset, seq_len):
+        if "run" not in seen:
+            seen.add("run")
+            os.kill(os.getpid(), signal.SIGINT)
+        return scoring(model, dataset, seq_len)
+
+    seen: set[str] = set()
+    monkeypatch.setattr(validate, "score", score)
+    with pytest.raises(Stopped):
+        run(text, tmp_path, model="both", evaluations=1)
+    assert not list((tmp_path / "c").glob("transformer*"))
+    summaries = run(text, tmp_path, model="both", evaluations=1, resume=True)
+    assert set(summaries) == {NAME, "transformer_tiny"}
+    assert summaries[NAME]["valid"] == done[1]["valid"]
+    assert summaries[NAME]["expert_load"] == done[1]["expert_load"] != []
+
+
+def test_ctrl_c_in_the_final_scoring_loses_nothing(text, tmp_path, monkeypatch, done):
+    scoring = session.score_documents
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "score_documents", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(text, tmp_path)
+    monkeypatch.setattr(session, "score_documents", scoring)
+    summary = run(text, tmp_path, resume=True)[NAME]
+    for key in ("valid", "expert_load", "best", "samples"):
+        assert summary[key] == done[1][key]
+
+
+def test_a_model_that_was_not_begun_begins_when_the_pair_is_resumed(
+    text, tmp_path, monkeypatch, capsys
+):
+    stop_at(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        run(text, tmp_path, model="both")
+    monkeypatch.undo()
+    from tests.train.small import make_small
+
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        summaries = run(text, tmp_path, model="both", resume=True)
+    assert set(summaries) == {NAME, "transformer_tiny"}
+    assert "transformer_tiny: nothing is saved yet, so it begins anew" in capsys.readouterr().out
+
+
+def test_the_second_model_stopped_leaves_the_first_as_it_is(text, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 10, of="transformer_tiny")
+    with pytest.raises(Stopped):
+        run(text, tmp_path, model="both")
+    summary = tmp_path / "r" / f"{NAME}_summary.json"
+    before = summary.read_bytes(), summary.stat().st_mtime_ns
+    summaries = run(text, tmp_path, model="both", resume=True)
+    assert (summary.read_bytes(), summary.stat().st_mtime_ns) == before
+    assert summaries["transformer_tiny"]["train"]["steps"] == summaries[NAME]["train"]["steps"]
+
+
+def scores_that_worsen(monkeypatch) -> None:
+    values = iter([3.0, 2.0, 1.0, *(2.0 + i for i in range(40))])
+    monkeypatch.setattr(
+        validate, "stream_bits", lambda *_, **__: Score(next(values) * 100, tokens=100, bytes=100)
+    )
+
+
+def test_a_run_that_stopped_early_has_ended(text, tmp_path, monkeypatch, capsys):
+    scores_that_worsen(monkeypatch)
+    first = run(text, tmp_path, patience=2, tokens="20K")[NAME]
+    again = run(text, tmp_path, patience=2, tokens="20K", resume=True, quiet=False)[NAME]
+    assert again == first and first["train"]["stopped"] == "early"
+    assert "is finished (it stopped early" in capsys.readouterr().out
+    longer = run(text, tmp_path, patience=0, tokens="30K", resume=True)[NAME]
+    assert longer["train"]["stopped"] == "budget"
+    assert longer["train"]["tokens"] >= 30_000
+
+
+def test_a_larger_budget_goes_on_with_a_finished_run(text, tmp_path):
+    first = run(text, tmp_path)[NAME]
+    longer = run(text, tmp_path, tokens="16K", resume=True)[NAME]
+    assert longer["train"]["tokens"] == pytest.approx(2 * first["train"]["tokens"], abs=128)
+    assert longer["train"]["budget"] == {"unit": "tokens", "amount": 16_000}
+    assert len(longer["samples"]) > len(first["samples"])
+    assert longer["train"]["minutes_wall"] > first["train"]["minutes_wall"]
+    steps = [int(row["step"]) for row in curve(tmp_path)]
+    assert steps == sorted(set(steps))
+
+
+def test_a_run_in_minutes_goes_on_by_epochs(text, tmp_path):
+    """The README has this sequence."""
+    first = run(text, tmp_path, tokens=None, minutes=0.01)[NAME]
+    more = 1.0 + first["train"]["epochs"]
+    longer = run(text, tmp_path, tokens=None, epochs=more, resume=True)[NAME]
+    assert longer["train"]["epochs"] == pytest.approx(more, abs=0.1)
+
+
+def test_a_budget_that_is_used_already_is_refused(text, tmp_path):
+    run(text, tmp_path)
+    with pytest.raises(CheckpointError, match=r"was trained for 8,\d+ tokens in .*give more"):
+        run(text, tmp_path, tokens="4K", resume=True)
+
+
+def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, done):
+    stop_at(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        run(text, tmp_path)
+    summary = train(
+        str(text),
+        model="itera",
+        resume=True,
+        patience=0,
+        quiet=True,
+        threads=1,
+        checkpoints=tmp_path / "c",
+        results=tmp_path / "r",
+    )[NAME]
+    assert summary["valid"] == done[1]["valid"]
+    assert curve(tmp_path) == curve(done[0])
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"batch_size": 2}, "batch size 4, now 2"),
+        ({"seed": 3}, "seed 0, now 3"),
+        ({"vocab_size": 290}, "the tokenizer changed"),
+        ({"precision": "bf16"}, "precision fp32, now bf16"),
+    ],
+)
+def test_other_settings_are_named_in_words(text, done, wishes, words):
+    with pytest.raises(CheckpointError, match=words):
+        run(text, done[0], resume=True, **wishes)
+
+
+def test_another_text_is_named(text, done, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(text, other)
+    (other / "0.txt").write_text("another text stands here now")
+    with pytest.raises(CheckpointError, match="the text changed"):
+        run(other, done[0], resume=True)
+
+
+def test_a_second_training_of_a_name_is_refused_before_the_text_is_read(text, done):
+    before = (done[0] / "c" / NAME / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="--overwrite replaces it"):
+        run(Path("there/is/none"), done[0])
+    assert (done[0] / "c" / NAME / "model.safetensors").read_bytes() == before
+
+
+def test_the_texts_that_are_trained_on_are_never_replaced(text, tmp_path):
+    texts = tmp_path / "my_texts"
+    shutil.copytree(text, texts)
+    before = {path.name: path.read_bytes() for path in texts.iterdir()}
+    for options in ({"name": "my_texts"}, {"name": "../my_texts"}, {"name": "."}):
+        with pytest.raises(UsageError, match=r"name"):
+            train(
+                str(texts),
+                model="itera",
+                checkpoints=tmp_path,
+                results=tmp_path / "r",
+                **SETTINGS | options,
+            )
+    assert {path.name: path.read_bytes() for path in texts.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        "{}",
+        "null",
+        '{"state": {}}',
+        '{"identity": {"budget": {"unit": 1}}}',
+        "[" * 20_000,
+    ],
+)
+def test_a_damaged_or_foreign_training_state_is_named(text, done, tmp_path, content):
+    shutil.copytree(done[0], tmp_path / "copy")
+    folder = tmp_path / "copy" / "c" / f"{NAME}-last" / "training_state"
+    (folder / "state.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"training_state.*can't be used|damaged"):
+        run(text, tmp_path / "copy", resume=True)
+
+
+def test_damaged_parts_of_a_training_state_are_named(text, done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "copy")
+    path = tmp_path / "copy" / "c" / f"{NAME}-last" / "training_state" / "state.json"
+    whole = json.loads(path.read_text())
+    for part, value in (
+        ("state", {"unknown": 1}),
+        ("loader", {}),
+        ("window", {"load": [1]}),
+        ("state", None),
+    ):
+        path.write_text(json.dumps(whole | {part: value}))
+        with pytest.raises((CheckpointError, DataError), match=r"can't be used|position"):
+            run(text, tmp_path / "copy", resume=True, tokens="16K")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(text, tmp_path, monkeypatch):
+    """The last good checkpoint is kept, and the message names the step."""
+    original = Trainer._step
+
+    def stepping(self):
+        if self.state.step == 45:
+            with torch.no_grad():
+                self.model.embedding.weight[0, 0] = float("nan")
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 46.*has the model of step"):
+        run(text, tmp_path, evaluations=4, tokens="16K")
+    monkeypatch.setattr(Trainer, "_step", original)
+    summary = run(text, tmp_path, evaluations=4, tokens="16K", resume=True)[NAME]
+    assert summary["valid"]["bpb"] < 8
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeypatch):
+    from itera_lite.train.optim import Optimizer
+
+    seen = {}
+    original = Optimizer.step
+
+    def stepping(self, factor):
+        if "before" not in seen:
+            seen["before"] = [p.detach().clone() for p in self.parameters]
+            seen["after"] = self.parameters
+            self.parameters[0].grad[0] = float("inf")
+        return original(self, factor)
+
+    monkeypatch.setattr(Optimizer, "step", stepping)
+    with pytest.raises(TrainingError, match=r"norm of the gradient is .* at step 1"):
+        run(text, tmp_path)
+    assert all(map(torch.equal, seen["before"], seen["after"]))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "error", "words"),
+    [
+        ({"weight_decay": float("nan")}, ConfigError, "weight_decay=nan"),
+        ({"lr_matrix": float("inf")}, ConfigError, "lr_matrix=inf"),
+        ({"lr_other": float("nan")}, ConfigError, "lr_other=nan"),
+        ({"tokens": None, "epochs": float("inf")}, UsageError, "inf: expected"),
+        ({"tokens": None, "minutes": float("inf")}, UsageError, "inf: expected"),
+        ({"tokens": None, "minutes": float("nan")}, UsageError, "nan: expected"),
+        ({"tokens": "inf"}, UsageError, "inf: expected"),
+        ({"threads": -1}, UsageError, "threads"),
+        ({"threads": 0}, UsageError, "threads"),
+        ({"patience": -1}, UsageError, "--patience -1"),
+        ({"seed": -1}, (ConfigError, UsageError), "seed"),
+        ({"seed": 2**80}, (ConfigError, UsageError), "seed"),
+        ({"seq_len": 10**6}, UsageError, "reads at most"),
+        ({"seq_len": 1}, ConfigError, "seq_len=1"),
+        ({"params": "1B"}, ConfigError, "nearest itera model"),
+    ],
+)
+def test_every_number_is_checked_before_the_text_is_prepared(tmp_path, wishes, error, words):
+    with pytest.raises(error, match=words):
+        run(Path("there/is/none"), tmp_path, **wishes)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_parameters_are_fitted_with_the_pattern():
+    """`--params 3M --pattern mmam`, the README's own example, gave 4.03 M."""
+    from itera_lite.model.cost import cost
+
+    for pattern in ("mmam", "mmammmam", "a"):
+        shape = fit_to("itera", 3e6, 2048, pattern)
+        assert shape.pattern == pattern
+        assert 2.4e6 < cost(shape).params_total <= 3e6
+
+
+def test_a_caller_from_python_finds_its_process_as_it_was(text, tmp_path):
+    torch.set_num_threads(2)
+    frozen = gc.get_freeze_count()
+    try:
+        run(text, tmp_path, tokens="2K")
+        assert torch.get_num_threads() == 2
+        assert gc.get_freeze_count() == frozen
+    finally:
+        torch.set_num_threads(1)
+
+
+def launched(text: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "itera_lite.torchrun", "--nproc-per-node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
+    command += ["train", str(text), "--model", "itera", "--params", "200K", "--name", "run"]
+    command += ["--seq-len", "32", "--vocab-size", "300", *options]
+    return subprocess.run(
+        command, cwd=out, capture_output=True, text=True, timeout=180, check=False
+    )
+
+
+def test_a_mistake_under_torchrun_is_one_message_at_the_end(text, tmp_path):
+    for data, options, code, words in (
+        (Path("no_such_set"), ("--tokens", "6K"), 1, "there is no such file"),
+        (text, ("--tokens", "6K", "--batch-size", "3"), 1, "can't be shared by 2 processes"),
+        (text, ("--tokens", "x"), 2, "expected a number"),
+    ):
+        done = launched(data, tmp_path, *options)
+        assert done.returncode == code, done.stderr
+        *_, last = done.stderr.partition("itera: error: ")
+        assert words in last and len(last.strip().splitlines()) <= 2, done.stderr
+        assert done.stderr.count("itera: error") == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_the_log_is_what_was_trained(done):
+    with open(done[0] / "r" / f"{NAME}_metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["step"]) == done[1]["train"]["steps"]
