@@ -217,11 +217,6 @@ def test_resume_with_other_settings_is_refused(text, whole):
         run(text, whole, resume=True, lr_matrix=0.5)
 
 
-def test_resume_of_nothing_says_so(text, tmp_path):
-    with pytest.raises(CheckpointError, match="nothing to resume"):
-        run(text, tmp_path, resume=True)
-
-
 @pytest.mark.parametrize(
     ("wishes", "error", "words"),
     [
