@@ -12,7 +12,7 @@ from itera_lite.compress.targets import show, targets_of
 from itera_lite.errors import MissingExtra, UsageError
 from itera_lite.files import write_json
 from itera_lite.train.precision import Precision
-from itera_lite.train.session import FINAL_BYTES, Setting
+from itera_lite.train.session import FINAL_BYTES, Setting, threads_restored
 
 MINUTES = 30.0
 QUICK_MINUTES = 0.15
@@ -22,6 +22,7 @@ REPEATS = 5
 QUICK_REPEATS = 3
 
 
+@threads_restored()
 def ladder(
     data: str = "python",
     *,

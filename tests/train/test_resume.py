@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -406,13 +407,14 @@ def test_a_caller_from_python_finds_its_process_as_it_was(text, tmp_path):
         torch.set_num_threads(1)
 
 
-def launched(text: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def launch(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
+    """Two processes that train, with a port that the system picks."""
     command = [sys.executable, "-m", "itera_lite.torchrun", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
-    command += ["train", str(text), "--model", "itera", "--params", "200K", "--name", "run"]
-    command += ["--seq-len", "32", "--vocab-size", "300", *options]
-    return subprocess.run(
-        command, cwd=out, capture_output=True, text=True, timeout=180, check=False
+    command += ["train", str(data), "--model", "itera", "--params", "200K", "--name", "run"]
+    command += ["--seq-len", "32", "--vocab-size", "300", "--quiet", *options]
+    return subprocess.Popen(
+        command, cwd=out, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -422,12 +424,30 @@ def test_a_mistake_under_torchrun_is_one_message_at_the_end(text, tmp_path):
         (text, ("--tokens", "6K", "--batch-size", "3"), 1, "can't be shared by 2 processes"),
         (text, ("--tokens", "x"), 2, "expected a number"),
     ):
-        done = launched(data, tmp_path, *options)
-        assert done.returncode == code, done.stderr
-        *_, last = done.stderr.partition("itera: error: ")
-        assert words in last and len(last.strip().splitlines()) <= 2, done.stderr
-        assert done.stderr.count("itera: error") == 1
-        assert "Traceback" not in done.stderr
+        process = launch(data, tmp_path, *options)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == code, said
+        *_, last = said.partition("itera: error: ")
+        assert words in last and len(last.strip().splitlines()) <= 2, said
+        assert said.count("itera: error") == 1
+        assert "Traceback" not in said
+
+
+def test_ctrl_c_under_torchrun_saves_and_says_so_once(text, tmp_path):
+    process = launch(
+        text, tmp_path, "--tokens", "20M", "--batch-size", "4", "--evaluations", "9999"
+    )
+    state = tmp_path / "checkpoints" / "run-last" / "training_state" / "state.json"
+    until = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    before = json.loads(state.read_text())["state"]["step"]
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert said.count("itera: stopped") == 1 and "Traceback" not in said
+    assert json.loads(state.read_text())["state"]["step"] > before
 
 
 def test_the_log_is_what_was_trained(done):
