@@ -189,11 +189,11 @@ def _load(folders: Sequence[Path], device: str) -> list[tuple[LanguageModel, Tok
 
 
 def _default_threads(models: Sequence[LanguageModel]) -> int:
-    from itera_lite.bench.provenance import usable_cores
+    from itera_lite.bench.provenance import default_threads
     from itera_lite.model.cost import cost
 
     largest = max(cost(model.config).params_total for model in models)
-    return 1 if largest < ONE_THREAD_BELOW else usable_cores()
+    return 1 if largest < ONE_THREAD_BELOW else default_threads()
 
 
 def _cells(models: Sequence[LanguageModel], largest: int | None) -> list[tuple[int, int]]:

@@ -11,7 +11,8 @@ from itera_lite.bench.provenance import provenance
 from itera_lite.config import NAMES, Family
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
-from itera_lite.train.budget import Budget, number_of
+from itera_lite.quantities import number_of
+from itera_lite.train.budget import Budget
 
 
 def bench_seeds(

@@ -12,7 +12,7 @@ from torch import nn
 
 from itera_lite import kernels
 from itera_lite.bench.peers import load_transformers, peer_versions
-from itera_lite.bench.provenance import provenance, usable_cores
+from itera_lite.bench.provenance import default_threads, provenance
 from itera_lite.bench.steps import Contender, our_step, peer_step, seconds_of, short, take_turns
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.errors import UsageError
@@ -68,7 +68,7 @@ def bench_training(
     )
     families: list[Family] = ["itera", "transformer"] if model == "both" else [model]
     before = torch.get_num_threads()
-    threads = threads or usable_cores()
+    threads = threads or default_threads()
     torch.set_num_threads(threads)
     try:
         problem = kernels.enable()

@@ -113,21 +113,6 @@ def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainC
     )
 
 
-def share_of(option: str, text: str) -> float:
-    """``1%`` -> 0.01.
-
-    Raises:
-        UsageError: for anything but a percentage; the message names ``option``.
-    """
-    try:
-        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else -1.0
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < float("inf"):
-        raise UsageError(f"--{option} {text}: expected a percentage such as 1%")
-    return share
-
-
 def save_untrained(
     model: LanguageModel,
     dataset: Dataset,

@@ -13,7 +13,6 @@ from itera_lite.compress.common import (
     gentle,
     save_untrained,
     score,
-    share_of,
 )
 from itera_lite.compress.mixture import Usage
 from itera_lite.config import TrainConfig
@@ -21,6 +20,7 @@ from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.quantities import share_of
 from itera_lite.train.session import Setting, first_bytes, run_training
 
 USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.common import Start, score, share_of
-from itera_lite.compress.quantize import Type, bytes_of, file_bytes, quantize
+from itera_lite.compress.common import Start, score
+from itera_lite.compress.quantize import Type, file_bytes, quantize
 from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
@@ -16,6 +16,7 @@ from itera_lite.export.gguf import refuse_gpt2
 from itera_lite.export.types import SCHEMES
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.quantities import bytes_of, share_of
 from itera_lite.train.session import first_bytes
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")

@@ -27,7 +27,8 @@ from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.train.budget import Budget, number_of
+from itera_lite.quantities import number_of
+from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.run import train_config
 from itera_lite.train.session import Setting, first_bytes

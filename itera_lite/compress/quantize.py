@@ -30,6 +30,7 @@ from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
+from itera_lite.quantities import bytes_of
 from itera_lite.runtime import Model
 from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.resume import Places
@@ -41,7 +42,6 @@ Method = Literal["auto", "plain", "gptq", "qat"]
 WINDOW = 256
 CALIBRATION_TOKENS = 65_536  # for gptq; half of it for the sensitivity of each group
 LEAST_WINDOWS = 16
-UNITS = {"KB": 1e3, "MB": 1e6, "KIB": 2**10, "MIB": 2**20}
 
 
 def quantize(
@@ -148,22 +148,6 @@ def quantize(
     # Weights of a chosen mix are on their grids, which says which type each matrix has.
     _finish(start, places, type if limit is None else "auto", summary, documents, quiet)
     return summary
-
-
-def bytes_of(option: str, text: str) -> int:
-    """``1MB`` -> 1,000,000; also KB, KiB, MiB, and plain numbers of bytes.
-
-    Raises:
-        UsageError: for anything else; the message names ``option``.
-    """
-    unit = next((u for u in UNITS if text.upper().endswith(u)), "")
-    try:
-        number = float(text[: len(text) - len(unit)]) * UNITS.get(unit, 1)
-    except ValueError:
-        number = 0.0
-    if not 1 <= number < math.inf:
-        raise UsageError(f"--{option} {text}: expected a size such as 1MB, 900KB or 1000000")
-    return int(number)
 
 
 def _method(type: Type, method: Method, has_text: bool, minutes: float | None) -> Method:

@@ -15,7 +15,6 @@ from itera_lite.compress.common import (
     gentle,
     save_untrained,
     score,
-    share_of,
 )
 from itera_lite.compress.vocabulary_size import choose
 from itera_lite.data.shards import Dataset, prepare
@@ -23,6 +22,7 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.quantities import share_of
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, first_bytes, run_training
 
