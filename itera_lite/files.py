@@ -9,10 +9,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from itera_lite.errors import UsageError
+
+
+def expand_home(path: str) -> str:
+    """The path with the home folder for a leading ``~``.
+
+    Raises:
+        UsageError: nobody knows where that is.
+    """
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path and not os.path.exists(path):
+        raise UsageError(
+            f"'{path}': the home folder isn't known. Write the path without ~, or set HOME"
+        )
+    return expanded
+
 
 def cache_folder() -> Path:
-    """$ITERA_CACHE, else ~/.cache/itera-lite."""
-    return Path(os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite").expanduser()
+    """$ITERA_CACHE, else ~/.cache/itera-lite.
+
+    Raises:
+        UsageError: there is neither; says what to set.
+    """
+    given = os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite"
+    folder = os.path.expanduser(given)
+    if folder == given and given.startswith("~"):
+        raise UsageError(
+            "there is no home folder for the cache: set ITERA_CACHE to a folder, or HOME"
+        )
+    return Path(folder)
 
 
 @contextmanager
