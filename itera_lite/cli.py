@@ -188,6 +188,8 @@ def _run(arguments: list[str], verb: str) -> int:
         return _fail(f"{_wrong_use(error, arguments)}\nSee: itera {verb} --help".strip(), 2)
     if "-" in arguments[:end]:
         _check_dashes(verb, bound.arguments)
+    if "" in arguments or any(argument.endswith("=") for argument in arguments[:end]):
+        _check_empty(arguments, bound.arguments)
     bound.arguments.update(
         {name: _with_home(name, value) for name, value in bound.arguments.items()}
     )
@@ -286,6 +288,18 @@ def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
             raise UsageError(
                 f"'-' for {name}: standard input can't be read here. Name a file or a folder"
             )
+
+
+def _check_empty(arguments: Sequence[str], values: Mapping[str, object]) -> None:
+    """Refuse an empty path, which would be the folder one stands in; mostly an unset variable.
+
+    Raises:
+        UsageError: a path or a set is empty.
+    """
+    for name, value in values.items():
+        here = isinstance(value, Path) and value == Path() and "." not in arguments
+        if here or (name in SPECS and value == ""):
+            raise UsageError(f"{name} is empty: expected a path. For the folder here, write .")
 
 
 def _with_home(name: str, value: Any) -> Any:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from itera_lite.errors import UsageError
+from itera_lite.errors import IteraError, UsageError
 
 
 def expand_home(path: str) -> str:
@@ -26,6 +27,15 @@ def expand_home(path: str) -> str:
     return expanded
 
 
+def folder_name(folder: str | Path) -> str:
+    """The name of a folder, also where it is given as ``.``, ``..`` or ``/``.
+
+    Bytes of it that aren't UTF-8 become U+FFFD, for names are written into files.
+    """
+    name = Path(folder).resolve().name or "root"
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def cache_folder() -> Path:
     """$ITERA_CACHE, else ~/.cache/itera-lite.
 
@@ -39,6 +49,26 @@ def cache_folder() -> Path:
             "there is no home folder for the cache: set ITERA_CACHE to a folder, or HOME"
         )
     return Path(folder)
+
+
+def check_writable(path: str | Path) -> None:
+    """Make sure, before long work, that its result can be written.
+
+    Raises:
+        IteraError: it can't, with the reason; a file that is there stays as it is.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise IteraError(
+            f"the result '{path}' can't be written: {error.strerror or error}. Nothing was "
+            "computed yet; name another folder"
+        ) from error
 
 
 @contextmanager

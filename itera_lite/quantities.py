@@ -15,6 +15,7 @@ from itera_lite.errors import UsageError
 
 MOST_SEED = 2**63 - 1  # PyTorch, NumPy and the engine all take a seed up to here
 MOST_THREADS = 4096
+MOST_MINUTES = 10 * 366 * 24 * 60.0  # ten years
 MOST = 2**63 - 1  # of a count or a size: what 64 bits hold
 COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9}
 SIZES = {
@@ -87,9 +88,9 @@ def finite_number(
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and least <= number <= most and number > above):
-        parts = [f"more than {above:g}"] if above > -math.inf else []
-        parts += [f"at least {least:g}"] if least > -math.inf else []
-        parts += [f"at most {most:g}"] if most < math.inf else []
+        parts = [f"more than {above:,g}"] if above > -math.inf else []
+        parts += [f"at least {least:,g}"] if least > -math.inf else []
+        parts += [f"at most {most:,.10g}"] if most < math.inf else []
         raise _wrong(option, value, "a number, " + " and ".join(parts) if parts else "a number")
     return number
 
@@ -100,6 +101,13 @@ def seed_of(value: Any, option: str = "seed") -> int:
         return whole_number(option, value, least=0, most=MOST_SEED)
     except UsageError:
         raise _wrong(option, value, "a whole number from 0 to 2^63-1") from None
+
+
+def minutes_of(value: Any, option: str = "minutes", *, or_none: bool = False) -> float:
+    """A time in minutes, more than 0; with ``or_none`` also 0."""
+    if or_none:
+        return finite_number(option, value, least=0, most=MOST_MINUTES)
+    return finite_number(option, value, above=0, most=MOST_MINUTES)
 
 
 def threads_of(value: Any, option: str = "threads") -> int:

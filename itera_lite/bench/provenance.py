@@ -126,6 +126,7 @@ def _quota() -> float:
     quotas = [math.inf]
     for line in _text(PROCESS_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
+        files: tuple[str, ...]
         if not controllers:  # version 2: one tree for everything
             root, files = CONTROL_GROUPS, ("cpu.max",)
         elif "cpu" in controllers.split(","):

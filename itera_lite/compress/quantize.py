@@ -12,7 +12,7 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
-from itera_lite.compress.common import Start, save_untrained, score
+from itera_lite.compress.common import Start, check_numbers, save_untrained, score
 from itera_lite.compress.gptq import gptq
 from itera_lite.compress.objective import MIX
 from itera_lite.compress.qat import Wish, train_rounded
@@ -94,6 +94,7 @@ def quantize(
         The summary. Under ``compress`` it has bytes and bits per byte before and after, these as
         PyTorch and as the native engine score the validation text.
     """
+    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens, mix=mix)
     if max_bytes is not None and type not in (None, "mixed"):
         raise UsageError(f"--max-bytes chooses the type of each matrix: leave out --type {type}")
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)

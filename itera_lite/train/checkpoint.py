@@ -53,6 +53,7 @@ def save_checkpoint(
 
 def _recover(folder: Path) -> None:
     """A save that was cut off between its two renames left the old folder aside."""
+    folder = Path(os.path.realpath(folder))  # `.` and `/` have no name
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         os.replace(old, folder)
