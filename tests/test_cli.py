@@ -1,7 +1,9 @@
 """The command line: fast, honest exit codes, help for every option, no traceback for a user."""
 
+import ast
 import inspect
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from itera_lite import __version__, cli
 from itera_lite.errors import DataError, IteraError, UsageError
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "numpy", "matplotlib", "tokenizers", "safetensors", "psutil", "tqdm")
+HEAVY = ("torch", "numpy", "matplotlib", "tokenizers", "safetensors", "tqdm")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -337,6 +339,119 @@ def test_characters_that_cannot_be_shown_are_replaced(encoding: str) -> None:
     assert done.returncode == 2 and b"Traceback" not in done.stderr
     assert done.stdout == "höher \u2603 ?\n".encode(encoding, "replace")
     assert b"wrong" in done.stderr
+
+
+NUMBERS = {
+    "demo": "minutes=0,-1,nan,inf,1e300 seed=-1,9223372036854775808",
+    "eval": "seq-len=0,-1 max-bytes=0,-5KB,nan,1M threads=0,-1,99999999999",
+    "generate": (
+        "max-tokens=0,-1 temperature=-1,nan,inf top-k=-1 top-p=0,2,nan min-p=-1,2,nan "
+        "repetition-penalty=0,nan,inf seed=-1,99999999999999999999 logit-bias.5=nan,inf"
+    ),
+    "score": "max-bits=0,-1,nan,inf window=0,-1 threads=0,-1,99999999999",
+    "bench": "repeats=0,-1 threads=0,-1 watts=0,-1,nan,inf",
+    "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
+    "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
+    "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 threads=0,-1 repeats=0 steps=0,-1",
+    "bench seeds": (
+        "seeds=0,1,-1 first-seed=-1,9223372036854775806 minutes=0,nan,inf tokens=0,-3M,nan "
+        "vocab-size=5 threads=0,-1"
+    ),
+    "compress": (
+        "target-bytes=0,1M,nan max-loss=1,-1%,nan% minutes=-1,nan,inf seed=-1 threads=0,-1"
+    ),
+    "compress distill": (
+        "minutes=0,nan,inf tokens=0,x top-k=0,-1 temperature=0,nan,inf mix=0,-1,2,nan "
+        "vocab-size=5,99999999 seed=-1 patience=-1 threads=0,-1"
+    ),
+    "compress vocab": (
+        "size=5,99999999 max-loss=1 minutes=-1,nan,inf tokens=0,nan seed=-1 threads=0"
+    ),
+    "compress experts": "keep=0,-1 max-loss=1 minutes=-1,nan,inf tokens=0,nan seed=-1 threads=0",
+    "compress quantize": "max-bytes=0,1M minutes=-1,nan tokens=0 mix=0,2,nan seed=-1 threads=0",
+    "ladder": "minutes=0,nan,inf size=5,99999999 seeds=0,-1 repeats=0,-1 threads=0,-1",
+}
+NEEDED = {
+    "score": ["x.txt"],
+    "compress": ["x", "--data", "x"],
+    "compress distill": ["--teacher", "x", "--student", "pico", "--data", "x"],
+    **{f"compress {name}": ["x", "--data", "x"] for name in ("vocab", "experts", "quantize")},
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_out_of_range_are_wrong_use(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Before anything is loaded, made or measured: there is nothing here to load."""
+    monkeypatch.chdir(tmp_path)
+    for part in NUMBERS[name].split():
+        option, _, values = part.partition("=")
+        for value in values.split(","):
+            needed = list(NEEDED.get(name, ()))
+            if name == "bench seeds" and option not in ("minutes", "tokens"):
+                needed += ["--tokens", "1M"]
+            if name == "compress" and option not in ("target-bytes", "max-loss"):
+                needed += ["--max-loss", "1%"]
+            code = cli.main([*name.split(), *needed, f"--{option}={value}"])
+            err = capsys.readouterr().err
+            assert code == 2, f"--{option}={value}: {err}"
+            assert f"--{option}" in err and "Traceback" not in err, err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_number_is_tried() -> None:
+    """What `test_numbers_out_of_range_are_wrong_use` leaves out is no number."""
+    others = {"data", "train"}  # they have tests of their own
+    for name in set(cli.VERBS) - others - {"export", "report"}:
+        function = verb_function(cli.VERBS[name][0])
+        tried = {part.partition("=")[0].split(".")[0] for part in NUMBERS[name].split()}
+        for parameter in inspect.signature(function).parameters.values():
+            kind = str(parameter.annotation)
+            named = parameter.name.replace("_", "-")
+            if kind.split(" ")[0] in ("int", "float") or named in ("max-bytes", "tokens"):
+                elsewhere = (name, named) == ("compress distill", "seeds")  # with --compare
+                assert named in tried or elsewhere, (name, named)
+
+
+# Options of other programs, and a part of one of ours, that stand in strings of the package.
+FOREIGN = {"--cpus", "--porcelain", "--untracked-files", "--error-unmatch", "--no-"}
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
+
+def options_of(name: str) -> set[str]:
+    """The options of a verb, as the command line has them."""
+    options = {"--help"}
+    for parameter in inspect.signature(verb_function(cli.VERBS[name][0])).parameters.values():
+        option = parameter.name.replace("_", "-")
+        options |= {f"--{option}"} | (
+            {f"--no-{option}"} if "bool" in parameter.annotation else set()
+        )
+    return options
+
+
+def test_advice_names_options_that_exist() -> None:
+    """In every message and docstring: a known option, and after `itera VERB` one of that verb."""
+    options = {name: options_of(name) for name in cli.VERBS}
+    known = set().union(*options.values()) | FOREIGN | {"--version"}
+    by_length = sorted(cli.VERBS, key=len, reverse=True)
+    command = re.compile(rf"itera ({'|'.join(by_length)})\b([^`\n]*)")
+    found = set()
+    for path in sorted((ROOT / "itera_lite").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
+                continue
+            where = f"{path.relative_to(ROOT)}:{node.lineno}"
+            named = set(OPTION.findall(node.value))
+            assert named <= known, f"{where} names {named - known}"
+            for verb, rest in command.findall(node.value):
+                wrong = set(OPTION.findall(rest)) - options[verb]
+                assert not wrong, f"{where}: `itera {verb}` has no {wrong}"
+            found |= named
+    assert {"--data", "--prefix", "--resume"} <= found, "the search finds what is there"
 
 
 def test_a_return_value_is_not_an_exit_code(

@@ -9,6 +9,7 @@ from typing import Any
 
 from itera_lite.bench.provenance import provenance
 from itera_lite.config import NAMES, Family
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import DataError, UsageError
 from itera_lite.files import check_writable, write_json
 from itera_lite.quantities import minutes_of, number_of, seed_of, threads_of, whole_number
@@ -61,6 +62,7 @@ def bench_seeds(
         minutes_of(minutes)
     if tokens is not None:
         number_of("tokens", tokens)
+    whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
     if threads is not None:
         threads_of(threads)
     if (minutes is None) == (tokens is None):
