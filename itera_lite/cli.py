@@ -10,14 +10,20 @@ SIGHUP).
 from __future__ import annotations
 
 import difflib
+import errno
+import io
 import os
+import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 from itera_lite import __version__
 from itera_lite.errors import IteraError, UsageError
+from itera_lite.files import expand_home
 from itera_lite.torchrun import is_worker, tell_launcher
 
 if TYPE_CHECKING:
@@ -80,8 +86,20 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 
+# Where `-` means standard input, or standard output: arguments that are read once from the start.
+DASHES = {
+    ("data", "data"),
+    ("train", "data"),
+    ("eval", "data"),
+    ("score", "file"),
+    ("score", "output"),
+}
+_REPLACED: list[object] = []
+SPECS = ("data", "student")  # arguments that may be a path or a name
+
+
 class _Dash(str):
-    """A lone ``-`` means standard input; cyclopts would take it for an unknown option."""
+    """A lone ``-`` as an argument; cyclopts would take it for an unknown option."""
 
     def startswith(self, *_: object) -> bool:
         return False
@@ -113,40 +131,85 @@ def build_app(arguments: Sequence[str]) -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
-    from cyclopts import CycloptsError
-
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    first = arguments[0] if arguments else "--help"
+    _mend_streams()
+    code = _guarded(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
-            raise UsageError(_unknown(first))
-        build_app(arguments)([_Dash(a) if a == "-" else a for a in arguments])
-        sys.stdout.flush()  # so that a reader that went away is noticed here, not at exit
-    except CycloptsError as error:
-        return _fail(f"{_wrong_use(error)}\nSee: itera {first} --help", 2)
+        sys.stdout.flush()
+    except OSError as error:  # what was left over from before; Python would try once more
+        _discard(sys.stdout)
+        if not code:
+            code = 1 if isinstance(error, BrokenPipeError) else _fail(_in_words(error), 1)
+    return code
+
+
+def _guarded(arguments: list[str]) -> int:
+    """The exit code; whatever goes wrong is told in words."""
+    try:
+        code = _run(arguments, _verb(arguments))
+        sys.stdout.flush()  # so that a full disk or a reader that went away is noticed here
+        return code
     except IteraError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt as stopped:
         if not is_worker():
-            print("\nitera: stopped", file=sys.stderr)
+            _say("\nitera: stopped")
         return int(getattr(stopped, "exit_code", 130))
     except BrokenPipeError:  # `itera data | head`: nobody reads any more, so say nothing
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout)
         return 1
     except OSError as error:  # a full disk, a folder that may not be written, no network
-        return _fail(str(error), 1)
+        return _fail(_in_words(error), 1)
+    except MemoryError as error:
+        return _fail(_memory(error), 1)
+    except RecursionError:
+        return _fail("a file that was read is nested too deeply to be understood", 1)
     except Exception as error:
-        traceback.print_exc()
+        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # PyTorch's
+            return _fail(_memory(error), 1)
+        with suppress(OSError):
+            traceback.print_exc()
         return _fail(
             f"unexpected {type(error).__name__}. This is a bug in Itera-Lite {__version__}: "
             "please report it with the lines above and the command that you ran.",
             1,
         )
+
+
+def _run(arguments: list[str], verb: str) -> int:
+    """Find the verb's function, read its arguments, call it."""
+    from cyclopts import CycloptsError
+
+    first = arguments[0] if arguments else "--help"
+    if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
+        raise UsageError(_unknown(first))
+    _check_lower_verb(arguments)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    tokens = [_Dash(a) if a == "-" else a for a in arguments[:end]] + arguments[end:]
+    try:
+        function, bound, _ = build_app(arguments).parse_args(tokens)
+    except CycloptsError as error:
+        return _fail(f"{_wrong_use(error, arguments)}\nSee: itera {verb} --help".strip(), 2)
+    if "-" in arguments[:end]:
+        _check_dashes(verb, bound.arguments)
+    if "" in arguments or any(argument.endswith("=") for argument in arguments[:end]):
+        _check_empty(arguments, bound.arguments)
+    bound.arguments.update(
+        {name: _with_home(name, value) for name, value in bound.arguments.items()}
+    )
+    function(*bound.args, **bound.kwargs)
     return 0
 
 
 def _top_verbs() -> list[str]:
     return [verb for verb in VERBS if " " not in verb]
+
+
+def _verb(arguments: Sequence[str]) -> str:
+    """The verb that the arguments begin with, of one word or two."""
+    for words in (2, 1):
+        if " ".join(arguments[:words]) in VERBS:
+            return " ".join(arguments[:words])
+    return ""
 
 
 def _unknown(first: str) -> str:
@@ -155,19 +218,209 @@ def _unknown(first: str) -> str:
     return f"'{first}' is no verb. {advice}Expected one of: {', '.join(_top_verbs())}."
 
 
-def _wrong_use(error: CycloptsError) -> str:
-    from cyclopts import UnusedCliTokensError
+def _check_lower_verb(arguments: Sequence[str]) -> None:
+    """Find a mistyped second word, as in `itera compress distil`, which would be a checkpoint.
+
+    Raises:
+        UsageError: the word is near a verb's and names nothing that is there.
+    """
+    if len(arguments) < 2 or " ".join(arguments[:2]) in VERBS:
+        return
+    first, second = arguments[:2]
+    lower = [verb.split()[1] for verb in VERBS if verb.startswith(f"{first} ")]
+    near = difflib.get_close_matches(second, lower, n=1, cutoff=0.7)
+    if near and not os.path.exists(second):
+        raise UsageError(
+            f"'{second}' is neither a file or folder nor a verb below '{first}'. Did you mean "
+            f"'itera {first} {near[0]}'?"
+        )
+
+
+def _wrong_use(error: CycloptsError, arguments: Sequence[str]) -> str:
+    from cyclopts import UnknownOptionError, UnusedCliTokensError
 
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument '{error.unused_tokens[0]}'. Text with spaces needs quotes."
+    if isinstance(error, UnknownOptionError):
+        given = error.token.keyword or error.token.value
+        names = [name for argument in error.argument_collection for name in argument.names]
+        near = _near_option(given.split("=", 1)[0], names)
+        if near:
+            return f"unknown option '{given}'. Did you mean {near}?"
+        advice = ""
+        if " " in given or not given.startswith("--"):
+            advice = (
+                " If it is text or a name that begins with a dash, put -- before it: "
+                f"itera {_verb(arguments)} -- {shlex.quote(given)}"
+            )
+        return f"unknown option '{given}'.{advice}"
     return str(error).strip()
+
+
+def _near_option(given: str, names: Sequence[str]) -> str | None:
+    """The option that was meant: one that begins so, or is spelt much like it."""
+    word = given.lstrip("-").replace("_", "-").lower()
+    if len(word) < 3 or " " in given:
+        return None
+
+    def likeness(name: str) -> float:
+        option = name.removeprefix("--")
+        parts = (option, option[: len(word)])
+        return max(difflib.SequenceMatcher(None, word, part).ratio() for part in parts)
+
+    best = max((n for n in names if n.startswith("--")), key=likeness, default=None)
+    return best if best and likeness(best) >= 0.65 else None
+
+
+def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
+    """Refuse ``-`` where it is neither standard input nor standard output.
+
+    Raises:
+        UsageError: for such an argument.
+    """
+    for name, value in arguments.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if (verb, name) in DASHES or "-" not in [str(each) for each in values]:
+            continue
+        if name == "prompt":
+            raise UsageError(
+                "'-' for the prompt: it isn't read from standard input; give the text itself. For "
+                f"the character, write: itera {verb} -- -"
+            )
+        if name in SPECS or any(isinstance(each, Path) for each in values):
+            raise UsageError(
+                f"'-' for {name}: standard input can't be read here. Name a file or a folder"
+            )
+
+
+def _check_empty(arguments: Sequence[str], values: Mapping[str, object]) -> None:
+    """Refuse an empty path, which would be the folder one stands in; mostly an unset variable.
+
+    Raises:
+        UsageError: a path or a set is empty.
+    """
+    for name, value in values.items():
+        here = isinstance(value, Path) and value == Path() and "." not in arguments
+        if here or (name in SPECS and value == ""):
+            raise UsageError(f"{name} is empty: expected a path. For the folder here, write .")
+
+
+def _with_home(name: str, value: Any) -> Any:
+    """The value with the home folder for a leading ``~``, where it is a path or a set.
+
+    A shell does so only where the ``~`` begins a word: not in ``--output=~/scores.jsonl``.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(_with_home(name, each) for each in value)
+    if isinstance(value, Path) or (name in SPECS and isinstance(value, str)):
+        return type(value)(expand_home(str(value)))
+    return value
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output whose errors say that it is standard output."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard output") from error
+
+
+class _Messages(io.TextIOWrapper):
+    """Standard error without errors: what can't be told stops nothing."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _discard(self)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            _discard(self)
+
+
+class _Closed(io.RawIOBase):
+    """Standard input where there is none."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, _: object) -> int:
+        raise OSError(errno.EBADF, "it is closed", "standard input")
+
+
+def _mend_streams() -> None:
+    """Make the standard streams such that no character and no closed stream ends in a traceback.
+
+    A stream that was closed (``>&-``) would be None, and the next file that is opened would get its
+    number: a place is kept for it. Characters that the terminal's encoding hasn't got are replaced.
+    """
+    for name, access in (("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, access)  # so writing to standard output will fail
+            if name == "stdin":
+                sys.stdin = io.TextIOWrapper(io.BufferedReader(_Closed()), encoding="utf-8")
+            else:
+                setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8"))
+    kinds: tuple[tuple[str, type[io.TextIOWrapper]], ...]
+    kinds = (("stdout", _Output), ("stderr", _Messages))
+    for name, kind in kinds:
+        stream = getattr(sys, name)
+        if getattr(stream, "errors", "") == "strict":
+            stream.reconfigure(errors="replace")
+        if type(stream) is io.TextIOWrapper:  # not what a test or another program put there
+            _REPLACED.append(stream)  # else it would be closed
+            new = kind(stream.buffer, stream.encoding, stream.errors)
+            new.reconfigure(
+                line_buffering=stream.line_buffering, write_through=stream.write_through
+            )
+            setattr(sys, name, new)
+
+
+def _discard(stream: IO[str]) -> None:
+    """Let what the stream still holds go nowhere: Python would try again at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def _in_words(error: OSError) -> str:
+    """The path and the reason."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is not None:
+        names = [error.filename, error.filename2]
+        shown = [os.fsdecode(n) if isinstance(n, bytes) else str(n) for n in names if n is not None]
+        return f"{' -> '.join(shown)}: {reason}"
+    return reason
+
+
+def _memory(error: Exception) -> str:
+    detail = f" ({error})" if str(error) else ""
+    return f"not enough memory{detail}. Take a smaller model, batch or text, or free some"
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):  # nobody can be told
+        print(message, file=sys.stderr, flush=True)
 
 
 def _fail(message: str, exit_code: int) -> int:
     text = f"itera: error: {message}"
     tell_launcher(text)
     if not is_worker():
-        print(text, file=sys.stderr)
+        _say(text)
     return exit_code
 
 

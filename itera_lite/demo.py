@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.config import NAMES
-from itera_lite.errors import UsageError
+from itera_lite.files import check_writable
+from itera_lite.quantities import minutes_of, seed_of
 
 OVERHEAD_MINUTES = 2.0  # preparing the text, evaluation, benchmark and report, on two cores
 EVAL_BYTES = 400_000
@@ -38,8 +39,9 @@ def demo(
     Returns:
         The models' summaries, and the path of the report.
     """
-    if not minutes > 0:
-        raise UsageError(f"--minutes {minutes}: expected more than 0")
+    minutes, seed = minutes_of(minutes), seed_of(seed)
+    check_writable(results / "demo.json")
+    check_writable(reports / "efficiency_report.md")
     from itera_lite.bench.run import bench
     from itera_lite.evaluate.run import evaluate
     from itera_lite.report.build import report

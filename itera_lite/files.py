@@ -14,12 +14,65 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from itera_lite.errors import OutputError
+from itera_lite.errors import OutputError, UsageError
+
+
+def expand_home(path: str) -> str:
+    """The path with the home folder for a leading ``~``.
+
+    Raises:
+        UsageError: nobody knows where that is.
+    """
+    expanded = os.path.expanduser(path)
+    if path.startswith("~") and expanded == path and not os.path.exists(path):
+        raise UsageError(
+            f"'{path}': the home folder isn't known. Write the path without ~, or set HOME"
+        )
+    return expanded
+
+
+def folder_name(folder: str | Path) -> str:
+    """The name of a folder, also where it is given as ``.``, ``..`` or ``/``.
+
+    Bytes of it that aren't UTF-8 become U+FFFD, for names are written into files.
+    """
+    name = Path(folder).resolve().name or "root"
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def cache_folder() -> Path:
-    """$ITERA_CACHE, else ~/.cache/itera-lite."""
-    return Path(os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite").expanduser()
+    """$ITERA_CACHE, else ~/.cache/itera-lite.
+
+    Raises:
+        UsageError: there is neither; says what to set.
+    """
+    given = os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite"
+    folder = os.path.expanduser(given)
+    if folder == given and given.startswith("~"):
+        raise UsageError(
+            "there is no home folder for the cache: set ITERA_CACHE to a folder, or HOME"
+        )
+    return Path(folder)
+
+
+def check_writable(path: str | Path) -> None:
+    """Make sure, before long work, that its result can be written.
+
+    Raises:
+        OutputError: it can't, with the reason; a file that is there stays as it is.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(0, "it is a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            probe.write(b"\0")
+    except OSError as error:
+        raise OutputError(
+            f"the result '{path}' can't be written: {error.strerror or error}. Nothing was "
+            "computed yet; name another folder"
+        ) from error
 
 
 @contextmanager

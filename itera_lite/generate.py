@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itera_lite.errors import UsageError
+from itera_lite.quantities import finite_number, seed_of, whole_number
 
 if TYPE_CHECKING:
     from itera_lite.model.stream import Sampler as Sampler
@@ -94,6 +96,16 @@ def generate(
     """
     from itera_lite.runtime.find import find_model, load_model, shown
 
+    given: dict[str, Any] = {
+        "max_tokens": whole_number("max_tokens", max_tokens),
+        "temperature": _number("temperature", temperature, least=0),
+        "top_k": None if top_k is None else whole_number("top_k", top_k, least=0),
+        "top_p": _number("top_p", top_p, above=0, most=1),
+        "min_p": finite_number("min_p", min_p, least=0, most=1),
+        "repetition_penalty": finite_number("repetition_penalty", repetition_penalty, above=0),
+        "seed": secrets.randbits(63) if seed is None else seed_of(seed),
+        "logit_bias": _by_id(logit_bias or {}),
+    }
     # A command line may hold bytes that aren't UTF-8; Python marks them, and printing fails.
     prompt = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     path = find_model(checkpoint)
@@ -101,15 +113,8 @@ def generate(
     pieces = model.generate(
         prompt,
         stream=True,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=secrets.randbits(63) if seed is None else seed,
+        **given,
         stop=stop,
-        logit_bias=_by_id(logit_bias or {}),
         log_probabilities=log_probabilities,
     )
     text = ""
@@ -142,15 +147,23 @@ def generate(
     )
 
 
+def _number(option: str, value: float | None, **range: float) -> float | None:
+    """The number in its range; None, for the file's own advice, stays None."""
+    return None if value is None else finite_number(option, value, **range)
+
+
 def _by_id(bias: Mapping[str, float]) -> dict[int, float]:
     found = {}
     for name, value in bias.items():
         try:
-            found[int(name)] = value
+            token = int(name)
         except ValueError:
             raise UsageError(
-                f"logit_bias of '{name}': expected the id of a token, a whole number"
+                f"--logit-bias.{name}: expected the id of a token, a whole number"
             ) from None
+        found[token] = float(value)
+        if not value < math.inf:  # -inf forbids a token
+            raise UsageError(f"--logit-bias.{name} {value}: expected a number")
     return found
 
 

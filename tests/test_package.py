@@ -109,6 +109,20 @@ def test_every_import_is_declared() -> None:
                 assert names & allowed, f"{path}:{node.lineno} imports {module}: not declared"
 
 
+def test_every_dependency_is_imported() -> None:
+    """What nothing imports has no place among the dependencies."""
+    names = set()
+    for _, tree in sources():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    distributions = packages_distributions()
+    used = {canonicalize_name(d) for name in names for d in distributions.get(name, [name])}
+    assert requirement_names(PROJECT["dependencies"]) <= used
+
+
 def test_a_missing_extra_names_an_extra_that_has_the_package() -> None:
     for path, tree in sources():
         for node in ast.walk(tree):

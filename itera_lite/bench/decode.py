@@ -32,7 +32,8 @@ from itera_lite.bench.shapes import SHAPES, write_shape
 from itera_lite.bench.startup import measure_startup
 from itera_lite.errors import UsageError
 from itera_lite.export.types import SCHEMES
-from itera_lite.files import write_json
+from itera_lite.files import check_writable, folder_name, write_json
+from itera_lite.quantities import MOST_THREADS, whole_number
 
 DEFAULT_CHECKPOINTS = (Path("checkpoints/itera_lite_tiny"), Path("checkpoints/transformer_tiny"))
 TYPES = ("f32", "q8_0", "q4_0")
@@ -40,6 +41,7 @@ REPEATS, QUICK_REPEATS = 15, 3
 TOKENS = 64  # a pass
 SLOW_TOKENS = 16  # of what takes milliseconds a token
 CONTEXT, LONG_CONTEXT = 128, 8192
+MOST_COUNT = 1 << 24  # of repeats, tokens and documents
 SIZES_FILE = "engine_sizes.json"
 BANDWIDTH_SECONDS = 0.02  # a round
 SAMPLING = {"temperature": 0.8, "top_k": 0, "top_p": 0.95}
@@ -82,8 +84,14 @@ def bench_decode(
 
     folders = [Path(folder) for folder in checkpoints or DEFAULT_CHECKPOINTS]
     check(folders, types, repeats=repeats, context=context)
-    if long_context and long_context <= context:
-        raise UsageError(f"long_context={long_context}: expected more than context={context}, or 0")
+    if whole_number("long_context", long_context, least=0, most=MOST_COUNT) and (
+        long_context <= context
+    ):
+        raise UsageError(
+            f"--long-context {long_context}: expected more than --context {context}, or 0"
+        )
+    for folder in folders:
+        check_writable(Path(results) / f"{folder_name(folder)}_decode.json")
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -114,14 +122,14 @@ def bench_decode(
         record["targets"] = decode_targets(subject, subjects, context, long_context)
         record["interleaved_with"] = [s.name for s in everybody if s is not subject]
         record["provenance"] = origin
-        write_json(Path(results) / f"{subject.name}_decode.json", record)
         print_record(record)
+        write_json(Path(results) / f"{subject.name}_decode.json", record)
         records[subject.name] = record
     if shapes:
         small = [model_record(shape, context, 0) for shape in shapes]
-        write_json(Path(results) / SIZES_FILE, {"models": small, "provenance": origin})
         for record in small:
             print_record(record)
+        write_json(Path(results) / SIZES_FILE, {"models": small, "provenance": origin})
     print(f"\nWritten to {Path(results) / 'NAME_decode.json'}")
     return records
 
@@ -133,12 +141,12 @@ def check(folders: Sequence[Path], types: Sequence[str] = TYPES, **counts: int |
         UsageError: an unknown type, a count below 1, or two checkpoints of one name.
     """
     for option, value in counts.items():
-        if value is not None and value < 1:
-            raise UsageError(f"{option}={value}: expected 1 or more")
+        if value is not None:
+            whole_number(option, value, most=MOST_THREADS if option == "threads" else MOST_COUNT)
     for kind in types:
         if kind not in SCHEMES:
-            raise UsageError(f"types={kind}: expected some of {', '.join(SCHEMES)}")
-    names = [folder.resolve().name for folder in folders]
+            raise UsageError(f"--types {kind}: expected some of {', '.join(SCHEMES)}")
+    names = [folder_name(folder) for folder in folders]
     if len(set(names)) < len(names):
         raise UsageError(
             f"checkpoints {', '.join(names)}: two folders have one name, and their results would "
@@ -150,7 +158,7 @@ def exported(folder: Path, types: Sequence[str], scratch: Path) -> Subject:
     """A checkpoint as GGUF files in a scratch folder."""
     from itera_lite.export.gguf import export_gguf
 
-    name = folder.resolve().name
+    name = folder_name(folder)
     files = {}
     for kind in dict.fromkeys(types):
         files[kind] = scratch / f"{name}-{kind}.gguf"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from itera_lite import _engine
 from itera_lite.bench import llama
 from itera_lite.errors import MissingExtra
+from itera_lite.files import folder_name
 
 if TYPE_CHECKING:
     from itera_lite.bench.measure import Runner
@@ -154,7 +155,7 @@ def find_peers(
     # Loaded models keep their files mapped: the folder may go before they are used.
     with tempfile.TemporaryDirectory() as scratch:
         for i, folder in enumerate(folders):
-            name = folder.resolve().name
+            name = folder_name(folder)
             if TRANSFORMERS not in missing:
                 hf = TransformersRunner(f"{TRANSFORMERS}:{name}", folder, device)
                 found.append(Peer(TRANSFORMERS, i, hf, batches=True))

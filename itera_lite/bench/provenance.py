@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import itera_lite
+from itera_lite.quantities import MOST_THREADS
 
 # What decides how fast matrix products and small integers are, on x86 and on ARM.
 RELEVANT_FLAGS = (
@@ -22,6 +24,8 @@ RELEVANT_FLAGS = (
     *("amx_tile", "amx_int8", "amx_bf16"),
     *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16"),
 )
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+PROCESS_GROUPS = Path("/proc/self/cgroup")
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
 
@@ -95,10 +99,55 @@ def machine() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may use: by its affinity, and by the quota of its control group
+    (what `docker --cpus` sets), rounded down, at least 1."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return int(max(1, min(cores, _quota())))
+
+
+def default_threads(processes: int = 1) -> int:
+    """Threads of a process for which none were asked: OMP_NUM_THREADS, else one a core.
+
+    Args:
+        processes: that compute on this machine at the same time and share its cores. With several,
+            OMP_NUM_THREADS=1 doesn't count: torchrun sets it by itself.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if said.isascii() and said.isdigit() and int(said[:6]) > (processes > 1):
+        return min(int(said[:6]), MOST_THREADS)
+    return max(1, usable_cores() // processes)
+
+
+def _quota() -> float:
+    """Cores that the control groups of this process allow; infinite without a limit."""
+    quotas = [math.inf]
+    for line in _text(PROCESS_GROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        files: tuple[str, ...]
+        if not controllers:  # version 2: one tree for everything
+            root, files = CONTROL_GROUPS, ("cpu.max",)
+        elif "cpu" in controllers.split(","):
+            root, files = CONTROL_GROUPS / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        else:
+            continue
+        group = root / path.strip("/")
+        for folder in (group, *group.parents):  # in a container, the path may be the host's
+            if not folder.is_relative_to(root):
+                break
+            numbers = " ".join(_text(folder / name) for name in files).split()
+            if len(numbers) == 2 and numbers[0].isdigit() and numbers[1].isdigit():
+                quotas.append(int(numbers[0]) / max(1, int(numbers[1])))
+    return min(quotas)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from itera_lite.errors import UsageError
-from itera_lite.files import write_json
+from itera_lite.files import check_writable, folder_name, write_json
+from itera_lite.quantities import finite_number, threads_of, whole_number
 
 if TYPE_CHECKING:
     from itera_lite.bench.measure import Cell, Runner
@@ -82,8 +83,10 @@ def bench(
     from itera_lite.bench.table import print_table
 
     folders = [Path(folder) for folder in checkpoints or DEFAULT_CHECKPOINTS]
-    names = [folder.resolve().name for folder in folders]
+    names = [folder_name(folder) for folder in folders]
     _check(names, repeats, threads, watts, device)
+    for name in names:
+        check_writable(Path(results) / f"{name}_benchmark.json")
     models = _load(folders, device)
     problem = kernels.enable()
     threads = threads or _default_threads([model for model, _ in models])
@@ -141,12 +144,13 @@ def bench(
         record["interleaved_with"] = [s.runner.name for s in sides if s.runner.name != name]
         record["fused_kernels"] = problem is None
         record["provenance"] = origin
-        write_json(Path(results) / f"{name}_benchmark.json", record)
     plural = "s" if threads > 1 else ""
     print(f"\nMedians of {repeats} repeats, {threads} thread{plural}; the files hold the spread")
     if problem is not None:
         print(f"Without the compiled kernels: {problem}")
     print_table(records)
+    for name, record in records.items():
+        write_json(Path(results) / f"{name}_benchmark.json", record)
     print(f"Written to {Path(results) / 'NAME_benchmark.json'}")
     return records
 
@@ -165,11 +169,12 @@ def _check(
 ) -> None:
     import torch
 
-    for option, value in (("repeats", repeats), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{option}={value}: expected 1 or more")
-    if watts is not None and not 0 < watts < float("inf"):
-        raise UsageError(f"watts={watts}: expected the power of a busy core, more than 0")
+    if repeats is not None:
+        whole_number("repeats", repeats)
+    if threads is not None:
+        threads_of(threads)
+    if watts is not None:
+        finite_number("watts", watts, above=0)
     if len(set(names)) < len(names):
         raise UsageError(
             f"checkpoints {', '.join(names)}: two folders have one name, and their results would "
@@ -189,11 +194,11 @@ def _load(folders: Sequence[Path], device: str) -> list[tuple[LanguageModel, Tok
 
 
 def _default_threads(models: Sequence[LanguageModel]) -> int:
-    from itera_lite.bench.provenance import usable_cores
+    from itera_lite.bench.provenance import default_threads
     from itera_lite.model.cost import cost
 
     largest = max(cost(model.config).params_total for model in models)
-    return 1 if largest < ONE_THREAD_BELOW else usable_cores()
+    return 1 if largest < ONE_THREAD_BELOW else default_threads()
 
 
 def _cells(models: Sequence[LanguageModel], largest: int | None) -> list[tuple[int, int]]:
@@ -229,7 +234,7 @@ def _fresh(
     found: list[list[dict[str, float]]] = [[] for _ in folders]
     for _ in range(repeats):
         for folder, samples in zip(folders, found, strict=True):
-            progress(f"{folder.name}, a fresh process")
+            progress(f"{folder_name(folder)}, a fresh process")
             samples.append(measure_fresh(folder, threads=threads, device=device))
     return found
 

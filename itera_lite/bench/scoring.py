@@ -20,7 +20,7 @@ from itera_lite.bench.decode_record import LLAMA, OURS, Subject
 from itera_lite.bench.provenance import usable_cores
 from itera_lite.bench.stats import stat
 from itera_lite.bench.targets import Target, judge, lines, ratio
-from itera_lite.files import write_json
+from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.runtime import Model
 
 TYPES = ("f32", "q8_0")
@@ -85,6 +85,8 @@ def bench_score(
     folders = [Path(folder) for folder in checkpoints or DEFAULT_CHECKPOINTS]
     counts = {"repeats": repeats, "documents": documents, "length": length, "threads": threads}
     check(folders, types, **counts)
+    for folder in folders:
+        check_writable(Path(results) / f"{folder_name(folder)}_scoring.json")
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,8 +104,8 @@ def bench_score(
         record = _record(subject, scorers, tokens, documents, threads)
         record["interleaved_with"] = [s.name for s in subjects if s is not subject]
         record["provenance"] = origin
-        write_json(Path(results) / f"{subject.name}_scoring.json", record)
         _print(record)
+        write_json(Path(results) / f"{subject.name}_scoring.json", record)
         records[subject.name] = record
     print(f"\nWritten to {Path(results) / 'NAME_scoring.json'}")
     return records

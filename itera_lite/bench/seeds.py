@@ -9,9 +9,13 @@ from typing import Any
 
 from itera_lite.bench.provenance import provenance
 from itera_lite.config import NAMES, Family
-from itera_lite.errors import UsageError
-from itera_lite.files import write_json
-from itera_lite.train.budget import Budget, number_of
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
+from itera_lite.errors import DataError, UsageError
+from itera_lite.files import check_writable, write_json
+from itera_lite.quantities import minutes_of, number_of, seed_of, threads_of, whole_number
+from itera_lite.train.budget import Budget
+
+MOST_RUNS = 10_000
 
 
 def bench_seeds(
@@ -51,16 +55,25 @@ def bench_seeds(
     Returns:
         What seeds.json holds: ``runs``, ``speeds`` (where measured) and ``provenance``.
     """
-    if seeds < 2:
+    if whole_number("seeds", seeds, most=MOST_RUNS) < 2:
         raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
+    seed_of(seed_of(first_seed, "first_seed") + seeds - 1, "first_seed")
+    if minutes is not None:
+        minutes_of(minutes)
+    if tokens is not None:
+        number_of("tokens", tokens)
+    whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
+    if threads is not None:
+        threads_of(threads)
     if (minutes is None) == (tokens is None):
         raise UsageError("give each run a budget: either --minutes or --tokens")
     if equal_time and tokens is None:
         raise UsageError("--equal-time adds to runs of equal --tokens; --minutes is equal time")
     path = Path(results) / "seeds.json"
+    check_writable(path)
     record: dict[str, Any] = {"runs": []}
     if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = _read(path)
     mark = {"data": data, "amount": tokens or minutes}
     options: dict[str, Any] = {"config": config, "vocab_size": vocab_size, "threads": threads}
     speeds: dict[Family, float] = {}
@@ -85,6 +98,21 @@ def bench_seeds(
             add(faster, seed, "time", str(round(more)))
             _copy(record, path, f"{NAMES[slower]}_{config}", seed, mark)
     return record
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The runs that are there already.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(run, dict) for run in record["runs"]):
+            return dict(record)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise DataError(f"{path}: expected the runs that `itera bench seeds` wrote; move it away")
 
 
 def _train(

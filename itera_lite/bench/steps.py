@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from itera_lite import kernels
 from itera_lite.bench.peak import measured_peak
-from itera_lite.bench.provenance import usable_cores
+from itera_lite.bench.provenance import default_threads
 from itera_lite.bench.stats import stat
 from itera_lite.config import NAMES, TrainConfig, preset
 from itera_lite.model import LanguageModel
@@ -130,7 +130,7 @@ def training_speeds(
         Each model's record, by its name: ``tokens_per_second``, ``threads``, ``precision``.
     """
     train, before = TrainConfig(batch_size=batch_size), torch.get_num_threads()
-    threads = threads or usable_cores()
+    threads = threads or default_threads()
     torch.set_num_threads(threads)
     try:
         kernels.enable()

@@ -12,15 +12,17 @@ from torch import nn
 
 from itera_lite import kernels
 from itera_lite.bench.peers import load_transformers, peer_versions
-from itera_lite.bench.provenance import provenance, usable_cores
+from itera_lite.bench.provenance import default_threads, provenance
 from itera_lite.bench.steps import Contender, our_step, peer_step, seconds_of, short, take_turns
 from itera_lite.config import NAMES, Family, TrainConfig, preset
-from itera_lite.errors import UsageError
 from itera_lite.export.hf import load_model, save_model
-from itera_lite.files import write_json
+from itera_lite.files import check_writable, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from itera_lite.quantities import threads_of, whole_number
 from itera_lite.train.precision import Precision, choose
+
+MOST_VOCABULARY = 1 << 20
 
 
 def bench_training(
@@ -57,18 +59,23 @@ def bench_training(
         results: Folder of the result files.
     """
     for option, value in (
-        *(("batch_size", batch_size), ("seq_len", seq_len), ("threads", threads)),
+        *(("batch_size", batch_size), ("seq_len", seq_len)),
         *(("repeats", repeats), ("steps", steps)),
     ):
-        if value is not None and value < 1:
-            raise UsageError(f"{option}={value}: expected 1 or more")
+        if value is not None:
+            whole_number(option, value)
+    if threads is not None:
+        threads_of(threads)
+    whole_number("vocab_size", vocab_size, most=MOST_VOCABULARY)
     defaults = TrainConfig()
     train = TrainConfig(
         batch_size=batch_size or defaults.batch_size, seq_len=seq_len or defaults.seq_len
     )
     families: list[Family] = ["itera", "transformer"] if model == "both" else [model]
+    for family in families:
+        check_writable(Path(results) / f"{NAMES[family]}_{config}_training_speed.json")
     before = torch.get_num_threads()
-    threads = threads or usable_cores()
+    threads = threads or default_threads()
     torch.set_num_threads(threads)
     try:
         problem = kernels.enable()
@@ -86,8 +93,8 @@ def bench_training(
             record["fused_kernels"] = problem is None
             record["provenance"] = provenance(seed=0)
             record["provenance"]["versions"] |= peer_versions() if peers else {}
-            write_json(Path(results) / f"{name}_training_speed.json", record)
             _print(record)
+            write_json(Path(results) / f"{name}_training_speed.json", record)
             records[name] = record
     finally:
         torch.set_num_threads(before)

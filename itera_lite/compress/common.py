@@ -16,9 +16,10 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
-from itera_lite.files import write_json
+from itera_lite.files import folder_name, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.budget import Budget, budget_of
 from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 from itera_lite.train.resume import Places
@@ -41,7 +42,7 @@ class Start:
 
     @property
     def name(self) -> str:
-        return self.folder.resolve().name
+        return folder_name(self.folder)
 
     def places(self, name: str | None, default: str, checkpoints: Path, results: Path) -> Places:
         """Where the result goes: never onto the checkpoint itself.
@@ -119,12 +120,34 @@ def budget_for(
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
     if tokens is None:
-        minutes = default if minutes is None else minutes
-        if not 0 <= minutes < float("inf"):
-            raise UsageError(f"--minutes {minutes:g}: expected 0 (no training) or more")
+        minutes = minutes_of(default if minutes is None else minutes, or_none=True)
         if minutes == 0:
             return None
     return budget_of(dataset, None, minutes, tokens)
+
+
+def check_numbers(
+    *,
+    seed: int,
+    threads: int | None,
+    minutes: float | None = None,
+    tokens: str | None = None,
+    mix: float | None = None,
+) -> None:
+    """Refuse numbers that no way to compress can work with, before anything is loaded.
+
+    Raises:
+        UsageError: one is out of its range.
+    """
+    seed_of(seed)
+    if threads is not None:
+        threads_of(threads)
+    if minutes is not None:
+        minutes_of(minutes, or_none=True)
+    if tokens is not None:
+        number_of("tokens", tokens)
+    if mix is not None:
+        finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
 
 
 def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
@@ -137,21 +160,6 @@ def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainC
         lr_embedding=config.lr_embedding * rate,
         lr_other=config.lr_other * rate,
     )
-
-
-def share_of(option: str, text: str) -> float:
-    """``1%`` -> 0.01.
-
-    Raises:
-        UsageError: for anything but a percentage; the message names ``option``.
-    """
-    try:
-        share = float(text.removesuffix("%")) / 100 if text.endswith("%") else -1.0
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < float("inf"):
-        raise UsageError(f"--{option} {text}: expected a percentage such as 1%")
-    return share
 
 
 def save_untrained(

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.common import refuse_input
+from itera_lite.compress.common import check_numbers, refuse_input
 from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.objective import MIX, TEMPERATURE, TOP_K
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
+from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
 from itera_lite.train.budget import budget_of
 from itera_lite.train.precision import Precision
 from itera_lite.train.resume import Places
@@ -76,10 +78,18 @@ def distill(
     """
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
-    if minutes is not None and not minutes > 0:
-        raise UsageError(f"--minutes {minutes:g}: expected more than 0")
-    if compare and seeds < 2:
+    if minutes is not None:
+        minutes_of(minutes)
+    check_numbers(seed=seed, threads=threads, tokens=tokens, mix=mix)
+    whole_number("top_k", top_k)
+    whole_number("patience", patience, least=0)
+    finite_number("temperature", temperature, above=0)
+    if vocab_size is not None:
+        whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
+    if compare and whole_number("seeds", seeds) < 2:
         raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
+    if compare:
+        seed_of(seed + seeds - 1)
     lesson = Lesson(
         teacher, student, data, k=top_k, tokenizer=tokenizer, vocab_size=vocab_size, quiet=quiet
     )

@@ -10,10 +10,10 @@ from itera_lite.compress import mixture
 from itera_lite.compress.common import (
     Start,
     budget_for,
+    check_numbers,
     gentle,
     save_untrained,
     score,
-    share_of,
 )
 from itera_lite.compress.mixture import Usage
 from itera_lite.config import TrainConfig
@@ -21,6 +21,7 @@ from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.quantities import share_of, whole_number
 from itera_lite.train.session import Setting, first_bytes, run_training, threads_restored
 
 USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
@@ -74,6 +75,10 @@ def experts(
         The summary. Under ``compress`` it says what it began from, how much each expert was
         used, and bits per byte before, after dropping, after merging and after training.
     """
+    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens)
+    limit = share_of("max-loss", "1%" if max_loss is None else max_loss)
+    if keep is not None:
+        whole_number("keep", keep)
     start = Start.load(checkpoint)
     config = start.model.config
     if not config.n_experts:
@@ -89,7 +94,6 @@ def experts(
             f"--keep {keep}: '{start.folder}' has {config.n_experts} experts a layer and sends a "
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
-    limit = share_of("max-loss", "1%" if max_loss is None else max_loss)
     with threads_restored():
         setting = Setting.prepare(threads=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)

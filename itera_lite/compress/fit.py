@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.common import Start, score, share_of
-from itera_lite.compress.quantize import Type, bytes_of, file_bytes, quantize
+from itera_lite.compress.common import Start, check_numbers, score
+from itera_lite.compress.quantize import Type, file_bytes, quantize
 from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
@@ -16,6 +16,7 @@ from itera_lite.export.gguf import refuse_gpt2
 from itera_lite.export.types import SCHEMES
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.quantities import bytes_of, share_of
 from itera_lite.train.session import first_bytes
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")
@@ -71,6 +72,9 @@ def compress(
     """
     if (target_bytes is None) == (max_loss is None):
         raise UsageError("say how small or how good: give one of --target-bytes and --max-loss")
+    check_numbers(seed=seed, threads=threads, minutes=minutes)
+    limit = None if target_bytes is None else bytes_of("target-bytes", target_bytes)
+    loss = None if max_loss is None else share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
     refuse_gpt2(start.folder, start.model.config)
     places = start.places(name, f"{start.name}_small", checkpoints, results)
@@ -92,12 +96,11 @@ def compress(
         "results": results,
     }
     wish = _Wish(data, options, say)
-    if target_bytes is not None:
-        limit = bytes_of("target-bytes", target_bytes)
+    if limit is not None:
         summary = _to_size(start, places.name, limit, minutes, wish)
     else:
-        assert max_loss is not None
-        summary = _within(start, places.name, share_of("max-loss", max_loss), minutes, wish)
+        assert loss is not None
+        summary = _within(start, places.name, loss, minutes, wish)
     summary["compress"]["steps"] = steps
     write_json(places.summary, summary)
     return summary

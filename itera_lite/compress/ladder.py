@@ -9,8 +9,10 @@ from typing import Any
 from itera_lite.bench.provenance import provenance
 from itera_lite.compress.rungs import REFERENCES, STAGES, Plan, stages
 from itera_lite.compress.targets import show, targets_of
-from itera_lite.errors import MissingExtra, UsageError
-from itera_lite.files import write_json
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
+from itera_lite.errors import MissingExtra
+from itera_lite.files import check_writable, write_json
+from itera_lite.quantities import minutes_of, threads_of, whole_number
 from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting, threads_restored
 
@@ -75,12 +77,15 @@ def ladder(
         UsageError: a number that is out of its range.
         MissingExtra: `transformers`, which decodes most rungs, isn't installed.
     """
-    if minutes is not None and not 0 < minutes < float("inf"):
-        raise UsageError(f"--minutes {minutes:g}: expected more than 0")
-    if seeds < 1:
-        raise UsageError(f"--seeds {seeds}: expected 1 or more")
-    if repeats is not None and repeats < 1:
-        raise UsageError(f"--repeats {repeats}: expected 1 or more")
+    if minutes is not None:
+        minutes_of(minutes)
+    whole_number("seeds", seeds)
+    whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
+    if repeats is not None:
+        whole_number("repeats", repeats)
+    if threads is not None:
+        threads_of(threads)
+    check_writable(Path(results) / "ladder.json")
     if find_spec("transformers") is None:  # said now, not after the trainings
         raise MissingExtra("transformers", "peers", "measuring the ladder")
     minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
@@ -134,8 +139,8 @@ def ladder(
         "targets": targets_of(measured["rungs"]),
         "provenance": provenance(seed=0),
     }
-    path = write_json(Path(results) / "ladder.json", record)
     show(record)
+    path = write_json(Path(results) / "ladder.json", record)
     print(f"Written to {path}. The report: itera report --results {results}")
     return record
 

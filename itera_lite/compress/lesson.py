@@ -24,10 +24,11 @@ from itera_lite.data.loader import TokenLoader
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.files import write_json
+from itera_lite.files import folder_name, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.train.budget import Budget, number_of
+from itera_lite.quantities import number_of
+from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.run import train_config
 from itera_lite.train.session import Setting, first_bytes
@@ -64,7 +65,7 @@ class Student:
                     f"the student '{wanted}' has a tokenizer of its own: leave out --tokenizer "
                     "and --vocab-size"
                 )
-            return cls(folder.resolve().name, model.config, own, folder)
+            return cls(folder_name(folder), model.config, own, folder)
         chosen = tokenizer or fallback
         if wanted in PRESETS:
             shape = preset("itera", wanted, chosen.vocab_size)
@@ -162,7 +163,7 @@ class Lesson:
         return {
             "distillation": {
                 "teachers": self._scores(),
-                "student": None if self.student.folder is None else self.student.folder.name,
+                "student": None if self.student.folder is None else self.student.name,
                 "same_tokenizer": all(
                     t.tokenizer.sha256 == self.student.tokenizer.sha256 for t in self.teachers
                 ),
@@ -186,7 +187,7 @@ class Lesson:
                 write_json(path, {"bpb": bpb, "seconds": time.perf_counter() - begin})
             rows.append(
                 {
-                    "name": teacher.folder.resolve().name,
+                    "name": folder_name(teacher.folder),
                     "family": teacher.model.config.family,
                     "params": cost(teacher.model.config).params_total,
                     "vocab_size": teacher.tokenizer.vocab_size,
@@ -233,7 +234,7 @@ class Lesson:
             theirs = cost(teacher.model.config).params_total
             if theirs <= own:
                 print(
-                    f"warning: the teacher '{teacher.folder.name}' has {theirs:,} parameters, "
-                    f"the student {own:,}: a smaller teacher seldom helps",
+                    f"warning: the teacher '{folder_name(teacher.folder)}' has {theirs:,} "
+                    f"parameters, the student {own:,}: a smaller teacher seldom helps",
                     file=sys.stderr,
                 )

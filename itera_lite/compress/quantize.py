@@ -12,7 +12,7 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
-from itera_lite.compress.common import Start, save_untrained, score
+from itera_lite.compress.common import Start, check_numbers, save_untrained, score
 from itera_lite.compress.gptq import gptq
 from itera_lite.compress.objective import MIX
 from itera_lite.compress.qat import Wish, train_rounded
@@ -30,6 +30,7 @@ from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
+from itera_lite.quantities import bytes_of
 from itera_lite.runtime import Model
 from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.resume import Places
@@ -41,7 +42,6 @@ Method = Literal["auto", "plain", "gptq", "qat"]
 WINDOW = 256
 CALIBRATION_TOKENS = 65_536  # for gptq; half of it for the sensitivity of each group
 LEAST_WINDOWS = 16
-UNITS = {"KB": 1e3, "MB": 1e6, "KIB": 2**10, "MIB": 2**20}
 
 
 def quantize(
@@ -96,6 +96,7 @@ def quantize(
         The summary. Under ``compress`` it has bytes and bits per byte before and after, these as
         PyTorch and as the native engine score the validation text.
     """
+    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens, mix=mix)
     if max_bytes is not None and type not in (None, "mixed"):
         raise UsageError(f"--max-bytes chooses the type of each matrix: leave out --type {type}")
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)
@@ -152,22 +153,6 @@ def quantize(
         # Weights of a chosen mix are on their grids, which says which type each matrix has.
         _finish(start, places, type if limit is None else "auto", summary, documents, quiet)
         return summary
-
-
-def bytes_of(option: str, text: str) -> int:
-    """``1MB`` -> 1,000,000; also KB, KiB, MiB, and plain numbers of bytes.
-
-    Raises:
-        UsageError: for anything else; the message names ``option``.
-    """
-    unit = next((u for u in UNITS if text.upper().endswith(u)), "")
-    try:
-        number = float(text[: len(text) - len(unit)]) * UNITS.get(unit, 1)
-    except ValueError:
-        number = 0.0
-    if not 1 <= number < math.inf:
-        raise UsageError(f"--{option} {text}: expected a size such as 1MB, 900KB or 1000000")
-    return int(number)
 
 
 def _method(type: Type, method: Method, has_text: bool, minutes: float | None) -> Method:

@@ -12,17 +12,18 @@ from torch import Tensor
 from itera_lite.compress.common import (
     Start,
     budget_for,
+    check_numbers,
     gentle,
     save_untrained,
     score,
-    share_of,
 )
 from itera_lite.compress.vocabulary_size import choose
 from itera_lite.data.shards import Dataset, prepare
-from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.quantities import share_of, whole_number
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, first_bytes, run_training
 
@@ -109,6 +110,9 @@ def vocab(
         The summary. Under ``compress`` it says what it began from, and bits per byte before,
         right after the embedding was carried over, and after the adaptation.
     """
+    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens)
+    if size is not None:
+        whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
     if auto and size is not None:
         raise UsageError("--auto chooses the size: leave out --size")
     tolerance = share_of("max-loss", max_loss)

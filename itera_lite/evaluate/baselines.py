@@ -12,6 +12,7 @@ import hashlib
 import json
 import lzma
 import random
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,8 +74,9 @@ def baselines(
         raise DataError("baselines need text: expected at least one document in each split")
     train = sample_documents(train, max_train_bytes)
     kept = _cache_file(cache, train, held_out, order)
-    if kept is not None and kept.exists():
-        return dict(json.loads(kept.read_text(encoding="utf-8")))
+    known = None if kept is None else _known(kept)
+    if known is not None:
+        return known
     n_bytes, n_train = sum(map(len, held_out)), sum(map(len, train))
     with ThreadPoolExecutor(2) as pool:  # xz leaves Python's lock free
         before = _join(train)
@@ -90,8 +92,25 @@ def baselines(
     for name, values in result.items():
         values["how"] = HOW[name]
     if kept is not None:
-        write_json(kept, result)
+        try:
+            write_json(kept, result)
+        except OSError as error:
+            print(
+                f"note: the baselines aren't kept for the next time: '{kept}' can't be written "
+                f"({error.strerror or error})",
+                file=sys.stderr,
+            )
     return result
+
+
+def _known(path: Path) -> dict[str, dict[str, Any]] | None:
+    """What was kept, unless it is missing, can't be read or is damaged."""
+    try:
+        result = dict(json.loads(path.read_text(encoding="utf-8")))
+        complete = all(isinstance(result[name]["bpb"], int | float) for name in HOW)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return result if complete else None
 
 
 def sample_documents(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from itera_lite.errors import UsageError
-from itera_lite.files import cache_folder, write_json
+from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.files import cache_folder, check_writable, folder_name, write_json
+from itera_lite.quantities import bytes_of, threads_of, whole_number
 
 DEFAULT_SEQ_LEN = 256
 
@@ -20,7 +24,7 @@ def evaluate(
     data: str | None = None,
     split: str = "valid",
     seq_len: int | None = None,
-    max_bytes: int | None = None,
+    max_bytes: str | int | None = None,
     baselines: bool = True,
     threads: int | None = None,
     results: Path = Path("results"),
@@ -35,47 +39,60 @@ def evaluate(
         data: Set or path to evaluate on; by default the one that it was trained on.
         split: Part of the set: valid, or test where the set has one.
         seq_len: Longest window in tokens; by default the one of the training.
-        max_bytes: Evaluate a random choice of documents (fixed seed) of at most this size.
+        max_bytes: Evaluate a random choice of documents (fixed seed) of at most this size, such
+            as 5KB or 1MB.
         baselines: Also measure xz, bzip2 and the Kneser-Ney model.
-        threads: Processor threads; by default PyTorch's own choice.
+        threads: Processor threads; by default one a core, or OMP_NUM_THREADS.
         results: Folder of the result files.
     """
     import torch
 
     from itera_lite import kernels
-    from itera_lite.bench.provenance import provenance
+    from itera_lite.bench.provenance import default_threads, provenance
     from itera_lite.data.corpus import load_documents
     from itera_lite.evaluate.baselines import baselines as measure_baselines
     from itera_lite.evaluate.baselines import sample_documents
     from itera_lite.evaluate.bits import score_documents
     from itera_lite.evaluate.score import count_words, perplexity
+    from itera_lite.runtime.find import named_in_utf8
     from itera_lite.train.checkpoint import load_checkpoint
 
-    for option, value in (("seq_len", seq_len), ("max_bytes", max_bytes), ("threads", threads)):
-        if value is not None and value < 1:
-            raise UsageError(f"{option}={value}: expected 1 or more")
-    checkpoint, name = Path(checkpoint), Path(checkpoint).resolve().name
-    summary = _summary(Path(results), name)
-    trained_on = summary.get("dataset", {})
-    spec = data or trained_on.get("spec") or trained_on.get("name")
-    if not spec:
+    if seq_len is not None:
+        whole_number("seq_len", seq_len)
+    threads = default_threads() if threads is None else threads_of(threads)
+    limit = None if max_bytes is None else bytes_of("max_bytes", max_bytes)
+    checkpoint, results, name = Path(checkpoint), Path(results), folder_name(checkpoint)
+    if checkpoint.is_file():
         raise UsageError(
-            f"no data given, and {Path(results) / f'{name}_summary.json'} doesn't say what "
+            f"'{checkpoint}' is a file: `itera eval` takes the folder of a checkpoint. A GGUF file "
+            "is measured with `itera score TEXT --checkpoint FILE`"
+        )
+    output = results / f"{name}_eval.json"
+    summary = _summary(results, name)
+    trained_on = summary["dataset"]
+    spec = data or trained_on.get("spec") or trained_on.get("name")
+    if not spec or (data is None and spec == "-"):
+        raise UsageError(
+            f"no data given, and {results / f'{name}_summary.json'} doesn't say what "
             f"'{name}' was trained on: name a set or a path with --data"
         )
-    model, tokenizer = load_checkpoint(checkpoint)
+    if os.path.exists(output) and os.path.exists(spec) and os.path.samefile(output, spec):
+        raise UsageError(f"the result would be written to the text itself, '{spec}': rename it")
+    check_writable(output)
+    with named_in_utf8(checkpoint) as source:
+        model, tokenizer = load_checkpoint(source)
     problem = kernels.enable()
     corpus = load_documents(spec)
     if split not in corpus.splits:
         raise UsageError(f"split={split!r}: '{spec}' has {', '.join(map(repr, corpus.splits))}")
     documents = corpus.splits[split]
-    if max_bytes is not None:
-        documents = sample_documents(documents, max_bytes)
-    window = seq_len or summary.get("train", {}).get("seq_len") or DEFAULT_SEQ_LEN
+    if limit is not None:
+        documents = sample_documents(documents, limit)
+    window = seq_len or summary["train"].get("seq_len") or DEFAULT_SEQ_LEN
     window = min(window, model.config.max_seq_len)
 
     threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads or threads_before)
+    torch.set_num_threads(threads)
     try:
         total = sum(map(len, documents))
         with tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar:
@@ -85,6 +102,11 @@ def evaluate(
         record_of_machine = provenance()
     finally:
         torch.set_num_threads(threads_before)
+    if not math.isfinite(score.nats):
+        raise CheckpointError(
+            f"'{checkpoint}' gives no finite probabilities ({score.nats} nats): its weights are "
+            "damaged. Take another checkpoint"
+        )
     words = count_words(documents) if _is_wikitext(spec) else None
     record: dict[str, Any] = {
         "name": name,
@@ -92,8 +114,8 @@ def evaluate(
         "split": split,
         "bpb": score.bpb,
         "loss": score.loss,
-        "ppl": score.ppl,
-        "word_ppl": None if words is None else perplexity(score.nats, words),
+        "ppl": _finite(score.ppl),
+        "word_ppl": None if words is None else _finite(perplexity(score.nats, words)),
         "accuracy": score.accuracy,
         "tokens": score.tokens,
         "bytes": score.bytes,
@@ -107,12 +129,17 @@ def evaluate(
         "fused_kernels": problem is None,
         "provenance": record_of_machine,
     }
-    if baselines:
-        record["baselines"] = measure_baselines(
-            corpus.splits["train"], documents, cache=cache_folder()
-        )
-    path = write_json(Path(results) / f"{name}_eval.json", record)
-    _print(record, path)
+    try:
+        if baselines:
+            record["baselines"] = measure_baselines(
+                corpus.splits["train"], documents, cache=_cache()
+            )
+        write_json(output, record)
+    except BaseException:
+        _print(record)  # the score took time: it isn't lost with what comes after it
+        raise
+    _print(record)
+    print(f"Written to {output}")
     return record
 
 
@@ -129,14 +156,30 @@ def _is_wikitext(spec: str) -> bool:
     return spec.rpartition("/")[2].lower().startswith("wikitext")
 
 
-def _summary(results: Path, name: str) -> dict[str, Any]:
+def _summary(results: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What the training wrote about its text and its settings; empty where that isn't there."""
     try:
-        return dict(json.loads((results / f"{name}_summary.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        found = json.loads((results / f"{name}_summary.json").read_text(encoding="utf-8"))
+        return {part: dict(found.get(part, {})) for part in ("dataset", "train")}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {"dataset": {}, "train": {}}
 
 
-def _print(record: dict[str, Any], path: Path) -> None:
+def _cache() -> Path | None:
+    """Where baselines are kept; None, with a note, where nothing says where that is."""
+    try:
+        return cache_folder()
+    except UsageError as error:
+        print(f"note: the baselines aren't kept for the next time: {error}", file=sys.stderr)
+        return None
+
+
+def _finite(perplexity: float) -> float | None:
+    """The number; None where it is beyond what JSON holds."""
+    return perplexity if math.isfinite(perplexity) else None
+
+
+def _print(record: dict[str, Any]) -> None:
     part = ", a random choice of its documents" if record["sampled"] else ""
     print(f"{record['name']} on {record['data']}, {record['split']} split{part}")
     print(f"  {record['documents']:,} documents, {record['bytes']:,} bytes, "
@@ -146,10 +189,10 @@ def _print(record: dict[str, Any], path: Path) -> None:
         order = f", order {values['order']}" if "order" in values else ""
         print(f"    {values['bpb']:8.4f}  {name}{order}: {values['how']}")
     print(f"  {record['loss']:8.4f}  nats per token")
-    print(f"  {record['ppl']:8.3f}  perplexity per token")
+    if record["ppl"] is not None:
+        print(f"  {record['ppl']:8.3f}  perplexity per token")
     if record["word_ppl"] is not None:
         print(f"  {record['word_ppl']:8.2f}  perplexity per word, {record['words']:,} words with "
               "line ends; '<unk>' is spelt out, not a word of a closed vocabulary")  # fmt: skip
     print(f"  {record['accuracy']:8.2%}  of next tokens guessed")
     print(f"  Context: {record['policy']}.")
-    print(f"Written to {path}")

@@ -22,7 +22,7 @@ from itera_lite.errors import CheckpointError, ExportError, UsageError
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
-from itera_lite.files import replacing
+from itera_lite.files import folder_name, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.model.stream import Sampler
 from itera_lite.train.checkpoint import load_checkpoint
@@ -128,7 +128,7 @@ def _add_general(
     writer: gguf.GGUFWriter, checkpoint: Path, config: ModelConfig, scheme: Scheme
 ) -> None:
     writer.add_type("model")
-    writer.add_name(checkpoint.resolve().name)
+    writer.add_name(folder_name(checkpoint))
     kind = "Mamba-2 and attention" if "m" in config.pattern else "Transformer"
     experts = f", {config.top_k} of {config.n_experts} experts a token" if config.n_experts else ""
     writer.add_description(

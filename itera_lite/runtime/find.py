@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from itera_lite.errors import CheckpointError
+from itera_lite.errors import CheckpointError, ModelFileError
+from itera_lite.files import folder_name
 from itera_lite.runtime.model import Model
 
 TRAINED = Path("checkpoints/itera_lite_tiny")  # what `itera train` writes unless told otherwise
@@ -24,11 +28,13 @@ def find_model(given: Path | None = None) -> Path:
     """
     if given is not None:
         path = Path(given)
-        if not path.exists():
-            raise CheckpointError(
-                f"no model at '{path}': expected a GGUF file, or a checkpoint folder as "
-                "`itera train` writes it"
-            )
+        expected = "expected a GGUF file, or a checkpoint folder as `itera train` writes it"
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise CheckpointError(f"no model at '{path}': {expected}") from None
+        except OSError as error:
+            raise CheckpointError(f"'{path}' can't be read: {error.strerror}; {expected}") from None
         return path
     if TRAINED.is_dir():
         return TRAINED
@@ -43,7 +49,9 @@ def find_model(given: Path | None = None) -> Path:
 
 def shown(path: Path) -> str:
     """How a model is called in the output."""
-    return f"{path.name}, which comes with Itera-Lite" if path.parent == BOX else str(path)
+    if path.parent == BOX:
+        return f"{path.name}, which comes with Itera-Lite"
+    return str(path if path.name.strip(".") else path.resolve())
 
 
 def load_model(path: Path) -> Model:
@@ -56,9 +64,63 @@ def load_model(path: Path) -> Model:
         CheckpointError: a folder that is no checkpoint, or a damaged one.
     """
     if not path.is_dir():
-        return Model.load(path)
+        return _load_file(path)
+    _check_readable(path)
     from itera_lite.export.gguf import export_gguf
 
-    with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-        file = export_gguf(path, "f32", Path(folder) / f"{path.resolve().name}.gguf").path
-        return Model.load(file)
+    with tempfile.TemporaryDirectory(prefix="itera-") as folder, named_in_utf8(path) as source:
+        return Model.load(export_gguf(source, "f32", Path(folder) / "model.gguf").path)
+
+
+@contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """The path, or a link to it for those who take names in UTF-8 only: the engine, safetensors."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="itera-") as folder:
+            link = Path(folder) / folder_name(path)
+            link.symlink_to(path.resolve())
+            yield link
+    else:
+        yield path
+
+
+def _load_file(path: Path) -> Model:
+    """A GGUF file.
+
+    Raises:
+        ModelFileError: it can't be read or used; a file of a checkpoint's folder names the folder.
+    """
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ModelFileError(f"'{path}' can't be read: {error.strerror or error}") from None
+    if path.suffix == ".safetensors" or path.name == "config.json":
+        raise ModelFileError(
+            f"'{path}' is a part of a checkpoint: name its folder, '{path.parent}'"
+        )
+    with named_in_utf8(path) as named:
+        return Model.load(named)
+
+
+def _check_readable(folder: Path) -> None:
+    """Look into a checkpoint's folder.
+
+    Raises:
+        CheckpointError: this user may not, or what lies in it are GGUF files alone.
+    """
+    try:
+        names = os.listdir(folder)
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            if name in names:
+                (folder / name).open("rb").close()
+    except OSError as error:
+        raise CheckpointError(
+            f"'{error.filename or folder}' can't be read: {error.strerror or error}"
+        ) from None
+    files = sorted(name for name in names if name.endswith(".gguf"))
+    if files and "config.json" not in names:
+        raise CheckpointError(
+            f"'{folder}' is no checkpoint, but holds GGUF files: name one, '{folder / files[0]}'"
+        )

@@ -1,139 +1,265 @@
-"""Where `itera score` writes: standard output, or a file that a stopped run can be gone on with."""
+"""How a stopped `itera score` goes on: what its output holds, and a record of how it was made.
+
+The record is a hidden file beside the output (``.NAME.resume``). It has the options, the model's
+hash, and how far the input was read: with --max-bits, results alone don't tell that.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
-from itera_lite.errors import DataError, UsageError
+from itera_lite.errors import DataError
+from itera_lite.files import write_json
 from itera_lite.runtime.lines import Line
-from itera_lite.runtime.results import Score
 
 TOLERANCE = 0.01  # of the nats of one line, between processors
+SAVE_SECONDS = 5.0  # between two records of how far the input was read
+MEASURED = ("nats", "bits_per_byte", "perplexity")  # the fields that may differ so much
+
+Format = Callable[[Line], bytes]  # the line of the output that a line of the input becomes
 
 
-class Output:
-    """Results, a JSON object a line. The file is what remembers how far a run has come.
+class Progress:
+    """What the output holds and how far the input was read.
 
     Args:
-        path: the file; None is standard output.
-        resume: go on after the last whole line of the file.
-
-    Raises:
-        UsageError: the file holds something already, and ``resume`` isn't set.
+        path: the output.
+        options: whatever decides what a result is, by name.
+        model: the folder or file that scores.
     """
 
-    def __init__(self, path: Path | None, resume: bool) -> None:
-        self.path, self.resume = path, resume
-        self.resumed_after = 0  # number of the input's line that was written last
-        self._last: dict[str, object] = {}
-        if path is None:
-            return
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
-        if path.is_dir():
-            raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
-        if not resume and path.exists() and path.stat().st_size:
-            raise UsageError(
-                f"the output '{path}' is there already: add --resume to go on, or name another"
-            )
+    def __init__(self, path: Path, options: dict[str, Any], model: Path) -> None:
+        self.path, self.options, self.model = path, options, _hash_of_model(model)
+        self.record = path.with_name(f".{path.name}.resume")
+        self.resumed_after = 0  # number of the input's line up to which everything is done
+        self._last = b""  # result in the output
+        self._last_number = 0
+        self._read: dict[str, Any] = {"line": 0, "sha256": "", "size": 0}
+        self._line: Line | None = None  # of the input up to which all is written
+        self._tail = b""  # of the output: a result that was cut off
+        self._end = 0  # of the output's whole results
+        self._saved = time.monotonic()
+        self._noted = False
 
-    def __enter__(self) -> Output:
-        if self.path is None:
-            self._file: BinaryIO = sys.stdout.buffer
-            return self
-        self._file = self.path.open("a+b")
-        if self.resume:
-            self._cut_after_last_line()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self.path is None:
-            return
-        self._file.close()
-        if kind is KeyboardInterrupt:
-            print(f"\n'{self.path}' has what was scored: go on with --resume", file=sys.stderr)
-
-    def write(self, data: bytes) -> None:
-        """Write whole lines, and let them out of the process."""
-        self._file.write(data)
-        self._file.flush()
-
-    def unwritten(
-        self, lines: Iterable[Line], score: Callable[[list[Line]], list[Score]]
-    ) -> Iterator[Line]:
-        """The lines that come after those of the file.
-
-        The last one written is scored again: with another input, model or window the rest
-        wouldn't belong to it.
+    def look(self) -> None:
+        """Read what is there, and change nothing.
 
         Raises:
-            DataError: the file isn't what this run would have written.
+            DataError: the output isn't one of this command.
         """
-        found = not self.resumed_after
+        if not self.path.exists():
+            return
+        try:
+            self._read_record()
+        except DataError:
+            if self.path.stat().st_size == 0:  # nothing that could be lost or mixed
+                return
+            raise
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            self._end = _line_end(file, size)
+            begin = _line_end(file, self._end - 1) if self._end else 0
+            file.seek(begin)
+            self._last = file.read(self._end - begin)
+            self._tail = file.read()
+        if self._last:
+            self._last_number = self._number_of(self._last)
+        if self._read["size"] > size:  # the output was cut: some of what was read is lost again
+            self._read["line"] = 0
+        self.resumed_after = max(self._last_number, self._read["line"])
+
+    def unwritten(self, lines: Iterable[Line], as_result: Format) -> Iterator[Line]:
+        """The lines that come after those that are done.
+
+        The last result is made again, and what was read last is compared: with another input or
+        model the rest wouldn't belong to it.
+
+        Raises:
+            DataError: the output isn't what this run would have written.
+        """
+        open_checks = {self._last_number, self.resumed_after} - {0}
         for line in lines:
             if line.number > self.resumed_after:
-                if not found:
+                if open_checks:
                     break
                 yield line
-            elif line.number == self.resumed_after:
-                self._check(score([line])[0])
-                found = True
-        if not found:
+                continue
+            if line.number == self._last_number:
+                self._compare(self._last, as_result(line))
+            if line.number == self._read["line"] and _hash(line) != self._read["sha256"]:
+                break
+            open_checks.discard(line.number)
+        if open_checks:
             raise DataError(
-                f"{self.path}: its last result is of line {self.resumed_after:,}, where the input "
-                "has no text. Give the input that it was made from, or another output"
+                f"{self.path}: it was made from another input, which had other text in line "
+                f"{min(open_checks):,}. Give that input, or name another output"
             )
 
-    def _check(self, again: Score) -> None:
-        nats = self._last.get("nats")
-        if (
-            self._last.get("bytes") != again.bytes
-            or not isinstance(nats, int | float)
-            or abs(nats - again.nats) > TOLERANCE * max(1.0, again.nats)
-        ):
-            raise DataError(
-                f"{self.path}: its last result, {nats} nats for line {self.resumed_after:,}, isn't "
-                f"what this model gives for this input ({again.nats:.2f} nats). Resume with the "
-                "same input, model and window, or name another output"
-            )
+    def cut(self, data: bytes) -> None:
+        """Drop the result that was cut off, which ``data`` begins with as a whole.
 
-    def _cut_after_last_line(self) -> None:
-        """Drops a last line that was cut off; the one before it says how far the run had come."""
-        end = self._line_end(self._file.seek(0, os.SEEK_END))
-        self._file.truncate(end)
-        if not end:
+        Raises:
+            DataError: it doesn't, so what is there is something else.
+        """
+        if not self._tail:
             return
-        begin = self._line_end(end - 1)
-        self._file.seek(begin)
+        whole = data[: data.find(b"\n") + 1]
+        if not _begins(whole, self._tail, self.options["prefix"]):
+            raise self._foreign("what stands after its last line break")
+        os.truncate(self.path, self._end)
+        self._tail = b""
+
+    def save(self, line: Line | None = None, *, now: bool = False) -> None:
+        """Record how far the input was read, at most every few seconds unless ``now``.
+
+        Args:
+            line: of the input up to which everything is written.
+        """
+        now = now or (self._line is None and not self._read["line"])
+        self._line = line or self._line
+        if self._tail or not (now or time.monotonic() - self._saved > SAVE_SECONDS):
+            return
+        if self._line is not None:
+            self._read = {"line": self._line.number, "sha256": _hash(self._line)}
+            self._read["size"] = self.path.stat().st_size
+        self._saved = time.monotonic()
+        record = {"options": self.options, "model": self.model, "read": self._read}
         try:
-            self._last = dict(json.loads(self._file.read(end - begin)))
-            number = self._last["line"]
-        except (ValueError, TypeError, KeyError):
+            write_json(self.record, record)
+        except OSError as error:
+            if not self._noted:
+                print(
+                    f"note: --resume won't work for '{self.path}': '{self.record}' can't be "
+                    f"written ({error.strerror or error})",
+                    file=sys.stderr,
+                )
+            self._noted = True
+
+    def finish(self) -> None:
+        """The end of the input was reached.
+
+        Raises:
+            DataError: what was cut off in the output never came again.
+        """
+        if self._tail:
+            raise self._foreign("what stands after its last line break")
+
+    def _read_record(self) -> None:
+        try:
+            made = json.loads(self.record.read_text(encoding="utf-8"))
+            options, model, read = made["options"], made["model"], made["read"]
+            self._read = {"line": int(read["line"]), "sha256": str(read["sha256"])}
+            self._read["size"] = int(read["size"])
+            options.items()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise DataError(
+                f"{self.path}: it isn't known how it was made, for '{self.record}', which "
+                "`itera score` writes beside its output, isn't there. Name another output"
+            ) from None
+        for name, value in self.options.items():
+            if options.get(name) != value:
+                raise DataError(
+                    f"{self.path}: it was made with {_option(name, options.get(name))}, now it is "
+                    f"{_option(name, value)}. Resume with the same options, or name another output"
+                )
+        if model != self.model:
+            raise DataError(
+                f"{self.path}: it was made with another model. Resume with the same input, model "
+                "and window, or name another output"
+            )
+
+    def _number_of(self, result: bytes) -> int:
+        try:
+            number = dict(json.loads(result))[self.options["prefix"] + "line"]
+        except (ValueError, TypeError, KeyError, RecursionError):
             number = None
         if not isinstance(number, int) or number < 1:
-            raise DataError(
-                f"{self.path}: its last line is no result of `itera score`; name another output"
-            )
-        self.resumed_after = number
+            raise self._foreign("its last line")
+        return number
 
-    def _line_end(self, before: int) -> int:
-        """Where the last line that ends before this place ends; 0 if there is none."""
-        while before > 0:
-            begin = max(0, before - (1 << 16))
-            self._file.seek(begin)
-            at = self._file.read(before - begin).rfind(b"\n")
-            if at >= 0:
-                return begin + at + 1
-            before = begin
-        return 0
+    def _compare(self, old: bytes, again: bytes) -> None:
+        prefix = self.options["prefix"]
+        if not _begins(again, old, prefix) or not _close(old, again, prefix):
+            raise DataError(
+                f"{self.path}: its last result isn't what this model gives for line "
+                f"{self._last_number:,} of this input. Resume with the same input, model and "
+                "window, or name another output"
+            )
+
+    def _foreign(self, what: str) -> DataError:
+        return DataError(
+            f"{self.path}: {what} is no result of `itera score` with this input and model; "
+            "name another output"
+        )
+
+
+def _option(name: str, value: object) -> str:
+    option = f"--{name.replace('_', '-')}"
+    if isinstance(value, bool):
+        return option if value else f"--no-{name}"
+    return f"no {option}" if value in (None, "") else f"{option} {value}"
+
+
+def _measured(result: bytes, prefix: str) -> int:
+    """Where the fields begin that may differ between processors."""
+    mark = json.dumps(prefix + MEASURED[0], ensure_ascii=False).encode("utf-8") + b": "
+    return result.rfind(mark) + len(mark)
+
+
+def _begins(result: bytes, start: bytes, prefix: str) -> bool:
+    """Whether ``start`` is the beginning of the result, or all of it, but for what was measured."""
+    same = min(_measured(result, prefix), len(start))
+    return start[:same] == result[:same]
+
+
+def _close(old: bytes, again: bytes, prefix: str) -> bool:
+    try:
+        before, now = json.loads(old), json.loads(again)
+        pairs = [(before[prefix + name], now[prefix + name]) for name in MEASURED]
+    except (ValueError, KeyError, TypeError):
+        return False
+    if list(before) != list(now):
+        return False
+    if any((a is None) != (b is None) for a, b in pairs):
+        return False
+    return all(
+        isinstance(a, int | float) and abs(a - b) <= TOLERANCE * max(1.0, abs(b))
+        for a, b in pairs[:2]  # the perplexity follows from the nats
+        if b is not None
+    )
+
+
+def _hash(line: Line) -> str:
+    return hashlib.sha256(f"{line.fields}\n{line.text}".encode("utf-8", "replace")).hexdigest()
+
+
+def _line_end(file: Any, before: int) -> int:
+    """Where the last line that ends before this place ends; 0 if there is none."""
+    while before > 0:
+        begin = max(0, before - (1 << 16))
+        file.seek(begin)
+        at = file.read(before - begin).rfind(b"\n")
+        if at >= 0:
+            return int(begin + at + 1)
+        before = begin
+    return 0
+
+
+def _hash_of_model(path: Path) -> str:
+    """Of a GGUF file, or of what makes a checkpoint's folder the model that it is."""
+    files = [path]
+    if path.is_dir():
+        names = ("config.json", "tokenizer.json", "*.safetensors")
+        files = sorted(file for name in names for file in path.glob(name))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as data:
+            digest.update(hashlib.file_digest(data, "sha256").digest())
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from itera_lite.config import TrainConfig
 from itera_lite.data.shards import Dataset
-from itera_lite.errors import UsageError
+from itera_lite.quantities import number_of as number_of
 
 DEFAULT_MINUTES = 10.0
 SHORT = {"tokens": 4e6, "seconds": 240.0}  # up to here a run is short of steps, not of tokens/s
@@ -45,19 +45,3 @@ def budget_of(
     if epochs is not None:
         return Budget("tokens", epochs * (len(dataset.tokens("train")) - 1))
     return Budget("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
-
-
-def number_of(option: str, text: str) -> float:
-    """``3M`` -> 3,000,000; also K and B, and plain numbers.
-
-    Raises:
-        UsageError: for anything else; the message names ``option``.
-    """
-    factor = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper(), 1.0)
-    try:
-        number = float(text[:-1] if factor > 1 else text) * factor
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise UsageError(f"--{option} {text}: expected a number such as 3000000 or 3M")
-    return number

@@ -114,6 +114,8 @@ def remove_checkpoint(folder: Path) -> None:
 
 def lock_path(folder: Path) -> Path:
     """The file that a run which writes ``folder`` holds a lock on."""
+    if not folder.name:  # `.` and `/`
+        folder = folder.resolve()
     return folder.with_name(f".{folder.name}.lock")
 
 
@@ -130,6 +132,15 @@ def _swap(fresh: Path, folder: Path) -> None:
     os.replace(fresh, folder)
     sync_folder(folder.parent)
     tidy(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what saves into ``folder`` that were killed have left beside it."""
+    place = Path(os.path.realpath(folder))
+    left = re.compile(rf"\.{re.escape(place.name)}\.\d+\.new")
+    for path in place.parent.iterdir() if place.parent.is_dir() else ():
+        if left.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def tidy(folder: Path) -> None:

@@ -21,7 +21,15 @@ from itera_lite.data.general import prepare_general
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.train.budget import DEFAULT_MINUTES, Budget, budget_of, number_of
+from itera_lite.quantities import (
+    finite_number,
+    minutes_of,
+    number_of,
+    seed_of,
+    threads_of,
+    whole_number,
+)
+from itera_lite.train.budget import DEFAULT_MINUTES, Budget, budget_of
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
@@ -109,10 +117,15 @@ def train(
         raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
     if tokens is not None:
         number_of("tokens", tokens)
-    elif given and not 0 < float(given[0]) < float("inf"):
-        raise UsageError(f"a budget of {given[0]}: expected more than 0, and an end")
-    if evaluations < 1:
-        raise UsageError(f"--evaluations {evaluations}: expected 1 or more, the last is at the end")
+    if minutes is not None:
+        minutes_of(minutes)
+    if epochs is not None:
+        finite_number("epochs", epochs, above=0)
+    whole_number("evaluations", evaluations)
+    whole_number("patience", patience, least=0)
+    seed = seed_of(seed)
+    if threads is not None:
+        threads_of(threads)
     if params is not None and config != "tiny":
         raise UsageError("--params and --config are both a size: give one of them")
     if batch_size is not None and batch_size < 1:
@@ -125,10 +138,6 @@ def train(
         raise UsageError("--pattern is for the Itera model: the Transformer has attention only")
     if resume and overwrite:
         raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
-    if patience < 0:
-        raise UsageError(f"--patience {patience}: expected 0 (never stop early) or more")
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}: expected 1 or more")
     size = config if params is None else params
     places = {
         family: Places(

@@ -29,6 +29,7 @@ from itera_lite.train.checkpoint import (
     is_own,
     lock_path,
     remove_checkpoint,
+    sweep,
     tidy,
 )
 
@@ -112,6 +113,8 @@ class Places:
         made = [*_make_folder(self.checkpoints), *_make_folder(self.results)]
         try:
             with _locked(lock_path(self.best), self.name):
+                sweep(self.best)
+                sweep(self.last)
                 for folder in (self.best, self.last):
                     tidy(folder)
                     self._refuse_foreign(folder)

@@ -12,16 +12,16 @@ from typing import Any
 import torch
 
 from itera_lite import kernels
-from itera_lite.bench.provenance import provenance, usable_cores
+from itera_lite.bench.provenance import default_threads, provenance
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.shards import Dataset
-from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.files import write_json
 from itera_lite.kernels.build import keep_memory
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from itera_lite.quantities import threads_of
 from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
@@ -53,12 +53,13 @@ class Setting:
         """Set the threads, compile the fused kernels (once), measure which precision is fast.
 
         Raises:
-            UsageError: ``threads`` is less than 1.
+            UsageError: ``threads`` is out of range.
         """
         world = world or World()
-        if threads is not None and threads < 1:
-            raise UsageError(f"--threads {threads}: expected 1 or more")
-        torch.set_num_threads(threads or max(1, usable_cores() // world.local_size))
+        if threads is None:
+            torch.set_num_threads(default_threads(world.local_size))
+        else:
+            torch.set_num_threads(threads_of(threads))
         problem = kernels.enable()
         keep_memory()
         return cls(world, choose(precision, world.device), problem, quiet)

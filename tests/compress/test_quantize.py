@@ -14,7 +14,7 @@ from gguf import GGUFReader
 from itera_lite.compress import qat
 from itera_lite.compress.common import Start, score
 from itera_lite.compress.gptq import compensate, gptq
-from itera_lite.compress.quantize import bytes_of, engine_bpb, file_bytes, quantize
+from itera_lite.compress.quantize import engine_bpb, file_bytes, quantize
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
 from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
 from itera_lite.config import ModelConfig
@@ -288,13 +288,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(trained, text, tmp
         run(folder, tmp_path, data=str(text))
     assert not (tmp_path / "c").exists()
     assert bits(trained / "itera_lite_tiny") == before
-
-
-def test_sizes_in_words():
-    assert bytes_of("x", "1MB") == 1_000_000
-    assert bytes_of("x", "1.5mib") == 1_572_864
-    assert bytes_of("x", "900kB") == 900_000
-    assert bytes_of("x", "1234") == 1234
 
 
 def test_a_stopped_qat_goes_on(trained, text, tmp_path):

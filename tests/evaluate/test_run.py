@@ -2,10 +2,11 @@
 
 import json
 import math
+import shutil
 
 import pytest
 
-from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.run import evaluate
 from itera_lite.train.checkpoint import load_checkpoint
@@ -18,6 +19,12 @@ def corpus(tmp_path_factory):
         text = f"Story {i}. The fox number {i} ran over {i * 7} hills.\nIt was late.\n"
         (folder / f"{i:02}.txt").write_text(text)
     return folder
+
+
+@pytest.fixture
+def gguf_file(tmp_path):
+    (path := tmp_path / "model.gguf").write_bytes(b"GGUF")
+    return path
 
 
 @pytest.mark.parametrize("name", ["itera_lite_test", "transformer_test"])
@@ -85,8 +92,8 @@ def test_a_sample_says_that_it_is_one(tiny_pair, corpus, tmp_path, capsys):
     [
         ({"data": None}, UsageError, "--data"),
         ({"split": "tset"}, UsageError, "split='tset'"),
-        ({"seq_len": 0}, UsageError, "seq_len=0"),
-        ({"threads": 0}, UsageError, "threads=0"),
+        ({"seq_len": 0}, UsageError, "--seq-len 0"),
+        ({"threads": 0}, UsageError, "--threads 0"),
         ({"checkpoint": "nowhere"}, CheckpointError, "nowhere"),
     ],
 )
@@ -95,3 +102,69 @@ def test_wrong_use_is_said(options, error, message, tiny_pair, corpus, tmp_path)
     with pytest.raises(error, match=message):
         evaluate(wanted.pop("checkpoint"), **wanted, results=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_score_is_not_lost_with_the_cache(tiny_pair, corpus, tmp_path, monkeypatch, capsys):
+    """Where the baselines can't be kept, or are damaged, the result is shown and written."""
+    (blocked := tmp_path / "file").write_text("no folder")
+    folder = tiny_pair["itera_lite_test"]
+    monkeypatch.setenv("ITERA_CACHE", str(blocked / "cache"))
+    record = evaluate(folder, data=str(corpus), results=tmp_path / "r", max_bytes="1KB")
+    out, err = capsys.readouterr()
+    assert "note: the baselines aren't kept" in err and "bits per byte" in out
+    assert json.loads((tmp_path / "r" / "itera_lite_test_eval.json").read_text()) == record
+    assert record["baselines"]["xz"]["bpb"] > 0 and record["bytes"] <= 1000
+
+    monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
+    evaluate(folder, data=str(corpus), results=tmp_path / "r", max_bytes="1KB")
+    (kept,) = (tmp_path / "cache").glob("baselines-*")
+    for damaged in ("", "[]", '{"xz": {"bpb": 1}}', "[" * 50_000):
+        kept.write_text(damaged)
+        again = evaluate(folder, data=str(corpus), results=tmp_path / "r", max_bytes="1KB")
+        assert again["baselines"] == record["baselines"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("by a bug"), KeyboardInterrupt()])
+def test_a_score_is_shown_whatever_comes_after_it(
+    error, tiny_pair, corpus, tmp_path, monkeypatch, capsys
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("itera_lite.evaluate.run.write_json", fail)
+    with pytest.raises(type(error)):
+        evaluate(tiny_pair["itera_lite_test"], data=str(corpus), results=tmp_path, baselines=False)
+    assert "bits per byte" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written_are_said_before_the_work(tiny_pair, tmp_path):
+    (blocked := tmp_path / "file").write_text("no folder")
+    with pytest.raises(IteraError, match=r"_eval\.json' can't be written: .*Nothing was computed"):
+        evaluate(tiny_pair["itera_lite_test"], data="nowhere", results=blocked / "r")
+    (tmp_path / "itera_lite_test_eval.json").mkdir()
+    with pytest.raises(IteraError, match="it is a folder"):
+        evaluate(tiny_pair["itera_lite_test"], data="nowhere", results=tmp_path)
+
+
+def test_the_folder_one_stands_in_has_a_name(tiny_pair, corpus, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_pair["itera_lite_test"], tmp_path / "mine")
+    (folder / "inner").mkdir()
+    for place, given in ((folder, "."), (folder / "inner", ".."), (folder.parent, "mine/")):
+        monkeypatch.chdir(place)
+        results = tmp_path / "r" / given.strip("/")
+        record = evaluate(given, data=str(corpus), results=results, baselines=False)
+        assert record["name"] == "mine" and (results / "mine_eval.json").exists()
+
+
+def test_what_eval_does_not_take(gguf_file, tiny_pair, corpus, tmp_path):
+    with pytest.raises(UsageError, match="itera score TEXT --checkpoint FILE"):
+        evaluate(gguf_file, data=str(corpus), results=tmp_path)
+    text = tmp_path / "itera_lite_test_eval.json"
+    text.write_text('{"text": "mine"}')
+    with pytest.raises(UsageError, match="the text itself"):
+        evaluate(tiny_pair["itera_lite_test"], data=str(text), results=tmp_path)
+    assert text.read_text() == '{"text": "mine"}'
+    for summary in ('{"dataset": {"spec": "-"}}', "[]", '{"dataset": null, "train": 3}', "{"):
+        (tmp_path / "itera_lite_test_summary.json").write_text(summary)
+        with pytest.raises(UsageError, match="--data"):
+            evaluate(tiny_pair["itera_lite_test"], results=tmp_path)

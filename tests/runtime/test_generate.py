@@ -2,8 +2,10 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -61,25 +63,31 @@ def test_a_bias_from_the_command_line_decides(gguf_pair, capsys):
     assert cli.main(["generate", "x", *options]) == 0
     assert capsys.readouterr().out == "x" + 6 * letter + "\n"
     assert cli.main(["generate", "x", "--checkpoint", file, "--logit-bias.the=1"]) == 2
-    assert "logit_bias of 'the'" in capsys.readouterr().err
+    assert "--logit-bias.the" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -1.0}, "temperature=-1"),
-        ({"temperature": math.nan}, "temperature=nan"),
-        ({"top_k": -1}, "top_k=-1"),
-        ({"top_p": 0.0}, "top_p=0"),
-        ({"top_p": 1.5}, "top_p=1.5"),
-        ({"min_p": 2.0}, "min_p=2"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty=0"),
-        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"temperature": -1.0}, "--temperature -1"),
+        ({"temperature": math.nan}, "--temperature nan"),
+        ({"top_k": -1}, "--top-k -1"),
+        ({"top_p": 0.0}, "--top-p 0"),
+        ({"top_p": 1.5}, "--top-p 1.5"),
+        ({"min_p": 2.0}, "--min-p 2"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty 0"),
+        ({"max_tokens": 0}, "--max-tokens 0"),
         ({"max_tokens": 600}, "room for 512"),
         ({"max_tokens": 10**12}, "room for 512"),
         ({"prompt": "x" * 400}, "a text of 401 tokens"),
         ({"stop": ("",)}, "empty stop text"),
         ({"logit_bias": {"9999": 1.0}}, "9999"),
+        ({"logit_bias": {"9": math.nan}}, "--logit-bias.9 nan"),
+        ({"seed": -1}, "--seed -1: expected a whole number from 0"),
+        ({"seed": 10**30}, "--seed 10000"),
+        ({"max_tokens": -1}, "--max-tokens -1"),
+        ({"temperature": math.inf}, "--temperature inf"),
+        ({"temperature": 1e300}, "temperature=inf"),
         ({"logit_bias": {str(10**12): 1.0}}, str(10**12)),
     ],
 )
@@ -97,6 +105,63 @@ def test_a_missing_or_foreign_model_is_said(tmp_path):
     (foreign := tmp_path / "foreign.gguf").write_bytes(b"text" * 100)
     with pytest.raises(ModelFileError, match=r"foreign\.gguf"):
         generate(checkpoint=foreign)
+
+
+def test_what_cannot_be_read_is_not_called_missing(gguf_pair, tiny_pair):
+    """As another user, who may not read them; the superuser may read everything."""
+    code = (
+        "import os, sys; from itera_lite import cli; import cyclopts, itera_lite.generate\n"
+        "import itera_lite.runtime.find; os.chdir('/'); os.geteuid() or os.seteuid(65534)\n"
+        "for path in sys.argv[1:]: cli.main(['generate', 'a', '--checkpoint', path])"
+    )
+    with tempfile.TemporaryDirectory() as own:  # pytest's folders are closed to others
+        (place := Path(own)).chmod(0o755)
+        file, folder, inner, beside = (place / name for name in ("m.gguf", "f", "inner", "beside"))
+        for copy in (folder, inner):
+            shutil.copytree(tiny_pair["itera_lite_test"], copy).chmod(0o755)
+        beside.mkdir()
+        for copy in (file, beside / "m.gguf"):
+            shutil.copy(gguf_pair["itera_lite_test"], copy)
+        for path in (file, folder, inner / "model.safetensors"):
+            path.chmod(0)
+        paths = [file, folder, inner, folder / "more", beside, inner / "config.json"]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", code, *map(str, paths)],
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        finally:
+            folder.chmod(0o755)
+    told = done.stderr.splitlines()
+    assert len(told) == len(paths) and "Traceback" not in done.stderr, done.stderr
+    for line, path in zip(told, (file, folder, inner / "model.safetensors", folder), strict=False):
+        assert str(path) in line and "can't be read: Permission denied" in line
+    assert f"holds GGUF files: name one, '{beside / 'm.gguf'}'" in told[4]
+    assert f"a part of a checkpoint: name its folder, '{inner}'" in told[5]
+
+
+def test_names_that_are_no_utf8_and_the_folder_one_stands_in(
+    gguf_pair, tiny_pair, tmp_path, monkeypatch, capsys
+):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    shutil.copytree(tiny_pair["itera_lite_test"], odd)
+    shutil.copy(gguf_pair["itera_lite_test"], file := odd / os.fsdecode(b"m\xe9.gguf"))
+    options = ["a", "--max-tokens", "2", "--seed", "1"]
+    for path in (odd, file):
+        assert cli.main(["generate", *options, "--checkpoint", str(path)]) == 0
+    monkeypatch.chdir(odd)
+    capsys.readouterr()
+    for path in (".", "./", "../" + odd.name):
+        assert cli.main(["generate", *options, "--checkpoint", path]) == 0
+        assert "model: " in capsys.readouterr().err
+    (odd / "inner").mkdir()
+    monkeypatch.chdir(odd / "inner")
+    assert cli.main(["generate", *options, "--checkpoint", ".."]) == 0
+    assert "caf" in capsys.readouterr().err
+    assert cli.main(["generate", *options, "--checkpoint", ""]) == 2
+    assert "checkpoint is empty" in capsys.readouterr().err
 
 
 def test_without_a_name_the_users_model_comes_before_the_one_in_the_box(

@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import math
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +19,17 @@ from hypothesis import strategies as st
 from itera_lite import cli
 from itera_lite.errors import DataError, UsageError
 from itera_lite.runtime import Model
+from itera_lite.runtime import lines as lines_module
 from itera_lite.runtime import score as module
 from itera_lite.runtime.score import score_lines
 
+# The last but one is half of a surrogate pair, which is scored as U+FFFD.
 TEXTS = ["one", "two words", "höher", "a" * 700, "", " ", "line\nbreak", "\ud800 half", "end"]
+
+
+def record_of(output: Path) -> Path:
+    """The file that says how an output was made."""
+    return output.with_name(f".{output.name}.resume")
 
 
 def results(path: Path) -> list[dict]:
@@ -52,7 +61,8 @@ def test_each_line_has_its_score_and_keeps_its_fields(
     found = results(out)
     assert [f["id"] for f in found] == list(range(len(TEXTS)))
     assert [f["line"] for f in found] == [1, 2, 3, *range(5, len(TEXTS) + 2)]
-    for record, text, expected in zip(found, TEXTS, model.score(TEXTS), strict=True):
+    whole = [text.replace("\ud800", "\ufffd") for text in TEXTS]
+    for record, text, expected in zip(found, TEXTS, model.score(whole), strict=True):
         assert (record["text"], record["more"]) == (text, {"é": [1.5]})
         assert record["bytes"] == expected.bytes == len(text.encode("utf-8", "surrogatepass"))
         assert (record["tokens"], record["nats"]) == (expected.tokens, expected.nats)
@@ -124,7 +134,7 @@ def test_only_lines_that_are_probable_enough(corpus, model, tmp_path, capsys):
 
 
 def test_the_text_may_stand_in_another_field(model, tmp_path):
-    (source := tmp_path / "a.jsonl").write_text('{"body": "abc", "text": 3, "nats": "old"}')
+    (source := tmp_path / "a.jsonl").write_text('{"body": "abc", "text": 3}')
     out = tmp_path / "out.jsonl"
     score_lines(source, checkpoint=model.path, output=out, text_field="body", window=2)
     (record,) = results(out)
@@ -138,11 +148,18 @@ def test_the_text_may_stand_in_another_field(model, tmp_path):
         (b'{"text": "a"}\n{"text": \n', "line 2 isn't JSON"),
         (b'{"text": "a"}\n\n["a"]\n', "line 3 is JSON, but no object"),
         (b'{"id": 1, "body": "a"}\n', "line 1 has no field 'text'. Its fields: id, body"),
-        (b'{"text": 5}\n', "line 1: the field 'text' is int, expected a string"),
-        (b'{"text": "a", "x": NaN}\n', "NaN is too large a number, or none"),
-        (b'{"text": "a", "x": 1e999}\n', "1e999 is too large"),
-        (b'{"text": "a", "x": ' + b"9" * 5000 + b"}", "line 1 isn't JSON"),
-        (b'{"x": ' + b"[" * 100_000, "line 1 isn't JSON"),
+        (b'{"text": 5}\n', "line 1: the field 'text' is a number, expected a string"),
+        (b'{"text": "a", "x": NaN}\n', "line 1 isn't JSON (NaN is no number in JSON)"),
+        (b'{"text": "a", "x": -Infinity}\n', "line 1 isn't JSON (-Infinity is no number"),
+        (b'{"x": ' + b"[" * 100_000, "line 1 isn't JSON that can be read: it is nested too"),
+        (b'{"text": "a"} {"text": "b"}\n', "more after the object at character 15"),
+        (b'{"text": "a",}\n', "expected a name in double quotes at character 14"),
+        (b'{"text" "a"}\n', "expected ':' at character 9"),
+        (b'{"text": "a" "b"}\n', "expected ',' or '}' at character 14"),
+        (b'{"text": "a", "x": 01}\n', "expected ',' or '}' at character 21"),
+        (b'{"text": "a', "line 1 isn't JSON"),
+        (b'{"text": "a"}\n{"text": "b", "tokens": 1}\n', "line 2 has a field 'tokens' already"),
+        (b'{"text": null}\n', "line 1: the field 'text' is null, expected a string"),
         ('{"text": "a"}'.encode("utf-16"), "UTF-16"),
     ],
 )
@@ -157,10 +174,16 @@ def test_a_bad_line_is_named(content, told, model, tmp_path, capsys):
     ("options", "told"),
     [
         ({"resume": True}, "--output"),
-        ({"max_bits": math.nan}, "max_bits=nan"),
-        ({"threads": 0}, "threads=0"),
-        ({"window": 0}, "window=0"),
-        ({"text_field": "line"}, "text_field='line'"),
+        ({"max_bits": math.nan}, "--max-bits nan"),
+        ({"threads": 0}, "--threads 0"),
+        ({"window": 0}, "--window 0"),
+        ({"text_field": "line"}, "--text-field line.*--prefix"),
+        ({"text_field": "x_line", "prefix": "x_"}, "--text-field x_line"),
+        ({"output": "full.jsonl.gz"}, "there already: name another"),
+        ({"output": "new.jsonl.gz", "resume": True}, "uncompressed file"),
+        ({"output": "/dev/null", "resume": True}, "uncompressed file"),
+        ({"output": "link.jsonl"}, "is the input"),
+        ({"output": "hard.jsonl"}, "is the input"),
         ({"output": "corpus.jsonl"}, "is the input"),
         ({"output": "full.jsonl"}, "add --resume"),
         ({"output": "none/out.jsonl"}, "no folder"),
@@ -171,12 +194,18 @@ def test_a_bad_line_is_named(content, told, model, tmp_path, capsys):
 def test_wrong_use(options, told, corpus, model, monkeypatch):
     monkeypatch.chdir(corpus.parent)
     Path("full.jsonl").write_text("{}\n")
+    Path("full.jsonl.gz").write_bytes(b"x")
+    Path("link.jsonl").symlink_to("corpus.jsonl")
+    Path("hard.jsonl").hardlink_to("corpus.jsonl")
+    before = corpus.read_bytes()
     for name in ("output", "file"):
         if name in options:
             options = {**options, name: Path(options[name])}
     with pytest.raises(UsageError, match=told):
         score_lines(**{"file": Path("corpus.jsonl"), "checkpoint": model.path, **options})
     assert Path("full.jsonl").read_text() == "{}\n"
+    assert Path("full.jsonl.gz").read_bytes() == b"x" and corpus.read_bytes() == before
+    assert not Path("new.jsonl.gz").exists()
 
 
 def test_a_missing_file_is_said(model, tmp_path):
@@ -194,6 +223,7 @@ def test_cut_anywhere_and_resumed_it_is_the_same(share, limit, corpus, model, tm
     score_lines(corpus, checkpoint=model.path, output=whole, max_bits=limit)
     data = whole.read_bytes()
     part.write_bytes(data[: round(share * len(data))])
+    shutil.copy(record_of(whole), record_of(part))
     score_lines(corpus, checkpoint=model.path, output=part, max_bits=limit, resume=True)
     assert part.read_bytes() == data
 
@@ -205,19 +235,216 @@ def test_resume_begins_where_there_is_nothing(corpus, model, tmp_path):
     assert len(results(out)) == len(TEXTS)
 
 
-def test_resume_notices_another_model_input_or_file(corpus, model, gguf_pair, tmp_path):
+def test_resume_changes_nothing_but_what_this_command_wrote(corpus, model, gguf_pair, tmp_path):
+    """Another model, input or option, or a file that scoring never wrote: an error, and the file
+    stays as it is."""
     out = tmp_path / "out.jsonl"
-    score_lines(corpus, checkpoint=model.path, output=out)
-    before = out.read_bytes()
-    with pytest.raises(DataError, match="same input, model and window"):
-        score_lines(corpus, checkpoint=gguf_pair["transformer_test"], output=out, resume=True)
+    score_lines(corpus, checkpoint=model.path, output=out, max_bits=1e9)
+    lines = out.read_bytes().splitlines(keepends=True)
+    record = record_of(out).read_bytes()
     (short := tmp_path / "short.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(DataError, match="where the input has no text"):
-        score_lines(short, checkpoint=model.path, output=out, resume=True)
-    assert out.read_bytes() == before
-    out.write_bytes(b'{"text": "no result"}\n')
-    with pytest.raises(DataError, match="no result of `itera score`"):
-        score_lines(corpus, checkpoint=model.path, output=out, resume=True)
+    edited = tmp_path / "edited.jsonl"
+    edited.write_bytes(corpus.read_bytes().replace(b'"end"', b'"eng"'))
+    same = {"file": corpus, "checkpoint": model.path, "max_bits": 1e9}
+    part = b"".join(lines[:3])
+    for content, options, told in (
+        (part, {"checkpoint": gguf_pair["transformer_test"]}, "another model"),
+        (
+            part,
+            {"max_bits": None},
+            "was made with --max-bits 1000000000.0, now it is no --max-bits",
+        ),
+        (part, {"window": 3}, "was made with no --window, now it is --window 3"),
+        (part, {"text": False}, "was made with --text, now it is --no-text"),
+        (part, {"text_field": "id"}, "--text-field"),
+        (part, {"prefix": "x_"}, "--prefix"),
+        (b"".join(lines), {"file": short}, "another input"),
+        (b"".join(lines), {"file": edited}, "its last result isn't what"),
+        (part.replace(b'"bytes": ', b'"bytes": 9'), {}, "its last result isn't what"),
+        (part + b'{"text": "mine"}\n', {}, "its last line is no result"),
+        (part + b"my notes", {}, "what stands after its last line break is no result"),
+        (b"".join(lines) + b"my notes", {}, "what stands after its last line break is no result"),
+        (b"my notes", {}, "what stands after its last line break is no result"),
+        (b"my notes\nin two lines\n", {}, "its last line is no result"),
+    ):
+        out.write_bytes(content)
+        record_of(out).write_bytes(record)
+        with pytest.raises(DataError, match=told):
+            score_lines(**{**same, **options}, output=out, resume=True)
+        assert out.read_bytes() == content, told
+    for made in (None, b"", b"[]", b'{"options": 1}'):
+        out.write_bytes(b"my notes, which scoring never wrote")
+        record_of(out).unlink(missing_ok=True)
+        if made is not None:
+            record_of(out).write_bytes(made)
+        with pytest.raises(DataError, match="it isn't known how it was made"):
+            score_lines(**same, output=out, resume=True)
+        assert out.read_bytes() == b"my notes, which scoring never wrote"
+
+
+def test_resume_knows_what_was_read_where_nothing_was_kept(corpus, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BATCH_BYTES", 1)
+    out, limit = tmp_path / "out.jsonl", 1e-9
+    whole = corpus.read_bytes()
+    corpus.write_bytes(b"\n".join(whole.splitlines()[:6]) + b"\nbad\n")
+    with pytest.raises(DataError, match="line 7 isn't JSON"):
+        score_lines(corpus, checkpoint=model.path, output=out, max_bits=limit)
+    assert out.read_bytes() == b""
+    corpus.write_bytes(whole)  # mended
+    summary = score_lines(corpus, checkpoint=model.path, output=out, max_bits=limit, resume=True)
+    assert summary.lines == len(TEXTS) - 5
+    corpus.write_text('{"text": "another"}\n')
+    with pytest.raises(DataError, match="another input"):
+        score_lines(corpus, checkpoint=model.path, output=out, max_bits=limit, resume=True)
+
+
+def test_what_comes_before_a_bad_line_is_kept(model, tmp_path, capsys):
+    (source := tmp_path / "a.jsonl").write_text('{"text": "ok"}\nnot json\n{"text": "after"}\n')
+    out = tmp_path / "out.jsonl"
+    command = ["score", str(source), "--checkpoint", str(model.path), "--output", str(out)]
+    assert cli.main(command) == 1
+    err = capsys.readouterr().err
+    assert "line 2 isn't JSON" in err and "go on with --resume" in err
+    assert [f["text"] for f in results(out)] == ["ok"]
+    source.write_text('{"text": "ok"}\n{"text": "mended"}\n{"text": "after"}\n')
+    assert cli.main([*command, "--resume"]) == 0
+    assert [f["text"] for f in results(out)] == ["ok", "mended", "after"]
+
+
+ODD = [
+    *('"id": 12345678901234567890123', '"f":0.1234567890123456789', '"big": 1e400', '"z": -0.0'),
+    *('"m":  -0', '"v": 1.10', r'"text": "hi \u00e9"', r'"u": "\u00e9\ud83d\ude00 \/ é"'),
+    *(r'"half": "\ud800"', '"twice": 1', '"twice": [2,3 ,{"a":1}]', '"digits": ' + "9" * 5000),
+]
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_fields_stay_as_they_stand(text, model, tmp_path):
+    """Numbers of any size and form, escapes, spaces, order, names that are there twice."""
+    source, out = tmp_path / "a.jsonl", tmp_path / "out.jsonl"
+    source.write_text(f"  {{ {' ,'.join(ODD)}  }} \n" + '{"text": "only"}', "utf-8")
+    score_lines(source, checkpoint=model.path, output=out, text=text)
+    first, second, rest = out.read_text("utf-8").split("\n")
+    begin, _, added = first.rpartition(', "line": ')
+    if text:
+        assert begin == "{" + " ,".join(ODD)
+        assert second.startswith('{"text": "only", "line": 2')
+    else:
+        assert begin == "{" + ", ".join(each for each in ODD if "text" not in each)
+        assert second.startswith('{"line": 2')
+    assert added.startswith('1, "bytes": 5, "tokens": ') and added.endswith("}") and not rest
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    ),
+    st.sampled_from([None, 0]),
+)
+def test_objects_are_read_as_json_reads_them(fields, indent):
+    text = json.dumps(fields, indent=indent, ensure_ascii=False)
+    if "Infinity" in text:
+        return
+    members = lines_module._members(text) or []
+    assert [m.name for m in members] == list(fields)
+    parts = [json.loads(f"{{{text[m.begin : m.end]}}}") for m in members]
+    assert {k: v for part in parts for k, v in part.items()} == fields
+
+
+def test_a_prefix_leaves_the_fields_of_the_line_alone(model, tmp_path):
+    fields = {"text": "good one", "tokens": [1, 2, 3], "line": "L7", "bytes": 99}
+    (source := tmp_path / "a.jsonl").write_text(json.dumps(fields) + "\n")
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(DataError, match=r"line 1 has a field 'tokens' already.*--prefix"):
+        score_lines(source, checkpoint=model.path, output=out)
+    assert not out.exists()
+    score_lines(source, checkpoint=model.path, output=out, prefix="score_")
+    (record,) = results(out)
+    assert fields.items() <= record.items() and record["score_bytes"] == 8
+    again = score_lines(source, checkpoint=model.path, output=out, prefix="score_", resume=True)
+    assert again.lines == 0
+
+
+@pytest.mark.parametrize("first", [b'{"text": "a"\n', b"{" + b'"x":[' * 50_000, b"{}x", b"{plain"])
+def test_a_broken_first_line_of_standard_input_is_an_error(first, model, monkeypatch, capsys):
+    given_text = b"\n" + first + b'\n{"text": "b"}\n'
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given_text)))
+    assert cli.main(["score", "-", "--checkpoint", str(model.path)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "standard input: line 2 isn't JSON" in err
+    assert ".txt" in err or "nested too deeply" in err
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_an_output_is_compressed_by_its_ending(suffix, corpus, model, tmp_path):
+    plain, packed = tmp_path / "plain.jsonl", tmp_path / f"packed.jsonl{suffix}"
+    score_lines(corpus, checkpoint=model.path, output=plain)
+    score_lines(corpus, checkpoint=model.path, output=packed)
+    if suffix == ".gz":
+        text = gzip.decompress(packed.read_bytes())
+    else:
+        text = pytest.importorskip("zstandard").decompress(packed.read_bytes(), 1 << 20)
+    assert text == plain.read_bytes()
+    assert not record_of(packed).exists()
+
+
+def test_devices_and_pipes_are_written_to(corpus, model, tmp_path, capsys):
+    expected = tmp_path / "plain.jsonl"
+    score_lines(corpus, checkpoint=model.path, output=expected)
+    score_lines(corpus, checkpoint=model.path, output=Path("/dev/null"))
+    score_lines(corpus, checkpoint=model.path, output=Path("-"))
+    assert capsys.readouterr().out == expected.read_text("utf-8")
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    score_lines(corpus, checkpoint=model.path, output=pipe)
+    assert reader.communicate(timeout=30)[0] == expected.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [corpus.name, "plain.jsonl", record_of(expected).name, "pipe"]
+    )
+
+
+def test_standard_output_is_never_emptied_nor_read(corpus, itera_file, tmp_path):
+    """`--output /dev/stdout >> log` adds to the log; an input that is appended to is refused."""
+    command = [sys.executable, "-m", "itera_lite.cli", "score", "--checkpoint", str(itera_file)]
+    (log := tmp_path / "log").write_text("before\n")
+    with log.open("a") as file:
+        done = subprocess.run([*command, str(corpus), "--output", "/dev/stdout"], stdout=file)
+    assert done.returncode == 0
+    assert log.read_text("utf-8").startswith("before\n{") and log.read_bytes().endswith(b"}\n")
+    before = corpus.read_bytes()
+    with corpus.open("a") as file:
+        done = subprocess.run([*command, str(corpus)], stdout=file, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and b"is the input" in done.stderr
+    with corpus.open() as file:
+        done = subprocess.run(
+            [*command, "-", "--output", str(corpus)], stdin=file, stderr=subprocess.PIPE
+        )
+    assert done.returncode == 2 and b"is the input" in done.stderr
+    assert corpus.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("name", ["full", "full.gz"])
+def test_a_full_disk_is_said(name, corpus, model, tmp_path, capsys):
+    (out := tmp_path / name).symlink_to("/dev/full")
+    command = ["score", str(corpus), "--checkpoint", str(model.path), "--output", str(out)]
+    assert cli.main(command) == 1
+    err = capsys.readouterr().err
+    assert f"'{out}' can't be written: No space left on device" in err and "Errno" not in err
+
+
+def test_a_record_that_cannot_be_written_is_a_note(corpus, model, tmp_path, capsys):
+    out = tmp_path / "out.jsonl"
+    record_of(out).mkdir()
+    assert score_lines(corpus, checkpoint=model.path, output=out).lines == len(TEXTS)
+    assert len(results(out)) == len(TEXTS)
+    assert "note: --resume won't work" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_was_scored(itera_file, tmp_path):

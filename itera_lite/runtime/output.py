@@ -1,0 +1,188 @@
+"""Where `itera score` writes: standard output, a file, compressed or not, a device or a pipe."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import stat
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from itera_lite.errors import IteraError, MissingExtra, UsageError
+from itera_lite.runtime.lines import Line, LineReader
+from itera_lite.runtime.resume import Progress
+
+_DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
+_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,4})")
+
+
+class Output:
+    """Results, a JSON object a line. A file is made when the first results are written.
+
+    Args:
+        path: a file, gzip or Zstandard by its ending; a device or a pipe; None or ``-`` is
+            standard output.
+        reader: of the input, which must be another file.
+
+    Attributes:
+        name: of the output, for messages.
+        resumable: whether it is a file, there already or to be made, that isn't compressed.
+
+    Raises:
+        UsageError: the output is the input, or can't be made.
+    """
+
+    def __init__(self, path: Path | None, reader: LineReader) -> None:
+        self.path = Path("/dev/stdout") if path is None or str(path) == "-" else path
+        self._descriptor = _descriptor(self.path)
+        self.name = "standard output" if self._descriptor == 1 else f"'{self.path}'"
+        self._found = _stat_of(self.path if self._descriptor is None else self._descriptor)
+        self._packed = self.path.suffix.lower() if self._descriptor is None else ""
+        if self._packed not in (".gz", ".zst"):
+            self._packed = ""
+        if self._descriptor is None:
+            if not self.path.parent.is_dir():
+                raise UsageError(
+                    f"there is no folder '{self.path.parent}' for the output: make it first"
+                )
+            if self.path.is_dir():
+                raise UsageError(f"the output {self.name} is a folder: expected a file's name")
+        if self._found is not None and reader.is_file(self._found):
+            raise UsageError(f"the output {self.name} is the input: name another file")
+        self._regular = self._descriptor is None and (
+            self._found is None or stat.S_ISREG(self._found.st_mode)
+        )
+        self.resumable = self._regular and not self._packed
+        self._progress: Progress | None = None
+        self._file: BinaryIO | None = None
+        self._open = ExitStack()
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether a person sees the results as they come."""
+        return self._found is not None and _is_terminal(self.path, self._descriptor)
+
+    def refuse_content(self) -> None:
+        """Never write over what is there.
+
+        Raises:
+            UsageError: the file holds something.
+        """
+        if self._regular and self._found is not None and self._found.st_size:
+            advice = "add --resume to go on, or name another" if self.resumable else "name another"
+            raise UsageError(f"the output {self.name} is there already: {advice}")
+
+    def begin(self, progress: Progress | None) -> Output:
+        """Keep a record of what is written, where there is one to go on from later."""
+        self._progress = progress
+        return self
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._file is None:
+            return
+        try:
+            if self._progress and error is not None:
+                self._progress.save(now=True)
+            self._open.close()
+        except OSError as failed:
+            if error is None:  # else what went wrong first is said
+                raise self._failed(failed) from failed
+        if error is not None and self._regular and not isinstance(error, OSError):
+            advice = ": go on with --resume" if self.resumable else ""
+            print(f"\n{self.name} has what was scored{advice}", file=sys.stderr)
+
+    def write(self, data: bytes, last: Line) -> None:
+        """Write whole lines, and let them out of the process.
+
+        Args:
+            data: results.
+            last: of the input's lines up to which everything is done then.
+
+        Raises:
+            IteraError: the disk is full, or the like.
+        """
+        try:
+            if self._progress and data:
+                self._progress.cut(data)
+            file = self._file or self._opened()
+            file.write(data)
+            if not self._packed:  # which gets larger with every flush
+                file.flush()
+            if self._progress:
+                self._progress.save(last)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def finish(self) -> None:
+        """All of the input was scored."""
+        if self._progress:
+            self._progress.finish()
+        try:
+            if self._file is None:
+                self._opened()
+        except OSError as error:
+            raise self._failed(error) from error
+        if self._progress:
+            self._progress.save(now=True)
+
+    def _opened(self) -> BinaryIO:
+        if self._descriptor == 1:
+            self._file = sys.stdout.buffer
+        elif self._descriptor is not None:
+            self._file = self._open.enter_context(os.fdopen(os.dup(self._descriptor), "wb"))
+        else:
+            pack = _packer(self._packed, self.path)
+            # A device or a pipe can't be appended to; a file may have got content meanwhile.
+            raw = self._open.enter_context(self.path.open("ab" if self._regular else "wb"))
+            self._file = raw if pack is None else self._open.enter_context(pack(raw))
+        return self._file
+
+    def _failed(self, error: OSError) -> IteraError:
+        return IteraError(f"{self.name} can't be written: {error.strerror or error}")
+
+
+def _packer(suffix: str, path: Path) -> Any:
+    """What compresses a file, by its suffix; None for none."""
+    if suffix == ".gz":
+        return lambda raw: gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+    if suffix == ".zst":
+        try:
+            import zstandard
+        except ImportError as error:
+            raise MissingExtra("zstandard", "hub", f"Writing {path.name}") from error
+        return lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
+    return None
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file that a name such as /dev/stdout stands for: to open it again would empty a
+    file that standard output was led into."""
+    found = _DESCRIPTOR.fullmatch(str(path))
+    return int(found[1]) if found else _DESCRIPTORS.get(str(path))
+
+
+def _stat_of(file: Path | int) -> os.stat_result | None:
+    try:
+        return os.stat(file)
+    except OSError:
+        return None
+
+
+def _is_terminal(path: Path, descriptor: int | None) -> bool:
+    if descriptor is not None:
+        return os.isatty(descriptor)
+    return path == Path("/dev/tty")
