@@ -419,6 +419,7 @@ def test_every_number_is_tried() -> None:
 
 # Options of other programs, and a part of one of ours, that stand in strings of the package.
 FOREIGN = {"--cpus", "--porcelain", "--untracked-files", "--error-unmatch", "--no-"}
+FOREIGN |= {"--nproc-per-node"}  # torchrun's
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
