@@ -36,6 +36,20 @@ def folder_name(folder: str | Path) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+@contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """The path, or a link to it for those who take names in UTF-8 only: the engine, safetensors."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="itera-") as folder:
+            link = Path(folder) / folder_name(path)
+            link.symlink_to(path.resolve())
+            yield link
+    else:
+        yield path
+
+
 def cache_folder() -> Path:
     """$ITERA_CACHE, else ~/.cache/itera-lite.
 
@@ -96,7 +110,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write ``text`` as UTF-8, atomically."""
-    return write_bytes(path, text.encode("utf-8"))
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any) -> Path:
