@@ -66,7 +66,7 @@ def cache_folder() -> Path:
 
 
 def check_writable(path: str | Path) -> None:
-    """Make sure, before long work, that its result can be written.
+    """Make sure, before long work, that its result can be written; nothing is made.
 
     Raises:
         IteraError: it can't, with the reason; a file that is there stays as it is.
@@ -75,8 +75,8 @@ def check_writable(path: str | Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as probe:
+        there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(b"\0")
     except OSError as error:
         raise IteraError(
