@@ -19,7 +19,7 @@ from itera_lite import __version__
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
 from itera_lite.export import gpt2
-from itera_lite.files import write_json
+from itera_lite.files import named_in_utf8, write_json
 from itera_lite.model import LanguageModel
 
 MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program's
@@ -300,7 +300,8 @@ def load_model(folder: str | Path) -> LanguageModel:
         )
     try:
         config = from_hf_config(json.loads(path.read_text(encoding="utf-8")))
-        weights = load_file(folder / "model.safetensors")
+        with named_in_utf8(folder) as source:
+            weights = load_file(source / "model.safetensors")
     except FileNotFoundError:
         raise CheckpointError(f"'{folder}' has no model.safetensors") from None
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:

@@ -27,7 +27,14 @@ from torch import Tensor
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, OutputError
 from itera_lite.export.hf import MADE_WITH, load_model, save_model
-from itera_lite.files import follow_umask, output_errors, reason_of, sync_folder, write_json
+from itera_lite.files import (
+    follow_umask,
+    named_in_utf8,
+    output_errors,
+    reason_of,
+    sync_folder,
+    write_json,
+)
 from itera_lite.model import LanguageModel
 
 _STATE = "training_state"
@@ -203,7 +210,8 @@ def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
     folder = Path(folder)
     _settle(folder)
     model = load_model(folder)
-    tokenizer = Tokenizer.load(folder)
+    with named_in_utf8(folder) as source:
+        tokenizer = Tokenizer.load(source)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise CheckpointError(
             f"'{folder}': the tokenizer has {tokenizer.vocab_size} tokens, the model "
@@ -227,6 +235,7 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
         )
     try:
         state = json.loads((inner / "state.json").read_text(encoding="utf-8"))
-        return state, load_file(inner / "tensors.safetensors")
+        with named_in_utf8(inner) as source:
+            return state, load_file(source / "tensors.safetensors")
     except (OSError, json.JSONDecodeError, SafetensorError) as error:
         raise CheckpointError(f"the training state in '{inner}' is damaged: {error}") from None
