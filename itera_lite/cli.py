@@ -12,11 +12,12 @@ import difflib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from itera_lite import __version__
-from itera_lite.errors import IteraError, UsageError
+from itera_lite.errors import IteraError, IteraWarning, UsageError
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     first = arguments[0] if arguments else "--help"
+    warnings.formatwarning = _warning_text
     try:
         if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
             raise UsageError(_unknown(first))
@@ -158,6 +160,22 @@ def _wrong_use(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument '{error.unused_tokens[0]}'. Text with spaces needs quotes."
     return str(error).strip()
+
+
+_python_warning_text = warnings.formatwarning
+
+
+def _warning_text(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Our own warnings are a line for the user; others keep Python's form."""
+    if issubclass(category, IteraWarning):
+        return f"itera: warning: {message}\n"
+    return _python_warning_text(message, category, filename, lineno, line)
 
 
 def _fail(message: str, exit_code: int) -> int:

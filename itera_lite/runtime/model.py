@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
-from itera_lite.errors import UsageError
+from itera_lite.errors import IteraWarning, UsageError
 from itera_lite.runtime.results import Generation, Score, TextStream
 
 MOST_SEED = 2**63 - 1
@@ -85,7 +85,7 @@ class Model:
             raise UsageError(f"path={os.fspath(path)!r}: expected a path without a NUL character")
         engine = _engine.Model.load(name, wanted)
         for note in engine.notes:
-            warnings.warn(f"{os.fsdecode(name)}: {note}", stacklevel=2)
+            warnings.warn(f"{os.fsdecode(name)}: {note}", IteraWarning, stacklevel=2)
         return cls(engine, Path(os.fsdecode(name)))
 
     def __repr__(self) -> str:

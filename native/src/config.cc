@@ -1,6 +1,7 @@
 #include "config.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "keys.h"
 
@@ -53,9 +54,6 @@ void read_rope(const Reader &r, Config &c) {
     if (scaling != "none" && scaling != "linear")
         refuse(r.prefix + "rope.scaling.type=" + quoted(scaling),
                "'none' or 'linear': this engine has no other rope scaling. Run it in llama.cpp");
-    if (r.file.find("rope_freqs.weight"))
-        refuse("the tensor 'rope_freqs.weight'",
-               "none: this engine has no rope scaling by frequency. Run it in llama.cpp");
     if (scaling == "linear")
         c.rope_factor = r.scale(r.file.has(r.prefix + "rope.scaling.factor") ? "rope.scaling.factor"
                                                                             : "rope.scale_linear",
@@ -63,6 +61,14 @@ void read_rope(const Reader &r, Config &c) {
     for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++)
         c.rope_frequencies.push_back(std::pow(double(c.rope_base), -2.0 * pair / c.rope_dims) /
                                      double(c.rope_factor));
+    if (!r.file.find("rope_freqs.weight")) return;
+    const Tensor &factors = r.file.need("rope_freqs.weight", {c.rope_dims / 2});
+    if (factors.type != TensorType::F32) refuse("the type of 'rope_freqs.weight'", "F32");
+    for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++) {
+        float factor;
+        std::memcpy(&factor, factors.data.data() + 4 * pair, 4);
+        c.rope_frequencies[pair] /= double(r.positive("rope_freqs.weight", factor));
+    }
 }
 
 void read_attention(const Reader &r, Config &c) {

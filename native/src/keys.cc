@@ -125,8 +125,8 @@ void check(const Gguf &file, std::string_view prefix,
         if (!known)
             throw Error("metadata key " + quoted(key) +
                         " isn't known to this engine, which would compute something else without "
-                        "it; expected the keys that docs/export.md lists: make the file with "
-                        "`itera export`, or run it in llama.cpp");
+                        "it; expected the keys that `itera export` writes: make the file with it, or "
+                        "run this one in a program that knows the key");
         if (known->use != Use::fixed && known->use != Use::left_out) continue;
         const std::optional<double> value = file.number(key);
         if (value == known->value || (known->use == Use::left_out && value == 0)) continue;

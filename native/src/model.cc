@@ -79,10 +79,10 @@ Model::Model(const Gguf &file, const LoadOptions &options)
     head = file.find("output.weight") ? matrix(file, "output.weight", c.vocab_size, c.d_model)
                                       : embedding;
     if (const Tensor *tensor = file.first_unused())
-        throw Error("tensor " + quoted(tensor->name) + " has no place in this engine's " +
-                    c.architecture + " model, which would compute something else without it; " +
-                    "expected the tensors that docs/export.md lists: make the file with "
-                    "`itera export`, or run it in llama.cpp");
+        throw Error("tensor " + quoted(tensor->name) + " has no place in a " + c.architecture +
+                    " model of this engine, which would compute something else without it; "
+                    "expected the tensors that docs/export.md lists: make the file with `itera "
+                    "export`, or run this one in a program that knows the tensor");
 }
 
 void Model::load_mamba(const Gguf &file, const std::string &prefix, Layer &layer) {
