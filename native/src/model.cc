@@ -9,6 +9,8 @@ namespace itera {
 
 namespace {
 
+constexpr size_t kMostNotes = 16;
+
 size_t plan(const Gguf &file) {
     size_t total = 0;
     for (const Tensor &tensor : file.tensors()) total += packed_bytes(tensor) + 256;
@@ -35,6 +37,11 @@ Model::Model(const Gguf &file, const LoadOptions &options)
     const Config &c = config;
     name = file.string_or("general.name", "");
     file_bytes = file.file_size();
+    if (notes.size() > kMostNotes) {
+        const std::string rest = std::to_string(notes.size() - kMostNotes);
+        notes.resize(kMostNotes);
+        notes.push_back(rest + " more keys are left out");
+    }
     sampling.repetition_window = std::min(sampling.repetition_window, int32_t(config.context));
     if (tokenizer.size() != int64_t(c.vocab_size))
         throw Error("the tokenizer has " + std::to_string(tokenizer.size()) +
