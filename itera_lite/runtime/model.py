@@ -331,7 +331,8 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     except TypeError:
         raise UsageError(f"{name}={_shown(value)}: expected a whole number") from None
     if number < least or (most is not None and number > most):
-        expected = f"{least:,} or more" if most is None else f"{least:,} to {most:,}"
+        highest = "2^63-1" if most == MOST_SEED else f"{most:,}"
+        expected = f"{least:,} or more" if most is None else f"{least:,} to {highest}"
         raise UsageError(f"{name}={_shown(value)}: expected {expected}")
     return number
 

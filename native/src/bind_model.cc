@@ -273,7 +273,8 @@ void bind_stream(nb::module_ &m) {
                      [](const PythonStream &self) { return between_steps(self, reason); })
         .def_prop_ro("tokens",
                      [](const PythonStream &self) {
-                         return between_steps(self, [](const Stream &s) { return Ids(s.tokens()); });
+                         return between_steps(self,
+                                              [](const Stream &s) { return Ids(s.tokens()); });
                      })
         .def_prop_ro("log_probabilities",
                      [](const PythonStream &self) {

@@ -141,7 +141,8 @@ const Tensor *Gguf::find(std::string_view name) const {
 
 const Tensor *Gguf::first_unused() const {
     const auto at = std::ranges::find(impl_->used, false);
-    return at == impl_->used.end() ? nullptr : &impl_->parts.tensors[size_t(at - impl_->used.begin())];
+    if (at == impl_->used.end()) return nullptr;
+    return &impl_->parts.tensors[size_t(at - impl_->used.begin())];
 }
 
 const Tensor &Gguf::need(std::string_view name, std::initializer_list<uint64_t> shape) const {

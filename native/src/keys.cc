@@ -125,8 +125,8 @@ void check(const Gguf &file, std::string_view prefix,
         if (!known)
             throw Error("metadata key " + quoted(key) +
                         " isn't known to this engine, which would compute something else without "
-                        "it; expected the keys that `itera export` writes: make the file with it, or "
-                        "run this one in a program that knows the key");
+                        "it; expected the keys that `itera export` writes: make the file with it, "
+                        "or run this one in a program that knows the key");
         if (known->use != Use::fixed && known->use != Use::left_out) continue;
         const std::optional<double> value = file.number(key);
         if (value == known->value || (known->use == Use::left_out && value == 0)) continue;
@@ -159,6 +159,8 @@ void check_architecture_keys(const Gguf &file, const std::string &architecture,
           {kModelKeys, hybrid ? std::span<const KnownKey>(kHybridKeys) : kLlamaKeys}, &notes);
 }
 
-void check_tokenizer_keys(const Gguf &file) { check(file, "tokenizer.", {kTokenizerKeys}, nullptr); }
+void check_tokenizer_keys(const Gguf &file) {
+    check(file, "tokenizer.", {kTokenizerKeys}, nullptr);
+}
 
 }  // namespace itera

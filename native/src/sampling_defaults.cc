@@ -32,9 +32,10 @@ bool is_off(const Gguf &file, std::string_view key, std::string_view name) {
 // The parts of the file's sequence that this engine has, and those that it doesn't know.
 void read_sequence(std::string_view sequence, std::vector<std::string_view> &known,
                    std::string &unknown) {
-    for (size_t end; !sequence.empty(); sequence.remove_prefix(std::min(end + 1, sequence.size()))) {
-        end = std::min(sequence.find(';'), sequence.size());
+    while (!sequence.empty()) {
+        const size_t end = std::min(sequence.find(';'), sequence.size());
         const std::string_view name = sequence.substr(0, end);
+        sequence.remove_prefix(std::min(end + 1, sequence.size()));
         if (holds(kOrder, name))
             known.push_back(name);
         else if (!name.empty() && !holds(kIdle, name) && unknown.empty())

@@ -195,7 +195,8 @@ void Tokenizer::Impl::read_merges(const Gguf &file, const std::vector<std::strin
         joined.assign(left).append(right);
         const int32_t ids[] = {index.find(left), index.find(right), index.find(joined)};
         for (const int32_t id : ids) {
-            if (id < 0 || is_control(id)) fail("expected both parts and what they make to be tokens");
+            if (id < 0 || is_control(id))
+                fail("expected both parts and what they make to be tokens");
         }
         if (!merges->add(ids[0], ids[1], ids[2])) fail("expected each merge once");
     }
