@@ -16,13 +16,14 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from itera_lite import __version__
-from itera_lite.errors import IteraError, UsageError
+from itera_lite.errors import IteraError, IteraWarning, UsageError
 from itera_lite.files import expand_home
 from itera_lite.torchrun import is_worker, tell_launcher
 
@@ -132,6 +133,7 @@ def build_app(arguments: Sequence[str]) -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
     _mend_streams()
+    warnings.formatwarning = _warning_text
     code = _guarded(sys.argv[1:] if arguments is None else list(arguments))
     try:
         sys.stdout.flush()
@@ -414,6 +416,22 @@ def _memory(error: Exception) -> str:
 def _say(message: str) -> None:
     with suppress(OSError):  # nobody can be told
         print(message, file=sys.stderr, flush=True)
+
+
+_python_warning_text = warnings.formatwarning
+
+
+def _warning_text(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Our own warnings are a line for the user; others keep Python's form."""
+    if issubclass(category, IteraWarning):
+        return f"itera: warning: {message}\n"
+    return _python_warning_text(message, category, filename, lineno, line)
 
 
 def _fail(message: str, exit_code: int) -> int:
