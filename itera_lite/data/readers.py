@@ -125,7 +125,7 @@ def _binary(raw: bytes, origin: str) -> str:
     """What is said of a file with NUL bytes."""
     even, odd = raw[0:4000:2].count(0), raw[1:4000:2].count(0)
     for name, many, few in (("UTF-16LE", odd, even), ("UTF-16BE", even, odd)):
-        if many > 0.3 * len(raw[0:4000:2]) and few < 0.1 * many:
+        if many >= 8 and many > 0.3 * len(raw[0:4000:2]) and few < 0.1 * many:
             return (
                 f"{origin}: looks like text in {name} (it holds NUL bytes); expected UTF-8. "
                 + _convert(origin, name)

@@ -47,5 +47,6 @@ def test_number_of_samples(cache: Path, tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert describe(str(file), vocab_size=256, samples=0)["samples"] == []
     assert "--- sample" not in capsys.readouterr().out
-    with pytest.raises(UsageError, match="expected 0 or more"):
-        describe(str(file), samples=-1)
+    for samples in (-1, 10**30, float("nan"), 2.5):
+        with pytest.raises(UsageError, match=r"samples=.*: expected 0 to 10,000"):
+            describe(str(file), samples=samples)  # type: ignore[arg-type]
