@@ -116,17 +116,13 @@ def _train_tokenizer(corpus: Corpus, vocab_size: int, quiet: bool) -> tuple[Toke
     begin = time.monotonic()
     with _progress(f"learning the tokens of {corpus.name}", used, quiet) as bar:
 
-        def counted() -> Iterator[bytes]:
-            for part in sample:
-                bar.update(len(part))
-                yield part
-
-        def waiting() -> None:
+        def progress(n_bytes: int) -> None:
+            bar.n = n_bytes
             if time.monotonic() - begin > _BAR_DELAY:
                 bar.refresh()
 
         try:
-            return Tokenizer.train(counted(), vocab_size, waiting), used
+            return Tokenizer.train(sample, vocab_size, progress), used
         except TextTooSmall as error:
             notes = f" ({'; '.join(corpus.notes)})" if corpus.notes else ""
             raise TextTooSmall(f"{error}{notes}") from None

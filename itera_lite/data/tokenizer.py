@@ -107,7 +107,7 @@ class Tokenizer:
         cls,
         documents: Iterable[bytes | str],
         vocab_size: int,
-        waiting: Callable[[], object] | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Tokenizer:
         """Train on the documents. The same documents give the same tokenizer.
 
@@ -115,7 +115,7 @@ class Tokenizer:
 
         Args:
             documents: the text; bytes that aren't UTF-8 are skipped over.
-            waiting: called several times a second, such as to show progress.
+            progress: called several times a second with the bytes that were read so far.
             vocab_size: ids wanted, ``<|endoftext|>`` included, from 257 to
                 65,536. 256 means "bytes only" and gives 257: the bytes and
                 ``<|endoftext|>``, so that every byte keeps an id of its own.
@@ -132,9 +132,9 @@ class Tokenizer:
             def texts() -> Iterator[str]:
                 nonlocal n_bytes
                 for document in documents:
-                    raw = _to_bytes(document)
-                    n_bytes += len(raw)
-                    yield from _learnable(raw.decode("utf-8", "ignore"))
+                    for piece in _learnable(_to_bytes(document).decode("utf-8", "ignore")):
+                        n_bytes += len(piece.encode("utf-8"))
+                        yield piece
 
             learner = tokenizers.Tokenizer(models.BPE())
             learner.pre_tokenizer = _pre_tokenizer()
@@ -144,7 +144,8 @@ class Tokenizer:
                 initial_alphabet=sorted(_BYTE_TO_CHARACTER),
                 show_progress=False,
             )
-            _learn(learner, trainer, texts(), waiting)
+            report = None if progress is None else (lambda: progress(n_bytes))
+            _learn(learner, trainer, texts(), report)
             merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
         vocab = {character: byte for byte, character in enumerate(_BYTE_TO_CHARACTER)}
         vocab[EOT] = 256

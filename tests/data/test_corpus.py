@@ -128,7 +128,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (b'\n{"text": "one"}\n{"id": 1}\n{"text": "two"}\n', "-", {b"one", b"two"}),
         (b'{"a": "one", "b": "x"}\n{"a": "two", "b": "y"}\n', "-:a", {b"one", b"two"}),
-        (b"[1] one\n<|endoftext|>\ntwo\n", "-", {b"[1] one", b"two\n"}),
+        (b"[1] one\n<|endoftext|>\ntwo\n", "-", {b"[1] one", b"two"}),
     ],
 )
 def test_json_lines_on_standard_input(
