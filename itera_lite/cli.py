@@ -79,7 +79,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 class _Dash(str):
-    """A lone ``-`` means standard input; cyclopts would take it for an unknown option."""
+    """``-`` and ``-:COLUMN`` mean standard input; cyclopts would take them for options."""
 
     def startswith(self, *_: object) -> bool:
         return False
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
             raise UsageError(_unknown(first))
-        build_app(arguments)([_Dash(a) if a == "-" else a for a in arguments])
+        build_app(arguments)([_Dash(a) if a == "-" or a[:2] == "-:" else a for a in arguments])
         sys.stdout.flush()  # so that a reader that went away is noticed here, not at exit
     except CycloptsError as error:
         return _fail(f"{_wrong_use(error)}\nSee: itera {first} --help", 2)

@@ -175,7 +175,7 @@ class Tokenizer:
         if not file.is_file():
             raise DataError(f"{path}: expected a tokenizer.json, or a folder that holds one")
         try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
+            backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: not a readable tokenizer.json ({error})") from error
         return cls(backend, origin=str(file))

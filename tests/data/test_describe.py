@@ -1,9 +1,13 @@
 """`itera data`: what it returns and prints."""
 
+import io
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from itera_lite.cli import main
 from itera_lite.data.describe import describe
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
@@ -28,6 +32,16 @@ def test_describe(
         assert sample in captured.out
     assert result["path"] == str(dataset.path) and "300 ids" in captured.out
     assert captured.err == ""
+
+
+def test_standard_input_with_a_column(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["-:b"], ["--data", "-:b"]):
+        raw = b'{"a": "x", "b": "one two"}\n{"a": "y", "b": "three"}\n'
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(raw)))
+        assert main(["data", *arguments, "--vocab-size", "256"]) == 0
+        assert "one two" in (out := capsys.readouterr().out) or "three" in out
 
 
 def test_notes_are_shown_each_time(

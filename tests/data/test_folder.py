@@ -138,7 +138,10 @@ def test_a_column_of_a_folder_is_named_after_the_folder(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_utf8(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     put(folder, {os.fsdecode(b"na\xefve.txt"): "a\n" * 20, os.fsdecode(b"z\xff.py"): "b"})
@@ -147,6 +150,7 @@ def test_names_that_are_not_utf8(
         assert result["source"]["files"] == ["na\ufffdve.txt"]
         json.dumps(result, ensure_ascii=False).encode("utf-8")
         assert "na\ufffdve.txt" in capsys.readouterr().out
+    monkeypatch.setenv("ITERA_CACHE", os.fsdecode(os.fsencode(tmp_path) + b"/c\xe4che"))
     assert any("z\ufffd.py" in note for note in describe(str(folder), vocab_size=256)["notes"])
 
 
