@@ -100,7 +100,7 @@ SPECS = ("data", "student")  # arguments that may be a path or a name
 
 
 class _Dash(str):
-    """A lone ``-`` as an argument; cyclopts would take it for an unknown option."""
+    """``-`` and ``-:COLUMN`` as an argument; cyclopts would take them for unknown options."""
 
     def startswith(self, *_: object) -> bool:
         return False
@@ -186,12 +186,12 @@ def _run(arguments: list[str], verb: str) -> int:
         raise UsageError(_unknown(first))
     _check_lower_verb(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    tokens = [_Dash(a) if a == "-" else a for a in arguments[:end]] + arguments[end:]
+    tokens = [_Dash(a) if _is_dash(a) else a for a in arguments[:end]] + arguments[end:]
     try:
         function, bound, _ = build_app(arguments).parse_args(tokens)
     except CycloptsError as error:
         return _fail(f"{_wrong_use(error, arguments)}\nSee: itera {verb} --help".strip(), 2)
-    if "-" in arguments[:end]:
+    if any(map(_is_dash, arguments[:end])):
         _check_dashes(verb, bound.arguments)
     if "" in arguments or any(argument.endswith("=") for argument in arguments[:end]):
         _check_empty(arguments, bound.arguments)
@@ -274,6 +274,11 @@ def _near_option(given: str, names: Sequence[str]) -> str | None:
     return best if best and likeness(best) >= 0.65 else None
 
 
+def _is_dash(argument: str) -> bool:
+    """Whether an argument is ``-``, with or without a column."""
+    return argument == "-" or argument.startswith("-:")
+
+
 def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
     """Refuse ``-`` where it is neither standard input nor standard output.
 
@@ -282,7 +287,7 @@ def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
     """
     for name, value in arguments.items():
         values = value if isinstance(value, list | tuple) else [value]
-        if (verb, name) in DASHES or "-" not in [str(each) for each in values]:
+        if (verb, name) in DASHES or not any(_is_dash(str(each)) for each in values):
             continue
         if name == "prompt":
             raise UsageError(
