@@ -101,8 +101,8 @@ def generate(
         "temperature": _number("temperature", temperature, least=0),
         "top_k": None if top_k is None else whole_number("top_k", top_k, least=0),
         "top_p": _number("top_p", top_p, above=0, most=1),
-        "min_p": finite_number("min_p", min_p, least=0, most=1),
-        "repetition_penalty": finite_number("repetition_penalty", repetition_penalty, above=0),
+        "min_p": _number("min_p", min_p, least=0, most=1),
+        "repetition_penalty": _number("repetition_penalty", repetition_penalty, above=0),
         "seed": secrets.randbits(63) if seed is None else seed_of(seed),
         "logit_bias": _by_id(logit_bias or {}),
     }
