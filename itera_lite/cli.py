@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from itera_lite import __version__
-from itera_lite.errors import IteraError, IteraWarning, UsageError
+from itera_lite.errors import IteraError, UsageError
+from itera_lite.warning import IteraWarning
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError

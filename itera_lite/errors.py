@@ -63,7 +63,3 @@ class MissingExtra(IteraError):
             f"{purpose} needs the package '{package}', which isn't installed. "
             f"Install it with: pip install 'itera-lite[{extra}]'"
         )
-
-
-class IteraWarning(UserWarning):
-    """Something that a file asks for and that is left out; the work goes on."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.errors import CheckpointError, IteraWarning
+from itera_lite.errors import CheckpointError
+from itera_lite.warning import IteraWarning
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 MUTATIONS = 4000
 
 # Of what is left out: here only errors and crashes count.
-pytestmark = pytest.mark.filterwarnings("ignore::itera_lite.errors.IteraWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::itera_lite.warning.IteraWarning")
 
 
 def use(model: Model) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itera_lite.errors import IteraWarning, ModelFileError, UsageError
+from itera_lite.errors import ModelFileError, UsageError
 from itera_lite.runtime import Model
+from itera_lite.warning import IteraWarning
 from tests.native.gguf_bytes import (
     BOOL,
     F32,
@@ -408,7 +409,7 @@ def cases() -> dict[str, Draft]:
     return found
 
 
-@pytest.mark.filterwarnings("ignore::itera_lite.errors.IteraWarning")
+@pytest.mark.filterwarnings("ignore::itera_lite.warning.IteraWarning")
 @pytest.mark.parametrize("name", cases())
 def test_llama_cpp_computes_the_same(name: str, tmp_path: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp")
