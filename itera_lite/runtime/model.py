@@ -331,8 +331,9 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
     except TypeError:
         raise UsageError(f"{name}={_shown(value)}: expected a whole number") from None
     if number < least or (most is not None and number > most):
-        highest = "2^63-1" if most == MOST_SEED else f"{most:,}"
-        expected = f"{least:,} or more" if most is None else f"{least:,} to {highest}"
+        expected = f"{least:,} or more"
+        if most is not None:
+            expected = f"{least:,} to " + ("2^63-1" if most == MOST_SEED else f"{most:,}")
         raise UsageError(f"{name}={_shown(value)}: expected {expected}")
     return number
 
