@@ -146,8 +146,6 @@ def bench(
         record["provenance"] = origin
     plural = "s" if threads > 1 else ""
     print(f"\nMedians of {repeats} repeats, {threads} thread{plural}; the files hold the spread")
-    if problem is not None:
-        print(f"Without the compiled kernels: {problem}")
     print_table(records)
     for name, record in records.items():
         write_json(Path(results) / f"{name}_benchmark.json", record)

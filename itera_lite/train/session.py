@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -279,7 +278,3 @@ def _announce(
         f"{config.batch_size} x {config.seq_len} tokens a step, "
         f"{torch.get_num_threads()} threads; {setting.precision.reason}"
     )
-    if setting.problem:
-        print(
-            f"{name}: plain PyTorch, without the fused kernels: {setting.problem}", file=sys.stderr
-        )
