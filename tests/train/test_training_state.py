@@ -100,7 +100,7 @@ def test_files_that_are_cut_missing_or_closed(text, inner):
     for text_of in ("", "[" * 50_000, '{"identity": 1'):
         state.write_text(text_of)
         said = refused(text, inner)
-        assert str(state) in said and "damaged" in said
+        assert str(inner) in said and "damaged" in said
 
 
 def test_a_state_that_may_not_be_read_is_not_called_damaged(saved):
