@@ -6,9 +6,9 @@ sampling defaults lie inside. docs/export.md says what is stored where.
 
 from __future__ import annotations
 
-import json
 import struct
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,21 @@ from gguf import GGUFValueType, Keys, TokenType
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import CheckpointError, ExportError, UsageError
+from itera_lite.export.output import refuse_output
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
 from itera_lite.files import folder_name, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.model.stream import Sampler
+from itera_lite.reading import exists, read_object
 from itera_lite.train.checkpoint import load_checkpoint
 
+# Of a checkpoint's folder: no output may have one of these names there.
+FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+)
 # llama.cpp's default order, but temperature before the cuts, as our own sampler has it
 _SAMPLING_SEQUENCE = "penalties;dry;top_n_sigma;temperature;top_k;typ_p;top_p;min_p;xtc"
 # A chat program without a template would put its own marks around what is typed. This one gives
@@ -59,10 +66,7 @@ def export_gguf(
     model, tokenizer = load_checkpoint(checkpoint)
     refuse_gpt2(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
-    if path.is_dir():
-        raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
+    refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
 
     scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
     writer = _writer(checkpoint, model.config, tokenizer, scheme)
@@ -74,11 +78,16 @@ def export_gguf(
         stored = by_type.get(kind.name, Stored())
         by_type[kind.name] = stored.plus(weights.size, packed.nbytes)
     with replacing(path) as temporary:
-        writer.write_header_to_file(temporary)
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return Summary(path, type, path.stat().st_size, by_type)
+        try:
+            writer.write_header_to_file(temporary)
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+        finally:
+            with suppress(OSError):  # the first error is the one that is told
+                writer.close()
+        size = temporary.stat().st_size
+    return Summary(path, type, size, by_type)
 
 
 def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
@@ -149,13 +158,13 @@ def _sampling(checkpoint: Path) -> tuple[float, int, float]:
     path = checkpoint / "generation_config.json"
     default = Sampler()
     try:
-        raw: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        raw = read_object(path, CheckpointError) if exists(path) else {}
         sampler = Sampler(
             float(raw.get("temperature", default.temperature)),
             int(raw.get("top_k", default.top_k)),
             float(raw.get("top_p", default.top_p)),
         )
-    except (ValueError, TypeError, AttributeError, UsageError) as error:
+    except (ValueError, TypeError, OverflowError, UsageError) as error:
         raise CheckpointError(f"'{path}' is damaged: {error}") from None
     return sampler.temperature, sampler.top_k, sampler.top_p
 
