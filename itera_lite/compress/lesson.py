@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itera_lite.bench.compare import is_number
 from itera_lite.compress.common import gentle, score
 from itera_lite.compress.objective import Distillation
 from itera_lite.compress.soft_targets import BLOCK, SoftTargets
@@ -180,7 +181,8 @@ class Lesson:
         rows = []
         for teacher in self.teachers:
             path = self.targets.folder / f"teacher-{teacher.sha256[:16]}.json"
-            if not path.exists():
+            bpb = _known_score(path)
+            if bpb is None:
                 begin = time.perf_counter()
                 texts = list(first_bytes(self.dataset.documents("valid")))
                 bpb = score(teacher.model, teacher.tokenizer, texts).bpb
@@ -192,7 +194,7 @@ class Lesson:
                     "params": cost(teacher.model.config).params_total,
                     "vocab_size": teacher.tokenizer.vocab_size,
                     "sha256": teacher.sha256,
-                    "bpb": json.loads(path.read_text(encoding="utf-8"))["bpb"],
+                    "bpb": bpb,
                 }
             )
         return rows
@@ -238,3 +240,12 @@ class Lesson:
                     f"parameters, the student {own:,}: a smaller teacher seldom helps",
                     file=sys.stderr,
                 )
+
+
+def _known_score(path: Path) -> float | None:
+    """A teacher's bits per byte as they were measured before; None where they weren't."""
+    try:
+        bpb = json.loads(path.read_text(encoding="utf-8"))["bpb"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return float(bpb) if is_number(bpb) else None
