@@ -116,6 +116,18 @@ def remove_checkpoint(folder: Path) -> None:
             continue  # it holds something else, or it is a link
 
 
+def move_checkpoint(source: Path, folder: Path) -> None:
+    """Give the checkpoint in ``source``, on the same disk, the place of the one in ``folder``.
+
+    What isn't a checkpoint's in ``folder`` stays there.
+
+    Raises:
+        OutputError: it can't be moved.
+    """
+    with output_errors(folder):
+        _swap(source, Path(os.path.realpath(folder)))
+
+
 def lock_path(folder: Path) -> Path:
     """The file that a run which writes ``folder`` holds a lock on."""
     if not folder.name:  # `.` and `/`
