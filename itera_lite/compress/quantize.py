@@ -12,6 +12,7 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
+from itera_lite.bench.provenance import provenance
 from itera_lite.compress.common import Start, check_numbers, save_untrained, score
 from itera_lite.compress.gptq import gptq
 from itera_lite.compress.objective import MIX
@@ -127,6 +128,7 @@ def quantize(
                 "name": places.name,
                 "family": start.model.config.family,
                 "config": start.model.config.to_dict(),
+                "provenance": provenance(),
                 **notes,
             }
         else:
