@@ -28,7 +28,8 @@ from itera_lite.errors import UsageError
 from itera_lite.files import folder_name, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.quantities import number_of
+from itera_lite.quantities import finite_number, number_of
+from itera_lite.reading import exists, is_folder
 from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.run import train_config
@@ -59,7 +60,7 @@ class Student:
             UsageError: it is none of these, or a checkpoint has another tokenizer.
         """
         folder = Path(wanted)
-        if folder.is_dir():
+        if is_folder(folder) or (wanted not in PRESETS and exists(folder)):
             model, own = load_checkpoint(folder)
             if tokenizer is not None and tokenizer.sha256 != own.sha256:
                 raise UsageError(
@@ -130,12 +131,8 @@ class Lesson:
         self._warn()
 
     def objective(self, temperature: float, mix: float) -> Distillation:
-        if not temperature > 0:
-            raise UsageError(f"--temperature {temperature:g}: expected more than 0")
-        if not 0 < mix <= 1:
-            raise UsageError(
-                f"--mix {mix:g}: expected more than 0 (of which the teacher has no say), 1 at most"
-            )
+        finite_number("temperature", temperature, above=0)
+        finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
         return Distillation(self.targets, temperature, mix)
 
     def prepare_for(self, config: TrainConfig, budget: Budget, setting: Setting) -> float:

@@ -13,7 +13,13 @@ from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
 from itera_lite.bench.provenance import provenance
-from itera_lite.compress.common import Start, check_numbers, save_untrained, score
+from itera_lite.compress.common import (
+    Start,
+    check_numbers,
+    refuse_input,
+    save_untrained,
+    score,
+)
 from itera_lite.compress.gptq import gptq
 from itera_lite.compress.objective import MIX
 from itera_lite.compress.qat import Wish, train_rounded
@@ -117,6 +123,8 @@ def quantize(
     with start.claimed(
         *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
     ) as places:
+        for folder in teacher or ():
+            refuse_input(places, Path(folder))
         kinds: Kinds = kinds_of(start.model, SCHEMES[type]) if limit is None else {}
         setting = Setting.prepare(threads=threads, quiet=quiet)
         record: dict[str, Any] = {"verb": "quantize", "type": type, "method": chosen}

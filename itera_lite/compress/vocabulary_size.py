@@ -14,6 +14,7 @@ from itera_lite.config import TrainConfig
 from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
 from itera_lite.export.gguf import export_gguf
+from itera_lite.export.weights import weight_files
 from itera_lite.model.cost import cost
 from itera_lite.reading import exists, read_object
 from itera_lite.train.resume import Places
@@ -173,7 +174,7 @@ def file_sizes(checkpoint: Path) -> tuple[int | None, int]:
             except ExportError:
                 sizes.append(None)
     q8_0, f32 = sizes
-    return q8_0, f32 or (checkpoint / "model.safetensors").stat().st_size
+    return q8_0, f32 or sum(file.stat().st_size for file in weight_files(checkpoint))
 
 
 def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:

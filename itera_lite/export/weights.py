@@ -81,6 +81,15 @@ def _no_config(folder: Path) -> str:
     return f"'{folder}' is no checkpoint, for it has no config.json: {_EXPECTED}"
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    return sorted(set(_find(folder).values()))
+
+
 def read_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a checkpoint, in float32.
 
