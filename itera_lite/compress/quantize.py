@@ -31,6 +31,7 @@ from itera_lite.compress.sensitivity import (
     room_above,
     sensitivity,
 )
+from itera_lite.config import preset_of
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import UsageError
 from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
@@ -135,6 +136,7 @@ def quantize(
             summary: dict[str, Any] = {
                 "name": places.name,
                 "family": start.model.config.family,
+                "preset": preset_of(start.model.config.to_dict()),
                 "config": start.model.config.to_dict(),
                 "provenance": provenance(),
                 **notes,
