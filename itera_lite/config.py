@@ -7,6 +7,7 @@ Mamba-2 and ``a`` for attention, and one `LanguageModel` builds any of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -286,3 +287,20 @@ def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:
     if family not in PRESETS[size]:
         raise ConfigError(f"config={size!r} has no {family} model: only {', '.join(PRESETS[size])}")
     return ModelConfig(family, vocab_size=vocab_size, **PRESETS[size][family])
+
+
+def preset_of(config: Mapping[str, Any]) -> str | None:
+    """The preset whose shape a model has, whatever its vocabulary; None where it has none's.
+
+    Args:
+        config: as `ModelConfig.to_dict` gives it, or an older version of this program.
+    """
+    for size, families in PRESETS.items():
+        named = families.get(config.get("family"))  # type: ignore[call-overload]
+        if named is None or not named.keys() <= config.keys():
+            continue
+        shape = preset(config["family"], size, REFERENCE_VOCABULARY).to_dict()
+        free = {"vocab_size", "dropout"}
+        if all(config.get(key, value) == value for key, value in shape.items() if key not in free):
+            return size
+    return None

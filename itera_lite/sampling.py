@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.errors import CheckpointError, IteraWarning
+from itera_lite.reading import exists, read_object
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,9 @@ def read_generation_config(checkpoint: Path) -> SamplingDefaults:
         CheckpointError: the file is damaged, or a value is out of its range.
     """
     path = checkpoint / "generation_config.json"
-    if not path.is_file():
+    if not exists(path):
         return SamplingDefaults()
-    try:
-        raw = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"'{path}' is damaged: expected a JSON object")
+    raw = read_object(path, CheckpointError)
     given = {name: value for name, value in raw.items() if value is not None}
     default = SamplingDefaults()
 

@@ -99,14 +99,18 @@ class Measurement:
             return cls.once(float(value))
         if not isinstance(value, Mapping) or not is_number(value.get("median")):
             return None
-        samples = [float(x) for x in value.get("samples") or () if is_number(x)]
+        samples = value.get("samples")
+        samples = [float(x) for x in samples if is_number(x)] if isinstance(samples, list) else []
         median = float(value["median"])
-        if samples:
-            low, high = median_interval(samples)
-            return cls(median, low, high, len(samples))
-        low, high = (float(value[k]) if is_number(value.get(k)) else median for k in ("min", "max"))
         repeats = value.get("repeats")
-        return cls(median, low, high, repeats if isinstance(repeats, int) else 1)
+        repeats = repeats if isinstance(repeats, int) else 1
+        if samples:
+            (low, high), repeats = median_interval(samples), len(samples)
+        else:
+            low, high = (
+                float(value[k]) if is_number(value.get(k)) else median for k in ("min", "max")
+            )
+        return cls(median, min(low, median), max(high, median), repeats)
 
 
 @dataclass(frozen=True)

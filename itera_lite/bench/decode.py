@@ -32,6 +32,7 @@ from itera_lite.bench.shapes import SHAPES, write_shape
 from itera_lite.bench.startup import measure_startup
 from itera_lite.errors import UsageError
 from itera_lite.export.types import SCHEMES
+from itera_lite.export.weights import weight_files
 from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.quantities import MOST_THREADS, whole_number
 
@@ -165,7 +166,10 @@ def exported(folder: Path, types: Sequence[str], scratch: Path) -> Subject:
         export_gguf(folder, kind, files[kind])
     model = _engine.Model.load(str(next(iter(files.values()))), 256)
     family = "transformer" if model.architecture == "llama" else "itera"
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        digest.update(file.read_bytes())
+    weights = digest.hexdigest()
     return Subject(name, family, model.parameters, files, folder, weights, model.isa)
 
 

@@ -8,6 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -29,18 +30,26 @@ PROCESS_GROUPS = Path("/proc/self/cgroup")
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
 
-def provenance(seed: int | None = None, **extra: Any) -> dict[str, Any]:
+def provenance(
+    seed: int | None = None, *, seeds: Iterable[int] | None = None, **extra: Any
+) -> dict[str, Any]:
     """The record that every result file ends with.
 
     Args:
         seed: of the run; None where nothing was random.
+        seeds: of the runs, where a file is about several; ``seed`` is then set only if they
+            had the same.
         extra: more entries, JSON-able.
 
     Returns:
         ``command``, ``git_commit`` (None with ``git_note`` outside a checkout; ``git_dirty``
         says whether files differed from it), ``date`` (UTC, ISO 8601), ``seed``, ``machine``,
-        ``versions``, and ``extra``.
+        ``versions``, ``seeds`` where there are several, and ``extra``.
     """
+    if seeds is not None:
+        chosen = sorted(set(seeds))
+        seed = chosen[0] if len(chosen) == 1 else None
+        extra["seeds"] = chosen
     return {
         "command": command(),
         **git_state(Path(itera_lite.__file__).parent),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from itera_lite.config import preset_of
 from itera_lite.errors import UsageError
 from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.quantities import finite_number, threads_of, whole_number
@@ -146,8 +147,6 @@ def bench(
         record["provenance"] = origin
     plural = "s" if threads > 1 else ""
     print(f"\nMedians of {repeats} repeats, {threads} thread{plural}; the files hold the spread")
-    if problem is not None:
-        print(f"Without the compiled kernels: {problem}")
     print_table(records)
     for name, record in records.items():
         write_json(Path(results) / f"{name}_benchmark.json", record)
@@ -266,6 +265,7 @@ def _record(
     return {
         "name": name,
         "family": model.config.family,
+        "preset": preset_of(model.config.to_dict()),
         "params": {
             "total": costs.params_total,
             "embedding": costs.params_embedding,

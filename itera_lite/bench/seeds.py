@@ -160,7 +160,7 @@ def _copy(record: dict[str, Any], path: Path, name: str, seed: int, mark: dict[s
 
 def _write(record: dict[str, Any], path: Path, run: dict[str, Any]) -> None:
     record["runs"].append(run)
-    record["provenance"] = provenance()
+    record["provenance"] = provenance(seeds=[run["seed"] for run in record["runs"]])
     write_json(path, record)
 
 

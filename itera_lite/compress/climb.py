@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from itera_lite.bench.artifact import TEXT_BYTES, Artifact
+from itera_lite.bench.compare import is_number
 from itera_lite.bench.energy import DEFAULT_WATTS
+from itera_lite.bench.provenance import provenance
 from itera_lite.bench.stats import stat
 from itera_lite.compress.rungs import (
     REFERENCES,
@@ -134,16 +136,28 @@ def _scores(plans: Sequence[Plan], name: str, documents: list[bytes]) -> list[di
         file = model_file(folder) if name in QUANTIZED else folder / "model.safetensors"
         key = {"text_sha256": text, "weights_sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         kept = plan.results / f"{folder.name}_heldout.json"
-        record = json.loads(kept.read_text("utf-8")) if kept.is_file() else {}
+        record = _kept(kept)
         if not key.items() <= record.items():
             if not plan.setting.quiet:
                 print(f"scoring {folder}")
             nats, tokens, size = _score(folder, file, documents)
             bits = {"bpb": nats / math.log(2) / size, "bytes_per_token": size / tokens}
             record = {**bits, "bytes": size, "window": WINDOW, **key}
+            record["provenance"] = provenance(seed=plan.seed)
             write_json(kept, record)
         found.append({part: float(record[part]) for part in ("bpb", "bytes_per_token")})
     return found
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What a file of scores holds; nothing where it isn't there or is damaged."""
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    parts = ("bpb", "bytes_per_token")
+    good = isinstance(record, dict) and all(is_number(record.get(part)) for part in parts)
+    return record if good else {}
 
 
 def _score(folder: Path, file: Path, documents: list[bytes]) -> tuple[float, int, int]:

@@ -4,7 +4,7 @@ which nothing was trained."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,18 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
-from itera_lite.files import folder_name, write_json
+from itera_lite.files import folder_name, write_json, write_text
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.budget import Budget, budget_of
-from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
+from itera_lite.train.checkpoint import (
+    is_own,
+    load_checkpoint,
+    move_checkpoint,
+    remove_checkpoint,
+    save_checkpoint,
+)
 from itera_lite.train.resume import Places
 from itera_lite.train.run import train_config
 from itera_lite.train.session import description, threads_restored
@@ -160,6 +166,40 @@ def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainC
         lr_embedding=config.lr_embedding * rate,
         lr_other=config.lr_other * rate,
     )
+
+
+@contextmanager
+def trials(places: Places) -> Iterator[tuple[Path, Path]]:
+    """Folders beside the result for checkpoints and result files that may be rejected.
+
+    Only what is accepted gets the result's name, by `adopt`.
+    """
+    folders = [folder / f"{places.name}-tried" for folder in (places.checkpoints, places.results)]
+    try:
+        yield folders[0], folders[1]
+    finally:
+        for folder in folders:
+            with suppress(OSError):  # where something lies in it, it stays
+                folder.rmdir()
+
+
+def adopt(trial: Places, places: Places, summary: dict[str, Any]) -> None:
+    """Move what was tried and accepted to the result's place, with its summary.
+
+    Args:
+        summary: what is written there; the name in it becomes the result's.
+    """
+    move_checkpoint(trial.best, places.best)
+    if is_own(places.last):  # what a model that is replaced would have gone on from
+        remove_checkpoint(places.last)
+    if trial.metrics.exists():
+        write_text(places.metrics, trial.metrics.read_text(encoding="utf-8"))
+    else:
+        places.metrics.unlink(missing_ok=True)
+    summary["name"] = places.name
+    if "file" in summary["compress"]:
+        summary["compress"]["file"] = str(places.best / Path(summary["compress"]["file"]).name)
+    write_json(places.summary, summary)
 
 
 def save_untrained(

@@ -174,7 +174,7 @@ def _judge(
         "sides": sides,
         "verdicts": verdicts,
         **lesson.notes(objective, sides["distilled"]["teacher_seconds"]["median"]),
-        "provenance": provenance(),
+        "provenance": provenance(seeds=[run["seed"] for run in record["runs"]]),
     }
     write_json(path, record)
     if not quiet:

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.common import Start, check_numbers, score
+from itera_lite.compress.common import Start, adopt, check_numbers, score, trials
 from itera_lite.compress.quantize import Type, file_bytes, quantize
 from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
 from itera_lite.export.gguf import refuse_gpt2
 from itera_lite.export.types import SCHEMES
-from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import bytes_of, share_of
+from itera_lite.train.resume import Places
 from itera_lite.train.session import first_bytes
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")
@@ -29,6 +29,7 @@ class _Wish:
     data: str
     options: dict[str, Any]
     say: Callable[[str], None]
+    tried: list[Places]  # what the steps write; only the last one may become the result
 
 
 def compress(
@@ -78,8 +79,6 @@ def compress(
     start = Start.load(checkpoint)
     refuse_gpt2(start.folder, start.model.config)
     places = start.places(name, f"{start.name}_small", checkpoints, results)
-    with places.claimed(overwrite=overwrite):
-        pass  # the name is free: said before any work, and each step claims it again
     steps: list[str] = []
 
     def say(text: str) -> None:
@@ -87,22 +86,30 @@ def compress(
         if not quiet:
             print(text)
 
-    options: dict[str, Any] = {
-        "seed": seed,
-        "overwrite": True,
-        "threads": threads,
-        "quiet": quiet,
-        "checkpoints": checkpoints,
-        "results": results,
-    }
-    wish = _Wish(data, options, say)
-    if limit is not None:
-        summary = _to_size(start, places.name, limit, minutes, wish)
-    else:
-        assert loss is not None
-        summary = _within(start, places.name, loss, minutes, wish)
-    summary["compress"]["steps"] = steps
-    write_json(places.summary, summary)
+    with places.claimed(overwrite=overwrite), trials(places) as folders:
+        trial = Places(places.name, *folders)
+        options: dict[str, Any] = {
+            "seed": seed,
+            "overwrite": True,
+            "threads": threads,
+            "quiet": quiet,
+            "checkpoints": trial.checkpoints,
+            "results": trial.results,
+        }
+        wish = _Wish(data, options, say, [trial])
+        try:
+            if limit is not None:
+                summary = _to_size(start, places.name, limit, minutes, wish)
+            else:
+                assert loss is not None
+                summary = _within(start, places.name, loss, minutes, wish)
+            summary["compress"]["steps"] = steps
+            adopt(trial, places, summary)
+        finally:
+            for each in wish.tried:
+                each.discard()
+    if not quiet:
+        print(f"Written to {summary['compress']['file']}")
     return summary
 
 
@@ -171,9 +178,11 @@ def _fewer_experts(
         "uses most, and a short training makes up for the others"
     )
     minutes = 3.0 if minutes is None else minutes
-    made = f"{name}_e{keep}"
-    experts(start.folder, data=wish.data, keep=keep, minutes=minutes, name=made, **wish.options)
-    return Start.load(wish.options["checkpoints"] / made)
+    made = Places(f"{name}_e{keep}", wish.options["checkpoints"], wish.options["results"])
+    wish.tried.append(made)
+    own = {"keep": keep, "minutes": minutes, "name": made.name}
+    experts(start.folder, data=wish.data, **own, **wish.options)
+    return Start.load(made.best)
 
 
 def _within(

@@ -137,7 +137,7 @@ def ladder(
         "quick": quick,
         "minutes": minutes,
         "targets": targets_of(measured["rungs"]),
-        "provenance": provenance(seed=0),
+        "provenance": provenance(seeds=range(seeds)),
     }
     show(record)
     path = write_json(Path(results) / "ladder.json", record)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itera_lite.bench.compare import is_number
 from itera_lite.compress.common import gentle, score
 from itera_lite.compress.objective import Distillation
 from itera_lite.compress.soft_targets import BLOCK, SoftTargets
@@ -27,7 +28,8 @@ from itera_lite.errors import UsageError
 from itera_lite.files import folder_name, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.quantities import number_of
+from itera_lite.quantities import finite_number, number_of
+from itera_lite.reading import exists, is_folder
 from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.run import train_config
@@ -58,7 +60,7 @@ class Student:
             UsageError: it is none of these, or a checkpoint has another tokenizer.
         """
         folder = Path(wanted)
-        if folder.is_dir():
+        if is_folder(folder) or (wanted not in PRESETS and exists(folder)):
             model, own = load_checkpoint(folder)
             if tokenizer is not None and tokenizer.sha256 != own.sha256:
                 raise UsageError(
@@ -129,12 +131,8 @@ class Lesson:
         self._warn()
 
     def objective(self, temperature: float, mix: float) -> Distillation:
-        if not temperature > 0:
-            raise UsageError(f"--temperature {temperature:g}: expected more than 0")
-        if not 0 < mix <= 1:
-            raise UsageError(
-                f"--mix {mix:g}: expected more than 0 (of which the teacher has no say), 1 at most"
-            )
+        finite_number("temperature", temperature, above=0)
+        finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
         return Distillation(self.targets, temperature, mix)
 
     def prepare_for(self, config: TrainConfig, budget: Budget, setting: Setting) -> float:
@@ -180,7 +178,8 @@ class Lesson:
         rows = []
         for teacher in self.teachers:
             path = self.targets.folder / f"teacher-{teacher.sha256[:16]}.json"
-            if not path.exists():
+            bpb = _known_score(path)
+            if bpb is None:
                 begin = time.perf_counter()
                 texts = list(first_bytes(self.dataset.documents("valid")))
                 bpb = score(teacher.model, teacher.tokenizer, texts).bpb
@@ -192,7 +191,7 @@ class Lesson:
                     "params": cost(teacher.model.config).params_total,
                     "vocab_size": teacher.tokenizer.vocab_size,
                     "sha256": teacher.sha256,
-                    "bpb": json.loads(path.read_text(encoding="utf-8"))["bpb"],
+                    "bpb": bpb,
                 }
             )
         return rows
@@ -238,3 +237,12 @@ class Lesson:
                     f"parameters, the student {own:,}: a smaller teacher seldom helps",
                     file=sys.stderr,
                 )
+
+
+def _known_score(path: Path) -> float | None:
+    """A teacher's bits per byte as they were measured before; None where they weren't."""
+    try:
+        bpb = json.loads(path.read_text(encoding="utf-8"))["bpb"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return float(bpb) if is_number(bpb) else None

@@ -12,7 +12,14 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
-from itera_lite.compress.common import Start, check_numbers, save_untrained, score
+from itera_lite.bench.provenance import provenance
+from itera_lite.compress.common import (
+    Start,
+    check_numbers,
+    refuse_input,
+    save_untrained,
+    score,
+)
 from itera_lite.compress.gptq import gptq
 from itera_lite.compress.objective import MIX
 from itera_lite.compress.qat import Wish, train_rounded
@@ -24,6 +31,7 @@ from itera_lite.compress.sensitivity import (
     room_above,
     sensitivity,
 )
+from itera_lite.config import preset_of
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import UsageError
 from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
@@ -116,6 +124,8 @@ def quantize(
     with start.claimed(
         *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
     ) as places:
+        for folder in teacher or ():
+            refuse_input(places, Path(folder))
         kinds: Kinds = kinds_of(start.model, SCHEMES[type]) if limit is None else {}
         setting = Setting.prepare(threads=threads, quiet=quiet)
         record: dict[str, Any] = {"verb": "quantize", "type": type, "method": chosen}
@@ -126,7 +136,9 @@ def quantize(
             summary: dict[str, Any] = {
                 "name": places.name,
                 "family": start.model.config.family,
+                "preset": preset_of(start.model.config.to_dict()),
                 "config": start.model.config.to_dict(),
+                "provenance": provenance(),
                 **notes,
             }
         else:

@@ -6,7 +6,6 @@ then never done again, whoever trained it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
 from itera_lite.data.general import prepare_general
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import IteraError
+from itera_lite.reading import is_file, read_object
 from itera_lite.train.budget import Budget
 from itera_lite.train.resume import Places
 from itera_lite.train.run import train_config
@@ -74,12 +74,9 @@ class Plan:
     def summary(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage says of itself; None where it isn't finished."""
         path = self.results / f"{stage}{self.suffix}_summary.json"
-        if not path.is_file() or not (self.folder(stage) / "model.safetensors").is_file():
+        if not is_file(path) or not is_file(self.folder(stage) / "model.safetensors"):
             return None
-        try:
-            return dict(json.loads(path.read_text("utf-8")))
-        except ValueError as error:
-            raise IteraError(f"'{path}' is damaged ({error}): delete it, and run again") from None
+        return read_object(path, IteraError)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,23 @@ A folder of the cache, under a key of everything that decides its content:
     filled.bin       a byte for each `BLOCK` places: 1 where they are done
     spent.json       teacher seconds so far, and how the teachers do on the text
 
-The files are memory-mapped and sparse: a place takes room on disk, and a teacher's time, only
-when a student is to see it. What is written stays, whoever is stopped when.
+The files are sparse: a place takes room on disk, and a teacher's time, only when a student is to
+see it. What is marked as filled is on the disk: ids and shares are synchronised before the marks
+that say so, so that a stop or a power cut loses the last seconds and nothing else. A folder whose
+manifest is missing or another's, or whose files have the wrong size, begins anew.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +39,7 @@ from itera_lite.compress.bytewise import Bridge
 from itera_lite.compress.teacher import Teacher
 from itera_lite.data.shards import Dataset
 from itera_lite.errors import DataError
-from itera_lite.files import cache_folder, write_json
+from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
 
 FORMAT = 1
 BLOCK = 32  # places that are filled together
@@ -71,12 +77,18 @@ class SoftTargets:
         }
         key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = cache_folder() / "teachers" / f"{dataset.name}-{key}".replace("/", "_")
-        self.folder.mkdir(parents=True, exist_ok=True)
         wide = "<u2" if self.vocab_size <= 65_536 else "<u4"
-        self._ids = self._map("ids.bin", wide, (self.places, self.k))
-        self._shares = self._map("shares.bin", "<f2", (self.places, self.k))
-        self._filled = self._map("filled.bin", "u1", (-(-self.places // BLOCK),))
-        write_json(self.folder / "manifest.json", manifest)
+        blocks = -(-self.places // BLOCK)
+        tables = [
+            _Table(self.folder / "ids.bin", wide, (self.places, self.k)),
+            _Table(self.folder / "shares.bin", "<f2", (self.places, self.k)),
+            _Table(self.folder / "filled.bin", "u1", (blocks, 1)),
+        ]
+        self._ids, self._shares, self._filled = tables
+        with self._writing():
+            self._open(tables, manifest)
+        self._known = self._filled.rows[:, 0] != 0  # filled, whether the disk has it yet or not
+        self._unmarked: list[NDArray[np.int64]] = []  # filled since the last flush
 
     def at(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The teachers' tokens and probabilities at places; asks the teachers where needed.
@@ -87,12 +99,13 @@ class SoftTargets:
         """
         places = places.ravel() % self.places
         self.fill(np.unique(places // BLOCK))
-        ids = torch.from_numpy(self._ids[places].astype(np.int64))
-        return ids, torch.from_numpy(self._shares[places].astype(np.float32))
+        ids = torch.from_numpy(self._ids.rows[places].astype(np.int64))
+        return ids, torch.from_numpy(self._shares.rows[places].astype(np.float32))
 
     def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the blocks that aren't filled."""
-        missing: NDArray[np.int64] = blocks[self._filled[blocks] == 0]
+        done = self._known[blocks] | (self._filled.rows[blocks, 0] != 0)
+        missing: NDArray[np.int64] = blocks[~done]
         return missing
 
     def fill(self, blocks: NDArray[np.int64], say: str = "") -> None:
@@ -115,10 +128,14 @@ class SoftTargets:
             unit_scale=True,
             disable=True if self.quiet or not say else None,
         )
+        with self._writing():
+            self._fill(missing, rows // BLOCK, bar)
+
+    def _fill(self, missing: NDArray[np.int64], at_a_time: int, bar: tqdm[Any]) -> None:
         spent, flushed = _Spent(), time.monotonic()
         try:
-            for first in range(0, len(missing), rows // BLOCK):
-                piece = missing[first : first + rows // BLOCK]
+            for first in range(0, len(missing), at_a_time):
+                piece = missing[first : first + at_a_time]
                 begin = time.perf_counter()
                 spent = spent.plus(self._fill_piece(piece), time.perf_counter() - begin)
                 bar.update(len(piece) * BLOCK)
@@ -127,6 +144,39 @@ class SoftTargets:
         finally:
             bar.close()
             self._flush(spent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turns an `OSError` of the block into a `DataError` that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"the teachers' cache '{self.folder}' can't be written ({reason_of(error)}). Make "
+                "room, or set ITERA_CACHE to another folder that you may write to"
+            ) from error
+
+    def _open(self, tables: Sequence[_Table], manifest: dict[str, Any]) -> None:
+        """Open the files, and make them anew where they aren't a whole cache of this content."""
+        path = self.folder / "manifest.json"
+        try:
+            whole = json.loads(path.read_text(encoding="utf-8")) == manifest
+        except (FileNotFoundError, ValueError, RecursionError):
+            whole = False
+        spent = self.folder / "spent.json"
+        whole = whole and all(table.is_whole() for table in tables) and _Spent.is_whole(spent)
+        if not whole:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # The marks go first, the manifest comes last: whatever happens in between, no mark
+            # stands beside values that it isn't of.
+            self._filled.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            sync_folder(self.folder)
+            _Spent().write(spent)
+        for table in tables:
+            table.open()
+        if not whole:
+            write_json(path, manifest)
 
     def spent(self) -> dict[str, float]:
         """The whole cache: places filled, teacher seconds, share taught, top-k mass, loss."""
@@ -153,9 +203,10 @@ class SoftTargets:
         top, ids = mean.topk(self.k)
         targets = self.dataset.tokens("train")[places].astype(np.int64)
         right = mean[torch.arange(len(places)), torch.from_numpy(targets)]
-        self._ids[places] = ids.numpy().astype(self._ids.dtype)
-        self._shares[places] = top.numpy().astype(np.float16)
-        self._filled[blocks] = 1
+        self._ids.write(places, ids.numpy())
+        self._shares.write(places, top.numpy())
+        self._known[blocks] = True
+        self._unmarked.append(blocks)
         nats = -right[said].clamp(min=1e-9).log().sum()
         return torch.stack([torch.tensor(float(len(places))), said.sum(), top.sum(), nats])
 
@@ -184,19 +235,62 @@ class SoftTargets:
 
     def _flush(self, spent: _Spent) -> _Spent:
         """To disk, the values before the marks that say they are there; a fresh count."""
-        for array in (self._ids, self._shares, self._filled):
-            array.flush()
+        if not self._unmarked:
+            return spent
+        self._ids.sync()
+        self._shares.sync()
         path = self.folder / "spent.json"
         _Spent.read(path).plus(spent.counts, spent.seconds).write(path)
+        blocks = np.unique(np.concatenate(self._unmarked))
+        self._filled.write(blocks, np.ones((len(blocks), 1)))
+        self._filled.sync()
+        self._unmarked = []
         return _Spent()
 
-    def _map(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
-        path = self.folder / name
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        with open(path, "ab") as file:
-            if path.stat().st_size != size:
-                file.truncate(size)
-        return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+class _Table:
+    """A file of rows of numbers, which is read through a memory map.
+
+    It is written by calls, not through the map: a full disk is an error then, and not the end of
+    the process. Call `open` first.
+    """
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, int]) -> None:
+        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+        self._bytes = shape[1] * self.dtype.itemsize  # of a row
+
+    def is_whole(self) -> bool:
+        """Whether the file is there, in full length."""
+        try:
+            return self.path.stat().st_size == self.shape[0] * self._bytes
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> None:
+        """Open the file, and make it where it isn't whole; new rows are zeros."""
+        whole = self.is_whole()
+        if not whole:
+            self.path.unlink(missing_ok=True)  # another process may have it mapped
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        weakref.finalize(self, os.close, self._file)
+        if not whole:
+            os.ftruncate(self._file, self.shape[0] * self._bytes)
+            os.fsync(self._file)
+        self.rows: NDArray[Any] = np.memmap(self.path, self.dtype, "r", shape=self.shape)
+
+    def write(self, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write (n, columns) values to rising rows."""
+        data = np.ascontiguousarray(values, self.dtype)
+        borders = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
+        for first, end in pairwise(borders):
+            left, at = memoryview(data[first:end]).cast("B"), int(rows[first]) * self._bytes
+            while left:
+                written = os.pwrite(self._file, left, at)
+                left, at = left[written:], at + written
+
+    def sync(self) -> None:
+        """Return when the disk has what was written."""
+        os.fsync(self._file)
 
 
 class _Spent:
@@ -212,13 +306,19 @@ class _Spent:
         return _Spent(self.counts + counts.double(), self.seconds + seconds)
 
     @classmethod
-    def read(cls, path: Path) -> _Spent:
+    def is_whole(cls, path: Path) -> bool:
+        """Whether the file can be read."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            counts = torch.tensor([raw[name] for name in cls.NAMES], dtype=torch.float64)
-            return cls(counts, float(raw["seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            return cls()
+            cls.read(path)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, RecursionError):
+            return False
+        return True
+
+    @classmethod
+    def read(cls, path: Path) -> _Spent:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        counts = torch.tensor([raw[name] for name in cls.NAMES], dtype=torch.float64)
+        return cls(counts, float(raw["seconds"]))
 
     def write(self, path: Path) -> None:
         sums = dict(zip(self.NAMES, self.counts.tolist(), strict=True))

@@ -25,6 +25,7 @@ from itera_lite.compress.bytewise import Bridge
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.evaluate.bits import evaluating
+from itera_lite.export.weights import weight_files
 from itera_lite.model import LanguageModel
 from itera_lite.train.checkpoint import load_checkpoint
 
@@ -56,8 +57,8 @@ class Teacher:
         except ConfigError as error:
             raise CheckpointError(f"the teacher '{folder}' can't be loaded: {error}") from None
         digest = hashlib.sha256()
-        for file in ("config.json", "model.safetensors"):
-            digest.update((Path(folder) / file).read_bytes())
+        for file in (Path(folder) / "config.json", *weight_files(Path(folder))):
+            digest.update(file.read_bytes())
         return cls(Path(folder), model, tokenizer, digest.hexdigest())
 
     @property

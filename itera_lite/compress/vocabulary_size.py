@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.common import Start
+from itera_lite.compress.common import Start, adopt, trials
 from itera_lite.config import TrainConfig
 from itera_lite.data.shards import prepare
-from itera_lite.errors import ExportError, TextTooSmall, UsageError
+from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.files import write_json, write_text
+from itera_lite.export.weights import weight_files
 from itera_lite.model.cost import cost
-from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
+from itera_lite.reading import exists, read_object
 from itera_lite.train.resume import Places
 
 SIZES = (512, 1024, 2048, 4096)
@@ -80,39 +78,31 @@ def choose(
     Raises:
         UsageError: no size is below the vocabulary of the model and supported by the text.
     """
-    folders = (places.checkpoints / f"{places.name}-tried", places.results / f"{places.name}-tried")
     sizes = supported(start, data, quiet)
-    rows, tried = [], {size: Places(f"{places.name}_{size}", *folders) for size in sizes}
-    for size, trial in tried.items():
-        if not (resume and trial.summary.exists()):
-            if not resume:
-                trial.discard()
-            with trial.claimed(resume=resume):
-                resize(size, trial)
-        rows.append(measure(trial))
-    chosen = cheapest(rows, tolerance)
-    winner = tried[chosen.size]
-    summary = _read(winner)
-    began: dict[str, Any] = summary["compress"]["from"]
-    before = _as_it_was(start, began)
-    _warn(chosen, before, tolerance)
-    rule = RULE.format(tolerance=100 * tolerance)
-    summary["name"] = places.name
-    summary["compress"]["sizes"] = {
-        "rule": rule,
-        "chosen": chosen.size,
-        "tried": [asdict(row) | {"cost": row.cost} for row in rows],
-        "before": asdict(before),
-    }
-    save_checkpoint(places.best, *load_checkpoint(winner.best))
-    if winner.metrics.exists():
-        write_text(places.metrics, winner.metrics.read_text(encoding="utf-8"))
-    write_json(places.summary, summary)
-    for trial in tried.values():
-        trial.discard()
-    for folder in folders:
-        with suppress(OSError):  # where something else lies in it, it stays
-            folder.rmdir()
+    with trials(places) as folders:
+        rows, tried = [], {size: Places(f"{places.name}_{size}", *folders) for size in sizes}
+        for size, trial in tried.items():
+            if not (resume and exists(trial.summary)):
+                if not resume:
+                    trial.discard()
+                with trial.claimed(resume=resume):
+                    resize(size, trial)
+            rows.append(measure(trial))
+        chosen = cheapest(rows, tolerance)
+        winner = tried[chosen.size]
+        summary = _read(winner)
+        before = _as_it_was(start, summary["compress"]["from"])
+        _warn(chosen, before, tolerance)
+        rule = RULE.format(tolerance=100 * tolerance)
+        summary["compress"]["sizes"] = {
+            "rule": rule,
+            "chosen": chosen.size,
+            "tried": [asdict(row) | {"cost": row.cost} for row in rows],
+            "before": asdict(before),
+        }
+        adopt(winner, places, summary)
+        for trial in tried.values():
+            trial.discard()
     if not quiet:
         print(table(rows, before, chosen))
         print(f"{places.name}: {chosen.size:,} tokens: {rule}")
@@ -184,7 +174,7 @@ def file_sizes(checkpoint: Path) -> tuple[int | None, int]:
             except ExportError:
                 sizes.append(None)
     q8_0, f32 = sizes
-    return q8_0, f32 or (checkpoint / "model.safetensors").stat().st_size
+    return q8_0, f32 or sum(file.stat().st_size for file in weight_files(checkpoint))
 
 
 def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:
@@ -204,4 +194,4 @@ def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:
 
 
 def _read(places: Places) -> dict[str, Any]:
-    return dict(json.loads(places.summary.read_text(encoding="utf-8")))
+    return read_object(places.summary, CheckpointError)

@@ -24,6 +24,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from itera_lite.errors import DataError, TextTooSmall, UsageError
 from itera_lite.files import write_json, write_text
+from itera_lite.reading import is_file, is_folder
 
 EOT = "<|endoftext|>"
 MIN_VOCAB, MAX_VOCAB = 256, 65_536
@@ -36,6 +37,8 @@ _GROUP_CHARS = 2_000_000  # and this many characters at a time, which bounds mem
 _BORDER = re.compile(r"(?<=[^\s\x1c-\x1f\u180e\u200b\ufeff])(?=\n| [A-Za-z])")
 _LONG_SPACE = re.compile(rf"\s{{{_LEARN_BYTES // 4}}}")
 _NOT_UTF8 = re.compile("([\udc80-\udcff]+)")
+# What a BPE model may do besides applying its merges; a GGUF file can't hold any of it.
+_BPE_EXTRAS = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def _byte_characters() -> list[str]:
@@ -63,24 +66,14 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer, *, origin: str = "tokenizer") -> None:
         state = json.loads(backend.to_str())
         model = state["model"]
-        vocab: dict[str, int] = dict(model.get("vocab") or {})
-        special = {
-            token["content"]: token["id"] for token in state["added_tokens"] if token["special"]
-        }
-        byte_level = (
-            model["type"] == "BPE"
-            and (state["pre_tokenizer"] or {}).get("type") == "ByteLevel"
-            and not state["pre_tokenizer"]["add_prefix_space"]
-            and state["normalizer"] is None
-            and all(character in vocab for character in _BYTE_TO_CHARACTER)
-        )
-        if not byte_level or EOT not in special or set(special) != {EOT}:
+        added = {token["content"]: token for token in state["added_tokens"]}
+        if not _is_byte_level(state) or set(added) != {EOT} or not added[EOT]["special"]:
             raise DataError(
                 f"{origin}: expected a byte-level BPE tokenizer (GPT-2 pre-tokenizer, no "
-                f"normalizer, no prefix space) with {EOT} as its only special token. "
+                f"normalizer, no prefix space, no dropout) with {EOT} as its only added token. "
                 "Make one with Tokenizer.train."
             )
-        vocab[EOT] = special[EOT]
+        vocab: dict[str, int] = {**model["vocab"], EOT: added[EOT]["id"]}
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise DataError(
                 f"{origin}: expected the ids 0..{len(vocab) - 1}, each once. "
@@ -171,11 +164,13 @@ class Tokenizer:
             DataError: there is none, or it isn't a tokenizer of this kind.
         """
         path = Path(path)
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
+        file = path / "tokenizer.json" if is_folder(path) else path
+        if not is_file(file):
             raise DataError(f"{path}: expected a tokenizer.json, or a folder that holds one")
         try:
             backend = tokenizers.Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"'{file}' can't be read: {error.strerror}") from None
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: not a readable tokenizer.json ({error})") from error
         return cls(backend, origin=str(file))
@@ -363,6 +358,24 @@ def _may_hold_long(piece: str) -> bool:
     """
     longest = max(map(len, piece.replace("\n", " ").split(" ")))
     return longest >= _LEARN_BYTES // 4 - 1 or _LONG_SPACE.search(piece) is not None
+
+
+def _is_byte_level(state: dict[str, Any]) -> bool:
+    """Whether a tokenizer cuts text as those that are trained here: into GPT-2's pre-tokens, and
+    each of them by its merges alone."""
+    model, cut = state["model"], state["pre_tokenizer"] or {}
+    vocab = model.get("vocab")
+    return (
+        model["type"] == "BPE"
+        and isinstance(vocab, dict)
+        and all(character in vocab for character in _BYTE_TO_CHARACTER)
+        and all(set(token) <= _CHARACTER_TO_BYTE.keys() for token in vocab if token != EOT)
+        and not any(model.get(field) for field in _BPE_EXTRAS)
+        and cut.get("type") == "ByteLevel"
+        and not cut["add_prefix_space"]
+        and cut.get("use_regex", True)
+        and state["normalizer"] is None
+    )
 
 
 def _pre_tokenizer() -> pre_tokenizers.ByteLevel:

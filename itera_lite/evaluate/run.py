@@ -49,6 +49,7 @@ def evaluate(
 
     from itera_lite import kernels
     from itera_lite.bench.provenance import default_threads, provenance
+    from itera_lite.config import preset_of
     from itera_lite.data.corpus import load_documents
     from itera_lite.evaluate.baselines import baselines as measure_baselines
     from itera_lite.evaluate.baselines import sample_documents
@@ -112,6 +113,8 @@ def evaluate(
     words = count_words(documents) if _is_wikitext(spec) else None
     record: dict[str, Any] = {
         "name": name,
+        "family": model.config.family,
+        "preset": preset_of(model.config.to_dict()),
         "data": spec,
         "split": split,
         "bpb": score.bpb,

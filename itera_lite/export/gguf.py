@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gguf import GGUFValueType, Keys, TokenType
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import ExportError, UsageError
+from itera_lite.export.output import refuse_output
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
@@ -26,6 +28,11 @@ from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
 from itera_lite.train.checkpoint import load_checkpoint
 
+# Of a checkpoint's folder: no output may have one of these names there.
+FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+)
 # llama.cpp's default order, but temperature before the cuts, as our own sampler has it
 _SAMPLING_SEQUENCE = "penalties;dry;top_n_sigma;temperature;top_k;typ_p;top_p;min_p;xtc"
 # A chat program without a template would put its own marks around what is typed. This one gives
@@ -58,10 +65,7 @@ def export_gguf(
     model, tokenizer = load_checkpoint(checkpoint)
     refuse_gpt2(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
-    if path.is_dir():
-        raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
+    refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
 
     scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
     writer = _writer(checkpoint, model.config, tokenizer, scheme)
@@ -73,11 +77,16 @@ def export_gguf(
         stored = by_type.get(kind.name, Stored())
         by_type[kind.name] = stored.plus(weights.size, packed.nbytes)
     with replacing(path) as temporary:
-        writer.write_header_to_file(temporary)
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-    return Summary(path, type, path.stat().st_size, by_type)
+        try:
+            writer.write_header_to_file(temporary)
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+        finally:
+            with suppress(OSError):  # the first error is the one that is told
+                writer.close()
+        size = temporary.stat().st_size
+    return Summary(path, type, size, by_type)
 
 
 def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:

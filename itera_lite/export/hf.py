@@ -6,21 +6,21 @@ The Itera model is a ``GraniteMoeHybrid``, the Transformer a ``Llama``, the refe
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from itera_lite import __version__
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
 from itera_lite.export import gpt2
-from itera_lite.files import named_in_utf8, write_json
+from itera_lite.export.hf_config import from_hf_config
+from itera_lite.export.weights import WEIGHTS, read_weights, require_checkpoint, write_tensors
+from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
+from itera_lite.reading import read_json
 
 MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program's
 _BOTH = {
@@ -115,87 +115,6 @@ def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
     }
 
 
-def from_hf_config(raw: dict[str, Any]) -> ModelConfig:
-    """A ``config.json`` -> `ModelConfig`.
-
-    Raises:
-        ConfigError: for another kind of model, or a feature that ours doesn't have.
-    """
-    kind = raw.get("model_type")
-    if kind not in ("granitemoehybrid", "llama", "gpt2"):
-        raise ConfigError(f"model_type={kind!r}: expected 'granitemoehybrid', 'llama' or 'gpt2'")
-
-    def require(key: str, expected: Any, default: Any) -> None:
-        if raw.get(key, default) != expected:
-            raise ConfigError(f"{key}={raw.get(key, default)!r}: only {expected!r} is supported")
-
-    if kind == "gpt2":
-        try:
-            return gpt2.from_hf_config(raw)
-        except KeyError as missing:
-            raise ConfigError(f"config.json lacks {missing}: is it a whole checkpoint?") from None
-    require("tie_word_embeddings", True, False)
-    require("hidden_act", "silu", "silu")
-    require("attention_bias", False, False)
-    try:
-        heads = raw["num_attention_heads"]
-        head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
-        common: dict[str, Any] = {
-            "vocab_size": raw["vocab_size"],
-            "d_model": raw["hidden_size"],
-            "head_dim": head_dim,
-            "n_kv_heads": raw.get("num_key_value_heads") or heads,
-            "max_seq_len": raw["max_position_embeddings"],
-            "norm_eps": raw["rms_norm_eps"],
-        }
-        if kind == "llama":
-            require("mlp_bias", False, False)
-            rope = raw.get("rope_parameters") or {}
-            if rope.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
-                raise ConfigError("rope scaling is not supported: expected rope_type 'default'")
-            return ModelConfig(
-                family="transformer",
-                pattern="a" * raw["num_hidden_layers"],
-                d_ff=raw["intermediate_size"],
-                rope_theta=rope.get("rope_theta", raw.get("rope_theta", 10_000.0)),
-                **common,
-            )
-        require("mamba_n_groups", 1, 1)
-        require("mamba_expand", 2, 2)
-        require("mamba_conv_bias", True, True)
-        require("mamba_proj_bias", False, False)
-        require("position_embedding_type", None, None)
-        experts = raw["num_local_experts"]
-        letters = {
-            "mamba": "m",
-            "linear_attention": "m",
-            "attention": "a",
-            "full_attention": "a",
-        }
-        scale = raw["attention_multiplier"]
-        if abs(scale - head_dim**-0.5) > 1e-6:
-            raise ConfigError(
-                f"attention_multiplier={scale}: expected head_dim**-0.5={head_dim**-0.5:.6f}"
-            )
-        return ModelConfig(
-            family="itera",
-            pattern="".join(letters[name] for name in raw["layer_types"]),
-            d_ff=raw["shared_intermediate_size"],
-            n_experts=experts,
-            top_k=raw["num_experts_per_tok"] if experts else 2,
-            d_expert=raw["intermediate_size"] if experts else 0,
-            d_state=raw["mamba_d_state"],
-            ssm_head_dim=raw["mamba_d_head"],
-            d_conv=raw["mamba_d_conv"],
-            embedding_multiplier=raw["embedding_multiplier"],
-            residual_multiplier=raw["residual_multiplier"],
-            logits_scaling=raw["logits_scaling"],
-            **common,
-        )
-    except KeyError as missing:
-        raise ConfigError(f"config.json lacks {missing}: is it a whole checkpoint?") from None
-
-
 def to_hf_weights(model: LanguageModel) -> dict[str, Tensor]:
     """Our parameters under Hugging Face's names and in its shapes (float32)."""
     c = model.config
@@ -227,41 +146,26 @@ def to_hf_weights(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def from_hf_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Load Hugging Face's tensors into ``model``.
-
-    Raises:
-        CheckpointError: where a tensor is missing or has another shape.
-    """
-
-    def take(name: str, shape: tuple[int, ...]) -> Tensor:
-        if name not in weights:
-            raise CheckpointError(f"the checkpoint lacks the tensor '{name}'")
-        if tuple(weights[name].shape) != shape:
-            given = tuple(weights[name].shape)
-            raise CheckpointError(f"tensor '{name}' has shape {given}: expected {shape}")
-        return weights[name].float()
-
+    """Load Hugging Face's tensors, of the names and shapes that `to_hf_weights` gives, into
+    ``model``."""
     if model.config.is_gpt2:
         gpt2.from_hf_weights(model, weights)
         return
-    own = model.state_dict()
-    for name, target in own.items():
-        shape = tuple(target.shape)
+    for name, target in model.state_dict().items():
         if name in _TOP:
-            target.copy_(take(_TOP[name], shape))
+            target.copy_(weights[_TOP[name]])
             continue
         _, layer, rest = name.split(".", 2)
         prefix = f"model.layers.{layer}."
         if model.config.family == "transformer" and rest == "ffn.gate_up.weight":
-            half = (shape[0] // 2, shape[1])
-            gate = take(prefix + "mlp.gate_proj.weight", half)
-            target.copy_(torch.cat([gate, take(prefix + "mlp.up_proj.weight", half)]))
+            halves = [weights[f"{prefix}mlp.{half}_proj.weight"] for half in ("gate", "up")]
+            target.copy_(torch.cat(halves))
         elif model.config.family == "transformer" and rest == "ffn.down.weight":
-            target.copy_(take(prefix + "mlp.down_proj.weight", shape))
+            target.copy_(weights[prefix + "mlp.down_proj.weight"])
         elif rest.endswith("conv_weight"):
-            target.copy_(take(prefix + _ITERA[rest], (shape[0], 1, shape[1]))[:, 0])
+            target.copy_(weights[prefix + _ITERA[rest]][:, 0])
         else:
-            target.copy_(take(prefix + _ITERA[rest], shape))
+            target.copy_(weights[prefix + _ITERA[rest]])
 
 
 def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
@@ -281,32 +185,40 @@ def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
             "top_p": 0.95,
         },
     )
-    save_file(to_hf_weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / WEIGHTS, to_hf_weights(model))
 
 
 def load_model(folder: str | Path) -> LanguageModel:
-    """Read a Hugging Face folder of either family into a `LanguageModel` (eval mode).
+    """Read a Hugging Face folder of any of the families into a `LanguageModel` (eval mode).
+
+    The weights may be in several files, as model.safetensors.index.json says.
 
     Raises:
-        CheckpointError: where the folder is missing, incomplete or damaged.
+        CheckpointError: where the folder is missing, incomplete, damaged or no checkpoint.
         ConfigError: where the model is of a kind that ours can't be.
     """
     folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at '{folder}': expected a folder with config.json and "
-            "model.safetensors. Train one with: itera train"
-        )
-    try:
-        config = from_hf_config(json.loads(path.read_text(encoding="utf-8")))
-        with named_in_utf8(folder) as source:
-            weights = load_file(source / "model.safetensors")
-    except FileNotFoundError:
-        raise CheckpointError(f"'{folder}' has no model.safetensors") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint '{folder}' is damaged: {error}") from None
+    config = read_config(folder)
+    with torch.device("meta"):
+        wanted = to_hf_weights(LanguageModel(config))
+    weights = read_weights(folder, wanted)
     model = LanguageModel(config)
     with torch.no_grad():
         from_hf_weights(model, weights)
     return model.eval()
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The shape of the model in a checkpoint folder.
+
+    Raises:
+        CheckpointError: the folder is missing, is no checkpoint, or its config.json is damaged.
+        ConfigError: the model is of a kind that ours can't be.
+    """
+    require_checkpoint(folder)
+    path = folder / "config.json"
+    raw = read_json(path, CheckpointError)
+    try:
+        return from_hf_config(raw)
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"'{path}': {error}") from None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
 from itera_lite.errors import UsageError
 from itera_lite.export.summary import Summary
+from itera_lite.files import is_special
 
 
 def export(
@@ -30,5 +32,7 @@ def export(
     if format != "gguf":  # from Python; the command line checks it itself
         raise UsageError(f"format='{format}': expected gguf")
     summary = export_gguf(checkpoint, type, output)
-    print(summary)
+    # What is written into a pipe may be read from this process's own output.
+    piped = output is not None and is_special(output)
+    print(summary, file=sys.stderr if piped else sys.stdout)
     return summary

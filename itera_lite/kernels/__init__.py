@@ -5,6 +5,8 @@ Off until `enable` is called; then the model takes them wherever `usable` says s
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -35,15 +37,27 @@ __all__ = [
 
 _TYPES = (torch.float32, torch.bfloat16)
 _enabled = False
+_said: str | None = None  # the reason that was printed
 
 
 def enable() -> str | None:
-    """Compile (once) and switch on. Returns None, or the reason why it can't be done."""
-    global _enabled
+    """Compile (once) and switch on. Returns None, or the reason why it can't be done.
+
+    The reason is printed on standard error too, the first time: everything still works in plain
+    PyTorch, but several times slower.
+    """
+    global _enabled, _said
     try:
         load_library()
     except OSError as error:
-        return str(error)
+        if str(error) != _said:
+            _said = str(error)
+            print(
+                f"warning: without the fused operations, which makes this several times slower: "
+                f"{_said}",
+                file=sys.stderr,
+            )
+        return _said
     _enabled = True
     return None
 

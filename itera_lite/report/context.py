@@ -9,7 +9,7 @@ from pathlib import Path
 from itera_lite.bench.compare import Comparison
 from itera_lite.config import NAMES
 from itera_lite.report.metrics import Pair
-from itera_lite.report.results import SIZES, ModelResults, Results
+from itera_lite.report.results import ModelResults, Results
 from itera_lite.report.text import MISSING, code, escape, quantity, table
 
 Row = tuple[str, Callable[[ModelResults], str]]
@@ -33,14 +33,17 @@ def command(kind: str, model: ModelResults, beside: Sequence[ModelResults] = ())
             their timings compare. Without any, both of a preset size.
     """
     text = COMMANDS[kind].replace("NAME", model.name)
-    if model.size == "tiny" or kind == "eval":
+    if kind == "eval":
         return text
-    preset = model.size in SIZES and model.name in (f"{n}_{model.size}" for n in NAMES.values())
+    usual = [f"{name}_{model.preset}" for name in NAMES.values()] if model.preset else []
+    preset = model.name in usual  # the name that a training of the preset gives
+    if preset and model.preset == "tiny":
+        return text
     if kind == "bench":
-        both = [f"{n}_{model.size}" for n in NAMES.values()] if preset else [model.name]
+        both = usual if preset else [model.name]
         names = [m.name for m in beside if m.size == model.size] or both
         return " ".join([text, *(f"checkpoints/{name}" for name in names)])
-    return f"{text} --config {model.size}" if preset else text
+    return f"{text} --config {model.preset}" if preset else text
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class Context:
         sentences = []
         for pair in self.pairs:
             found = [c for c in map(pair.find, keys) if c is not None and c.itera and c.transformer]
-            names = f" ({escape(pair.itera.size)})" if len(self.pairs) > 1 else ""
+            names = (
+                f" ({escape(pair.itera.size or pair.itera.name)})" if len(self.pairs) > 1 else ""
+            )
             if found:
                 parts = "; ".join(f"{_lower(c.metric.label)}: **{c.verdict}**" for c in found)
                 sentences.append(f"Verdict{names}: {parts}.")

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, OutputError
+from itera_lite.errors import CheckpointError, DataError, OutputError
 from itera_lite.export.hf import MADE_WITH, load_model, save_model
+from itera_lite.export.weights import write_tensors
 from itera_lite.files import (
-    follow_umask,
     named_in_utf8,
     output_errors,
     reason_of,
@@ -36,7 +36,11 @@ from itera_lite.files import (
     write_json,
 )
 from itera_lite.model import LanguageModel
+from itera_lite.reading import is_folder, read_object
 
+PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # that a vocabulary is rounded up to
+_STATE_PARTS = ("identity", "state", "loader", "window")  # of a training state
+_ANEW = "Train anew with --overwrite, or another --name"
 _STATE = "training_state"
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
@@ -73,14 +77,12 @@ def save_checkpoint(
             tokenizer.save(fresh)
             if training_state is not None:
                 write_json(fresh / _STATE / "state.json", training_state)
-                save_file(tensors or {}, fresh / _STATE / "tensors.safetensors")
-            for path in fresh.rglob("*.safetensors"):
-                follow_umask(path)
-                with open(path, "rb") as file:
-                    os.fsync(file.fileno())
+                write_tensors(fresh / _STATE / "tensors.safetensors", tensors or {})
             _swap(fresh, place)
-        except SafetensorError as error:
-            raise OutputError(f"'{folder}' can't be written: {reason_of(error)}") from error
+        except OutputError as error:
+            raise OutputError(
+                f"'{folder}' can't be written: {reason_of(error.__cause__ or error)}"
+            ) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return Path(folder)
@@ -117,6 +119,18 @@ def remove_checkpoint(folder: Path) -> None:
             place.rmdir()
         except OSError:
             continue  # it holds something else, or it is a link
+
+
+def move_checkpoint(source: Path, folder: Path) -> None:
+    """Give the checkpoint in ``source``, on the same disk, the place of the one in ``folder``.
+
+    What isn't a checkpoint's in ``folder`` stays there.
+
+    Raises:
+        OutputError: it can't be moved.
+    """
+    with output_errors(folder):
+        _swap(source, Path(os.path.realpath(folder)))
 
 
 def lock_path(folder: Path) -> Path:
@@ -204,20 +218,40 @@ def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
     """A checkpoint folder -> its model (float32, eval mode) and its tokenizer.
 
     Raises:
-        CheckpointError: missing, incomplete or damaged, or a tokenizer whose
-            size differs from the model's vocabulary.
+        CheckpointError: missing, incomplete or damaged, no checkpoint at all, or a tokenizer
+            that isn't the model's.
+        ConfigError: a model of a kind that ours can't be.
     """
     folder = Path(folder)
     _settle(folder)
     model = load_model(folder)
-    with named_in_utf8(folder) as source:
-        tokenizer = Tokenizer.load(source)
-    if tokenizer.vocab_size != model.config.vocab_size:
+    try:
+        with named_in_utf8(folder) as source:
+            tokenizer = Tokenizer.load(source)
+    except DataError as error:
+        raise CheckpointError(f"the checkpoint '{folder}' can't be used: {error}") from None
+    return _belonging_together(folder, model, tokenizer), tokenizer
+
+
+def _belonging_together(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> LanguageModel:
+    """The model, with as many tokens as the tokenizer has.
+
+    Other programs round a vocabulary up to a multiple of 8 to 512. The tokenizer never makes those
+    tokens, so no text was ever learned with them, and nothing may be predicted that stands for no
+    bytes: their rows are left out.
+    """
+    found, wanted = tokenizer.vocab_size, model.config.vocab_size
+    if found == wanted:
+        return model
+    if wanted not in {-(-found // step) * step for step in PADDINGS}:
         raise CheckpointError(
-            f"'{folder}': the tokenizer has {tokenizer.vocab_size} tokens, the model "
-            f"{model.config.vocab_size}: they don't belong together"
+            f"'{folder}': the tokenizer has {found} tokens, the model {wanted}: they don't belong "
+            "together"
         )
-    return model, tokenizer
+    smaller = LanguageModel(model.config.replace(vocab_size=found))
+    rows = model.embedding.weight.detach()[:found]
+    smaller.load_state_dict({**model.state_dict(), "embedding.weight": rows})
+    return smaller.eval()
 
 
 def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -229,13 +263,23 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
     folder = Path(folder)
     _settle(folder)
     inner = folder / _STATE
-    if not inner.is_dir():
+    if not is_folder(inner):
         raise CheckpointError(
             f"'{folder}' has nothing to resume from: expected {inner}. Start without --resume"
         )
+    path = inner / "state.json"
+    state = read_object(path, CheckpointError)
+    lacking = [name for name in _STATE_PARTS if not isinstance(state.get(name), dict)]
+    if lacking:
+        raise CheckpointError(
+            f"'{path}' lacks {', '.join(lacking)}: it is damaged, or was saved by another version "
+            f"of this program, which this one can't go on from. {_ANEW}"
+        )
+    path = inner / "tensors.safetensors"
     try:
-        state = json.loads((inner / "state.json").read_text(encoding="utf-8"))
-        with named_in_utf8(inner) as source:
-            return state, load_file(source / "tensors.safetensors")
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
-        raise CheckpointError(f"the training state in '{inner}' is damaged: {error}") from None
+        with open(path, "rb"), named_in_utf8(path) as source:
+            return state, load_file(source)  # which calls every file that it can't open missing
+    except OSError as error:
+        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}. {_ANEW}") from None

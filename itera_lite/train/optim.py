@@ -161,11 +161,17 @@ class Optimizer:
         return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
+        """Go on from what `tensors` gave.
+
+        Raises:
+            KeyError, IndexError, ValueError, RuntimeError: they are of another model.
+        """
         for (m, n), value in self.momentum.items():
             value.copy_(tensors[f"momentum.{m}x{n}"])
         for name, value in tensors.items():
             if name.startswith("adam."):
                 _, i, key = name.split(".")
                 parameter = self.parameters[int(i)]
+                if value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"{name} has the shape {tuple(value.shape)}")
                 self.adam.state[parameter][key] = value.clone().to(parameter.device)

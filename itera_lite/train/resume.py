@@ -92,7 +92,7 @@ def go_on(trainer: Trainer) -> None:
     weights = load_model(folder).state_dict()
     try:
         rng = tensors.pop("rng")
-        state = State(**saved["state"])
+        state = State.from_dict(saved["state"])
         with torch.no_grad():
             for name, value in trainer.model.state_dict().items():
                 value.copy_(weights[name])

@@ -253,7 +253,8 @@ def train_config(
         shape: of the model; a gpt2 has a recipe of its own.
         wishes: fields of `TrainConfig`; None where nothing was asked for.
     """
-    derived = {"batch_size": budget.batch_size}
+    longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
+    derived = {"batch_size": budget.batch_size, "seq_len": longest}
     recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
     asked = {key: value for key, value in wishes.items() if value is not None}
     return replace(TrainConfig(seed=seed), **(derived | recipe | asked))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 
 from itera_lite import kernels
 from itera_lite.bench.provenance import default_threads, provenance
-from itera_lite.config import ModelConfig, TrainConfig
+from itera_lite.config import ModelConfig, TrainConfig, preset_of
 from itera_lite.data.shards import Dataset
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
@@ -231,6 +230,7 @@ def description(name: str, config: ModelConfig, valid: Score, context: int) -> d
     return {
         "name": name,
         "family": config.family,
+        "preset": preset_of(config.to_dict()),
         "config": config.to_dict(),
         "params": {
             "total": counts.params_total,
@@ -279,7 +279,3 @@ def _announce(
         f"{config.batch_size} x {config.seq_len} tokens a step, "
         f"{torch.get_num_threads()} threads; {setting.precision.reason}"
     )
-    if setting.problem:
-        print(
-            f"{name}: plain PyTorch, without the fused kernels: {setting.problem}", file=sys.stderr
-        )

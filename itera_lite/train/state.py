@@ -25,6 +25,21 @@ class State:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, saved: dict[str, Any]) -> State:
+        """What `to_dict` gave.
+
+        Raises:
+            TypeError: it isn't that.
+        """
+        state = cls(**saved)
+        for name, default in asdict(cls()).items():
+            value = getattr(state, name)
+            kinds = {float: (int, float), type(None): (str, type(None))}
+            if not isinstance(value, kinds.get(type(default), type(default))):
+                raise TypeError(f"{name} is a {type(value).__name__}, which it can't be")
+        return state
+
     def add(self, row: dict[str, Any]) -> None:
         """Add to the log; what is known of a step stands in one row."""
         if self.rows and self.rows[-1]["step"] == row["step"]:

@@ -32,6 +32,15 @@ def test_has_everything_the_design_asks_for():
     json.dumps(record, allow_nan=False)
 
 
+def test_a_file_about_several_seeds_names_them_all():
+    assert (provenance(seeds=range(3))["seed"], provenance(seeds=range(3))["seeds"]) == (
+        None,
+        [0, 1, 2],
+    )
+    assert (provenance(seeds=[5, 5])["seed"], provenance(seeds=[5, 5])["seeds"]) == (5, [5])
+    assert "seeds" not in provenance(seed=3)
+
+
 def test_threads_are_those_of_pytorch():
     import torch
 

@@ -6,7 +6,7 @@ import pytest
 
 from itera_lite.bench import steps
 from itera_lite.bench.seeds import bench_seeds
-from itera_lite.errors import DataError, UsageError
+from itera_lite.errors import DataError, IteraError, UsageError
 from tests.train.small import make_small
 
 
@@ -29,6 +29,7 @@ def test_runs_are_added_once(text, tmp_path):
         for seed in (0, 1)
         for name in ("itera_lite_tiny", "transformer_tiny")
     ]
+    assert first["provenance"]["seeds"] == [0, 1]
     assert all(0 < run["valid_bpb"] < 8 and run["tokens"] >= 9000 for run in first["runs"])
     again = bench_seeds(str(text), seeds=2, **options)
     assert again == first == json.loads((tmp_path / "seeds.json").read_text())
@@ -85,3 +86,12 @@ def test_training_speeds_are_of_both_models(monkeypatch):
 def test_wrong_use(wishes, tmp_path):
     with pytest.raises(UsageError):
         bench_seeds(results=tmp_path, **wishes)
+
+
+@pytest.mark.parametrize("text_of", ["[1]", "{", '{"runs": 3}', "{}"])
+def test_a_file_that_is_not_ours_is_named_and_stays(text_of, tmp_path):
+    path = tmp_path / "seeds.json"
+    path.write_text(text_of)
+    with pytest.raises(IteraError, match=r"seeds\.json"):
+        bench_seeds(results=tmp_path, minutes=1.0)
+    assert path.read_text() == text_of

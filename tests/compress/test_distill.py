@@ -6,16 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from itera_lite.compress import distill_compare
 from itera_lite.compress.distill import distill
+from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.soft_targets import SoftTargets
 from itera_lite.compress.teacher import Teacher
 from itera_lite.data.shards import prepare
-from itera_lite.errors import CheckpointError, TokenizerMismatch, UsageError
+from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
 from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 from itera_lite.train.run import train
-from tests.compress.checkpoints import ITERA, files, old, text
+from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small
 
@@ -179,6 +181,9 @@ def test_bad_input_is_told_and_changes_nothing(text, tmp_path, teacher):
         ({"student": "enormous"}, UsageError, "expected a checkpoint's folder, one of"),
         ({"mix": 0.0}, UsageError, "--mix 0"),
         ({"temperature": -1.0}, UsageError, "--temperature -1"),
+        ({"temperature": float("inf")}, UsageError, "--temperature inf"),
+        ({"temperature": float("nan")}, UsageError, "--temperature nan"),
+        ({"mix": float("nan")}, UsageError, "--mix nan"),
         ({"top_k": 0}, UsageError, "--top-k 0"),
         ({"minutes": 1.0}, UsageError, "one of them"),
         ({"tokens": None, "minutes": 0.0}, UsageError, "more than 0"),
@@ -222,3 +227,48 @@ def test_it_warns_of_a_teacher_that_is_small_or_no_better(text, tmp_path, teache
     told = capsys.readouterr().err
     assert "a smaller teacher seldom helps" in told
     assert "no teacher is better" in told
+
+
+def test_a_gguf_file_is_neither_teacher_nor_student(text, tmp_path, teacher):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF" + bytes(20))
+    with pytest.raises(CheckpointError, match="is a GGUF file"):
+        run(text, tmp_path, file)
+    with pytest.raises(CheckpointError, match="is a GGUF file"):
+        run(text, tmp_path, teacher, student=str(file))
+
+
+def test_a_student_with_a_short_memory_reads_short_windows(text, tmp_path, teacher):
+    shape = GPT2.replace(max_seq_len=64, vocab_size=300)
+    tokenizer = load_checkpoint(teacher)[1]
+    short = save_checkpoint(tmp_path / "short", random_model(shape), tokenizer)
+    summary = run(text, tmp_path, teacher, student=str(short), tokens="4K")
+    assert summary["train"]["seq_len"] == 64
+
+
+def test_a_teacher_in_several_files(text, tmp_path, teacher):
+    several = shutil.copytree(teacher, tmp_path / "several")
+    weights = several / "model.safetensors"
+    shard = several / "model-00001-of-00001.safetensors"
+    weights.rename(shard)
+    names = dict.fromkeys(load_file(shard), shard.name)
+    index = {"weight_map": names}
+    (several / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert Teacher.load(several).sha256 == Teacher.load(teacher).sha256
+
+
+def test_a_text_without_a_batch_is_told(tmp_path, teacher):
+    few = tmp_path / "few.txt"
+    few.write_text("the cat sees a dog. " * 3)
+    with pytest.raises(DataError, match="too short"):
+        run(few, tmp_path, teacher)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_damaged_score_in_the_cache_is_measured_again(text, teacher):
+    lesson = Lesson([teacher], "tiny", str(text), k=9, quiet=True)
+    first = lesson._scores()
+    (path,) = lesson.targets.folder.glob("teacher-*.json")
+    for damage in ("{", "[]", '{"bpb": NaN}', '{"bpb": "x"}'):
+        path.write_text(damage)
+        assert lesson._scores() == first

@@ -1,5 +1,7 @@
 """What teachers say: against brute force, across tokenizers, and kept on disk."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from itera_lite.errors import DataError, TokenizerMismatch
 from itera_lite.train.checkpoint import save_checkpoint
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, text
 from tests.export.models import random_model
+from tests.other_user import as_other_user, shared_folder
 
 __all__ = ["text"]
 
@@ -206,3 +209,84 @@ def test_several_teachers_are_averaged(dataset, tmp_path):
     assert torch.allclose(shares, mean.gather(1, ids), atol=1e-3)
     swapped = SoftTargets(pair[::-1], dataset, STUDENT_VOCAB - 1, quiet=True)
     assert not len(swapped.missing(np.arange(1)))
+
+
+def test_marks_reach_the_disk_after_the_values_that_they_are_of(dataset, tmp_path, monkeypatch):
+    """So a power cut can't leave a place that counts as filled and holds zeros."""
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    monkeypatch.setattr(soft_targets, "PIECE", 64)
+    monkeypatch.setattr(soft_targets, "FLUSH_SECONDS", -1.0)  # after each piece
+    events: list[tuple[str, str]] = []
+    for name in ("write", "sync"):
+        call = getattr(soft_targets._Table, name)
+
+        def noted(self, *values, call=call, name=name):
+            events.append((name, self.path.stem))
+            call(self, *values)
+
+        monkeypatch.setattr(soft_targets._Table, name, noted)
+    targets = SoftTargets([one], dataset, 8, quiet=True)
+    targets.fill(np.arange(6))
+    unsafe = set()
+    for what, of in events:
+        if what == "write" and of != "filled":
+            unsafe.add(of)
+        elif what == "sync":
+            unsafe.discard(of)
+        elif of == "filled":
+            assert not unsafe
+    assert events.count(("write", "filled")) == 3
+    assert events[-1] == ("sync", "filled")
+    assert (targets.folder / "filled.bin").read_bytes()[:7] == b"\1\1\1\1\1\1\0"
+
+
+@pytest.mark.parametrize("damage", ["ids.bin", "shares.bin", "spent.json", "manifest.json", "cut"])
+def test_a_cache_that_is_not_whole_begins_anew(damage, dataset, tmp_path):
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    first = SoftTargets([one], dataset, 8, quiet=True)
+    ids, shares = first.at(np.arange(64))
+    folder = first.folder
+    if damage == "cut":
+        (folder / "ids.bin").write_bytes(b"12")
+    elif damage.endswith(".json"):
+        (folder / damage).write_text("{")
+    else:
+        (folder / damage).unlink()
+    again = SoftTargets([one], dataset, 8, quiet=True)
+    assert len(again.missing(np.arange(2))) == 2
+    assert again.spent()["places"] == 0
+    for before, now in zip((ids, shares), again.at(np.arange(64)), strict=True):
+        assert torch.equal(before, now)
+    assert not len(SoftTargets([one], dataset, 8, quiet=True).missing(np.arange(2)))
+
+
+def test_two_at_once_fill_one_cache(dataset, tmp_path):
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    pair = [SoftTargets([one], dataset, 8, quiet=True) for _ in range(2)]
+    pair[0].fill(np.arange(3))
+    assert pair[1].missing(np.arange(6)).tolist() == [3, 4, 5]
+    pair[1].fill(np.arange(6))
+    assert not len(pair[0].missing(np.arange(6)))
+    assert pair[0].spent()["places"] == 6 * BLOCK
+
+
+def test_a_cache_that_cannot_be_written_is_said(dataset, tmp_path, monkeypatch):
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    targets = SoftTargets([one], dataset, 8, quiet=True)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(DataError, match=r"can't be written \(No space left.*ITERA_CACHE"):
+        targets.at(np.arange(4))
+    monkeypatch.undo()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"file.teachers.*can't be written \(Not a directory"):
+        SoftTargets([one], dataset, 8, quiet=True)
+    with shared_folder() as folder:
+        monkeypatch.setenv("ITERA_CACHE", str(folder))
+        folder.chmod(0o555)
+        with as_other_user(), pytest.raises(DataError, match=r"Permission denied.*ITERA_CACHE"):
+            SoftTargets([one], dataset, 8, quiet=True)

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import gguf
 import pytest
 
+from itera_lite.compress import fit as fitting
 from itera_lite.compress.fit import compress
+from itera_lite.compress.quantize import quantize
 from itera_lite.errors import ExportError, UsageError
 from itera_lite.runtime import Model
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text
@@ -55,6 +59,11 @@ def test_a_size_takes_the_mildest_way_that_fits(fit, save, tmp_path):
     saved = json.loads((tmp_path / "r" / "given_small_summary.json").read_text())
     assert saved["compress"]["steps"] == fewer["compress"]["steps"]
     assert files(given) == before
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["given_small"]
+    assert {path.name for path in (tmp_path / "r").iterdir()} == {
+        "given_small_summary.json",
+        "given_small_metrics.csv",
+    }
 
 
 def test_a_loss_takes_the_smallest_way_within_it(fit, save, tmp_path):
@@ -64,6 +73,46 @@ def test_a_loss_takes_the_smallest_way_within_it(fit, save, tmp_path):
     strict = fit(given, max_loss="0.4%")["compress"]
     assert strict["bpb"]["after"] <= 1.004 * strict["bpb"]["before"]
     assert written(tmp_path).stat().st_size == strict["bytes"]["after"]
+
+
+def test_what_was_rejected_never_bears_the_results_name(fit, save, tmp_path, monkeypatch):
+    """An older result stays as it is until another one is accepted."""
+    given = save(ITERA)
+    first = fit(given, target_bytes="1MB")
+    kept = files(tmp_path / "c") | files(tmp_path / "r")
+    written_to = []
+
+    def worse(*arguments, **options):
+        summary = quantize(*arguments, **options)
+        summary["compress"]["bpb"]["after_engine"] = 99.0
+        written_to.append(summary["compress"]["file"])
+        return summary
+
+    monkeypatch.setattr(fitting, "quantize", worse)
+    monkeypatch.setattr(fitting, "score", lambda *_: SimpleNamespace(bpb=99.0))
+    with pytest.raises(UsageError, match="even 8 bits cost"):
+        fit(given, max_loss="0%")
+    assert files(tmp_path / "c") | files(tmp_path / "r") == kept
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["given_small"]
+    assert len(written_to) == 2 and all("given_small-tried" in file for file in written_to)
+    path = tmp_path / "c" / "given_small" / "model-q8_0.gguf"
+    assert first["name"] == "given_small" and first["compress"]["file"] == str(path)
+    assert general_name(path) == "given_small"
+
+
+def test_a_stopped_try_leaves_nothing(fit, save, tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "adopt", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fit(save(ITERA), target_bytes="1MB")
+    assert not (tmp_path / "c").exists() and not (tmp_path / "r").exists()
+
+
+def general_name(file: Path) -> str:
+    field = gguf.GGUFReader(file).fields["general.name"]
+    return bytes(field.parts[field.data[0]]).decode()
 
 
 def test_what_cant_be_done_is_said(fit, save, tmp_path):

@@ -133,6 +133,7 @@ def test_other_weights_are_scored_again(text, climbed, small):
 def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
     before = (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
     found = climb_it(text, climbed, seeds=2)
+    assert (found["provenance"]["seed"], found["provenance"]["seeds"]) == (None, [0, 1])
     assert (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
     assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
     assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2

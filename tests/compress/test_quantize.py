@@ -131,6 +131,17 @@ def test_training_with_rounded_weights_beats_rounding(trained, text, tmp_path):
     assert bpb["qat"] < bpb["plain"]
 
 
+def test_the_result_never_replaces_a_teacher(trained, text):
+    before = bits(trained / "transformer_tiny")
+    with pytest.raises(UsageError, match="would replace the checkpoint"):
+        quantize(
+            trained / "itera_lite_tiny", data=str(text), teacher=[trained / "transformer_tiny"],
+            name="transformer_tiny", overwrite=True, checkpoints=trained, results=trained / "r",
+            **QUIET,
+        )  # fmt: skip
+    assert bits(trained / "transformer_tiny") == before
+
+
 def test_a_teacher_can_finish_the_rounded_model(trained, text, tmp_path):
     teacher = trained / "transformer_tiny"
     options = {"type": "q4_0", "data": str(text), "tokens": "8K"}
@@ -261,6 +272,7 @@ def test_gptq_beats_plain_rounding_on_what_it_was_calibrated_with(checkpoint, te
         ({"max_bytes": "1MB"}, "--max-bytes needs text"),
         ({"max_bytes": "1MB", "type": "q4_0"}, "leave out --type q4_0"),
         ({"method": "plain", "teacher": [Path("t")]}, "--teacher is for --method qat"),
+        ({"data": "x", "method": "qat", "teacher": [Path("t")], "mix": float("nan")}, "--mix nan"),
         ({"max_bytes": "big"}, "--max-bytes big: expected a size such as 1MB"),
     ],
 )

@@ -78,7 +78,7 @@ def test_shapes_that_cant_be_are_refused(change, error):
 def test_configs_that_ours_cant_be_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="activation_function='relu'"):
         from_hf_config({"model_type": "gpt2", "activation_function": "relu"})
-    with pytest.raises(ConfigError, match="lacks"):
+    with pytest.raises(CheckpointError, match="lacks"):
         from_hf_config({"model_type": "gpt2"})
 
 

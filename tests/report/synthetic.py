@@ -107,7 +107,7 @@ def write_model(
         writer.writerows(rows)
     tokens = steps * 2048
     write(folder / f"{name}_summary.json", {
-        "name": name, "family": family, "config": config,
+        "name": name, "family": family, "preset": preset_in(name), "config": config,
         "train": {"batch_size": 8, "seq_len": 256, "steps": steps, "tokens": tokens,
                   "epochs": 1.26, "seconds": tokens / tps, "minutes_wall": tokens / tps / 60 + 0.4,
                   "tokens_per_second": tps, "mfu": 0.37, "peak_gflops": 210.0, "precision": "bf16",
@@ -128,7 +128,8 @@ def write_model(
         "provenance": provenance(f"itera train --model {family} --data synthetic", seed),
     })  # fmt: skip
     write(folder / f"{name}_eval.json", {
-        "name": name, "split": "valid", "bpb": bpb, "loss": bpb * 2.56,
+        "name": name, "family": family, "preset": preset_in(name), "split": "valid",
+        "bpb": bpb, "loss": bpb * 2.56,
         "ppl": math.exp(bpb * 2.56), "word_ppl": None, "accuracy": 0.55, "tokens": 213_000,
         "bytes": 788_364, "words": None, "policy": "windows of 256, stride 256",
         "by_position": [[2**i, bpb * (2.56 + 3 / (1 + i))] for i in range(11)],
@@ -200,7 +201,7 @@ def benchmark(
         prefill.append({"batch": 1, "context": context, "tokens_per_second": stat(rate, rng, noise),
                         "latency_ms": stat(1e3 * context / rate, rng, noise)})  # fmt: skip
     return {
-        "name": name, "family": family, "params": params,
+        "name": name, "family": family, "preset": preset_in(name), "params": params,
         "flops_per_token": {"forward": flops, "decode": int(flops * 1.04), "train": 3 * flops,
                             "context": 256},
         "prefill": prefill, "decode": decode,
@@ -218,6 +219,11 @@ def benchmark(
         "peers_left_out": {"llama.cpp": "it isn't installed"},
         "interleaved_with": [partner], "provenance": provenance("itera bench"),
     }  # fmt: skip
+
+
+def preset_in(name: str) -> str:
+    """The preset of an invented model is the last part of its name."""
+    return name.rsplit("_", 1)[-1]
 
 
 def write(path: Path, value: Any) -> None:

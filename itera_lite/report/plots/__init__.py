@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from itera_lite.files import output_errors
 from itera_lite.report.plots import cost, engine, training
 from itera_lite.report.plots.style import save
 from itera_lite.report.results import Results, load_results
@@ -27,6 +30,24 @@ PLOTS: dict[str, Callable[[Results], Figure | None]] = {
 }
 
 __all__ = ["PLOTS", "draw", "plot_all_metrics"]
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder of a report, and see that files can be made in it, before any work.
+
+    Raises:
+        OutputError: they can't.
+    """
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def tell(results: Results) -> None:
+    """Say what was left out of the results, on standard error."""
+    for note in results.notes:
+        print(f"note: left out: {note}", file=sys.stderr)
 
 
 def draw(results: Results, folder: str | Path) -> dict[str, Path]:
@@ -61,7 +82,10 @@ def plot_all_metrics(
     Raises:
         IteraError: where there are no result files.
     """
-    paths = list(draw(load_results(results), reports).values())
+    found = load_results(results)
+    require_writable(Path(reports))
+    tell(found)
+    paths = list(draw(found, reports).values())
     for path in paths:
         print(path)
     return paths

@@ -103,7 +103,9 @@ def label(model: ModelResults, models: Sequence[ModelResults]) -> str:
     if family is None:
         return model.name
     alone = sum(m.family == model.family for m in models) == 1
-    return family if alone and len({m.size for m in models}) == 1 else f"{family} {model.size}"
+    if alone and len({m.size for m in models}) == 1:
+        return family
+    return f"{family} {model.size or model.name}"
 
 
 def label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]], *, gap: float = 0.075) -> None:

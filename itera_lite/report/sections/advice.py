@@ -39,7 +39,7 @@ def recommendations(context: Context) -> str:
 
 
 def _of_pair(pair: Pair) -> Iterator[str]:
-    names = f" (size {code(pair.itera.size)})"
+    names = f" (size {code(pair.itera.size or pair.itera.name)})"
     quality_verdict = _winner(pair, "bpb_time", "bpb_tokens", "bpb")
     flops = _winner(pair, "flops_forward")
     if quality_verdict and flops:

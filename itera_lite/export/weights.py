@@ -1,0 +1,224 @@
+"""The weights of a checkpoint folder: which file they are in, and whether they are a model's.
+
+Names, shapes and kinds of numbers are compared with the model's before anything is loaded, so a
+config.json that asks for more than the file has costs no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from itera_lite.errors import CheckpointError
+from itera_lite.files import named_in_utf8, write_bytes
+from itera_lite.reading import exists, is_file, is_folder, read_object
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+# Tensors that older versions of transformers saved, which follow from the config.
+_DERIVED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+_HEAD = "lm_head.weight"  # some files hold it though it is the embedding
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
+_LISTED = 5  # names in a message
+_EXPECTED = "expected a folder with config.json and model.safetensors, as `itera train` writes it"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    """Write a safetensors file whole or not at all, readable for whom the umask allows."""
+    return write_bytes(path, save(dict(tensors), metadata={"format": "pt"}))
+
+
+def require_checkpoint(folder: Path) -> None:
+    """Says what ``folder`` is, where it isn't a checkpoint.
+
+    Raises:
+        CheckpointError: it isn't one, or may not be read.
+    """
+    try:
+        if not exists(folder):
+            raise CheckpointError(
+                f"no checkpoint at '{folder}': {_EXPECTED}. Train one with: itera train"
+            )
+        if not is_folder(folder):
+            raise CheckpointError(_not_a_folder(folder))
+        if not exists(folder / "config.json"):
+            raise CheckpointError(_no_config(folder))
+    except OSError as error:
+        raise CheckpointError(f"'{folder}' can't be read: {error.strerror}") from None
+
+
+def _not_a_folder(path: Path) -> str:
+    """What a file is that was given for a checkpoint, and what to give instead."""
+    with open(path, "rb") as file:
+        begins = file.read(4)
+    if begins == b"GGUF":
+        return (
+            f"'{path}' is a GGUF file, which can be run (itera generate, itera score) but not "
+            "trained, compressed or exported again: give the checkpoint folder that it was "
+            "exported from"
+        )
+    if exists(path.parent / "config.json"):
+        return f"'{path}' is a file of a checkpoint: give its folder, '{path.parent}'"
+    return f"'{path}' is a file: {_EXPECTED}"
+
+
+def _no_config(folder: Path) -> str:
+    """What a folder without config.json is, and what to give instead."""
+    inside = sorted(folder.iterdir())
+    if not inside:
+        return f"'{folder}' is an empty folder: {_EXPECTED}"
+    checkpoints = [path for path in inside if is_folder(path) and exists(path / "config.json")]
+    if checkpoints:
+        names = ", ".join(f"'{path}'" for path in checkpoints[:_LISTED])
+        return f"'{folder}' is no checkpoint, but holds some: name one of them, such as {names}"
+    return f"'{folder}' is no checkpoint, for it has no config.json: {_EXPECTED}"
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    return sorted(set(_find(folder).values()))
+
+
+def read_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, in float32.
+
+    Args:
+        wanted: tensors of the names and shapes that the model has; their values aren't read.
+
+    Raises:
+        CheckpointError: there are none, they are damaged, or they aren't those of the model.
+    """
+    where = _find(folder)
+    try:
+        loaded = _load(folder, where, wanted)
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights in '{folder}' are damaged: {error}") from None
+    except OSError as error:
+        path = error.filename or folder
+        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
+    for name, value in loaded.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"the tensor '{name}' in '{folder}' holds numbers that aren't finite: the file is "
+                "damaged, or the training failed. Take an older checkpoint, or train anew"
+            )
+    return loaded
+
+
+def _find(folder: Path) -> dict[str, Path]:
+    """The file that each tensor is in."""
+    try:
+        if exists(folder / WEIGHTS):
+            return dict.fromkeys(_names(folder / WEIGHTS), folder / WEIGHTS)
+        if exists(folder / INDEX):
+            return _shards(folder)
+        if any(exists(folder / name) for name in _PICKLES):
+            raise CheckpointError(
+                f"the weights in '{folder}' are a pickle (pytorch_model.bin), which can run code "
+                f"when it is read: expected {WEIGHTS}. Convert it, if you trust it, in Python: "
+                f"transformers.AutoModelForCausalLM.from_pretrained('{folder}')"
+                ".save_pretrained('NEW_FOLDER'), and copy tokenizer.json there"
+            )
+    except OSError as error:
+        path = error.filename or folder
+        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
+    raise CheckpointError(f"'{folder}' has no {WEIGHTS}: it isn't a whole checkpoint")
+
+
+def _names(path: Path) -> list[str]:
+    """The tensors of a safetensors file."""
+    with open(path, "rb") as file:  # safetensors calls every file that it can't open missing
+        begins = file.read(64)
+    if begins.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"'{path}' is a Git LFS pointer, not the weights: fetch them with `git lfs pull`"
+        )
+    try:
+        with named_in_utf8(path) as source, safe_open(source, "pt") as file:
+            return list(file.keys())
+    except SafetensorError as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}") from None
+
+
+def _shards(folder: Path) -> dict[str, Path]:
+    """The file of each tensor, as the index of a checkpoint in several files says."""
+    path = folder / INDEX
+    shown = read_object(path, CheckpointError).get("weight_map")
+    if not isinstance(shown, dict) or not all(
+        isinstance(file, str) and Path(file).name == file for file in shown.values()
+    ):
+        raise CheckpointError(
+            f"'{path}' is damaged: expected 'weight_map', an object with the file of each tensor"
+        )
+    where: dict[str, Path] = {}
+    for name in sorted(set(shown.values())):
+        file = folder / name
+        if not is_file(file):
+            raise CheckpointError(f"'{path}' names '{name}', which '{folder}' doesn't have")
+        where |= dict.fromkeys(_names(file), file)
+    for tensor, name in shown.items():
+        if where.get(tensor) != folder / name:
+            raise CheckpointError(f"'{path}' says that '{name}' holds '{tensor}': it doesn't")
+    return where
+
+
+def _load(
+    folder: Path, where: Mapping[str, Path], wanted: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    extra = {name for name in where if name not in wanted and not name.endswith(_DERIVED)}
+    for names, what in (
+        ([n for n, value in wanted.items() if value.numel() and n not in where], "lacks"),
+        (sorted(extra - {_HEAD}), "has besides"),
+    ):
+        if names:
+            raise CheckpointError(
+                f"'{folder}' doesn't hold the model that its config.json describes: it {what} "
+                f"{_listed(names)}"
+            )
+    loaded: dict[str, Tensor] = {}
+    for path in dict.fromkeys(where.values()):
+        inside = [name for name in where if where[name] == path and name in {*wanted, *extra}]
+        with named_in_utf8(path) as source, safe_open(source, "pt") as file:
+            for name in inside:
+                part = file.get_slice(name)
+                _compare(path, name, part.get_shape(), part.get_dtype(), wanted.get(name))
+            for name in inside:
+                loaded[name] = file.get_tensor(name).float()
+    head = loaded.pop(_HEAD, None)
+    embedding = next(value for name, value in loaded.items() if name.endswith(_EMBEDDINGS))
+    if head is not None and not torch.equal(head, embedding):
+        raise CheckpointError(
+            f"'{folder}': '{_HEAD}' differs from the embedding, and only a model whose head is "
+            "the embedding (tie_word_embeddings) is supported"
+        )
+    return {name: loaded.get(name, torch.zeros(value.shape)) for name, value in wanted.items()}
+
+
+def _compare(path: Path, name: str, shape: list[int], kind: str, wanted: Tensor | None) -> None:
+    """Raises `CheckpointError` for a tensor that isn't the model's."""
+    if wanted is not None and list(shape) != list(wanted.shape):
+        raise CheckpointError(
+            f"'{path}': the tensor '{name}' has the shape {tuple(shape)}, expected "
+            f"{tuple(wanted.shape)} after config.json"
+        )
+    if kind not in _FLOATS:
+        raise CheckpointError(
+            f"'{path}': the tensor '{name}' is stored as {kind}, expected one of "
+            f"{', '.join(sorted(_FLOATS))}: quantised weights aren't read"
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(f"'{name}'" for name in names[:_LISTED]) + more
