@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from itera_lite.errors import DataError as DataError
     from itera_lite.errors import ExportError as ExportError
     from itera_lite.errors import IteraError as IteraError
+    from itera_lite.errors import IteraWarning as IteraWarning
     from itera_lite.errors import MissingExtra as MissingExtra
     from itera_lite.errors import ModelFileError as ModelFileError
     from itera_lite.errors import OutputError as OutputError
@@ -48,6 +49,7 @@ _PUBLIC = {
     "load_checkpoint": "itera_lite.train.checkpoint",
     "save_checkpoint": "itera_lite.train.checkpoint",
     "IteraError": "itera_lite.errors",
+    "IteraWarning": "itera_lite.errors",
     "UsageError": "itera_lite.errors",
     "ConfigError": "itera_lite.errors",
     "DataError": "itera_lite.errors",

@@ -16,13 +16,14 @@ import os
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from itera_lite import __version__
-from itera_lite.errors import IteraError, UsageError
+from itera_lite.errors import IteraError, IteraWarning, UsageError
 from itera_lite.files import expand_home
 from itera_lite.torchrun import is_worker, tell_launcher
 
@@ -99,7 +100,7 @@ SPECS = ("data", "student")  # arguments that may be a path or a name
 
 
 class _Dash(str):
-    """A lone ``-`` as an argument; cyclopts would take it for an unknown option."""
+    """``-`` and ``-:COLUMN`` as an argument; cyclopts would take them for unknown options."""
 
     def startswith(self, *_: object) -> bool:
         return False
@@ -132,6 +133,7 @@ def build_app(arguments: Sequence[str]) -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
     _mend_streams()
+    warnings.formatwarning = _warning_text
     code = _guarded(sys.argv[1:] if arguments is None else list(arguments))
     try:
         sys.stdout.flush()
@@ -184,12 +186,12 @@ def _run(arguments: list[str], verb: str) -> int:
         raise UsageError(_unknown(first))
     _check_lower_verb(arguments)
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    tokens = [_Dash(a) if a == "-" else a for a in arguments[:end]] + arguments[end:]
+    tokens = [_Dash(a) if _is_dash(a) else a for a in arguments[:end]] + arguments[end:]
     try:
         function, bound, _ = build_app(arguments).parse_args(tokens)
     except CycloptsError as error:
         return _fail(f"{_wrong_use(error, arguments)}\nSee: itera {verb} --help".strip(), 2)
-    if "-" in arguments[:end]:
+    if any(map(_is_dash, arguments[:end])):
         _check_dashes(verb, bound.arguments)
     if "" in arguments or any(argument.endswith("=") for argument in arguments[:end]):
         _check_empty(arguments, bound.arguments)
@@ -272,6 +274,11 @@ def _near_option(given: str, names: Sequence[str]) -> str | None:
     return best if best and likeness(best) >= 0.65 else None
 
 
+def _is_dash(argument: str) -> bool:
+    """Whether an argument is ``-``, with or without a column."""
+    return argument == "-" or argument.startswith("-:")
+
+
 def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
     """Refuse ``-`` where it is neither standard input nor standard output.
 
@@ -280,7 +287,7 @@ def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
     """
     for name, value in arguments.items():
         values = value if isinstance(value, list | tuple) else [value]
-        if (verb, name) in DASHES or "-" not in [str(each) for each in values]:
+        if (verb, name) in DASHES or not any(_is_dash(str(each)) for each in values):
             continue
         if name == "prompt":
             raise UsageError(
@@ -414,6 +421,22 @@ def _memory(error: Exception) -> str:
 def _say(message: str) -> None:
     with suppress(OSError):  # nobody can be told
         print(message, file=sys.stderr, flush=True)
+
+
+_python_warning_text = warnings.formatwarning
+
+
+def _warning_text(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
+) -> str:
+    """Our own warnings are a line for the user; others keep Python's form."""
+    if issubclass(category, IteraWarning):
+        return f"itera: warning: {message}\n"
+    return _python_warning_text(message, category, filename, lineno, line)
 
 
 def _fail(message: str, exit_code: int) -> int:

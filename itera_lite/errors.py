@@ -13,7 +13,8 @@
     ├── TrainingError          a training that can't go on, such as one whose loss isn't finite
     └── MissingExtra           an optional dependency that isn't installed
 
-A message says what was given, what was expected and what to do.
+A message says what was given, what was expected and what to do. `IteraWarning` is the category of
+every warning: something that was asked for is left out, and the result is another one.
 """
 
 
@@ -73,3 +74,7 @@ class MissingExtra(IteraError):
             f"{purpose} needs the package '{package}', which isn't installed. "
             f"Install it with: pip install 'itera-lite[{extra}]'"
         )
+
+
+class IteraWarning(UserWarning):
+    """Something that a file asks for and that is left out; the work goes on."""

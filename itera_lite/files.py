@@ -40,6 +40,20 @@ def folder_name(folder: str | Path) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
+@contextmanager
+def named_in_utf8(path: Path) -> Iterator[Path]:
+    """The path, or a link to it for those who take names in UTF-8 only: the engine, safetensors."""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="itera-") as folder:
+            link = Path(folder) / folder_name(path)
+            link.symlink_to(path.resolve())
+            yield link
+    else:
+        yield path
+
+
 def cache_folder() -> Path:
     """$ITERA_CACHE, else ~/.cache/itera-lite.
 
@@ -56,7 +70,7 @@ def cache_folder() -> Path:
 
 
 def check_writable(path: str | Path) -> None:
-    """Make sure, before long work, that its result can be written.
+    """Make sure, before long work, that its result can be written; nothing is made.
 
     Raises:
         OutputError: it can't, with the reason; a file that is there stays as it is.
@@ -65,8 +79,8 @@ def check_writable(path: str | Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent) as probe:
+        there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=there) as probe:
             probe.write(b"\0")
     except OSError as error:
         raise OutputError(

@@ -67,8 +67,8 @@ def generate(
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
+    min_p: float | None = None,
+    repetition_penalty: float | None = None,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
     logit_bias: dict[str, float] | None = None,
@@ -84,7 +84,7 @@ def generate(
             default checkpoints/itera_lite_tiny, else the model that comes with Itera-Lite.
         max_tokens: Tokens to generate at most.
         temperature: 0 always takes the most probable token; higher is more varied. By default
-            what the model's file advises, as for top_k and top_p.
+            what the model's file advises, as for the next four.
         top_k: Sample from the k most probable tokens only; 0 means all.
         top_p: Sample from the most probable tokens that together reach this probability.
         min_p: Sample only from tokens with this share of the most probable one's probability.
@@ -101,8 +101,8 @@ def generate(
         "temperature": _number("temperature", temperature, least=0),
         "top_k": None if top_k is None else whole_number("top_k", top_k, least=0),
         "top_p": _number("top_p", top_p, above=0, most=1),
-        "min_p": finite_number("min_p", min_p, least=0, most=1),
-        "repetition_penalty": finite_number("repetition_penalty", repetition_penalty, above=0),
+        "min_p": _number("min_p", min_p, least=0, most=1),
+        "repetition_penalty": _number("repetition_penalty", repetition_penalty, above=0),
         "seed": secrets.randbits(63) if seed is None else seed_of(seed),
         "logit_bias": _by_id(logit_bias or {}),
     }

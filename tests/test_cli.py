@@ -417,6 +417,30 @@ def test_every_number_is_tried() -> None:
                 assert named in tried or elsewhere, (name, named)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("demo", "eval", "bench", "bench decode", "bench score", "bench train", "ladder"),
+        "bench seeds --tokens 1M",
+    ],
+)
+def test_where_results_go_is_looked_at_before_the_work(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The folder is a file; what would be loaded or read isn't there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "checkpoints" / "itera_lite_tiny").mkdir(parents=True)
+    data = ["--data", "nowhere"] if command in ("demo", "eval", "ladder") else []
+    assert cli.main([*command.split(), *data, "--results", "file/results"]) == 1
+    err = capsys.readouterr().err
+    assert "file/results/" in err and "can't be written: Not a directory" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "checkpoints"}
+
+
 # Options of other programs, and a part of one of ours, that stand in strings of the package.
 FOREIGN = {"--cpus", "--porcelain", "--untracked-files", "--error-unmatch", "--no-"}
 FOREIGN |= {"--nproc-per-node"}  # torchrun's

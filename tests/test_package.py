@@ -71,7 +71,7 @@ def test_every_error_is_public_and_in_the_drawn_tree() -> None:
     for error in tree:
         assert error.__name__ in itera_lite.__all__
         assert error.__name__ in (errors.__doc__ or "")
-        assert issubclass(error, errors.IteraError)
+        assert issubclass(error, errors.IteraError | errors.IteraWarning)
 
 
 def test_import_is_light() -> None:

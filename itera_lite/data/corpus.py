@@ -7,16 +7,23 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import platform
 import sys
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from itera_lite.data import hub, named, readers
+from itera_lite.data.folder import list_folder
+from itera_lite.data.repairs import Repairs, Tally, shown, some
 from itera_lite.data.split import split_by_hash, without_leaks
+from itera_lite.data.tables import Table
 from itera_lite.errors import DataError
+
+READING = 2  # raise it when the same files would give other documents
 
 HUB_SETS = {
     "tinystories": hub.HubSet("roneneldan/TinyStories", "data"),
@@ -53,6 +60,8 @@ class Source:
         files: (split, or None where the set has none; label; file), in order.
         column: the column of a table, where the user named one.
         hub: where to fetch it from, where it isn't here.
+        left_out: what the folder holds beside the files, to be said to the user.
+        is_folder: whether the files were found in a folder, and not named.
     """
 
     spec: str
@@ -62,6 +71,7 @@ class Source:
     column: str | None = None
     hub: hub.HubSet | None = None
     left_out: tuple[str, ...] = ()
+    is_folder: bool = False
 
     def fingerprint(self) -> list[Any] | None:
         """What changes when the set may have changed, found without reading it.
@@ -71,10 +81,14 @@ class Source:
         if self.kind == "stdin":
             return None
         if self.hub is not None:
-            return ["hub", self.hub.repository, self.hub.folder, self.kind, self.column]
-        stats = [(split, str(file), file.stat()) for split, _, file in self.files]
-        files = [[split, name, stat.st_size, stat.st_mtime_ns] for split, name, stat in stats]
-        return [self.name, self.kind, self.column, files]
+            hub = [self.hub.repository, self.hub.folder]
+            return ["hub", READING, *hub, self.kind, self.column]
+        files = []
+        for split, _, file in self.files:
+            stat = file.stat()
+            # The absolute path: a relative one is another file in another folder.
+            files.append([split, os.path.realpath(file), stat.st_size, stat.st_mtime_ns])
+        return [READING, self.name, self.kind, self.column, files, list(self.left_out)]
 
     def read(self) -> Corpus:
         """The documents.
@@ -84,7 +98,7 @@ class Source:
             MissingExtra: a package for this kind of file isn't installed.
         """
         if self.kind == "stdin":
-            return _read_stdin()
+            return _read_stdin(self.column)
         source: dict[str, Any] = {"set": self.name if self.hub else _without_folder(self.spec)}
         notes: list[str] = []
         files = self.files
@@ -99,19 +113,23 @@ class Source:
             source["python"] = platform.python_version()
         listed = [label for _, label, _ in files]
         source["files"] = listed if len(listed) <= 50 else len(listed)
-        repairs = readers.Repairs()
+        repairs = Repairs()
         given_splits: dict[str | None, list[bytes]] = {}
         for split, _, file in files:
             documents = readers.read_documents(
-                file, repairs, column=self.column, wikitext=self.kind == "wikitext"
+                file,
+                repairs,
+                column=self.column,
+                wikitext=self.kind == "wikitext",
+                given=self.spec,
+                required=not self.is_folder,
             )
             given_splits.setdefault(split, []).extend(documents)
         if self.kind == "python":
             repairs.empty_files = 0  # empty __init__.py files are nothing to report
-        notes += repairs.notes()
-        if self.left_out:
-            names = ", ".join(self.left_out[:5]) + (", ..." if len(self.left_out) > 5 else "")
-            notes.append(f"left out, because they belong to none of the splits: {names}")
+        if self.kind == "wikitext":
+            repairs.blank_rows = Tally()  # they are its blank lines
+        notes += [*repairs.notes(), *self.left_out]
         if self.kind == "python":
             given_splits[None], said = named.cap_python(given_splits[None])
             notes += said
@@ -127,7 +145,7 @@ def load_documents(spec: str) -> Corpus:
         spec: a named set (python, tinystories, wikitext-2, wikitext-103, or a
             folder in $ITERA_DATA), hf:OWNER/NAME[/FOLDER][:column], a file, a
             folder, a glob, or - for standard input. A table may name its
-            column: reviews.csv:body.
+            column: reviews.csv:body, -:body.
 
     Raises:
         DataError: there is no such set, or its text can't be used.
@@ -152,19 +170,21 @@ def locate(spec: str) -> Source:
         return Source(spec, spec, kind, hub=HUB_SETS[spec])
     path = Path(spec).expanduser()
     if spec and os.path.isdir(path):
-        return _folder(spec, path, name=path.resolve().name or "root")
+        return _folder(spec, path, name=shown(path.resolve().name) or "root")
     if os.path.isfile(path):
-        return Source(spec, _stem(path), "files", ((None, path.name, path),))
+        return Source(spec, _stem(path), "files", ((None, shown(path.name), path),))
     if spec and os.path.exists(path):
         raise DataError(f"data='{spec}': expected a file or a folder, found something else")
     if here and spec and "/" not in spec and os.path.isdir(here / spec):
         shakespeare = spec == "tinyshakespeare"
         return _folder(spec, here / spec, name=spec, kind="shakespeare" if shakespeare else "files")
     table, _, column = spec.rpartition(":")
+    if table == "-" and column:
+        return Source(spec, "stdin", "stdin", column=column)
     if table and column and (os.path.exists(Path(table).expanduser()) or _matches(table)):
         return replace(locate(table), spec=spec, column=column)
     if matches := _matches(spec):
-        files = tuple((None, file.name, file) for file in matches)
+        files = tuple((None, shown(file.name), file) for file in matches)
         return Source(spec, _stem(matches[0].resolve().parent) or "glob", "files", files)
     known = ["python", *HUB_SETS]
     if here and here.is_dir():
@@ -189,38 +209,41 @@ def _folder(
     test, or where all are named train. One lone `train.txt` among others may
     be about trains.
     """
-    found = [
-        (file.relative_to(folder).as_posix(), file)
-        for file in sorted(folder.rglob("*"))
-        if readers.kind_of(file)
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
-    if not found:
+    try:
+        listing = list_folder(folder)
+    except OSError as error:
+        raise DataError(f"{folder}: can't be read ({error.strerror or error})") from error
+    # The named sets' own other files (extra-lowercase, official-valid) are no oversight.
+    quiet = kind in ("stories", "wikitext")
+    left_out = [] if quiet else listing.notes()
+    if not listing.files:
         raise DataError(
-            f"{folder}: found no .txt, .md, .jsonl, .csv or .parquet files (.gz and .zst of them "
-            f"count). For others give a glob, such as '{folder}/**/*.rst'."
+            f"{folder}: found no .txt, .text, .md, .jsonl, .json, .csv, .tsv or .parquet files "
+            "(.gz and .zst of them count). For others give a glob, such as "
+            f"'{folder}/**/*.rst'{_aside(left_out)}"
         )
     files: list[tuple[str | None, str, Path]] = []
-    for label, file in found:
+    for file in listing.files:
+        label = shown(file.relative_to(folder).as_posix())
         split = hub.split_name(label)
         if kind == "stories" and label.startswith("official-valid"):
             split = "official-valid"
         files.append((split, label, file))
-    left_out: tuple[str, ...] = ()
     names = {split for split, _, _ in files}
     if "train" in names and (names & {"valid", "test"} or names == {"train"}):
-        # The set's own other files (extra-lowercase, official-valid) are no oversight.
-        quiet = kind in ("stories", "wikitext")
-        left_out = tuple(
+        others = [
             label
             for split, label, _ in files
             if split is None and not quiet and not label.lower().startswith("readme")
-        )
+        ]
+        if others:
+            left_out.insert(
+                0, f"left out, because they belong to none of the splits: {some(others)}"
+            )
         files = [item for item in files if item[0] is not None]
     else:
         files = [(None, label, file) for _, label, file in files]
-    return Source(spec, name, kind, tuple(files), left_out=left_out)
+    return Source(spec, name, kind, tuple(files), left_out=tuple(left_out), is_folder=True)
 
 
 def _hub(spec: str) -> Source:
@@ -232,13 +255,42 @@ def _hub(spec: str) -> Source:
     return Source(spec, parts[-1], "files", column=column or None, hub=wanted)
 
 
-def _read_stdin() -> Corpus:
-    repairs = readers.Repairs()
-    raw = sys.stdin.buffer.read()
+def _read_stdin(column: str | None) -> Corpus:
+    """Standard input: JSON lines where its first line is a JSON object, else plain text.
+
+    Raises:
+        DataError: its first line begins like a JSON object and isn't one.
+    """
+    repairs = Repairs()
+    raw = _all_of(sys.stdin.buffer)
     text = readers.valid_utf8(raw, "standard input", repairs)
-    documents = readers.split_text(text)
+    if column is not None or text.lstrip().startswith(b"{"):
+        _check_first_line(text)
+        table = Table(Path("standard input"), text, "jsonl", column, "-", repairs)
+        documents = [row for row in table.documents() if row.strip()]
+    else:
+        documents = readers.split_text(text)
     source = {"set": "standard input", "bytes": len(raw)}
     return _finish("stdin", source, {None: documents}, repairs.notes(), origin="standard input")
+
+
+@lru_cache(maxsize=1)
+def _all_of(stream: BinaryIO) -> bytes:
+    """The stream to its end. It ends once, and a verb may prepare the set again."""
+    return stream.read()
+
+
+def _check_first_line(text: bytes) -> None:
+    number, line = next(
+        ((n, line) for n, line in enumerate(text.split(b"\n"), 1) if line.strip()), (1, b"")
+    )
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"standard input: line {number} begins like JSON and isn't a JSON object ({error}); "
+            "expected one object a line. If it is plain text, put it into a .txt file and give that"
+        ) from None
 
 
 def _finish(
@@ -249,18 +301,31 @@ def _finish(
     *,
     origin: str,
 ) -> Corpus:
-    """Split what has no splits, and keep copies off the border."""
+    """Split what has no splits, and keep copies off the border.
+
+    Raises:
+        DataError: there is too little text; the message ends with the notes.
+    """
+    try:
+        splits, said = _divide(given, origin)
+    except DataError as error:
+        raise DataError(f"{error}{_aside(notes)}") from error
+    return Corpus(name, source, splits, notes + said)
+
+
+def _divide(
+    given: dict[str | None, list[bytes]], origin: str
+) -> tuple[dict[str, list[bytes]], list[str]]:
     if not any(given.values()):
         raise DataError(f"{origin}: holds no text; expected documents in UTF-8")
     unsplit = given.pop(None, [])
     splits = {str(split): texts for split, texts in given.items() if texts}
     if not splits:
-        splits["train"], splits["valid"], said = split_by_hash(unsplit)
-        return Corpus(name, source, splits, notes + said)
+        train, valid, notes = split_by_hash(unsplit)
+        return {"train": train, "valid": valid}, notes
     if not splits.get("train"):
         raise DataError(f"{origin}: the training files hold no text")
-    splits, said = without_leaks(splits)
-    notes = notes + said
+    splits, notes = without_leaks(splits)
     if not splits["train"]:
         raise DataError(
             f"{origin}: every training document also lies in another split; "
@@ -271,8 +336,12 @@ def _finish(
         splits = {**splits, "train": train, "valid": valid}
         notes += ["no validation files were given: about 5 % of train are used", *said]
     order = {"train": 0, "valid": 1, "test": 2}
-    splits = dict(sorted(splits.items(), key=lambda item: (order.get(item[0], 3), item[0])))
-    return Corpus(name, source, splits, notes)
+    return dict(sorted(splits.items(), key=lambda item: (order.get(item[0], 3), item[0]))), notes
+
+
+def _aside(notes: list[str]) -> str:
+    """Notes at the end of an error."""
+    return f" ({'; '.join(notes)})" if notes else ""
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -283,9 +352,9 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.name.split(".")[0] or path.name
+    return shown(path.name.split(".")[0] or path.name)
 
 
 def _without_folder(spec: str) -> str:
     """What the user wrote less the folders, which say nothing to others."""
-    return Path(spec).name or spec
+    return shown(Path(spec).name or spec)

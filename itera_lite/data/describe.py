@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from itera_lite.data.repairs import shown
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import UsageError
 
+MAX_SAMPLES = 10_000
 _SAMPLE_CHARS = 240
 
 
@@ -16,7 +18,7 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
     Args:
         data: A named set (python, tinystories, wikitext-2, wikitext-103, or a
             folder in $ITERA_DATA), hf:OWNER/NAME[:column], a file, a folder, a
-            glob, or - for standard input.
+            glob, or - for standard input. A table may name its column: reviews.csv:body.
         vocab_size: Size of the tokenizer, from 256 (bytes only) to 65,536.
         samples: Documents to show.
 
@@ -24,9 +26,9 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
         The manifest, with ``path`` (the folder in the cache), ``bytes_per_token``
         in each split and ``samples`` (the beginnings of some train documents).
     """
-    if samples < 0:
-        raise UsageError(f"samples={samples}: expected 0 or more")
-    dataset = prepare(data, vocab_size=vocab_size, quiet=True)
+    if not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
+        raise UsageError(f"samples={samples}: expected 0 to {MAX_SAMPLES:,}")
+    dataset = prepare(data, vocab_size=vocab_size, say_notes=False)
     result = dict(dataset.manifest)
     result["path"] = str(dataset.path)
     result["splits"] = {
@@ -34,7 +36,7 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
         for split, entry in dataset.manifest["splits"].items()
     }
     result["samples"] = _samples(dataset, samples)
-    print(_text(result))
+    print(shown(_text(result)))
     return result
 
 

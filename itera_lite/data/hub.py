@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from itera_lite.data.readers import kind_of
+from itera_lite.data.readers import PACKED_SUFFIXES, TABLE_KINDS, kind_of
 from itera_lite.errors import DataError, MissingExtra
 
 MAX_BYTES = 2 * 1024**3  # of one set, as stored
@@ -38,12 +38,12 @@ def split_name(path: str) -> str | None:
     Known are `train.txt`, `validation-00000-of-00004.parquet`,
     `wiki.test.tokens`, `test/0000.parquet` and the like.
     """
-    parts = path.split("/")
+    parts = path.lower().split("/")
     stem = parts[-1]
-    for suffix in (".gz", ".zst", ".txt", ".md", ".jsonl", ".csv", ".parquet"):
+    for suffix in (*PACKED_SUFFIXES, ".txt", ".text", ".md", *TABLE_KINDS):
         stem = stem.removesuffix(suffix)
     for name in (stem, *reversed(parts[:-1])):
-        if match := _SPLIT_NAME.fullmatch(name.lower()):
+        if match := _SPLIT_NAME.fullmatch(name):
             return _CANONICAL.get(match[1], match[1])
     return None
 

@@ -10,6 +10,7 @@ from what can be known without reading the text.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +19,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,14 @@ import numpy as np
 from tqdm import tqdm
 
 from itera_lite.data.corpus import Corpus, locate
-from itera_lite.data.dataset import FORMAT, Dataset, check_tokenizer, open_dataset
-from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer, training_sample
-from itera_lite.errors import DataError, UsageError
+from itera_lite.data.dataset import DAMAGED, FORMAT, Dataset, open_dataset
+from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
+from itera_lite.errors import DataError, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 
-__all__ = ["Dataset", "check_tokenizer", "prepare"]
+__all__ = ["Dataset", "prepare"]
+
+_BAR_DELAY = 1.0  # seconds that something takes before a bar is shown
 
 
 def prepare(
@@ -41,6 +46,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     cache: Path | None = None,
     quiet: bool = False,
+    say_notes: bool = True,
 ) -> Dataset:
     """Make a set ready for training or evaluation; at once where it was made before.
 
@@ -51,16 +57,15 @@ def prepare(
         tokenizer: use this one instead, such as a checkpoint's.
         cache: folder for prepared sets; by default $ITERA_CACHE, else
             ~/.cache/itera-lite.
-        quiet: don't print the notes to standard error while building.
+        quiet: neither notes nor progress on standard error.
+        say_notes: print the notes while building.
 
     Raises:
         DataError: the set or its text can't be used, or the cache can't be written.
         UsageError: ``vocab_size`` is out of range.
     """
-    if tokenizer is None and not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
-        raise UsageError(
-            f"vocab_size={vocab_size}: expected {MIN_VOCAB} (bytes only) to {MAX_VOCAB:,}"
-        )
+    if tokenizer is None:
+        check_vocab_size(vocab_size)
     recipe = max(vocab_size, 257) if tokenizer is None else tokenizer.sha256
     root = cache or cache_folder()
     source = locate(data)
@@ -69,20 +74,19 @@ def prepare(
     if found := _look_up(root, marks):
         return found
     corpus = source.read()
-    if not quiet:
+    if say_notes and not quiet:
         for note in corpus.notes:
             print(f"{corpus.name}: {note}", file=sys.stderr)
     text_hash, split_hashes = _hashes(corpus)
+    text_marks = [_mark("text", corpus.name, text_hash, recipe)]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        marks.append(_mark("text", corpus.name, text_hash, recipe))
-        dataset = _look_up(root, marks[-1:])
+        dataset = _look_up(root, text_marks)
         if dataset is None:
             used = None
             if tokenizer is None:
-                sample, used = training_sample(corpus.splits["train"])
-                tokenizer = Tokenizer.train(sample, vocab_size)
-                marks.append(_mark("text", corpus.name, text_hash, tokenizer.sha256))
+                tokenizer, used = _train_tokenizer(corpus, vocab_size, quiet)
+                text_marks.append(_mark("text", corpus.name, text_hash, tokenizer.sha256))
                 if fingerprint is not None:
                     marks.append(_mark("source", fingerprint, tokenizer.sha256))
             key = _mark(text_hash, tokenizer.sha256)[:16]
@@ -90,14 +94,61 @@ def prepare(
             dataset = open_dataset(place) or _build(
                 place, corpus, tokenizer, text_hash, split_hashes, used, quiet
             )
-        for mark in marks:
-            write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name})
     except OSError as error:
         raise DataError(
-            f"the cache {root} can't be written ({error.strerror or error}). "
+            f"the cache {root} can't be written ({error.strerror or error}"
+            f"{f': {error.filename}' if error.filename else ''}). "
             "Set ITERA_CACHE to a folder that can, with room for the tokens."
         ) from error
-    return dataset
+    # The same text may come from elsewhere: what is said of it is this source's own.
+    told = {"source": corpus.source, "notes": corpus.notes + _sample_notes(dataset)}
+    with suppress(OSError):  # these files only save work
+        for mark in marks:
+            write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name, **told})
+        for mark in text_marks:
+            write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name})
+    return replace(dataset, manifest={**dataset.manifest, **told})
+
+
+def _train_tokenizer(corpus: Corpus, vocab_size: int, quiet: bool) -> tuple[Tokenizer, int]:
+    """A tokenizer made from the train split, and the bytes that it was made from."""
+    sample, used = training_sample(corpus.splits["train"])
+    begin = time.monotonic()
+    with _progress(f"learning the tokens of {corpus.name}", used, quiet) as bar:
+
+        def progress(n_bytes: int) -> None:
+            bar.n = n_bytes
+            if time.monotonic() - begin > _BAR_DELAY:
+                bar.refresh()
+
+        try:
+            return Tokenizer.train(sample, vocab_size, progress), used
+        except TextTooSmall as error:
+            notes = f" ({'; '.join(corpus.notes)})" if corpus.notes else ""
+            raise TextTooSmall(f"{error}{notes}") from None
+
+
+def _sample_notes(dataset: Dataset) -> list[str]:
+    used = dataset.manifest["tokenizer_trained_on_bytes"]
+    train_bytes = dataset.n_bytes("train")
+    if used is None or used >= train_bytes:
+        return []
+    return [
+        f"the tokenizer was trained on an even sample of {used / 1e6:.0f} MB "
+        f"of {train_bytes / 1e6:.0f} MB"
+    ]
+
+
+def _progress(what: str, total: int, quiet: bool) -> tqdm[Any]:
+    """A bar on a terminal, for what takes longer than `_BAR_DELAY`."""
+    return tqdm(
+        total=total,
+        desc=what,
+        unit="B",
+        unit_scale=True,
+        delay=_BAR_DELAY,
+        disable=True if quiet else None,
+    )
 
 
 def _build(
@@ -111,26 +162,12 @@ def _build(
 ) -> Dataset:
     """Write the set beside its place, then rename it there."""
     _sweep(place.parent)
-    notes = list(corpus.notes)
-    train_bytes = sum(map(len, corpus.splits["train"]))
-    if trained_on is not None and trained_on < train_bytes:
-        notes.append(
-            f"the tokenizer was trained on an even sample of {trained_on / 1e6:.0f} MB "
-            f"of {train_bytes / 1e6:.0f} MB"
-        )
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
     work = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     try:
         entries = {}
         total = sum(len(text) for texts in corpus.splits.values() for text in texts)
-        with tqdm(
-            total=total,
-            desc=f"tokenising {corpus.name}",
-            unit="B",
-            unit_scale=True,
-            delay=1.0,
-            disable=True if quiet else None,
-        ) as bar:
+        with _progress(f"tokenising {corpus.name}", total, quiet) as bar:
             for split, texts in corpus.splits.items():
                 file = f"{split}.bin"
                 size = _write_tokens(work / file, texts, tokenizer, dtype, bar)
@@ -151,7 +188,7 @@ def _build(
             "tokenizer_trained_on_bytes": trained_on,
             "vocab_size": tokenizer.vocab_size,
             "dtype": dtype.str,
-            "notes": notes,
+            "notes": corpus.notes,
             "splits": entries,
         }
         write_json(work / "manifest.json", manifest)
@@ -189,31 +226,39 @@ def _write_tokens(
 
 def _place(work: Path, place: Path) -> Dataset:
     """Move a finished set to its place; where another process was first, take its."""
-    for _ in range(3):
-        try:
-            os.rename(work, place)
-        except OSError:
-            if (first := open_dataset(place)) is not None:
-                return first
-            if not place.exists():
-                raise
-            shutil.rmtree(place, ignore_errors=True)  # damaged, and so it can't stay
+    with _alone(place.parent):
+        if (first := open_dataset(place)) is not None:
+            return first
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)  # damaged, and so it can't stay
         else:
-            dataset = open_dataset(place)
-            if dataset is not None:
-                return dataset
-    raise DataError(f"{place}: the set can't be put there. Remove that folder and try again.")
+            place.unlink(missing_ok=True)
+        os.rename(work, place)
+    dataset = open_dataset(place)
+    if dataset is None:
+        raise DataError(f"{place}: was written and can't be read again. Is the disk damaged?")
+    return dataset
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Keep other processes from putting a set into the cache meanwhile."""
+    with open(root / ".lock", "w") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _look_up(root: Path, marks: list[str]) -> Dataset | None:
     for mark in marks:
         try:
             entry = json.loads((root / "index" / f"{mark}.json").read_text(encoding="utf-8"))
+            told = {key: entry[key] for key in ("source", "notes") if key in entry}
             found = open_dataset(root / entry["folder"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except DAMAGED:
             continue
         if found is not None:
-            return found
+            return replace(found, manifest={**found.manifest, **told})
     return None
 
 

@@ -27,7 +27,10 @@ def split_by_hash(documents: list[bytes]) -> tuple[list[bytes], list[bytes], lis
     if not distinct:
         raise DataError("expected documents with text, found none")
     if len(distinct) == 1:
-        first, last = cut_one(distinct[0])
+        try:
+            first, last = cut_one(distinct[0])
+        except DataError as error:
+            raise DataError("; ".join([str(error), *notes])) from None
         notes.append(
             "the set is one document: it was cut at the border nearest to 90 %, the first part "
             "is for training, the last for validation"
@@ -58,7 +61,13 @@ def without_leaks(splits: dict[str, list[bytes]]) -> tuple[dict[str, list[bytes]
 
 
 def cut_one(text: bytes) -> tuple[bytes, bytes]:
-    """Cut one document near 90 %: at a paragraph's end, else a line's, else a word's."""
+    """Cut one document near 90 %: at a paragraph's end, else a line's, else a word's.
+
+    A document of 1,000 bytes and more that has none of these is cut between two characters.
+
+    Raises:
+        DataError: it is too short.
+    """
     target = len(text) * 9 // 10
     for border in (b"\n\n", b"\n", b" "):
         before = text.rfind(border, 0, target) + len(border)
@@ -72,6 +81,11 @@ def cut_one(text: bytes) -> tuple[bytes, bytes]:
         if near:
             cut = min(near, key=lambda place: abs(place - target))
             return text[:cut], text[cut:]
+    if len(text) >= 1_000:
+        while text[target] & 0xC0 == 0x80:  # inside a character
+            target -= 1
+        if text[:target].strip() and text[target:].strip():
+            return text[:target], text[target:]
     raise DataError(
         f"the set is one document of {len(text):,} bytes that can't be cut into a part for "
         "training and one for validation. Give more text, or several documents "

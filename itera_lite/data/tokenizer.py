@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ MIN_VOCAB, MAX_VOCAB = 256, 65_536
 TRAINING_SAMPLE_BYTES = 64_000_000
 
 _PIECE_CHARS = 16_384  # long texts are encoded in pieces of about this many characters
+_LEARN_BYTES = 1_020  # longest pre-token that is learned from as one; whole characters of 1-4 bytes
 _GROUP_CHARS = 2_000_000  # and this many characters at a time, which bounds memory
 # Here a GPT-2 pre-token always ends, so cutting here changes no token.
 _BORDER = re.compile(r"(?<=[^\s\x1c-\x1f\u180e\u200b\ufeff])(?=\n| [A-Za-z])")
+_LONG_SPACE = re.compile(rf"\s{{{_LEARN_BYTES // 4}}}")
 _NOT_UTF8 = re.compile("([\udc80-\udcff]+)")
 # What a BPE model may do besides applying its merges; a GGUF file can't hold any of it.
 _BPE_EXTRAS = ("dropout", "ignore_merges", "continuing_subword_prefix", "end_of_word_suffix")
@@ -93,11 +96,19 @@ class Tokenizer:
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def train(cls, documents: Iterable[bytes | str], vocab_size: int) -> Tokenizer:
+    def train(
+        cls,
+        documents: Iterable[bytes | str],
+        vocab_size: int,
+        progress: Callable[[int], object] | None = None,
+    ) -> Tokenizer:
         """Train on the documents. The same documents give the same tokenizer.
+
+        Time grows in proportion to the text, whatever it holds. Ctrl-C stops it at once.
 
         Args:
             documents: the text; bytes that aren't UTF-8 are skipped over.
+            progress: called several times a second with the bytes that were read so far.
             vocab_size: ids wanted, ``<|endoftext|>`` included, from 257 to
                 65,536. 256 means "bytes only" and gives 257: the bytes and
                 ``<|endoftext|>``, so that every byte keeps an id of its own.
@@ -106,10 +117,7 @@ class Tokenizer:
             UsageError: ``vocab_size`` is out of range.
             TextTooSmall: the text supports fewer merges; the message says how many.
         """
-        if not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
-            raise UsageError(
-                f"vocab_size={vocab_size}: expected {MIN_VOCAB} (bytes only) to {MAX_VOCAB:,}"
-            )
+        check_vocab_size(vocab_size)
         merges: list[tuple[str, str]] = []
         n_bytes = 0
         if vocab_size > 257:
@@ -117,9 +125,9 @@ class Tokenizer:
             def texts() -> Iterator[str]:
                 nonlocal n_bytes
                 for document in documents:
-                    raw = _to_bytes(document)
-                    n_bytes += len(raw)
-                    yield from _pieces(raw.decode("utf-8", "ignore"))
+                    for piece in _learnable(_to_bytes(document).decode("utf-8", "ignore")):
+                        n_bytes += len(piece.encode("utf-8"))
+                        yield piece
 
             learner = tokenizers.Tokenizer(models.BPE())
             learner.pre_tokenizer = _pre_tokenizer()
@@ -129,7 +137,8 @@ class Tokenizer:
                 initial_alphabet=sorted(_BYTE_TO_CHARACTER),
                 show_progress=False,
             )
-            learner.train_from_iterator(texts(), trainer=trainer)
+            report = None if progress is None else (lambda: progress(n_bytes))
+            _learn(learner, trainer, texts(), report)
             merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
         vocab = {character: byte for byte, character in enumerate(_BYTE_TO_CHARACTER)}
         vocab[EOT] = 256
@@ -282,6 +291,91 @@ def _is_byte_level(state: dict[str, Any]) -> bool:
         and cut.get("use_regex", True)
         and state["normalizer"] is None
     )
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Hold a number of ids to its limits.
+
+    Raises:
+        UsageError: it is out of range, or no whole number.
+    """
+    if not isinstance(vocab_size, int) or not MIN_VOCAB <= vocab_size <= MAX_VOCAB:
+        raise UsageError(
+            f"vocab_size={vocab_size}: expected {MIN_VOCAB} (bytes only) to {MAX_VOCAB:,}"
+        )
+
+
+def _learn(
+    learner: tokenizers.Tokenizer,
+    trainer: trainers.BpeTrainer,
+    texts: Iterator[str],
+    waiting: Callable[[], object] | None,
+) -> None:
+    """Train in a thread, because the library holds up Python's signals while it computes.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C. The thread ends when it asks for more text; what it
+            computes after the last text can't be stopped, and ends with the process.
+    """
+    stop, all_read, done = threading.Event(), threading.Event(), threading.Event()
+    failures: list[BaseException] = []
+
+    def watched() -> Iterator[str]:
+        for text in texts:
+            if stop.is_set():
+                raise InterruptedError
+            yield text
+        all_read.set()
+
+    def work() -> None:
+        try:
+            learner.train_from_iterator(watched(), trainer=trainer)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            done.set()
+
+    threading.Thread(target=work, name="train-tokenizer", daemon=True).start()
+    try:
+        while not done.wait(0.1):
+            if waiting is not None:
+                waiting()
+    except BaseException:
+        stop.set()
+        while not (all_read.is_set() or done.wait(0.01)):
+            pass
+        raise
+    if failures:
+        raise failures[0]
+
+
+def _learnable(text: str) -> Iterator[str]:
+    """The text in pieces without a pre-token of more than `_LEARN_BYTES` bytes.
+
+    The trainer's time grows with the square of a pre-token's length, so the longer ones are cut.
+    Text without such pre-tokens is learned from as it is.
+    """
+    for piece in _pieces(text):
+        if not _may_hold_long(piece):
+            yield piece
+            continue
+        start = 0
+        for token, (begin, end) in _pre_tokenizer().pre_tokenize_str(piece):
+            if len(token) > _LEARN_BYTES:  # of a character a byte
+                for cut in range(begin, end, _LEARN_BYTES // 4):
+                    if cut > start:
+                        yield piece[start:cut]
+                        start = cut
+        yield piece[start:]
+
+
+def _may_hold_long(piece: str) -> bool:
+    """Whether a pre-token may exceed `_LEARN_BYTES`; cheap, and true too often.
+
+    A pre-token is white space only, or holds none after its first character.
+    """
+    longest = max(map(len, piece.replace("\n", " ").split(" ")))
+    return longest >= _LEARN_BYTES // 4 - 1 or _LONG_SPACE.search(piece) is not None
 
 
 def _pre_tokenizer() -> pre_tokenizers.ByteLevel:

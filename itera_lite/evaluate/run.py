@@ -55,7 +55,6 @@ def evaluate(
     from itera_lite.evaluate.baselines import sample_documents
     from itera_lite.evaluate.bits import score_documents
     from itera_lite.evaluate.score import count_words, perplexity
-    from itera_lite.runtime.find import named_in_utf8
     from itera_lite.train.checkpoint import load_checkpoint
 
     if seq_len is not None:
@@ -67,6 +66,10 @@ def evaluate(
         raise UsageError(
             f"'{checkpoint}' is a file: `itera eval` takes the folder of a checkpoint. A GGUF file "
             "is measured with `itera score TEXT --checkpoint FILE`"
+        )
+    if not os.path.lexists(checkpoint):
+        raise CheckpointError(
+            f"no checkpoint at '{checkpoint}': expected a folder as `itera train` writes it"
         )
     output = results / f"{name}_eval.json"
     summary = _summary(results, name)
@@ -80,8 +83,7 @@ def evaluate(
     if os.path.exists(output) and os.path.exists(spec) and os.path.samefile(output, spec):
         raise UsageError(f"the result would be written to the text itself, '{spec}': rename it")
     check_writable(output)
-    with named_in_utf8(checkpoint) as source:
-        model, tokenizer = load_checkpoint(source)
+    model, tokenizer = load_checkpoint(checkpoint)
     problem = kernels.enable()
     corpus = load_documents(spec)
     if split not in corpus.splits:

@@ -18,15 +18,14 @@ from gguf import GGUFValueType, Keys, TokenType
 
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
-from itera_lite.errors import CheckpointError, ExportError, UsageError
+from itera_lite.errors import ExportError, UsageError
 from itera_lite.export.output import refuse_output
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
 from itera_lite.files import folder_name, replacing
 from itera_lite.model import LanguageModel
-from itera_lite.model.stream import Sampler
-from itera_lite.reading import exists, read_object
+from itera_lite.sampling import read_generation_config
 from itera_lite.train.checkpoint import load_checkpoint
 
 # Of a checkpoint's folder: no output may have one of these names there.
@@ -145,28 +144,15 @@ def _add_general(
     )
     writer.add_file_type(scheme.file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    temperature, top_k, top_p = _sampling(checkpoint)
+    sampling = read_generation_config(checkpoint)
     writer.add_sampling_sequence(_SAMPLING_SEQUENCE)
-    writer.add_sampling_temp(temperature)
-    writer.add_sampling_top_k(top_k)
-    writer.add_sampling_top_p(top_p)
-    writer.add_sampling_min_p(0.0)  # llama.cpp's own default would cut
-
-
-def _sampling(checkpoint: Path) -> tuple[float, int, float]:
-    """Temperature, top-k (0: all tokens) and top-p of ``generation_config.json``."""
-    path = checkpoint / "generation_config.json"
-    default = Sampler()
-    try:
-        raw = read_object(path, CheckpointError) if exists(path) else {}
-        sampler = Sampler(
-            float(raw.get("temperature", default.temperature)),
-            int(raw.get("top_k", default.top_k)),
-            float(raw.get("top_p", default.top_p)),
-        )
-    except (ValueError, TypeError, OverflowError, UsageError) as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}") from None
-    return sampler.temperature, sampler.top_k, sampler.top_p
+    writer.add_sampling_temp(sampling.temperature)
+    writer.add_sampling_top_k(sampling.top_k)
+    writer.add_sampling_top_p(sampling.top_p)
+    writer.add_sampling_min_p(sampling.min_p)  # llama.cpp's own default would cut
+    if sampling.repetition_penalty != 1:
+        writer.add_sampling_penalty_repeat(sampling.repetition_penalty)
+        writer.add_sampling_penalty_last_n(-1)  # all of the text, as transformers has it
 
 
 def _add_architecture(writer: gguf.GGUFWriter, config: ModelConfig) -> None:

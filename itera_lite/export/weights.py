@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from itera_lite.errors import CheckpointError
-from itera_lite.files import write_bytes
+from itera_lite.files import named_in_utf8, write_bytes
 from itera_lite.reading import exists, is_file, is_folder, read_object
 
 WEIGHTS = "model.safetensors"
@@ -145,7 +145,7 @@ def _names(path: Path) -> list[str]:
             f"'{path}' is a Git LFS pointer, not the weights: fetch them with `git lfs pull`"
         )
     try:
-        with safe_open(path, "pt") as file:
+        with named_in_utf8(path) as source, safe_open(source, "pt") as file:
             return list(file.keys())
     except SafetensorError as error:
         raise CheckpointError(f"'{path}' is damaged: {error}") from None
@@ -189,7 +189,7 @@ def _load(
     loaded: dict[str, Tensor] = {}
     for path in dict.fromkeys(where.values()):
         inside = [name for name in where if where[name] == path and name in {*wanted, *extra}]
-        with safe_open(path, "pt") as file:
+        with named_in_utf8(path) as source, safe_open(source, "pt") as file:
             for name in inside:
                 part = file.get_slice(name)
                 _compare(path, name, part.get_shape(), part.get_dtype(), wanted.get(name))

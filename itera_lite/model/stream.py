@@ -6,6 +6,7 @@ This is what training shows samples with, and what the native engine is checked 
 from __future__ import annotations
 
 import codecs
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ class Sampler:
         if seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(seed)
+            self._generator.manual_seed(_seed(seed))
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """The distribution (V,) that is sampled from, for logits (V,)."""
@@ -74,6 +75,16 @@ class Sampler:
         if self.temperature == 0:
             return int(logits.argmax())
         return int(torch.multinomial(self.probabilities(logits), 1, generator=self._generator))
+
+
+def _seed(value: int) -> int:
+    """A seed as the engine takes it, of any integer type."""
+    try:
+        if 0 <= (number := operator.index(value)) < 1 << 63:
+            return number
+    except TypeError:
+        pass
+    raise UsageError(f"seed={value}: expected a whole number from 0 to 2^63-1")
 
 
 def stream_ids(

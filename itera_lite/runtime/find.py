@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from itera_lite.errors import CheckpointError, ModelFileError
-from itera_lite.files import folder_name
+from itera_lite.files import named_in_utf8
 from itera_lite.runtime.model import Model
 
 TRAINED = Path("checkpoints/itera_lite_tiny")  # what `itera train` writes unless told otherwise
@@ -68,22 +66,8 @@ def load_model(path: Path) -> Model:
     _check_readable(path)
     from itera_lite.export.gguf import export_gguf
 
-    with tempfile.TemporaryDirectory(prefix="itera-") as folder, named_in_utf8(path) as source:
-        return Model.load(export_gguf(source, "f32", Path(folder) / "model.gguf").path)
-
-
-@contextmanager
-def named_in_utf8(path: Path) -> Iterator[Path]:
-    """The path, or a link to it for those who take names in UTF-8 only: the engine, safetensors."""
-    try:
-        os.fspath(path).encode("utf-8")
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-            link = Path(folder) / folder_name(path)
-            link.symlink_to(path.resolve())
-            yield link
-    else:
-        yield path
+    with tempfile.TemporaryDirectory(prefix="itera-") as folder:
+        return Model.load(export_gguf(path, "f32", Path(folder) / "model.gguf").path)
 
 
 def _load_file(path: Path) -> Model:

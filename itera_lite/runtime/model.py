@@ -1,21 +1,28 @@
 """`Model`: generate, score and inspect with the native engine.
 
 Everything heavy happens in C++ without Python's global lock, so several
-threads may use one model at once. A model below about 10 M parameters is
+threads may use one model at once. States and streams of text may be shared
+too: one thread at a time works on each. A model below about 10 M parameters is
 fastest on one thread; `score` and `generate_many` are where more work pays.
 """
 
 from __future__ import annotations
 
+import operator
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
-from itera_lite.errors import UsageError
+from itera_lite.errors import IteraWarning, UsageError
 from itera_lite.runtime.results import Generation, Score, TextStream
+
+MOST_SEED = 2**63 - 1
+MOST_THREADS = 4096
+_WINDOW = 64  # tokens that a repetition penalty looks back, unless told otherwise
 
 if TYPE_CHECKING:  # takes longer to import than a text to write
     import numpy as np
@@ -29,7 +36,7 @@ class State:
         self._model, self._state = model, state
 
     def __len__(self) -> int:
-        """Tokens read so far, the ``<|endoftext|>`` at the start among them."""
+        """Tokens read so far, the one that begins a document among them."""
         return self._state.length
 
     def feed(self, text: str | bytes | Sequence[int]) -> NDArray[np.float32]:
@@ -38,10 +45,9 @@ class State:
         Raises:
             UsageError: where the text doesn't fit the context, or there is nothing to read.
         """
-        ids = self._model.encode(_bytes(text)) if isinstance(text, str | bytes) else list(text)
-        if not self._state.length:
-            ids.insert(0, self._model.eot)
-        return self._model.read(self._state, ids, False)
+        is_text = isinstance(text, str | bytes)
+        ids = self._model.encode(_bytes(text)) if is_text else _ids(text, self._model.vocab_size)
+        return self._model.read(self._state, ids, False, True)
 
     def fork(self) -> State:
         """An independent copy; what it costs is copying what is in use."""
@@ -66,13 +72,21 @@ class Model:
             path: the file: types F32, F16, BF16, Q8_0, Q4_0 and mixtures of them.
             context: tokens that a text may have; by default what the file says, at most 65,536.
 
+        Warns of what the file asks for and the engine leaves out, such as a sampler that it
+        doesn't have.
+
         Raises:
             ModelFileError: where the file is missing, damaged or of another kind.
             UsageError: for a context below 1.
         """
-        if context is not None and not 1 <= context <= 1 << 24:
-            raise UsageError(f"context={context}: expected 1 to {1 << 24:,} tokens")
-        return cls(_engine.Model.load(os.fspath(path), context or 0), Path(path))
+        wanted = 0 if context is None else _whole("context", context, 1, 1 << 24)
+        name = os.fsencode(path)
+        if b"\0" in name:
+            raise UsageError(f"path={os.fspath(path)!r}: expected a path without a NUL character")
+        engine = _engine.Model.load(name, wanted)
+        for note in engine.notes:
+            warnings.warn(f"{os.fsdecode(name)}: {note}", IteraWarning, stacklevel=2)
+        return cls(engine, Path(os.fsdecode(name)))
 
     def __repr__(self) -> str:
         return (
@@ -102,8 +116,13 @@ class Model:
 
     @property
     def eot_id(self) -> int:
-        """Id of ``<|endoftext|>``, which begins and ends every document."""
+        """Id of ``<|endoftext|>``, which ends every document."""
         return self._engine.eot
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of the token that begins every document; None where the file says that none does."""
+        return None if self._engine.bos < 0 else self._engine.bos
 
     @property
     def isa(self) -> str:
@@ -112,7 +131,7 @@ class Model:
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
-        """Sampling that the file recommends: temperature, top_k, top_p."""
+        """Sampling that the file recommends; the names are those of `start`."""
         return self._engine.sampling
 
     def tokenize(self, text: str | bytes) -> list[int]:
@@ -121,7 +140,7 @@ class Model:
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of the ids; a character that is cut in two becomes U+FFFD."""
-        return self._engine.decode(list(ids)).decode("utf-8", "replace")
+        return self._engine.decode(_ids(ids, self.vocab_size)).decode("utf-8", "replace")
 
     def state(self, prompt: str | bytes | None = None) -> State:
         """A memory of nothing, or of a prompt: compute it once, fork it for each continuation."""
@@ -136,18 +155,20 @@ class Model:
         Raises:
             ModelFileError: where the bytes are damaged or belong to another model.
         """
-        return State(self._engine, self._engine.restore(saved))
+        if not isinstance(saved, bytes | bytearray | memoryview):
+            raise UsageError(f"a saved state is {_kind(saved)}: expected the bytes of State.save")
+        return State(self._engine, self._engine.restore(bytes(saved)))
 
     def logits(self, ids: Sequence[int], state: State | None = None) -> NDArray[np.float32]:
         """Logits (L, V) after each of the ids, read on from ``state`` or from nothing.
 
-        Nothing is put in front: give ``[model.eot_id, *ids]`` for a document's beginning.
+        Nothing is put in front: give ``[model.bos_id, *ids]`` for a document's beginning.
 
         Raises:
             UsageError: for an id outside the vocabulary or more ids than the context.
         """
-        memory = self._engine.state() if state is None else state._state
-        return self._engine.read(memory, list(ids), True)
+        memory = self._engine.state() if state is None else _state(state)
+        return self._engine.read(memory, _ids(ids, self.vocab_size), True)
 
     @overload
     def generate(
@@ -186,12 +207,15 @@ class Model:
             prompts: the texts to go on from.
             **options: see `start`; text i is sampled with ``seed + i``.
         """
+        if isinstance(prompts, str | bytes):
+            raise UsageError("prompts is one text: expected a list of them; `generate` takes one")
+        given = _items("prompts", prompts)
         seed = options.pop("seed", None)
-        first = secrets.randbits(63) if seed is None else seed
+        first = secrets.randbits(63) if seed is None else _whole("seed", seed, 0, MOST_SEED)
         return _ended(
             [
-                self.start(prompt, seed=(first + i) % (1 << 64), **options)
-                for i, prompt in enumerate(prompts)
+                self.start(prompt, seed=(first + i) % (MOST_SEED + 1), **options)
+                for i, prompt in enumerate(given)
             ]
         )
 
@@ -203,11 +227,11 @@ class Model:
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
-        min_p: float = 0.0,
-        repetition_penalty: float = 1.0,
-        repetition_window: int = 64,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        repetition_window: int | None = None,
         seed: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | bytes | Sequence[str | bytes] | None = (),
         logit_bias: Mapping[int, float] | None = None,
         log_probabilities: bool = False,
         ignore_end: bool = False,
@@ -219,12 +243,13 @@ class Model:
             prompt: text to go on from.
             max_tokens: tokens to generate at most.
             temperature: 0 always takes the most probable token; by default the file's advice.
-            top_k: only the k most probable tokens; 0 means all.
+            top_k: only the k most probable tokens; 0 means all. By default the file's advice, as
+                for the next four.
             top_p: only the most probable tokens that together reach this probability.
             min_p: only tokens with at least this share of the most probable one's probability.
             repetition_penalty: above 1, makes tokens of the last ``repetition_window`` rarer.
-            repetition_window: see there.
-            seed: of the random numbers; None takes a new one.
+            repetition_window: see there; by default 64 where a penalty is given.
+            seed: of the random numbers, 0 to 2^63-1; None takes a new one.
             stop: a text, or several, that end the continuation and aren't part of it.
             logit_bias: token id -> number added to its logit.
             log_probabilities: also keep each token's log-probability.
@@ -232,31 +257,37 @@ class Model:
             state: read on from here (the state itself stays as it is).
         """
         advice = self._engine.sampling
+        if repetition_window is None:
+            given = repetition_penalty is not None
+            repetition_window = _WINDOW if given else advice["repetition_window"]
+
+        def number(name: str, value: float | None) -> float:
+            return advice[name] if value is None else _number(name, value)
+
         return self._engine.stream(
-            None if state is None else state._state,
+            None if state is None else _state(state),
             self.tokenize(prompt),
-            max_tokens=_int32(max_tokens),
-            temperature=advice["temperature"] if temperature is None else temperature,
-            top_k=advice["top_k"] if top_k is None else _int32(top_k),
-            top_p=advice["top_p"] if top_p is None else top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            repetition_window=_int32(repetition_window),
-            seed=secrets.randbits(64) if seed is None else seed % (1 << 64),
+            max_tokens=_int32("max_tokens", max_tokens),
+            temperature=number("temperature", temperature),
+            top_k=_int32("top_k", advice["top_k"] if top_k is None else top_k),
+            top_p=number("top_p", top_p),
+            min_p=number("min_p", min_p),
+            repetition_penalty=number("repetition_penalty", repetition_penalty),
+            repetition_window=_int32("repetition_window", repetition_window),
+            seed=secrets.randbits(63) if seed is None else _whole("seed", seed, 0, MOST_SEED),
             logit_bias=self._bias(logit_bias or {}),
-            stop=[_bytes(text) for text in ([stop] if isinstance(stop, str) else stop)],
-            log_probabilities=log_probabilities,
-            ignore_end=ignore_end,
+            stop=[_bytes(text, "a stop text") for text in _stops(stop)],
+            log_probabilities=bool(log_probabilities),
+            ignore_end=bool(ignore_end),
         )
 
     def _bias(self, given: Mapping[int, float]) -> dict[int, float]:
-        for token in given:
-            if not 0 <= token < self.vocab_size:
-                raise UsageError(
-                    f"a logit bias for token {token}: expected an id from 0 to "
-                    f"{self.vocab_size - 1:,}"
-                )
-        return dict(given)
+        if not isinstance(given, Mapping):
+            raise UsageError(f"logit_bias is {_kind(given)}: expected a dict, token id -> number")
+        return {
+            _id(token, self.vocab_size, "a logit bias for token"): _number("logit_bias", value)
+            for token, value in given.items()
+        }
 
     def score(
         self,
@@ -273,22 +304,19 @@ class Model:
             window: tokens of context at most, as ``seq_len`` of `itera eval`: a longer text is
                 read in overlapping windows and every token is scored once. By default all of
                 the context.
-            threads: texts scored at the same time.
+            threads: texts scored at the same time, 1 to 4,096; fewer where the system has no
+                more to give.
             log_probabilities: also keep each token's.
 
         Raises:
-            UsageError: for a window or threads below 1.
+            UsageError: for a window or threads out of their ranges, or what is no text.
         """
-        if window is not None and window < 1:
-            raise UsageError(f"window={window}: expected 1 token or more")
-        if threads < 1:
-            raise UsageError(f"threads={threads}: expected 1 or more")
-        given = [texts] if isinstance(texts, str | bytes) else texts
+        given = [texts] if isinstance(texts, str | bytes) else _items("texts", texts)
         found = self._engine.score(
             [_bytes(text) for text in given],
-            window=window or 0,
-            threads=threads,
-            log_probabilities=log_probabilities,
+            window=0 if window is None else min(_whole("window", window, 1), 2**32 - 1),
+            threads=_whole("threads", threads, 1, MOST_THREADS),
+            log_probabilities=bool(log_probabilities),
             end=True,
         )
         return [
@@ -296,13 +324,92 @@ class Model:
         ]
 
 
-def _int32(value: int) -> int:
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """The whole number of any integer type, numpy's too."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UsageError(f"{name}={_shown(value)}: expected a whole number") from None
+    if number < least or (most is not None and number > most):
+        expected = f"{least:,} or more"
+        if most is not None:
+            expected = f"{least:,} to " + ("2^63-1" if most == MOST_SEED else f"{most:,}")
+        raise UsageError(f"{name}={_shown(value)}: expected {expected}")
+    return number
+
+
+def _int32(name: str, value: Any) -> int:
     """The nearest number that the engine can take: its own check then speaks of a bad one."""
-    return max(-(1 << 31), min(value, (1 << 31) - 1))
+    return max(-(1 << 31), min(_whole(name, value, -(1 << 70)), (1 << 31) - 1))
 
 
-def _bytes(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+def _number(name: str, value: Any) -> float:
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"{name}={_shown(value)}: expected a number") from None
+
+
+def _id(token: Any, vocab_size: int, what: str = "token") -> int:
+    try:
+        if 0 <= (number := operator.index(token)) < vocab_size:
+            return number
+    except TypeError:
+        pass
+    raise UsageError(f"{what} {_shown(token)}: expected an id from 0 to {vocab_size - 1:,}")
+
+
+def _ids(tokens: Any, vocab_size: int) -> list[int]:
+    if isinstance(tokens, str | bytes):
+        raise UsageError("the ids are a text: expected token ids; `tokenize` makes them")
+    return [_id(token, vocab_size) for token in _items("ids", tokens)]
+
+
+def _items(name: str, values: Any) -> list[Any]:
+    if isinstance(values, Iterable) and not isinstance(values, Mapping):
+        return list(values)
+    raise UsageError(f"{name} is {_kind(values)}: expected a list")
+
+
+def _stops(stop: Any) -> list[Any]:
+    if stop is None:
+        return []
+    return [stop] if isinstance(stop, str | bytes) else _items("stop", stop)
+
+
+def _state(state: Any) -> _engine.State:
+    if not isinstance(state, State):
+        raise UsageError(f"state is {_kind(state)}: expected what `Model.state` gives")
+    return state._state
+
+
+def _bytes(text: Any, what: str = "a text") -> bytes:
+    """UTF-8. A byte that the system's arguments hold stays itself; any other half of a surrogate
+    pair becomes U+FFFD."""
+    if isinstance(text, bytes):
+        return text
+    if not isinstance(text, str):
+        raise UsageError(f"{what} is {_kind(text)}: expected a str or bytes")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return whole.encode("utf-8")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _shown(value: Any) -> str:
+    """The value in a message; Python writes no integer of some thousand digits."""
+    try:
+        text = repr(value) if isinstance(value, str | bytes) else str(value)
+    except ValueError:
+        return "an enormous number"
+    return text if len(text) <= 60 else f"{text[:40]}..."
 
 
 def _ended(streams: list[_engine.Stream]) -> list[Generation]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import stat
@@ -117,7 +118,7 @@ class Output:
             if self._progress and data:
                 self._progress.cut(data)
             file = self._file or self._opened()
-            file.write(data)
+            _write(file, data)
             if not self._packed:  # which gets larger with every flush
                 file.flush()
             if self._progress:
@@ -149,10 +150,22 @@ class Output:
             # A device or a pipe can't be appended to; a file may have got content meanwhile.
             raw = self._open.enter_context(self.path.open("ab" if self._regular else "wb"))
             self._file = raw if pack is None else self._open.enter_context(pack(raw))
+        if self._progress:
+            self._progress.save(now=True)  # before the first result: without it none can be added
         return self._file
 
     def _failed(self, error: OSError) -> IteraError:
         return IteraError(f"{self.name} can't be written: {error.strerror or error}")
+
+
+def _write(file: Any, data: bytes) -> None:
+    """All of the data, also where standard output has no buffer and may take a part of it."""
+    if not isinstance(file, io.RawIOBase):
+        file.write(data)
+        return
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) or 0 :]
 
 
 def _packer(suffix: str, path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,7 +17,8 @@ class Generation:
 
     Attributes:
         text: the continuation, without the prompt; bytes that aren't UTF-8 become U+FFFD.
-        token_ids: ids of its tokens, a final ``<|endoftext|>`` not among them.
+        token_ids: ids of its tokens, a final ``<|endoftext|>`` not among them. Before a stop text
+            they end with the text; the last one may reach into the stop text.
         finish_reason: ``length`` (``max_tokens`` reached) or ``stop`` (a stop text, or the
             model ended the document).
         log_probabilities: of each token, in nats, before temperature and the other options;
@@ -35,7 +37,8 @@ class Score:
 
     Attributes:
         bytes: length of the text.
-        tokens: tokens scored, the final ``<|endoftext|>`` among them.
+        tokens: tokens scored, the final ``<|endoftext|>`` among them. Where the model's file says
+            that no token begins a document, the first one isn't scored and its bytes don't count.
         nats: minus the sum of their natural log-probabilities.
         bits_per_byte: ``nats / ln 2 / bytes``; 0 for an empty text.
         log_probabilities: of each token, in nats; empty unless asked for.
@@ -55,17 +58,22 @@ class Score:
 
 
 class TextStream(Iterator[str]):
-    """A continuation as it is written: iterate over it for pieces of text."""
+    """A continuation as it is written: iterate over it for pieces of text.
+
+    Several threads may share one: each piece goes to one of them.
+    """
 
     def __init__(self, stream: _engine.Stream) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._turn = threading.RLock()
 
     def __next__(self) -> str:
-        while not self._stream.done:
-            piece = self._decoder.decode(self._stream.next(), final=self._stream.done)
-            if piece:
-                return piece
+        with self._turn:
+            while not self._stream.done:
+                piece = self._decoder.decode(self._stream.next(), final=self._stream.done)
+                if piece:
+                    return piece
         raise StopIteration
 
     @property

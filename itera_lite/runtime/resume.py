@@ -122,7 +122,6 @@ class Progress:
         Args:
             line: of the input up to which everything is written.
         """
-        now = now or (self._line is None and not self._read["line"])
         self._line = line or self._line
         if self._tail or not (now or time.monotonic() - self._saved > SAVE_SECONDS):
             return

@@ -27,7 +27,14 @@ from torch import Tensor
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, OutputError
 from itera_lite.export.hf import MADE_WITH, load_model, save_model
-from itera_lite.files import follow_umask, output_errors, reason_of, sync_folder, write_json
+from itera_lite.files import (
+    follow_umask,
+    named_in_utf8,
+    output_errors,
+    reason_of,
+    sync_folder,
+    write_json,
+)
 from itera_lite.model import LanguageModel
 from itera_lite.reading import is_folder, read_object
 
@@ -271,8 +278,8 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
         )
     path = inner / "tensors.safetensors"
     try:
-        with open(path, "rb"):  # safetensors calls every file that it can't open missing
-            return state, load_file(path)
+        with open(path, "rb"), named_in_utf8(inner) as source:  # safetensors calls any file missing
+            return state, load_file(source / path.name)
     except OSError as error:
         raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
     except SafetensorError as error:

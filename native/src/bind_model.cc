@@ -9,6 +9,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <functional>
+#include <mutex>
 #include <optional>
 #include <unordered_map>
 
@@ -44,21 +46,49 @@ void check_signals() {
     if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
+// One thread at a time works on what changes. The global lock is given back before this one is
+// waited for: its owner may be waiting for that one. Recursive, because a handler of a signal may
+// use what its own thread is at work on.
+using Mutex = std::recursive_mutex;
+class Turn {
+  public:
+    explicit Turn(Mutex &mutex) : lock_(mutex) {}
+
+  private:
+    nb::gil_scoped_release release_;
+    std::lock_guard<Mutex> lock_;
+};
+
 Model load(const std::string &path, uint32_t context) {
     const nb::gil_scoped_release release;
     return Model::load(path, {context});
 }
 
-// Reads ids on from `state`. Wants logits: of every position (all) or of the last one.
-Floats read(const Model &model, State &state, const Ids &ids, bool all) {
-    if (ids.empty()) throw UsageError("no tokens: expected at least one");
+struct PythonState {
+    explicit PythonState(State &&given) : state(std::move(given)) {}
+    State state;
+    mutable Mutex mutex;
+};
+
+PythonState *fork(const State &state) { return new PythonState(state.fork()); }
+
+// Reads ids on from the state. Wants logits: of every position (all) or of the last one. `begin`
+// puts the token that begins a document in front where the state is fresh.
+Floats read(const Model &model, PythonState &python, Ids ids, bool all, bool begin) {
+    State &state = python.state;
     if (&state.model() != &model)
         throw UsageError(
             "a state of another model, or of another instance of it: expected this one's");
-    const size_t vocab = model.config.vocab_size, n_out = all ? ids.size() : 1;
-    std::unique_ptr<float[]> out(new float[n_out * vocab]);
+    const size_t vocab = model.config.vocab_size;
+    size_t n_out = 1;
+    std::unique_ptr<float[]> out;
     {
-        const nb::gil_scoped_release release;
+        const Turn turn(python.mutex);
+        if (begin && !state.length() && model.tokenizer.bos() >= 0)
+            ids.insert(ids.begin(), model.tokenizer.bos());
+        if (ids.empty()) throw UsageError("no tokens: expected at least one");
+        if (all) n_out = ids.size();
+        out.reset(new float[n_out * vocab]);
         if (state.length() + ids.size() > state.context())
             throw UsageError(std::to_string(state.length() + ids.size()) +
                              " tokens: there is room for " + std::to_string(state.context()) +
@@ -70,9 +100,9 @@ Floats read(const Model &model, State &state, const Ids &ids, bool all) {
             for (size_t i = at; i < std::min<size_t>(ids.size(), at + session.max_rows()); i++)
                 rows.push_back({ids[i], &state});
             session.forward(rows);
-            const uint32_t begin = all ? 0 : uint32_t(rows.size()) - 1;
+            const uint32_t from = all ? 0 : uint32_t(rows.size()) - 1;
             if (!all && at + rows.size() < ids.size()) continue;
-            for (uint32_t r = begin; r < rows.size(); r += Session::kLogitRows) {
+            for (uint32_t r = from; r < rows.size(); r += Session::kLogitRows) {
                 const auto n = uint32_t(std::min<size_t>(Session::kLogitRows, rows.size() - r));
                 const float *logits = session.logits(r, n);
                 for (uint32_t i = 0; i < n; i++)
@@ -96,14 +126,28 @@ const char *reason(const Stream &stream) {
 
 // A stream with the session that advances it.
 struct PythonStream {
-    PythonStream(const Model &model, const State *state, const Ids &prompt,
+    PythonStream(const Model &model, State state, const Ids &prompt,
                  const GenerateOptions &options)
         : model(model), session(model, std::clamp<uint32_t>(uint32_t(prompt.size()), 1, kRows)),
-          stream(model, state ? state->fork() : State(model), prompt, options) {}
+          stream(model, std::move(state), prompt, options) {}
     const Model &model;
     Session session;
     Stream stream;
+    mutable Mutex mutex;
 };
+
+PythonStream *start(const Model &model, const PythonState *from, const Ids &prompt,
+                    const GenerateOptions &options) {
+    if (!from) return new PythonStream(model, State(model), prompt, options);
+    const Turn turn(from->mutex);
+    return new PythonStream(model, from->state.fork(), prompt, options);
+}
+
+// Something of a stream, as it is between two steps.
+template <class Get> auto between_steps(const PythonStream &self, Get get) {
+    const Turn turn(self.mutex);
+    return get(self.stream);
+}
 
 GenerateOptions options(int32_t max_tokens, float temperature, int32_t top_k, float top_p,
                         float min_p, float repetition_penalty, int32_t repetition_window,
@@ -124,18 +168,32 @@ GenerateOptions options(int32_t max_tokens, float temperature, int32_t top_k, fl
 nb::bytes next(PythonStream &self) {
     std::vector<std::string> pieces;
     {
-        const nb::gil_scoped_release release;
+        const Turn turn(self.mutex);
         std::vector<Stream *> streams{&self.stream};
         step(self.session, streams, pieces);
     }
     return nb::bytes(pieces[0].data(), pieces[0].size());
 }
 
+// All of them at once, always in the same order, so that no two threads wait for each other.
+std::vector<std::unique_lock<Mutex>> lock_all(const std::vector<PythonStream *> &python) {
+    std::vector<PythonStream *> sorted = python;
+    std::sort(sorted.begin(), sorted.end(), std::less<>());
+    if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+        throw UsageError("one stream twice: expected several, each once");
+    std::vector<std::unique_lock<Mutex>> locks;
+    for (PythonStream *each : sorted) locks.emplace_back(each->mutex);
+    return locks;
+}
+
 // Advances all streams to their ends together; the text of each.
 std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
     std::vector<std::string> texts(python.size()), pieces;
+    for (PythonStream *each : python)
+        if (!each) throw UsageError("no stream: expected what `stream` gives");
     if (!python.empty()) {
         const nb::gil_scoped_release release;
+        const auto locks = lock_all(python);
         std::vector<Stream *> streams;
         for (PythonStream *each : python) {
             if (&each->model != &python[0]->model)
@@ -179,12 +237,27 @@ nb::dict profile_dict(const Model &model, const Ids &prompt, uint32_t tokens, ui
 }
 
 void bind_state(nb::module_ &m) {
-    nb::class_<State>(m, "State", "What a model remembers of one text.")
-        .def_prop_ro("length", &State::length, "Tokens read.")
-        .def_prop_ro("context", &State::context, "Tokens that there is room for.")
-        .def("fork", &State::fork, nb::keep_alive<0, 1>(), nb::call_guard<nb::gil_scoped_release>())
-        .def("save", [](const State &self) {
-            const std::string bytes = self.save();
+    nb::class_<PythonState>(m, "State", "What a model remembers of one text.")
+        .def_prop_ro("length",
+                     [](const PythonState &self) {
+                         const Turn turn(self.mutex);
+                         return self.state.length();
+                     },
+                     "Tokens read.")
+        .def_prop_ro("context", [](const PythonState &self) { return self.state.context(); },
+                     "Tokens that there is room for.")
+        .def("fork",
+             [](const PythonState &self) {
+                 const Turn turn(self.mutex);
+                 return fork(self.state);
+             },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("save", [](const PythonState &self) {
+            std::string bytes;
+            {
+                const Turn turn(self.mutex);
+                bytes = self.state.save();
+            }
             return nb::bytes(bytes.data(), bytes.size());
         });
 }
@@ -192,13 +265,29 @@ void bind_state(nb::module_ &m) {
 void bind_stream(nb::module_ &m) {
     nb::class_<PythonStream>(m, "Stream", "A text that is being written.")
         .def("next", &next, "Advance by one token; the bytes that are ready.")
-        .def_prop_ro("done", [](const PythonStream &s) { return s.stream.done(); })
-        .def_prop_ro("finish_reason", [](const PythonStream &s) { return reason(s.stream); })
-        .def_prop_ro("tokens", [](const PythonStream &s) { return s.stream.tokens(); })
+        .def_prop_ro("done",
+                     [](const PythonStream &self) {
+                         return between_steps(self, [](const Stream &s) { return s.done(); });
+                     })
+        .def_prop_ro("finish_reason",
+                     [](const PythonStream &self) { return between_steps(self, reason); })
+        .def_prop_ro("tokens",
+                     [](const PythonStream &self) {
+                         return between_steps(self,
+                                              [](const Stream &s) { return Ids(s.tokens()); });
+                     })
         .def_prop_ro("log_probabilities",
-                     [](const PythonStream &s) { return s.stream.log_probabilities(); })
-        .def("state", [](PythonStream &s) { return s.stream.state().fork(); },
-             nb::keep_alive<0, 1>());
+                     [](const PythonStream &self) {
+                         return between_steps(self, [](const Stream &s) {
+                             return std::vector<float>(s.log_probabilities());
+                         });
+                     })
+        .def("state",
+             [](PythonStream &self) {
+                 const Turn turn(self.mutex);
+                 return fork(self.stream.state());
+             },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>());
     m.def("finish", &finish, "streams"_a, "Advance all streams to their ends together.");
 }
 
@@ -221,6 +310,8 @@ void bind_facts(nb::class_<Model> &model) {
         .def_prop_ro("d_model", [](const Model &self) { return self.config.d_model; })
         .def_prop_ro("context", [](const Model &self) { return self.config.context; })
         .def_prop_ro("eot", [](const Model &self) { return self.tokenizer.eot(); })
+        .def_prop_ro("bos", [](const Model &self) { return self.tokenizer.bos(); })
+        .def_ro("notes", &Model::notes)
         .def_ro("parameters", &Model::parameters)
         .def_ro("file_bytes", &Model::file_bytes)
         .def_prop_ro("sampling",
@@ -230,6 +321,9 @@ void bind_facts(nb::class_<Model> &model) {
                          d["temperature"] = s.temperature;
                          d["top_k"] = s.top_k;
                          d["top_p"] = s.top_p;
+                         d["min_p"] = s.min_p;
+                         d["repetition_penalty"] = s.repetition_penalty;
+                         d["repetition_window"] = s.repetition_window;
                          return d;
                      });
 }
@@ -247,6 +341,11 @@ void bind_model(nb::module_ &m) {
     nb::class_<Model> model(m, "Model", "A GGUF model, loaded.");
     bind_facts(model);
     model.def_static("load", &load, "path"_a, "context"_a = 0)
+        .def_static("load",  // a path that is no UTF-8
+                    [](const nb::bytes &path, uint32_t context) {
+                        return load({path.c_str(), path.size()}, context);
+                    },
+                    "path"_a, "context"_a = 0)
         .def("weight_bytes_per_token", &Model::weight_bytes_per_token)
         .def("state_bytes_per_token", &Model::state_bytes_per_token, "length"_a)
         .def("encode",
@@ -260,24 +359,24 @@ void bind_model(nb::module_ &m) {
                  const std::string text = self.tokenizer.decode(ids);
                  return nb::bytes(text.data(), text.size());
              })
-        .def("state", [](const Model &self) { return State(self); }, nb::keep_alive<0, 1>())
+        .def("state", [](const Model &self) { return new PythonState(State(self)); },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
         .def("restore",
              [](const Model &self, const nb::bytes &bytes) {
-                 return State::restore(self, {bytes.c_str(), bytes.size()});
+                 return new PythonState(State::restore(self, {bytes.c_str(), bytes.size()}));
              },
-             nb::keep_alive<0, 1>())
-        .def("read", &read, "state"_a, "ids"_a, "all"_a)
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("read", &read, "state"_a, "ids"_a, "all"_a, "begin"_a = false)
         .def("stream",
-             [](const Model &self, const State *state, const Ids &prompt, int32_t max_tokens,
+             [](const Model &self, const PythonState *state, const Ids &prompt, int32_t max_tokens,
                 float temperature, int32_t top_k, float top_p, float min_p,
                 float repetition_penalty, int32_t repetition_window, uint64_t seed,
                 const std::unordered_map<int32_t, float> &logit_bias,
                 const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
-                 return new PythonStream(
-                     self, state, prompt,
-                     options(max_tokens, temperature, top_k, top_p, min_p, repetition_penalty,
-                             repetition_window, seed, logit_bias, stop, log_probabilities,
-                             ignore_end));
+                 return start(self, state, prompt,
+                              options(max_tokens, temperature, top_k, top_p, min_p,
+                                      repetition_penalty, repetition_window, seed, logit_bias,
+                                      stop, log_probabilities, ignore_end));
              },
              "state"_a.none(), "prompt"_a, nb::kw_only(), "max_tokens"_a, "temperature"_a,
              "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "repetition_window"_a,

@@ -52,6 +52,7 @@ void bind_text(nb::module_ &m) {
              },
              "ids"_a, "The exact bytes of the ids; <|endoftext|> gives none.")
         .def_prop_ro("eot", &Tokenizer::eot, "Id of <|endoftext|>, which ends every document.")
+        .def_prop_ro("bos", &Tokenizer::bos, "Begins a document; -1 where nothing does.")
         .def_prop_ro("size", &Tokenizer::size, "Number of ids.");
 
     nb::class_<Sampler>(m, "Sampler", "Picks the next token from logits.")

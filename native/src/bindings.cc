@@ -1,6 +1,8 @@
 // The Python module `itera_lite._engine`.
 #include <nanobind/nanobind.h>
 
+#include <cstring>
+
 #include "bind_model.h"
 #include "bind_text.h"
 #include "error.h"
@@ -13,7 +15,10 @@ NB_MODULE(_engine, m) {
     nb::register_exception_translator([](const std::exception_ptr &thrown, void *) {
         const auto raise = [](const char *name, const char *message) {
             const nb::object type = nb::module_::import_("itera_lite.errors").attr(name);
-            PyErr_SetString(type.ptr(), message);
+            // A path in a message may be no UTF-8.
+            const nb::object text = nb::steal(
+                PyUnicode_DecodeUTF8(message, Py_ssize_t(strlen(message)), "surrogateescape"));
+            PyErr_SetObject(type.ptr(), text.ptr());
         };
         try {
             std::rethrow_exception(thrown);

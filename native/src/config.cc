@@ -1,6 +1,9 @@
 #include "config.h"
 
 #include <cmath>
+#include <cstring>
+
+#include "keys.h"
 
 namespace itera {
 
@@ -33,11 +36,46 @@ struct Reader {
             refuse(prefix + key + "=" + std::to_string(value), "a positive number");
         return float(value);
     }
+    // A scale as llama.cpp takes it: 0 means the same as no such key.
+    float scale(const char *key, float otherwise) const {
+        const double value = file.float_or(prefix + key, 0);
+        return value == 0 ? otherwise : positive(key, value);
+    }
 };
+
+// Radians that the rotation of each pair turns by from position to position.
+void read_rope(const Reader &r, Config &c) {
+    c.rope_dims = r.number_or("rope.dimension_count", c.head_dim, 2, c.head_dim);
+    if (c.rope_dims % 2) refuse(r.prefix + "rope.dimension_count", "an even number");
+    c.rope_base =
+        r.positive("rope.freq_base", r.file.float_or(r.prefix + "rope.freq_base", 1e4), 1e12);
+    // As llama.cpp: without a type the scaling is linear, and type "none" leaves the factor out.
+    const auto scaling = r.file.string_or(r.prefix + "rope.scaling.type", "linear");
+    if (scaling != "none" && scaling != "linear")
+        refuse(r.prefix + "rope.scaling.type=" + quoted(scaling),
+               "'none' or 'linear': this engine has no other rope scaling. Run it in llama.cpp");
+    if (scaling == "linear")
+        c.rope_factor = r.scale(r.file.has(r.prefix + "rope.scaling.factor") ? "rope.scaling.factor"
+                                                                            : "rope.scale_linear",
+                                1);
+    for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++)
+        c.rope_frequencies.push_back(std::pow(double(c.rope_base), -2.0 * pair / c.rope_dims) /
+                                     double(c.rope_factor));
+    if (!r.file.find("rope_freqs.weight")) return;
+    const Tensor &factors = r.file.need("rope_freqs.weight", {c.rope_dims / 2});
+    if (factors.type != TensorType::F32) refuse("the type of 'rope_freqs.weight'", "F32");
+    for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++) {
+        float factor;
+        std::memcpy(&factor, factors.data.data() + 4 * pair, 4);
+        c.rope_frequencies[pair] /= double(r.positive("rope_freqs.weight", factor));
+    }
+}
 
 void read_attention(const Reader &r, Config &c) {
     c.n_heads = r.number("attention.head_count", 1, c.d_model);
-    const auto kv = r.file.need_ints(r.prefix + "attention.head_count_kv");
+    const std::string kv_key = r.prefix + "attention.head_count_kv";
+    const auto kv = r.file.has(kv_key) ? r.file.need_ints(kv_key)
+                                       : std::vector<int64_t>{int64_t(c.n_heads)};
     if (kv.size() != 1 && kv.size() != c.n_layers)
         refuse(r.prefix + "attention.head_count_kv has " + std::to_string(kv.size()) + " numbers",
                "one, or one for each of " + std::to_string(c.n_layers) + " layers");
@@ -56,19 +94,10 @@ void read_attention(const Reader &r, Config &c) {
         refuse(r.prefix + "attention.value_length", "the same as key_length");
     if (c.head_dim % 2) refuse("a head of " + std::to_string(c.head_dim), "an even width");
     c.attention_scale = float(1 / std::sqrt(double(c.head_dim)));
-    if (const double scale = r.file.float_or(r.prefix + "attention.scale", 0); scale != 0)
-        c.attention_scale = r.positive("attention.scale", scale);
-    const bool rope = c.architecture == "llama" ||
-                      r.file.bool_or(r.prefix + "rope.scaling.finetuned", true);
-    if (rope) {
-        c.rope_dims = r.number_or("rope.dimension_count", c.head_dim, 2, c.head_dim);
-        if (c.rope_dims % 2) refuse(r.prefix + "rope.dimension_count", "an even number");
-        c.rope_base =
-            r.positive("rope.freq_base", r.file.float_or(r.prefix + "rope.freq_base", 1e4), 1e12);
-        const auto scaling = r.file.string_or(r.prefix + "rope.scaling.type", "none");
-        if (scaling != "none" || r.file.find("rope_freqs.weight"))
-            refuse("scaled rotary positions", "plain ones: this engine has no rope scaling");
-    }
+    if (c.architecture == "granitehybrid")
+        c.attention_scale = r.scale("attention.scale", c.attention_scale);
+    if (c.architecture == "llama" || r.file.bool_or(r.prefix + "rope.scaling.finetuned", true))
+        read_rope(r, c);
 }
 
 void read_mamba(const Reader &r, Config &c) {
@@ -88,11 +117,14 @@ void read_mamba(const Reader &r, Config &c) {
 
 }  // namespace
 
-Config read_config(const Gguf &file, uint32_t wanted_context) {
+Config read_config(const Gguf &file, uint32_t wanted_context, std::vector<std::string> &notes) {
     Config c;
+    check_whole_model(file);
     c.architecture = file.need_string("general.architecture");
     if (c.architecture != "granitehybrid" && c.architecture != "llama")
-        refuse("general.architecture='" + c.architecture + "'", "'granitehybrid' or 'llama'");
+        refuse("general.architecture=" + quoted(c.architecture),
+               "'granitehybrid' or 'llama'. Run other models in llama.cpp");
+    check_architecture_keys(file, c.architecture, notes);
     const Reader r{file, c.architecture + "."};
     c.n_layers = r.number("block_count", 1, kMaxLayers);
     c.d_model = r.number("embedding_length", 1, kMaxWidth);
@@ -117,12 +149,11 @@ Config read_config(const Gguf &file, uint32_t wanted_context) {
     } else {
         c.d_ff = r.number("feed_forward_length", 1, kMaxWidth);
     }
-    const auto scale = [&](const char *key) {
-        return r.positive(key, file.float_or(r.prefix + key, 1));
-    };
-    c.embedding_scale = scale("embedding_scale");
-    c.residual_scale = scale("residual_scale");
-    c.logit_scale = scale("logit_scale");
+    if (c.architecture == "granitehybrid") {  // in a llama file llama.cpp leaves them out
+        c.embedding_scale = r.scale("embedding_scale", 1);
+        c.residual_scale = r.scale("residual_scale", 1);
+        c.logit_scale = r.scale("logit_scale", 1);
+    }
     return c;
 }
 

@@ -17,11 +17,16 @@ Stream::Stream(const Model &model, State state, const std::vector<int32_t> &prom
                          ": expected 1 or more");
     for (const std::string &stop : options.stops)
         if (stop.empty()) throw UsageError("an empty stop text: expected at least one character");
-    if (state_.length() == 0) pending_.push_back(model.tokenizer.eot());
+    if (state_.length() == 0 && model.tokenizer.bos() >= 0)
+        pending_.push_back(model.tokenizer.bos());
     pending_.insert(pending_.end(), prompt.begin(), prompt.end());
     if (pending_.empty())
-        throw UsageError(
-            "an empty prompt after a state: expected at least one token to go on with");
+        throw UsageError(state_.length()
+                             ? "an empty prompt after a state: expected at least one token to go "
+                               "on with"
+                             : "an empty prompt: expected at least one token to go on from, for "
+                               "this model's file says that nothing begins a document "
+                               "(tokenizer.ggml.add_bos_token)");
     const uint64_t given = uint64_t(state_.length()) + pending_.size();
     if (given + uint64_t(options.max_tokens) - 1 > state_.context())  // the last isn't read
         throw UsageError("a text of " + std::to_string(given) +
@@ -54,13 +59,27 @@ std::string Stream::choose(float *logits) {
     sampler_.accept(token);
     pending_.push_back(token);
     std::string ready = text_.push(model_.tokenizer.bytes(token));
+    written_ += ready.size();
     if (text_.stopped()) {
         finish_ = Finish::stop;
+        cut_tokens();
     } else if (tokens_.size() == size_t(options_.max_tokens)) {
         finish_ = Finish::length;
         ready += text_.finish();
     }
     return ready;
+}
+
+// Leaves the tokens that the text before the stop text needs: the last may reach beyond it.
+void Stream::cut_tokens() {
+    size_t bytes = 0;
+    for (const int32_t token : tokens_) bytes += model_.tokenizer.bytes(token).size();
+    while (!tokens_.empty()) {
+        bytes -= model_.tokenizer.bytes(tokens_.back()).size();
+        if (bytes < written_) break;
+        tokens_.pop_back();
+        if (!log_probabilities_.empty()) log_probabilities_.pop_back();
+    }
 }
 
 void step(Session &session, std::vector<Stream *> &streams, std::vector<std::string> &pieces) {

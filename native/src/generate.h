@@ -25,13 +25,15 @@ struct GenerateOptions {
 // One text that is being written.
 class Stream {
   public:
-    // Goes on from `state` after the prompt's tokens; a fresh state gets <|endoftext|> first.
+    // Goes on from `state` after the prompt's tokens; a fresh state gets the token
+    // that begins a document first, where the file has one.
     // Throws `UsageError` where an option is out of range or the text would not fit the context.
     Stream(const Model &model, State state, const std::vector<int32_t> &prompt,
            const GenerateOptions &options);
 
     bool done() const { return finish_ != Finish::none; }
     Finish finish() const { return finish_; }
+    // Those that the text is made of: what made only a stop text isn't among them.
     const std::vector<int32_t> &tokens() const { return tokens_; }
     // Of each token, where asked for: its log-probability before sampling options.
     const std::vector<float> &log_probabilities() const { return log_probabilities_; }
@@ -44,6 +46,8 @@ class Stream {
     std::string choose(float *logits);
 
   private:
+    void cut_tokens();
+
     const Model &model_;
     State state_;
     GenerateOptions options_;
@@ -51,6 +55,7 @@ class Stream {
     TextStream text_;
     Finish finish_ = Finish::none;
     std::vector<int32_t> pending_, tokens_;
+    size_t written_ = 0;  // bytes of the text that `choose` gave
     std::vector<float> log_probabilities_;
     std::vector<float> before_;  // logits as the model gave them
 };

@@ -94,6 +94,7 @@ struct Gguf::Impl {
     std::optional<MappedFile> file;  // none over the caller's memory
     std::span<const std::byte> bytes;
     Parts parts;
+    std::vector<bool> used = {};  // of each tensor
 
     const Entry *find(std::string_view key) const {
         return look_up(parts.entries, &Entry::key, key);
@@ -109,6 +110,7 @@ Gguf Gguf::open(const std::string &path) {
     impl->file.emplace(path);
     impl->bytes = impl->file->bytes();
     impl->parts = parse_gguf(impl->bytes);
+    impl->used.resize(impl->parts.tensors.size());
     return Gguf(std::move(impl));
 }
 
@@ -119,6 +121,7 @@ Gguf Gguf::from_memory(std::span<const std::byte> bytes) {
     auto impl = std::make_unique<Impl>();
     impl->bytes = bytes;
     impl->parts = parse_gguf(bytes);
+    impl->used.resize(impl->parts.tensors.size());
     return Gguf(std::move(impl));
 }
 
@@ -131,7 +134,15 @@ uint64_t Gguf::file_size() const { return impl_->bytes.size(); }
 const std::vector<Tensor> &Gguf::tensors() const { return impl_->parts.tensors; }
 
 const Tensor *Gguf::find(std::string_view name) const {
-    return look_up(impl_->parts.tensors, &Tensor::name, name);
+    const Tensor *tensor = look_up(impl_->parts.tensors, &Tensor::name, name);
+    if (tensor) impl_->used[size_t(tensor - impl_->parts.tensors.data())] = true;
+    return tensor;
+}
+
+const Tensor *Gguf::first_unused() const {
+    const auto at = std::ranges::find(impl_->used, false);
+    if (at == impl_->used.end()) return nullptr;
+    return &impl_->parts.tensors[size_t(at - impl_->used.begin())];
 }
 
 const Tensor &Gguf::need(std::string_view name, std::initializer_list<uint64_t> shape) const {
@@ -159,6 +170,29 @@ uint64_t Gguf::need_uint(std::string_view key) const { return as_uint(impl_->nee
 uint64_t Gguf::uint_or(std::string_view key, uint64_t otherwise) const {
     const Entry *entry = impl_->find(key);
     return entry != nullptr ? as_uint(*entry) : otherwise;
+}
+
+int64_t Gguf::int_or(std::string_view key, int64_t otherwise) const {
+    const Entry *entry = impl_->find(key);
+    if (entry == nullptr) return otherwise;
+    if (entry->is_array || !is_integer(entry->kind)) wrong_type(*entry, "an integer");
+    return integer(*entry, 0);
+}
+
+bool Gguf::has(std::string_view key) const { return impl_->find(key) != nullptr; }
+
+std::vector<std::string_view> Gguf::keys() const {
+    std::vector<std::string_view> names;
+    names.reserve(impl_->parts.entries.size());
+    for (const Entry &entry : impl_->parts.entries) names.push_back(entry.key);
+    return names;
+}
+
+std::optional<double> Gguf::number(std::string_view key) const {
+    const Entry *entry = impl_->find(key);
+    if (entry == nullptr || entry->is_array || entry->kind == Kind::String) return std::nullopt;
+    if (entry->kind == Kind::Bool) return load<uint8_t>(entry->values);
+    return is_integer(entry->kind) ? double(integer(*entry, 0)) : as_float(*entry);
 }
 
 double Gguf::need_float(std::string_view key) const { return as_float(impl_->need(key)); }

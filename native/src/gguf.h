@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,6 +18,10 @@
 #include "error.h"
 
 namespace itera {
+
+// The end of a message about what is no such file.
+inline constexpr const char *kExpected =
+    "; expected a GGUF file: make one of a model with `itera export`";
 
 enum class TensorType : uint32_t { F32 = 0, F16 = 1, Q4_0 = 2, Q8_0 = 8, BF16 = 30 };
 
@@ -48,14 +53,18 @@ class Gguf {
 
     uint64_t file_size() const;
     const std::vector<Tensor> &tensors() const;
-    const Tensor *find(std::string_view name) const;  // nullptr where there is none
+    // nullptr where there is none. `find` and `need` count the tensor as used.
+    const Tensor *find(std::string_view name) const;
     // Throws `Error` that names the tensor where it is missing or has another shape.
     const Tensor &need(std::string_view name, std::initializer_list<uint64_t> shape) const;
+
+    const Tensor *first_unused() const;  // nullptr where every tensor was used
 
     // Metadata. A `need` form throws where the key is missing; every form throws where it has
     // another type. Integers of all widths are taken where the value fits; floats are finite.
     uint64_t need_uint(std::string_view key) const;
     uint64_t uint_or(std::string_view key, uint64_t otherwise) const;
+    int64_t int_or(std::string_view key, int64_t otherwise) const;
     double need_float(std::string_view key) const;
     double float_or(std::string_view key, double otherwise) const;
     bool bool_or(std::string_view key, bool otherwise) const;
@@ -64,6 +73,11 @@ class Gguf {
     std::vector<std::string_view> need_strings(std::string_view key) const;  // array of strings
     // An array of integers; a single integer becomes an array of one.
     std::vector<int64_t> need_ints(std::string_view key) const;
+
+    bool has(std::string_view key) const;
+    std::vector<std::string_view> keys() const;
+    // A number or a boolean (0 or 1); nothing where the value is of another kind.
+    std::optional<double> number(std::string_view key) const;
 
     // Tells the kernel that the tensor's pages aren't needed any more, so that they don't count
     // as resident; they are read again from the file if they are touched.

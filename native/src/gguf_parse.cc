@@ -71,9 +71,13 @@ class Cursor {
 };
 
 void read_version(Cursor &cursor) {
-    if (cursor.left() == 0) throw Error("is empty; expected a GGUF file");
+    if (cursor.left() == 0) throw Error(std::string("is empty") + kExpected);
     if (cursor.left() < 4 || std::memcmp(cursor.here(), "GGUF", 4) != 0) {
-        throw Error("doesn't begin with 'GGUF'; expected a GGUF file");
+        // A safetensors file begins with the length of its JSON header, an object.
+        const bool safetensors = cursor.left() > 9 && cursor.here()[8] == std::byte{'{'} &&
+                                 load<uint64_t>(cursor.here()) < cursor.left();
+        throw Error((safetensors ? "is a safetensors file" : "doesn't begin with 'GGUF'") +
+                    std::string(kExpected));
     }
     cursor.skip(4, "the magic");
     const auto version = cursor.take<uint32_t>("the format's version");

@@ -2,10 +2,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 #include <random>
 #include <string>
 #include <string_view>
@@ -16,51 +12,42 @@
 #include "model.h"
 #include "run_options.h"
 #include "score.h"
+#include "standard_io.h"
+#include "text_lines.h"
 
 namespace {
 
 using namespace itera;
 using Clock = std::chrono::steady_clock;
 
-std::string read_all(const std::string &path) {
-    std::ifstream file;
-    if (path != "-") {
-        file.open(path, std::ios::binary);
-        if (!file) throw Error("'" + path + "' can't be read");
-    }
-    std::istream &in = path == "-" ? std::cin : file;
-    return {std::istreambuf_iterator<char>(in), {}};
-}
-
-void print(std::string_view text) {
-    fwrite(text.data(), 1, text.size(), stdout);
-    fflush(stdout);
-}
-
 double seconds_since(Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
 int write_text(const Model &model, RunOptions &o) {
+    const SamplingDefaults &advice = model.sampling;
     SamplerOptions &s = o.generate.sampler;
-    if (!o.temperature) s.temperature = model.sampling.temperature;
-    if (!o.top_k) s.top_k = model.sampling.top_k;
-    if (!o.top_p) s.top_p = model.sampling.top_p;
-    if (!o.seed) s.seed = (uint64_t(std::random_device{}()) << 32) | std::random_device{}();
-    if (o.prompt == "-") o.prompt = read_all("-");
+    s.temperature = o.temperature.value_or(advice.temperature);
+    s.top_k = o.top_k.value_or(advice.top_k);
+    s.top_p = o.top_p.value_or(advice.top_p);
+    s.min_p = o.min_p.value_or(advice.min_p);
+    s.repetition_penalty = o.repetition_penalty.value_or(advice.repetition_penalty);
+    if (!o.repetition_penalty) s.repetition_window = advice.repetition_window;
+    s.seed = o.seed ? *o.seed : (uint64_t(std::random_device{}()) << 32) | std::random_device{}();
+    if (o.prompt == "-") o.prompt = read_input("-");
     const std::vector<int32_t> prompt = model.tokenizer.encode(o.prompt);
     Stream stream(model, State(model), prompt, o.generate);
     Session session(model, uint32_t(std::clamp<size_t>(prompt.size(), 1, 64)));
     std::vector<Stream *> streams{&stream};
     std::vector<std::string> pieces;
-    print(o.prompt);
+    write_output(o.prompt);
     const auto begin = Clock::now();
     while (!stream.done()) {
         step(session, streams, pieces);
-        print(pieces[0]);
+        write_output(pieces[0]);
     }
     const double seconds = seconds_since(begin);
-    print("\n");
+    write_output("\n");
     if (!o.quiet)
         fprintf(stderr, "[%zu tokens in %.1f ms: %.0f tokens/s, %s; ended by %s]\n",
                 stream.tokens().size(), seconds * 1e3, double(stream.tokens().size()) / seconds,
@@ -68,23 +55,30 @@ int write_text(const Model &model, RunOptions &o) {
     return 0;
 }
 
+std::string score_json(const Score &s) {
+    char text[160];
+    std::snprintf(text, sizeof text,
+                  "\"bytes\": %llu, \"tokens\": %llu, \"nats\": %.6f, \"bits_per_byte\": %.6f}\n",
+                  (unsigned long long)s.bytes, (unsigned long long)s.tokens, s.nats,
+                  s.bits_per_byte());
+    return text;
+}
+
 int score_file(const Model &model, const RunOptions &o) {
-    const std::string text = read_all(o.score);
-    std::vector<std::string_view> texts;
-    if (o.lines) {
-        for (std::string_view rest = text; !rest.empty();) {
-            const size_t end = rest.find('\n');
-            texts.push_back(rest.substr(0, end));
-            rest = end == rest.npos ? std::string_view() : rest.substr(end + 1);
-        }
-    } else {
-        texts.push_back(text);
+    const std::string text = read_input(o.score);
+    if (!o.lines) {
+        write_output("{" + score_json(score(model, {text}, o.scoring)[0]));
+        return 0;
     }
+    const std::string name = o.score == "-" ? "standard input" : o.score;
+    const std::vector<TextLine> lines = naming(name, [&] { return text_lines(text); });
+    std::vector<std::string_view> texts;
+    for (const TextLine &line : lines) texts.push_back(line.text);
     const std::vector<Score> scores = score(model, texts, o.scoring);
-    for (const Score &s : scores)
-        printf("{\"bytes\": %llu, \"tokens\": %llu, \"nats\": %.6f, \"bits_per_byte\": %.6f}\n",
-               (unsigned long long)s.bytes, (unsigned long long)s.tokens, s.nats,
-               s.bits_per_byte());
+    std::string out;
+    for (size_t i = 0; i < lines.size(); i++)
+        out += "{\"line\": " + std::to_string(lines[i].number) + ", " + score_json(scores[i]);
+    write_output(out);
     return 0;
 }
 
@@ -94,8 +88,8 @@ int check() {
         const Kernels *kernels = kernels_named(name);
         if (!kernels) continue;
         for (const KernelCheck &c : check_kernels(*kernels)) {
-            printf("%-9s %-30s %9.2e  of %7.1e allowed  %s\n", name, c.kernel.c_str(),
-                   c.difference, c.allowed, c.good() ? "good" : "WRONG");
+            print_output("%-9s %-30s %9.2e  of %7.1e allowed  %s\n", name, c.kernel.c_str(),
+                         c.difference, c.allowed, c.good() ? "good" : "WRONG");
             good &= c.good();
         }
     }
@@ -113,7 +107,9 @@ int bench(const Model &model) {
     {
         options.max_tokens = kContext;
         options.sampler.temperature = 1;
-        Stream stream(model, State(model), {}, options);
+        std::vector<int32_t> first;
+        if (model.tokenizer.bos() < 0) first.push_back(model.tokenizer.eot());
+        Stream stream(model, State(model), first, options);
         Session session(model, 1);
         std::vector<Stream *> streams{&stream};
         std::vector<std::string> pieces;
@@ -134,7 +130,7 @@ int bench(const Model &model) {
         if (repeat) speeds.push_back((kTokens - 1) / seconds_since(begin));
     }
     std::sort(speeds.begin(), speeds.end());
-    printf("decode, context %d, %d tokens, greedy, one thread, %s: median %.0f tokens/s, "
+    print_output("decode, context %d, %d tokens, greedy, one thread, %s: median %.0f tokens/s, "
            "%.0f to %.0f over %d repeats\n",
            kContext, kTokens, model.kernels.name, speeds[kRepeats / 2], speeds.front(),
            speeds.back(), kRepeats);
@@ -144,22 +140,20 @@ int bench(const Model &model) {
 }  // namespace
 
 int main(int argc, char **argv) {
+    guard_standard_streams();
     try {
-        for (int i = 1; i < argc; i++) {
-            if (!std::strcmp(argv[i], "-h") || !std::strcmp(argv[i], "--help")) {
-                print(kRunHelp);
-                return 0;
-            }
-            if (!std::strcmp(argv[i], "--check")) return check();
-            if (!std::strcmp(argv[i], "--version")) {
-                print("itera-run " ITERA_VERSION "\n");
-                return 0;
-            }
-        }
         RunOptions o = parse_options(argc, argv);
+        if (o.help) write_output(kRunHelp);
+        if (o.version) write_output("itera-run " ITERA_VERSION "\n");
+        if (o.help || o.version) return 0;
+        if (o.check) return check();
         const Model model = Model::load(o.model, o.load);
+        for (const std::string &note : model.notes)
+            fprintf(stderr, "itera-run: note: %s: %s\n", o.model.c_str(), note.c_str());
         if (o.bench) return bench(model);
         return o.score.empty() ? write_text(model, o) : score_file(model, o);
+    } catch (const BrokenPipe &) {
+        return 1;
     } catch (const WrongUse &error) {
         fprintf(stderr, "itera-run: error: %s\nSee: itera-run --help\n", error.what());
         return 2;

@@ -1,5 +1,7 @@
 #include "mapped_file.h"
 
+#include "gguf.h"
+
 #include <cerrno>
 #include <cstdint>
 #include <system_error>
@@ -26,12 +28,12 @@ struct Descriptor {
 MappedFile::MappedFile(const std::string &path) {
     // O_NONBLOCK: a named pipe without a writer would wait for ever here.
     const Descriptor file{open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-    if (file.number < 0) throw Error("can't be opened: " + reason(errno));
+    if (file.number < 0) throw Error("can't be opened: " + reason(errno) + kExpected);
 
     struct stat status {};
     if (fstat(file.number, &status) != 0) throw Error("can't be read: " + reason(errno));
-    if (S_ISDIR(status.st_mode)) throw Error("is a folder; expected a GGUF file");
-    if (!S_ISREG(status.st_mode)) throw Error("is not a regular file; expected a GGUF file");
+    if (S_ISDIR(status.st_mode)) throw Error(std::string("is a folder") + kExpected);
+    if (!S_ISREG(status.st_mode)) throw Error(std::string("is not a regular file") + kExpected);
     if (status.st_size == 0) return;  // a mapping can't be empty
     if (static_cast<uintmax_t>(status.st_size) > SIZE_MAX) {
         throw Error("is too large for this machine's address space");

@@ -9,6 +9,8 @@ namespace itera {
 
 namespace {
 
+constexpr size_t kMostNotes = 16;
+
 size_t plan(const Gguf &file) {
     size_t total = 0;
     for (const Tensor &tensor : file.tensors()) total += packed_bytes(tensor) + 256;
@@ -30,22 +32,21 @@ Model Model::from_memory(std::span<const std::byte> bytes, const LoadOptions &op
 }
 
 Model::Model(const Gguf &file, const LoadOptions &options)
-    : config(read_config(file, options.context)), tokenizer(file), kernels(itera::kernels()),
-      arena_(plan(file)) {
+    : config(read_config(file, options.context, notes)), sampling(read_sampling(file, notes)),
+      tokenizer(file), kernels(itera::kernels()), arena_(plan(file)) {
     const Config &c = config;
     name = file.string_or("general.name", "");
     file_bytes = file.file_size();
+    if (notes.size() > kMostNotes) {
+        const std::string rest = std::to_string(notes.size() - kMostNotes);
+        notes.resize(kMostNotes);
+        notes.push_back(rest + " more keys are left out");
+    }
+    sampling.repetition_window = std::min(sampling.repetition_window, int32_t(config.context));
     if (tokenizer.size() != int64_t(c.vocab_size))
         throw Error("the tokenizer has " + std::to_string(tokenizer.size()) +
                     " tokens, the model " + std::to_string(c.vocab_size) +
                     ": they don't belong together");
-    sampling.temperature = float(file.float_or("general.sampling.temp", sampling.temperature));
-    sampling.top_p = float(file.float_or("general.sampling.top_p", sampling.top_p));
-    const uint64_t top_k = file.uint_or("general.sampling.top_k", 0);
-    sampling.top_k = int32_t(std::min<uint64_t>(top_k, 1 << 24));
-    if (!(sampling.temperature >= 0 && sampling.temperature < 1e6f)) sampling.temperature = 0.8f;
-    if (!(sampling.top_p > 0 && sampling.top_p <= 1)) sampling.top_p = 0.95f;
-
     fingerprint = 0xcbf29ce484222325;
     for (const uint32_t number : {c.d_model, c.n_heads, c.head_dim, c.rope_dims, c.top_k,
                                   c.d_conv, c.d_inner, c.d_state, c.n_ssm_heads})
@@ -53,6 +54,8 @@ Model::Model(const Gguf &file, const LoadOptions &options)
     for (const float number : {c.norm_eps, c.attention_scale, c.rope_base, c.embedding_scale,
                                c.residual_scale, c.logit_scale})
         fingerprint = mix(fingerprint, std::bit_cast<uint32_t>(number));
+    if (c.rope_factor != 1)
+        fingerprint = mix(fingerprint, std::bit_cast<uint32_t>(c.rope_factor));
     for (const Tensor &tensor : file.tensors()) {
         uint64_t n = 1;
         for (const uint64_t size : tensor.shape) n *= size;
@@ -82,6 +85,11 @@ Model::Model(const Gguf &file, const LoadOptions &options)
     embedding = matrix(file, "token_embd.weight", c.vocab_size, c.d_model);
     head = file.find("output.weight") ? matrix(file, "output.weight", c.vocab_size, c.d_model)
                                       : embedding;
+    if (const Tensor *tensor = file.first_unused())
+        throw Error("tensor " + quoted(tensor->name) + " has no place in a " + c.architecture +
+                    " model of this engine, which would compute something else without it; "
+                    "expected the tensors that docs/export.md lists: make the file with `itera "
+                    "export`, or run this one in a program that knows the tensor");
 }
 
 void Model::load_mamba(const Gguf &file, const std::string &prefix, Layer &layer) {
@@ -112,6 +120,10 @@ void Model::load_attention(const Gguf &file, const std::string &prefix, Layer &l
     layer.k = matrix(file, prefix + "attn_k.weight", kv, c.d_model);
     layer.v = matrix(file, prefix + "attn_v.weight", kv, c.d_model);
     layer.o = matrix(file, prefix + "attn_output.weight", c.d_model, q);
+    layer.q_bias = bias(file, prefix + "attn_q.bias", q);
+    layer.k_bias = bias(file, prefix + "attn_k.bias", kv);
+    layer.v_bias = bias(file, prefix + "attn_v.bias", kv);
+    layer.o_bias = bias(file, prefix + "attn_output.bias", c.d_model);
 }
 
 void Model::load_feed_forward(const Gguf &file, const std::string &prefix, Layer &layer) {
@@ -135,6 +147,11 @@ void Model::load_feed_forward(const Gguf &file, const std::string &prefix, Layer
         file.release(up);
         layer.ffn_out = matrix(file, prefix + "ffn_down" + end, c.d_model, c.d_ff);
     }
+    if (!c.n_experts) {  // llama.cpp knows none beside experts
+        layer.gate_bias = bias(file, prefix + "ffn_gate.bias", c.d_ff);
+        layer.up_bias = bias(file, prefix + "ffn_up.bias", c.d_ff);
+        layer.down_bias = bias(file, prefix + "ffn_down.bias", c.d_model);
+    }
 }
 
 Matrix Model::matrix(const Gguf &file, const std::string &tensor_name, uint64_t rows,
@@ -148,6 +165,10 @@ Matrix Model::matrix(const Gguf &file, const std::string &tensor_name, uint64_t 
 const float *Model::floats(const Gguf &file, const std::string &tensor_name,
                            std::initializer_list<uint64_t> shape) {
     return pack_floats(file.need(tensor_name, shape), arena_);
+}
+
+const float *Model::bias(const Gguf &file, const std::string &tensor_name, uint64_t size) {
+    return file.find(tensor_name) ? floats(file, tensor_name, {size}) : nullptr;
 }
 
 uint64_t Model::weight_bytes_per_token() const {

@@ -10,6 +10,7 @@
 #include "gguf.h"
 #include "kernels.h"
 #include "pack.h"
+#include "sampling_defaults.h"
 #include "tokenizer.h"
 
 namespace itera {
@@ -24,7 +25,8 @@ struct Config {
     uint32_t d_ff = 0;                          // dense feed-forward, or the shared expert
     uint32_t n_experts = 0, top_k = 0, d_expert = 0;
     uint32_t d_conv = 0, d_inner = 0, d_state = 0, n_ssm_heads = 0;
-    float norm_eps, attention_scale, rope_base = 10000.0f;
+    float norm_eps, attention_scale, rope_base = 10000.0f, rope_factor = 1;
+    std::vector<double> rope_frequencies;  // radians a position, of each pair
     float embedding_scale = 1, residual_scale = 1, logit_scale = 1;
 
     uint32_t ssm_head_dim() const { return d_inner / n_ssm_heads; }
@@ -39,12 +41,9 @@ struct Layer {
     Matrix q, k, v, o;           // attention
     Matrix router, experts_in, experts_out;  // experts_in: gate and up of each expert
     Matrix ffn_in, ffn_out;      // dense, or shared expert; ffn_in: gate and up
-};
-
-// Sampling that the file recommends, where it does.
-struct SamplingDefaults {
-    float temperature = 0.8f, top_p = 0.95f;
-    int32_t top_k = 0;
+    // Null where the file has none.
+    const float *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr, *o_bias = nullptr;
+    const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
 };
 
 struct LoadOptions {
@@ -59,6 +58,7 @@ class Model {
     // The same over bytes, as `Gguf::from_memory` takes them (fuzzing).
     static Model from_memory(std::span<const std::byte> bytes, const LoadOptions &options = {});
 
+    std::vector<std::string> notes;  // what of the file is left out, a line each
     Config config;
     SamplingDefaults sampling;
     std::string name;         // general.name
@@ -84,6 +84,7 @@ class Model {
     Matrix matrix(const Gguf &file, const std::string &name, uint64_t rows, uint64_t columns);
     const float *floats(const Gguf &file, const std::string &name,
                         std::initializer_list<uint64_t> shape);
+    const float *bias(const Gguf &file, const std::string &name, uint64_t size);  // or null
     Arena arena_;
 };
 

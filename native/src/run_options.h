@@ -1,6 +1,8 @@
 // What itera-run is asked to do.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -15,7 +17,11 @@ extern const char *const kRunHelp;
 struct RunOptions {
     std::string model, prompt, score;
     bool bench = false, lines = false, quiet = false;
-    bool temperature = false, top_k = false, top_p = false, seed = false;  // whether given
+    bool help = false, version = false, check = false;  // instead of all else, without a model
+    // The file's advice is taken where nothing is given.
+    std::optional<float> temperature, top_p, min_p, repetition_penalty;
+    std::optional<int32_t> top_k;
+    std::optional<uint64_t> seed;
     LoadOptions load;
     GenerateOptions generate;
     ScoreOptions scoring;

@@ -14,7 +14,6 @@
 namespace itera {
 namespace {
 
-constexpr int32_t kLongestWindow = 1 << 20;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 template <typename T>
@@ -155,9 +154,9 @@ void Sampler::adjust(std::span<float> logits) {
     }
     if (recent_.empty()) return;
     ++calls_;
-    for (const int32_t token : recent_) {
-        const auto i = static_cast<size_t>(token);
-        if (token < 0 || penalised_[i] == calls_) continue;  // once, however often it occurred
+    for (size_t r = 0; r < std::min(n_recent_, recent_.size()); ++r) {
+        const auto i = static_cast<size_t>(recent_[r]);
+        if (penalised_[i] == calls_) continue;  // once, however often it occurred
         penalised_[i] = calls_;
         float &logit = logits[i];
         logit = logit > 0 ? logit / options_.repetition_penalty

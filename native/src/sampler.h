@@ -14,6 +14,8 @@
 
 namespace itera {
 
+inline constexpr int32_t kLongestWindow = 1 << 20;  // of the repetition penalty, in tokens
+
 struct SamplerOptions {
     float temperature = 0.8f;  // 0: greedy
     int32_t top_k = 0;         // 0: all
@@ -43,7 +45,7 @@ class Sampler {
     int32_t vocab_size_;
     uint64_t random_[2];  // state of xoroshiro128++
     std::vector<uint64_t> scratch_;    // two places for each token
-    std::vector<int32_t> recent_;      // ring of the last tokens; -1: none yet
+    std::vector<int32_t> recent_;      // ring of the last tokens
     size_t n_recent_ = 0;
     std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that did
     uint64_t calls_ = 0;

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <exception>
 #include <mutex>
+#include <optional>
+#include <system_error>
 #include <thread>
 
 #include "session.h"
@@ -48,10 +50,14 @@ Score score_text(Session &session, State &state, const Model &model, std::string
                  const ScoreOptions &options, const std::function<void()> &between_windows) {
     Score out;
     std::vector<int32_t> ids = model.tokenizer.encode(text);
-    ids.insert(ids.begin(), model.tokenizer.eot());
-    if (options.end) ids.push_back(model.tokenizer.eot());
     out.bytes = text.size();
-    out.tokens = ids.size() - 1;
+    // Nothing predicts the first token of a text that begins without a mark.
+    if (model.tokenizer.bos() >= 0)
+        ids.insert(ids.begin(), model.tokenizer.bos());
+    else if (!ids.empty())
+        out.bytes -= model.tokenizer.bytes(ids[0]).size();
+    if (options.end) ids.push_back(model.tokenizer.eot());
+    out.tokens = ids.empty() ? 0 : ids.size() - 1;
     const size_t room = state.context();
     const size_t window = options.window && options.window < room ? options.window : room;
     // As `itera eval` does: the first window scores everything, a later one is full again and
@@ -80,15 +86,25 @@ double Score::bits_per_byte() const {
 std::vector<Score> score(const Model &model, const std::vector<std::string_view> &texts,
                          const ScoreOptions &options,
                          const std::function<void(uint64_t)> &progress) {
+    if (options.threads < 1 || options.threads > kMostThreads)
+        throw UsageError("threads=" + std::to_string(options.threads) + ": expected 1 to " +
+                         std::to_string(kMostThreads));
     std::vector<Score> out(texts.size());
     std::atomic<size_t> next = 0;
     std::mutex mutex;
     std::exception_ptr failed;
     uint64_t done = 0;
-    const auto work = [&] {
+    const auto work = [&](bool is_extra) {
         try {
-            Session session(model, kRows);
-            State state(model);
+            std::optional<Session> session;
+            std::optional<State> state;
+            try {
+                session.emplace(model, kRows);
+                state.emplace(model);
+            } catch (...) {
+                if (is_extra) return;  // too little memory for another thread: the others go on
+                throw;
+            }
             // A text may be a whole book: whoever watches can stop it between two windows.
             const auto between_windows = [&] {
                 const std::lock_guard lock(mutex);
@@ -96,7 +112,7 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
                 if (progress) progress(done);
             };
             for (size_t i; (i = next++) < texts.size();) {
-                out[i] = score_text(session, state, model, texts[i], options, between_windows);
+                out[i] = score_text(*session, *state, model, texts[i], options, between_windows);
                 const std::lock_guard lock(mutex);
                 done += texts[i].size();
                 if (progress) progress(done);
@@ -107,10 +123,15 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
             next = texts.size();
         }
     };
-    const size_t threads = std::min<size_t>(std::max<uint32_t>(1, options.threads), texts.size());
+    const size_t threads = std::min<size_t>(options.threads, texts.size());
     std::vector<std::thread> others;
-    for (size_t t = 1; t < threads; t++) others.emplace_back(work);
-    work();
+    others.reserve(threads);
+    try {
+        for (size_t t = 1; t < threads; t++) others.emplace_back(work, true);
+    } catch (const std::system_error &) {
+        // The system has no more threads to give: those that there are do the work.
+    }
+    work(false);
     for (std::thread &other : others) other.join();
     if (failed) std::rethrow_exception(failed);
     return out;

@@ -10,8 +10,12 @@
 
 namespace itera {
 
+inline constexpr uint32_t kMostThreads = 4096;
+
 struct Score {
-    uint64_t bytes = 0, tokens = 0;  // tokens scored, the final <|endoftext|> among them
+    // Bytes of the text, and tokens scored, the final <|endoftext|> among them. Where no token
+    // begins a document, the first one isn't scored, and its bytes don't count.
+    uint64_t bytes = 0, tokens = 0;
     double nats = 0;                 // minus the sum of their log-probabilities
     std::vector<float> log_probabilities;  // of each token, where asked for
 
@@ -27,7 +31,8 @@ struct ScoreOptions {
     bool end = true;  // score the <|endoftext|> that ends the text, too
 };
 
-// One score a text, in order. Each text starts fresh, after <|endoftext|>. `progress`, where
+// One score a text, in order. Each text starts fresh, after the token that begins a document.
+// Where the system can't start as many threads as asked for, fewer do the work. `progress`, where
 // given, is called from one thread at a time with the bytes done so far, and may throw to stop.
 std::vector<Score> score(const Model &model, const std::vector<std::string_view> &texts,
                          const ScoreOptions &options,

@@ -10,6 +10,13 @@ namespace {
 
 constexpr size_t align(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+// Adds the bias, where there is one, to `width` floats of each of `n` rows.
+void add_bias(const float *bias, size_t width, float *x, size_t stride, uint32_t n) {
+    if (!bias) return;
+    for (uint32_t i = 0; i < n; i++)
+        for (size_t j = 0; j < width; j++) x[i * stride + j] += bias[j];
+}
+
 }  // namespace
 
 Session::Session(const Model &model, uint32_t max_rows, const Kernels *kernels)
@@ -108,8 +115,7 @@ void Session::embed(std::span<const Row> rows) {
         if (c.embedding_scale != 1)
             for (uint32_t d = 0; d < c.d_model; d++) x[d] *= c.embedding_scale;
         for (uint32_t p = 0; p < c.rope_dims / 2; p++) {
-            const double angle =
-                positions_[i] * std::pow(double(c.rope_base), -2.0 * p / c.rope_dims);
+            const double angle = positions_[i] * c.rope_frequencies[p];
             cosines_[i * c.rope_dims + p] = float(std::cos(angle));
             sines_[i * c.rope_dims + p] = float(std::sin(angle));
         }
@@ -181,6 +187,11 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
     k_.matmul(layer.q, x, queries_.x, queries_.width);
     k_.matmul(layer.k, x, keys_.x, keys_.width);
     k_.matmul(layer.v, x, values_.x, values_.width);
+    const size_t q_width = size_t(c.n_heads) * c.head_dim;
+    const size_t kv_width = size_t(layer.n_kv_heads) * c.head_dim;
+    add_bias(layer.q_bias, q_width, queries_.x, queries_.width, n);
+    add_bias(layer.k_bias, kv_width, keys_.x, keys_.width, n);
+    add_bias(layer.v_bias, kv_width, values_.x, values_.width, n);
     const uint32_t group = c.n_heads / layer.n_kv_heads;
     for (uint32_t i = 0; i < n; i++) {
         float *q = queries_.x + i * queries_.width, *k = keys_.x + i * keys_.width;
@@ -213,6 +224,7 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
         }
     }
     k_.matmul(layer.o, input(mixed_, n, layer.o.quantized()), added_.x, added_.width);
+    add_bias(layer.o_bias, c.d_model, added_.x, added_.width, n);
 }
 
 void Session::feed_forward(const Layer &layer, uint32_t n) {
@@ -222,12 +234,15 @@ void Session::feed_forward(const Layer &layer, uint32_t n) {
     if (!c.d_ff) return;
     const size_t padded = align(c.d_ff, kLanes);
     k_.matmul(layer.ffn_in, input(normed_, n, layer.ffn_in.quantized()), hidden_.x, hidden_.width);
+    add_bias(layer.gate_bias, c.d_ff, hidden_.x, hidden_.width, n);
+    add_bias(layer.up_bias, c.d_ff, hidden_.x + padded, hidden_.width, n);
     for (uint32_t i = 0; i < n; i++) {
         const float *gate = hidden_.x + i * hidden_.width;
         k_.gated_silu(gate, gate + padded, c.d_ff, gated_.x + i * gated_.width);
     }
     // Not to `added_` at once: what the experts gave is there already.
     k_.matmul(layer.ffn_out, input(gated_, n, layer.ffn_out.quantized()), wide_.x, wide_.width);
+    add_bias(layer.down_bias, c.d_model, wide_.x, wide_.width, n);
     for (uint32_t i = 0; i < n; i++)
         k_.axpy(1.0f, wide_.x + i * wide_.width, c.d_model, added_.x + i * added_.width);
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <optional>
 
+#include "keys.h"
 #include "merges.h"
 #include "pretokenizer.h"
 
@@ -90,7 +91,8 @@ struct Tokenizer::Impl {
     std::string pool;               // the bytes of all tokens
     std::vector<size_t> ends;       // where those of each end in it
     std::array<int32_t, 256> byte_ids;
-    int32_t eot;
+    int32_t eot, bos = -1;
+    std::vector<int64_t> types;  // of the tokens, while the file is read
     std::optional<Merges> merges;
 
     std::string_view bytes(int32_t id) const {
@@ -103,32 +105,54 @@ struct Tokenizer::Impl {
         return std::string_view(pool).substr(begin, ends[i] - begin);
     }
 
-    void read_eot(const Gguf &file, size_t size);
+    int32_t special(const Gguf &file, const std::string &name) const;
+    bool is_control(int32_t id) const { return types[static_cast<size_t>(id)] == kControl; }
+    void read_special(const Gguf &file, size_t size);
     void read_tokens(const std::vector<std::string_view> &tokens);
     void read_merges(const Gguf &file, const std::vector<std::string_view> &tokens);
 };
 
-void Tokenizer::Impl::read_eot(const Gguf &file, size_t size) {
-    const std::vector<int64_t> types = file.need_ints("tokenizer.ggml.token_type");
+int32_t Tokenizer::Impl::special(const Gguf &file, const std::string &name) const {
+    const std::string key = "tokenizer.ggml." + name;
+    const uint64_t id = file.need_uint(key);
+    if (id >= types.size()) {
+        throw Error(key + " is " + std::to_string(id) + ": expected 0 to " +
+                    std::to_string(types.size() - 1));
+    }
+    return static_cast<int32_t>(id);
+}
+
+void Tokenizer::Impl::read_special(const Gguf &file, size_t size) {
+    types = file.need_ints("tokenizer.ggml.token_type");
     if (types.size() != size) {
         throw Error("tokenizer.ggml.token_type has " + std::to_string(types.size()) +
                     " entries: expected one for each of the " + std::to_string(size) + " tokens");
     }
-    const uint64_t id = file.need_uint("tokenizer.ggml.eos_token_id");
-    if (id >= size) {
-        throw Error("tokenizer.ggml.eos_token_id is " + std::to_string(id) + ": expected 0 to " +
-                    std::to_string(size - 1));
+    eot = special(file, "eos_token_id");
+    const bool has_bos = file.has("tokenizer.ggml.bos_token_id");
+    const int32_t begins = has_bos ? special(file, "bos_token_id") : -1;
+    if (file.bool_or("tokenizer.ggml.add_bos_token", false)) {
+        if (!has_bos)
+            throw Error("tokenizer.ggml.add_bos_token is true, but tokenizer.ggml.bos_token_id is "
+                        "missing: expected the token that begins a document");
+        bos = begins;
+    }
+    for (const char *name : {"eot_token_id", "eom_token_id", "fim_pad_token_id",
+                             "fim_rep_token_id", "fim_sep_token_id"}) {
+        if (file.has(std::string("tokenizer.ggml.") + name) && special(file, name) != eot)
+            throw Error(std::string("tokenizer.ggml.") + name + " is another token than "
+                        "eos_token_id: expected one token that ends a text");
     }
     for (size_t i = 0; i < size; ++i) {
-        const int64_t expected = i == id ? kControl : kNormal;
-        if (types[i] != expected) {
-            throw Error("token " + std::to_string(i) + " has the type " +
-                        std::to_string(types[i]) + ": expected " + std::to_string(expected) +
-                        (i == id ? " (control), because it ends a document"
-                                 : " (normal), as of all but the one that ends a document"));
-        }
+        const auto id = static_cast<int32_t>(i);
+        if (id == eot ? types[i] == kControl
+                      : types[i] == kNormal || (id == begins && types[i] == kControl))
+            continue;
+        throw Error("token " + std::to_string(i) + " has the type " + std::to_string(types[i]) +
+                    ": expected " +
+                    (id == eot ? "3 (control), because it ends a document"
+                               : "1 (normal), as of all but those that begin or end a document"));
     }
-    eot = static_cast<int32_t>(id);
 }
 
 void Tokenizer::Impl::read_tokens(const std::vector<std::string_view> &tokens) {
@@ -138,7 +162,7 @@ void Tokenizer::Impl::read_tokens(const std::vector<std::string_view> &tokens) {
     for (const std::string_view token : tokens) {
         const auto id = static_cast<int32_t>(ends.size());
         const size_t begin = pool.size();
-        if (id != eot) {
+        if (!is_control(id)) {
             if (token.empty() || !alphabet.decode(token, pool)) {
                 throw Error("token " + std::to_string(id) + " is " + quoted(token) +
                             ": expected characters of GPT-2's byte alphabet, at least one");
@@ -171,13 +195,16 @@ void Tokenizer::Impl::read_merges(const Gguf &file, const std::vector<std::strin
         joined.assign(left).append(right);
         const int32_t ids[] = {index.find(left), index.find(right), index.find(joined)};
         for (const int32_t id : ids) {
-            if (id < 0 || id == eot) fail("expected both parts and what they make to be tokens");
+            if (id < 0 || is_control(id))
+                fail("expected both parts and what they make to be tokens");
         }
         if (!merges->add(ids[0], ids[1], ids[2])) fail("expected each merge once");
     }
 }
 
 Tokenizer::Tokenizer(const Gguf &file) : impl_(std::make_unique<Impl>()) {
+    check_whole_model(file);
+    check_tokenizer_keys(file);
     const std::string_view model = file.need_string("tokenizer.ggml.model");
     const std::string_view pre = file.need_string("tokenizer.ggml.pre");
     if (model != "gpt2" || pre != "gpt-2") {
@@ -189,9 +216,10 @@ Tokenizer::Tokenizer(const Gguf &file) : impl_(std::make_unique<Impl>()) {
         throw Error("a tokenizer of " + std::to_string(tokens.size()) +
                     " tokens: expected at least 257, the bytes and one that ends a document");
     }
-    impl_->read_eot(file, tokens.size());
+    impl_->read_special(file, tokens.size());
     impl_->read_tokens(tokens);
     impl_->read_merges(file, tokens);
+    impl_->types = {};
 }
 
 Tokenizer::Tokenizer(Tokenizer &&) noexcept = default;
@@ -199,6 +227,7 @@ Tokenizer::~Tokenizer() = default;
 
 int32_t Tokenizer::size() const { return static_cast<int32_t>(impl_->ends.size()); }
 int32_t Tokenizer::eot() const { return impl_->eot; }
+int32_t Tokenizer::bos() const { return impl_->bos; }
 std::string_view Tokenizer::bytes(int32_t id) const { return impl_->bytes(id); }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {

@@ -217,10 +217,10 @@ def test_a_ratio_is_as_uncertain_as_both_sides():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"types": ("q9",)}, "types=q9: expected some of f32"),
-        ({"repeats": 0}, "repeats=0"),
-        ({"context": 0}, "context=0"),
-        ({"long_context": 100}, "long_context=100: expected more than context=128, or 0"),
+        ({"types": ("q9",)}, "--types q9: expected some of f32"),
+        ({"repeats": 0}, "--repeats 0"),
+        ({"context": 0}, "--context 0"),
+        ({"long_context": 100}, "--long-context 100: expected more than --context 128, or 0"),
     ],
 )
 def test_wrong_use_is_said(options, message, tiny_pair, tmp_path):

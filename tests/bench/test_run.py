@@ -153,9 +153,9 @@ def test_table_of_peers_has_every_figure_in_the_line_of_its_cell(benchmark, caps
 def test_wrong_use_is_said(tiny_pair, tmp_path):
     folder = tiny_pair["itera_lite_test"]
     for options, message in (
-        ({"repeats": 0}, "repeats=0"),
-        ({"threads": 0}, "threads=0"),
-        ({"watts": 0.0}, "watts=0.0"),
+        ({"repeats": 0}, "--repeats 0"),
+        ({"threads": 0}, "--threads 0"),
+        ({"watts": 0.0}, "--watts 0.0"),
         ({"device": "tpu"}, "device='tpu'"),
     ):
         with pytest.raises(UsageError, match=message):

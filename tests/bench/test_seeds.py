@@ -6,7 +6,7 @@ import pytest
 
 from itera_lite.bench import steps
 from itera_lite.bench.seeds import bench_seeds
-from itera_lite.errors import IteraError, UsageError
+from itera_lite.errors import DataError, IteraError, UsageError
 from tests.train.small import make_small
 
 
@@ -33,6 +33,14 @@ def test_runs_are_added_once(text, tmp_path):
     assert all(0 < run["valid_bpb"] < 8 and run["tokens"] >= 9000 for run in first["runs"])
     again = bench_seeds(str(text), seeds=2, **options)
     assert again == first == json.loads((tmp_path / "seeds.json").read_text())
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": 1}', '{"runs": [1]}'])
+def test_a_damaged_file_is_left_alone(content, tmp_path):
+    (path := tmp_path / "seeds.json").write_text(content)
+    with pytest.raises(DataError, match=r"seeds\.json: expected the runs"):
+        bench_seeds("nowhere", tokens="9K", results=tmp_path)
+    assert path.read_text() == content
 
 
 def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):

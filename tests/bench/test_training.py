@@ -57,5 +57,5 @@ def test_record_is_written_and_ratios_follow_the_speeds(records):
 
 @pytest.mark.parametrize("option", ["batch_size", "seq_len", "threads", "repeats", "steps"])
 def test_wrong_use_is_said(option, tmp_path):
-    with pytest.raises(UsageError, match=f"{option}=0"):
+    with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} 0: expected"):
         bench_training(**{option: 0}, results=tmp_path)

@@ -123,6 +123,40 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(corpus.splits["train"]) + len(corpus.splits["valid"]) == 61
 
 
+@pytest.mark.parametrize(
+    ("raw", "spec", "wanted"),
+    [
+        (b'\n{"text": "one"}\n{"id": 1}\n{"text": "two"}\n', "-", {b"one", b"two"}),
+        (b'{"a": "one", "b": "x"}\n{"a": "two", "b": "y"}\n', "-:a", {b"one", b"two"}),
+        (b"[1] one\n<|endoftext|>\ntwo\n", "-", {b"[1] one", b"two"}),
+    ],
+)
+def test_json_lines_on_standard_input(
+    monkeypatch: pytest.MonkeyPatch, raw: bytes, spec: str, wanted: set[bytes]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(raw)))
+    for _ in range(2):  # a verb may prepare a set twice
+        assert set(everything(load_documents(spec))) == wanted
+
+
+@pytest.mark.parametrize("line", ['{"text": "one"', "{'text': 'one'}", '{"text": "one"} x'])
+def test_broken_json_on_standard_input_is_no_plain_text(
+    monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    raw = f'\n{line}\n{{"text": "two"}}\n'.encode()
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(raw)))
+    with pytest.raises(DataError, match=r"line 2 begins like JSON .*plain text.*\.txt"):
+        load_documents("-")
+
+
+def test_what_was_left_out_is_said_where_nothing_remains(tmp_path: Path) -> None:
+    put(tmp_path, a__jsonl='{"text": null}\n{"text": " "}\n', b__jsonl='{"text": "x"}\n' * 3)
+    with pytest.raises(DataError, match=r"holds no text.*2 rows without text were left out"):
+        load_documents(str(tmp_path / "a.jsonl"))
+    with pytest.raises(DataError, match="2 exact copies of other documents were dropped"):
+        load_documents(str(tmp_path / "b.jsonl"))
+
+
 def test_python_is_the_standard_library() -> None:
     corpus = load_documents("python")
     documents = corpus.splits["train"] + corpus.splits["valid"]

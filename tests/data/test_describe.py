@@ -1,9 +1,13 @@
 """`itera data`: what it returns and prints."""
 
+import io
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from itera_lite.cli import main
 from itera_lite.data.describe import describe
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
@@ -30,6 +34,16 @@ def test_describe(
     assert captured.err == ""
 
 
+def test_standard_input_with_a_column(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["-:b"], ["--data", "-:b"]):
+        raw = b'{"a": "x", "b": "one two"}\n{"a": "y", "b": "three"}\n'
+        monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(raw)))
+        assert main(["data", *arguments, "--vocab-size", "256"]) == 0
+        assert "one two" in (out := capsys.readouterr().out) or "three" in out
+
+
 def test_notes_are_shown_each_time(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -47,5 +61,6 @@ def test_number_of_samples(cache: Path, tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert describe(str(file), vocab_size=256, samples=0)["samples"] == []
     assert "--- sample" not in capsys.readouterr().out
-    with pytest.raises(UsageError, match="expected 0 or more"):
-        describe(str(file), samples=-1)
+    for samples in (-1, 10**30, float("nan"), 2.5):
+        with pytest.raises(UsageError, match=r"samples=.*: expected 0 to 10,000"):
+            describe(str(file), samples=samples)  # type: ignore[arg-type]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from itera_lite.data.readers import (
-    Repairs,
     kind_of,
     read_documents,
     split_articles,
     split_text,
     valid_utf8,
 )
+from itera_lite.data.repairs import Repairs
 from itera_lite.errors import DataError
 
 ARTICLE = " \n = Title {} = \n \n Text . = no heading = \n \n = = Section = = \n \n More . \n"
@@ -88,7 +88,7 @@ def test_csv(tmp_path: Path) -> None:
     assert read(file, column="body") == [b'one, "two"\nthree', b"x"]
     with pytest.raises(DataError, match=r"which column .* title, body.*a\.csv:title"):
         read(file)
-    assert read(write(tmp_path / "b.csv", "n,text\n1,x\n2\n3,z\n")) == [b"x", b"z"]
+    assert read(write(tmp_path / "b.csv", "n,text\n1,x\n2,\n3,z\n")) == [b"x", b"z"]
     long = write(tmp_path / "c.csv", "text\n" + "x" * 200_000)
     assert [len(text) for text in read(long)] == [200_000]
     with pytest.raises(DataError, match="not a readable CSV"):
@@ -136,7 +136,7 @@ def test_invalid_utf8_is_replaced_and_counted(tmp_path: Path) -> None:
     assert documents == ["good text \ufffd and \ufffd more \ufffd of it".encode()]
     assert repairs.notes() == ["2 invalid UTF-8 sequences in a.txt were replaced by U+FFFD"]
     read_documents(write(tmp_path / "b.txt", b"caf\xe9, and some more words"), repairs)
-    assert repairs.notes() == ["3 invalid UTF-8 sequences in 2 files were replaced by U+FFFD"]
+    assert repairs.notes() == ["3 invalid UTF-8 sequences in a.txt, b.txt were replaced by U+FFFD"]
 
 
 def test_byte_order_mark_is_dropped() -> None:

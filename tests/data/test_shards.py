@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,9 +14,9 @@ import pytest
 
 from itera_lite.data import shards
 from itera_lite.data.corpus import Source, load_documents
-from itera_lite.data.shards import Dataset, check_tokenizer, prepare
+from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import DataError, TokenizerMismatch, UsageError
+from itera_lite.errors import DataError, UsageError
 
 V = 300
 
@@ -115,7 +116,10 @@ def test_train_split_alone_trains_the_tokenizer(
     assert not any(b"zq" in token for token in dataset.tokenizer.token_bytes)
 
 
-@pytest.mark.parametrize("damage", ["cut", "manifest", "gone", "tokenizer"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut", "zeros", "manifest", "array", "deep", "splits", "gone", "tokenizer", "file", "index"],
+)
 def test_a_damaged_set_is_made_again(cache: Path, story_file: Path, damage: str) -> None:
     first = prepare(str(story_file), vocab_size=V)
     texts = list(first.documents("train"))
@@ -123,6 +127,22 @@ def test_a_damaged_set_is_made_again(cache: Path, story_file: Path, damage: str)
         os.truncate(first.path / "train.bin", 100)
     elif damage == "manifest":
         (first.path / "manifest.json").write_text("{")
+    elif damage == "array":
+        (first.path / "manifest.json").write_text('["splits"]')
+    elif damage == "deep":
+        (first.path / "manifest.json").write_text("[" * 50_000)
+    elif damage == "splits":
+        manifest = {**first.manifest, "splits": []}
+        (first.path / "manifest.json").write_text(json.dumps(manifest))
+    elif damage == "zeros":
+        size = (first.path / "train.bin").stat().st_size
+        (first.path / "train.bin").write_bytes(bytes(size))
+    elif damage == "file":
+        shutil.rmtree(first.path)
+        first.path.write_text("")
+    elif damage == "index":
+        for entry in (cache / "index").iterdir():
+            entry.write_text("[" * 50_000)
     elif damage == "gone":
         (first.path / "valid.bin").unlink()
     else:
@@ -176,19 +196,25 @@ def test_two_processes_at_once(cache: Path, story_file: Path) -> None:
     assert not list(cache.glob(".building-*"))
 
 
+def test_two_processes_at_once_mend_a_damaged_set(cache: Path, story_file: Path) -> None:
+    first = prepare(str(story_file), vocab_size=V)
+    os.truncate(first.path / "train.bin", 100)
+    test_two_processes_at_once(cache, story_file)
+
+
 def test_losing_the_race_takes_the_winners_set(
     cache: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.rename
+    real = shards._place
     raced: list[str] = []
 
-    def rename(source: Path, place: Path) -> None:
+    def place(work: Path, place: Path) -> Dataset:
         if not raced:
             raced.append("once")
             prepare(str(story_file), vocab_size=V)  # the other process
-        real(source, place)
+        return real(work, place)
 
-    monkeypatch.setattr(shards.os, "rename", rename)
+    monkeypatch.setattr(shards, "_place", place)
     dataset = prepare(str(story_file), vocab_size=V)
     assert raced and dataset.n_bytes("train")
     assert len(list(cache.glob("stories-*"))) == 1 and not list(cache.glob(".building-*"))
@@ -215,17 +241,10 @@ def test_a_sampled_tokenizer_is_said(
     assert dataset.manifest["tokenizer_trained_on_bytes"] == 12_000
 
 
-def test_another_tokenizer_is_refused(cache: Path, story_file: Path) -> None:
-    dataset = prepare(str(story_file), vocab_size=V)
-    check_tokenizer(dataset, dataset.tokenizer)
-    with pytest.raises(TokenizerMismatch, match=r"\(300 ids\), the model has .* \(257 ids\)"):
-        check_tokenizer(dataset, Tokenizer.train([], 256))
-
-
 def test_bad_wishes(cache: Path, story_file: Path) -> None:
-    for size in (255, 65_537):
+    for size in (255, 65_537, -1, 10**30, float("nan"), 300.5):
         with pytest.raises(UsageError, match="expected 256"):
-            prepare(str(story_file), vocab_size=size)
+            prepare(str(story_file), vocab_size=size)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="supports at most"):
         prepare(str(story_file), vocab_size=65_536)
     dataset = prepare(str(story_file), vocab_size=V)
@@ -238,6 +257,43 @@ def test_a_cache_that_cannot_be_written(story_file: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="Set ITERA_CACHE"):
         prepare(str(story_file), vocab_size=V, cache=tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(cache: Path, story_file: Path) -> None:
+    code = (
+        "import resource, sys; from itera_lite.cli import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        f"sys.exit(main(['data', sys.argv[1], '--vocab-size', '{V}']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(story_file)], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"the cache {cache} can't be written (File too large" in done.stderr
+    assert not [path for path in cache.iterdir() if path.name not in (".lock", "index")]
+    assert prepare(str(story_file), vocab_size=V).n_bytes("train")
+
+
+def test_a_cache_that_is_only_read_still_gives_its_sets(
+    cache: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(str(story_file), vocab_size=V)
+    again = tmp_path / "other" / "stories.txt"
+    again.parent.mkdir()
+    again.write_bytes(story_file.read_bytes())
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shards, "write_json", refuse)
+    assert prepare(str(again), vocab_size=V).path == first.path
+
+
+def test_what_was_dropped_is_said_where_the_text_is_too_small(cache: Path, tmp_path: Path) -> None:
+    file = tmp_path / "few.jsonl"
+    file.write_text('{"text": "one two"}\n{"text": "three four"}\n' * 30)
+    with pytest.raises(DataError, match=r"supports at most.*58 exact copies .* were dropped"):
+        prepare(str(file), vocab_size=V)
 
 
 def test_standard_input_is_cached_by_content(cache: Path, stories: list[bytes]) -> None:

@@ -77,3 +77,15 @@ def test_one_document_without_a_border(text: bytes) -> None:
 def test_no_documents() -> None:
     with pytest.raises(DataError, match="found none"):
         split_by_hash([])
+
+
+@pytest.mark.parametrize("text", ["汉字" * 300, "ACGT" * 300, "a" + "😀" * 400])
+def test_a_long_document_without_a_border_is_cut_at_a_character(text: str) -> None:
+    first, second = cut_one(text.encode())
+    assert first.decode() + second.decode() == text
+    assert 0.05 * len(text) <= len(second.decode()) <= 0.15 * len(text)
+
+
+def test_copies_are_said_where_the_rest_is_too_small() -> None:
+    with pytest.raises(DataError, match=r"one document of 1 bytes.*4 exact copies .* were dropped"):
+        split_by_hash([b"x"] * 5)

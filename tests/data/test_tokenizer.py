@@ -2,8 +2,13 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -192,3 +197,73 @@ def test_training_sample_is_even_and_of_the_size_asked() -> None:
     assert {text[:1] for text in taken} == {text[:1] for text in documents}
     one, _ = training_sample([b"x" * 1_000_000], 200_000)
     assert 100_000 <= sum(map(len, one)) <= 200_000
+
+
+LONG = {
+    "spaces": "a" + " " * 30_000 + "b",
+    "letters": "".join(random.Random(0).choices("ACGT", k=30_000)),
+    "characters": "汉字" * 10_000,
+    "digits": "x = " + "1234567890" * 3_000,
+    "signs": "=" * 30_000 + "!\x1c" * 9_000,
+    "lines": "\t\n " * 9_000,
+    "odd spaces": "\u180e\u200b\x85\u3000" * 9_000,
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_the_trainer_sees_no_long_words(text: str) -> None:
+    pieces = list(module._learnable(f"Some words {text} and more."))
+    assert "".join(pieces) == f"Some words {text} and more."
+    cut = module._pre_tokenizer().pre_tokenize_str
+    assert max(len(word) for piece in pieces for word, _ in cut(piece)) <= module._LEARN_BYTES
+    assert len(pieces) < 400  # nor is it cut small
+
+
+def test_words_that_are_not_long_are_learned_from_whole() -> None:
+    for text in (TEXT, "=" * 1_000 + " and " + "word" * 254 + "\n" * 1_000, "汉" * 340):
+        assert list(module._learnable(text)) == list(module._pieces(text))
+
+
+def test_a_long_word_is_learned_from() -> None:
+    assert Tokenizer.train(["ab" * 200_000], 260).vocab_size == 260
+
+
+def test_a_failure_in_the_text_comes_through() -> None:
+    def documents() -> Iterator[bytes]:
+        yield b"text"
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        Tokenizer.train(documents(), 300)
+
+
+@pytest.mark.parametrize("endless", [True, False], ids=["while reading", "while computing"])
+def test_ctrl_c_stops_it(endless: bool) -> None:
+    rng = random.Random(0)
+    words = " ".join("".join(rng.choices("abcdefgh", k=9)) for _ in range(60_000))
+
+    def documents() -> Iterator[str]:
+        yield words
+        while endless:
+            yield "more "
+
+    began = threading.Event()
+    seen: list[int] = []
+
+    def progress(n_bytes: int) -> None:
+        seen.append(n_bytes)
+        began.set()
+
+    def press() -> None:
+        began.wait()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    presser = threading.Thread(target=press)
+    presser.start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        Tokenizer.train(documents(), 65_536, progress)
+    assert time.monotonic() - begin < 5
+    presser.join()
+    assert seen == sorted(seen) and seen[-1] >= len(words)

@@ -9,6 +9,8 @@ import pytest
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.run import evaluate
+from itera_lite.export.gguf import export_gguf
+from itera_lite.runtime import Model
 from itera_lite.train.checkpoint import load_checkpoint
 
 
@@ -154,6 +156,8 @@ def test_the_folder_one_stands_in_has_a_name(tiny_pair, corpus, tmp_path, monkey
         results = tmp_path / "r" / given.strip("/")
         record = evaluate(given, data=str(corpus), results=results, baselines=False)
         assert record["name"] == "mine" and (results / "mine_eval.json").exists()
+        made = export_gguf(given, "f32", results / "model.gguf")
+        assert Model.load(made.path)._engine.name == "mine"
 
 
 def test_what_eval_does_not_take(gguf_file, tiny_pair, corpus, tmp_path):

@@ -10,6 +10,9 @@ import argparse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
+from tests.native.gguf_bytes import BOOL, F32, encode, scalar
 from tests.native.gguf_models import hybrid, llama
 from tests.native.hostile_file import (
     EITHER,
@@ -20,7 +23,7 @@ from tests.native.hostile_file import (
     tensors,
     truncated,
 )
-from tests.native.hostile_model import shapes, tokenizer, values
+from tests.native.hostile_model import shapes, tokenizer, unknown, values
 
 __all__ = ["EITHER", "GROUPS", "Hostile", "dictionary", "hostile", "valid", "write"]
 
@@ -49,6 +52,14 @@ def valid() -> dict[str, bytes]:
         "llama-narrow-f32": llama("f32", ff=3, heads=16, kv_heads=2),
     }
     files["llama-q8_0-version-2"].version = 2
+    files["hybrid-begins-bf16"] = hybrid("bf16", "ma", experts=0).set(
+        "tokenizer.ggml.add_bos_token", scalar(BOOL, True)
+    )
+    biased = llama("f32", "a", ff=33).set("llama.rope.scaling.factor", scalar(F32, 2.0))
+    for name, width in {"attn_q": 32, "attn_k": 16, "attn_output": 32, "ffn_up": 33}.items():
+        biased.tensors.append((f"blk.0.{name}.bias", encode(np.full(width, 0.1), "f32")))
+    biased.tensors.append(("rope_freqs.weight", encode(np.full(8, 2.0), "f32")))
+    files["llama-biased-f32"] = biased
     return {name: draft.render() for name, draft in files.items()}
 
 
@@ -63,6 +74,7 @@ GROUPS: dict[str, Callable[[], Iterator[Hostile]]] = {
     "metadata": metadata,
     "tensors": tensors,
     "shapes": shapes,
+    "unknown": unknown,
     "values": values,
     "tokenizer": tokenizer,
     "flips": flips,

@@ -209,7 +209,7 @@ def tensors() -> Iterator[Hostile]:
         yield Hostile(f"llama-without-{tensor}", llama().without(tensor).render(), tensor)
     extra = base.copy()
     extra.tensors += [(f"extra.{i}", Stored((1,), 0, bytes(4))) for i in range(500)]
-    yield Hostile("tensors-of-one-value", extra.render(), EITHER)
+    yield Hostile("tensors-of-one-value", extra.render(), "'extra.0'")
     head = base.copy()
     head.tensors.append(("output.weight", encode(np.ones((D, D)), "f32")))
     yield Hostile("head-of-another-shape", head.render(), "output.weight")

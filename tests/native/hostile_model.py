@@ -103,6 +103,72 @@ def shapes() -> Iterator[Hostile]:
         yield case(f"key-length-{width}", "attention.key_length", scalar(U32, width), "")
 
 
+def unknown() -> Iterator[Hostile]:
+    """Tensors and keys that an engine would have to leave out, and parts of what it obeys."""
+    for base_name, base in (("hybrid", hybrid("f32", "ma", experts=0)), ("llama", llama())):
+        arch = "granitehybrid." if base_name == "hybrid" else "llama."
+        with_rope = base.set(arch + "rope.scaling.finetuned", scalar(BOOL, True))
+
+        def tensor(label: str, tensor: str, stored: Stored, message: str | None = None) -> Hostile:
+            draft = with_rope.copy()  # noqa: B023
+            draft.tensors.append((tensor, stored))
+            name = f"{base_name}-{label}"  # noqa: B023
+            return Hostile(name, draft.render(), tensor if message is None else message)
+
+        plain = Stored((16,), 0, bytes(64))
+        for name in ("blk.0.attn_q_norm.weight", "blk.0.ffn_gate_exps.bias", "blk.99.x", "\x1b[2J"):
+            message = r"'\x1b[2J'" if name.startswith("\x1b") else name
+            yield tensor(f"unused-{name!r}", name, plain, message)
+        last = len("ma" if base_name == "hybrid" else "a") - 1
+        bias = f"blk.{last}.attn_q.bias"
+        for label, stored in {
+            "short": plain,
+            "matrix": Stored((32, 2), 0, bytes(256)),
+            "q8_0": Stored((32,), 8, bytes(34)),
+            "nan": Stored((32,), 0, struct.pack("<I", 0x7FC00000) * 32),
+        }.items():
+            yield tensor(f"bias-{label}", bias, stored)
+        yield tensor("bias-f16", bias, Stored((32,), 1, bytes(64)), EITHER)
+        for label, factor in {"0": 0.0, "nan": float("nan"), "minus-1": -1.0}.items():
+            stored = Stored((8,), 0, struct.pack("<f", factor) * 8)
+            yield tensor(f"rope-factors-{label}", "rope_freqs.weight", stored)
+        yield tensor("rope-factors-short", "rope_freqs.weight", Stored((4,), 0, bytes(16)))
+        yield tensor("rope-factors-f16", "rope_freqs.weight", Stored((8,), 1, bytes(16)))
+
+        for key, value in {
+            arch + "later": scalar(U32, 1),
+            arch + "attention.sliding_window": scalar(U64, 2**64 - 1),
+            arch + "rope.scaling.type": scalar(STRING, "\x1b[2J"),
+            arch + "rope.scaling.factor": scalar(F32, -1.0),
+            arch + "rope.scaling.attn_factor": scalar(F32, float("nan")),
+            arch + "attention.causal": scalar(BOOL, False),
+            arch + "pooling_type": scalar(STRING, "mean"),
+            "tokenizer.ggml.later": array(STRING, ["x"] * 999),
+            "tokenizer.ggml.add_eos_token": scalar(STRING, "yes"),
+            "tokenizer.ggml.add_bos_token": scalar(U32, 1),
+            "tokenizer.ggml.bos_token_id": scalar(U64, 2**64 - 1),
+            "tokenizer.ggml.eot_token_id": scalar(U32, 2**32 - 1),
+            "split.count": scalar(U64, 2**63 - 1),
+            "general.type": scalar(STRING, "\x1b[2J"),
+            "general.sampling.top_k": scalar(F32, 1.0),
+            "general.sampling.sequence": scalar(U32, 1),
+            "general.sampling.penalty_repeat": scalar(F32, 0.0),
+        }.items():
+            message = "split" if key == "split.count" else key
+            label = f"{base_name}-key-{key}"
+            yield Hostile(label, with_rope.set(key, value).render(), message)
+        begins = with_rope.set("tokenizer.ggml.add_bos_token", scalar(BOOL, True))
+        for token in (0, 65, 259):
+            draft = begins.set("tokenizer.ggml.bos_token_id", scalar(U32, token))
+            yield Hostile(f"{base_name}-begins-with-{token}", draft.render(), EITHER)
+        without = begins.without("tokenizer.ggml.bos_token_id")
+        yield Hostile(f"{base_name}-begins-with-nothing", without.render(), "bos_token_id")
+        for key in ("sequence", "xtc_threshold", "\x1b[2J"):
+            for value in (";" * 999, "top_k;\x1b[2J;top_p", ""):
+                draft = base.set("general.sampling." + key, scalar(STRING, value))
+                yield Hostile(f"{base_name}-advice-{key!r}-{len(value)}", draft.render(), EITHER)
+
+
 def values() -> Iterator[Hostile]:
     """Numbers that aren't numbers, in the metadata and in the weights."""
     nan, inf = float("nan"), float("inf")

@@ -18,6 +18,9 @@ from tests.native.hostile import EITHER, GROUPS, Hostile, valid, write
 ROOT = Path(__file__).parents[2]
 MUTATIONS = 4000
 
+# Of what is left out: here only errors and crashes count.
+pytestmark = pytest.mark.filterwarnings("ignore::itera_lite.errors.IteraWarning")
+
 
 def use(model: Model) -> None:
     """Text and a score; a model that can't give them says so."""

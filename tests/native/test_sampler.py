@@ -326,7 +326,8 @@ def test_log_probabilities_are_exact(logits: Logits) -> None:
     x = logits.astype(np.float64)
     expected = x - x.max() - np.log(np.exp(x - x.max()).sum())
     for token in {0, len(logits) // 2, len(logits) - 1}:
-        assert _engine.log_probability(logits, token) == pytest.approx(expected[token], abs=3e-7)
+        # Seven additions to a sum near 1 in float32 round by 7 * 2^-24 at most, 4.2e-7.
+        assert _engine.log_probability(logits, token) == pytest.approx(expected[token], abs=5e-7)
 
 
 def test_exponentials_are_exact_all_the_way_down() -> None:

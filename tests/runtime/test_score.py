@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -427,6 +428,26 @@ def test_standard_output_is_never_emptied_nor_read(corpus, itera_file, tmp_path)
         )
     assert done.returncode == 2 and b"is the input" in done.stderr
     assert corpus.read_bytes() == before
+
+
+def test_an_output_that_takes_a_part_gets_the_rest(corpus, model, monkeypatch, tmp_path):
+    """Standard output without a buffer (PYTHONUNBUFFERED) may write less than it is given."""
+
+    class Slow(io.RawIOBase):
+        taken = b""
+
+        def writable(self):
+            return True
+
+        def write(self, data):
+            self.taken += bytes(data[:7])
+            return min(7, len(data))
+
+    slow = Slow()
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=slow))
+    score_lines(corpus, checkpoint=model.path)
+    score_lines(corpus, checkpoint=model.path, output=tmp_path / "out.jsonl")
+    assert slow.taken == (tmp_path / "out.jsonl").read_bytes()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -1,0 +1,383 @@
+"""Tables to documents: JSON lines, JSON arrays, delimited text (CSV, TSV) and Parquet.
+
+A row is a document. The column of the text is found by name over all rows. What breaks a
+table's form is an error that names the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itera_lite.data.repairs import Repairs
+from itera_lite.errors import DataError, MissingExtra
+
+# The value of a number is never needed, and Python refuses integers of many digits.
+_JSON = json.JSONDecoder(parse_int=lambda digits: 0)
+_DELIMITERS = (",", ";", "\t", "|")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_HEADER_CHARS = 80  # a longer "name" of a column is a text
+_JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "true or false", int: "int"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's bytes, and where its text is looked for.
+
+    Attributes:
+        path: the file, for its messages.
+        raw: its contents, decompressed; valid UTF-8 unless it is Parquet.
+        kind: 'jsonl', 'json', 'csv', 'tsv' or 'parquet'.
+        column: the column that the user named.
+        given: what the user wrote to name the set, for the advice to name a column.
+        repairs: what was left out or put right is counted here.
+        required: whether JSON that is no table is an error; else it is left out.
+    """
+
+    path: Path
+    raw: bytes
+    kind: str
+    column: str | None
+    given: str
+    repairs: Repairs
+    required: bool = True
+
+    def documents(self) -> list[bytes]:
+        """The text of each row, in order; a row without text is empty.
+
+        Raises:
+            DataError: the table can't be read, or its column of text isn't clear.
+            MissingExtra: Parquet support isn't installed.
+        """
+        read = {"jsonl": _json_lines, "json": _json, "parquet": _parquet}.get(self.kind, _delimited)
+        return read(self)
+
+    def choose(self, names: list[str], texts: list[str], listed: str | None = None) -> str:
+        """The column that holds the text: the one asked for, 'text', or the only one of text.
+
+        Args:
+            names: all columns.
+            texts: those that hold strings.
+            listed: the columns as the message shows them.
+        """
+        listed = listed or ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "none"
+        if self.column is not None:
+            chosen = self.column
+            if chosen not in names:
+                raise DataError(f"{self.path}: no column '{chosen}'. Its columns: {listed}")
+        elif "text" in names:
+            chosen = "text"
+        elif len(texts) == 1:
+            chosen = texts[0]
+        else:
+            example = texts[0] if texts else "COLUMN"
+            raise DataError(
+                f"{self.path}: which column holds the text? Its columns: {listed}. "
+                f"Add one to the name, such as {self.given}:{example}"
+            )
+        if names.count(chosen) > 1:
+            raise DataError(f"{self.path}: {names.count(chosen)} columns are called '{chosen}'")
+        return chosen
+
+    def texts(self, cells: Iterable[tuple[int, object]], unit: str = "line") -> list[bytes]:
+        """The cells as valid UTF-8; those without text are counted."""
+        result = []
+        for number, cell in cells:
+            if isinstance(cell, str):
+                cell, count = _SURROGATE.subn("\ufffd", cell)
+                if count:
+                    self.repairs.surrogates.add(f"{self.path.name}, {unit} {number}", count)
+                text = cell.encode("utf-8")
+            elif cell is None:
+                text = b""
+            else:
+                found = _JSON_TYPES.get(type(cell), type(cell).__name__)
+                raise DataError(
+                    f"{self.path}: {unit} {number}: found {found}, expected a string or null. "
+                    f"If another column holds the text, name it: {self.given}:COLUMN"
+                )
+            if not text.strip():
+                self.repairs.blank_rows.add(f"{self.path.name}, {unit} {number}")
+            result.append(text)
+        return result
+
+
+def _json_lines(table: Table) -> list[bytes]:
+    def values() -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(table.raw.split(b"\n"), 1):
+            if line.strip():
+                try:
+                    yield number, _decode(line.decode("utf-8"))
+                except ValueError as error:
+                    raise DataError(
+                        f"{table.path}: line {number} isn't JSON ({error}); expected one JSON "
+                        f"object a line{_whole_file_advice(number, line)}"
+                    ) from None
+
+    return table.texts(_cells_of_objects(table, values))
+
+
+def _json(table: Table) -> list[bytes]:
+    """A file that holds one array, an object a line, or a single object with the text."""
+    text = table.raw.decode("utf-8")
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    try:
+        value = _decode(first)
+        alone = text.strip() == first.strip()
+    except ValueError:
+        value, alone = None, True
+    if not alone:
+        return _json_lines(table)
+    if value is None:
+        try:
+            value = _decode(text)
+        except ValueError as error:
+            if not table.required and not text.lstrip().startswith("["):
+                return _no_table(table)  # such as settings with comments in them
+            raise DataError(f"{table.path}: not readable as JSON ({error})") from None
+    if _holds_texts(value, table.column or "text"):
+        rows = list(enumerate(value if isinstance(value, list) else [value], 1))
+        return table.texts(_cells_of_objects(table, lambda: iter(rows)), "item")
+    if not table.required:
+        return _no_table(table)
+    fields = f" with the fields {', '.join(list(value)[:8])}" if isinstance(value, dict) else ""
+    found = _JSON_TYPES.get(type(value), type(value).__name__)
+    raise DataError(
+        f"{table.path}: JSON, but no table of texts: found {found}{fields}. Expected an array of "
+        "objects (or an object a line) with the text in the field 'text', or an array of strings"
+    )
+
+
+def _holds_texts(value: object, column: str) -> bool:
+    """Whether JSON is an array of strings or of objects with strings, or one row with the text."""
+    if not isinstance(value, list):
+        return isinstance(value, dict) and isinstance(value.get(column), str)
+    cells = [list(row.values()) if isinstance(row, dict) else [row] for row in value]
+    return all(isinstance(row, (dict, str, type(None))) for row in value) and any(
+        isinstance(cell, str) for row in cells for cell in row
+    )
+
+
+def _no_table(table: Table) -> list[bytes]:
+    table.repairs.no_tables.add(table.path.name)
+    return []
+
+
+def _cells_of_objects(
+    table: Table, values: Callable[[], Iterator[tuple[int, Any]]]
+) -> Iterator[tuple[int, object]]:
+    """(number, text or None) of each row; a string is a row of its own.
+
+    Args:
+        values: gives the rows from the beginning, each time it is called.
+    """
+    names: dict[str, bool] = {}  # column -> whether it holds strings
+    for _, value in values():
+        if isinstance(value, dict):
+            for name, cell in value.items():
+                names[name] = names.get(name, False) or isinstance(cell, str)
+            if names.get(table.column or "text"):
+                break  # settled; rows that lack it count as empty
+    chosen = None
+    if names:
+        texts = [name for name, is_text in names.items() if is_text]
+        chosen = table.choose(list(names), texts)
+    elif table.column is not None:
+        raise DataError(f"{table.path}: no column '{table.column}'. Its rows have no columns")
+    for number, value in values():
+        yield number, value.get(chosen) if isinstance(value, dict) else value
+
+
+def _decode(text: str) -> Any:
+    """JSON to a value.
+
+    Raises:
+        ValueError: it isn't JSON, or can't be read; the message says where.
+    """
+    try:
+        return _JSON.decode(text)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
+        raise ValueError(f"{error.msg}, {line}character {error.colno}") from None
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None
+
+
+def _whole_file_advice(number: int, line: bytes) -> str:
+    if number == 1 and line.lstrip()[:1] in (b"[", b"{"):
+        return ". If the whole file is one JSON array or object, let its name end in .json"
+    return ""
+
+
+def _delimited(table: Table) -> list[bytes]:
+    content = table.raw.decode("utf-8")
+    rows = _cut(table.path, content, table.kind).rows()
+    _, header = next(rows, (1, []))
+    names = [name.strip() for name in header]
+    try:
+        chosen = names.index(table.choose(names, names))
+    except DataError:
+        for _ in rows:  # where rows are broken, that is what has to be said
+            pass
+        raise
+    if table.column is None and names[chosen] != "text":
+        _check_header(table, names[chosen])
+    return table.texts((number, row[chosen]) for number, row in rows)
+
+
+def _check_header(table: Table, name: str) -> None:
+    """The first row of a table of one column may be a text.
+
+    Raises:
+        DataError: it looks like one.
+    """
+    if len(name) > _HEADER_CHARS or "\n" in name or re.search(r"\s.*[.!?]\W*$", name):
+        short = name if len(name) <= 60 else name[:57] + "..."
+        raise DataError(
+            f"{table.path}: line 1 looks like a text, expected the names of the columns: "
+            f"{short!r}. Put a line with the name of the column above it, such as: text"
+        )
+    table.repairs.assumed.append(
+        f"the first line of {table.path.name}, {name!r}, was taken for the name of its column; "
+        "if it is a text, put the line 'text' above it"
+    )
+
+
+@dataclass(frozen=True)
+class _Delimited:
+    """Text in cells, read with one delimiter."""
+
+    path: Path
+    content: str
+    delimiter: str
+    quoted: bool = True
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """(first line, cells) of each row, the header first.
+
+        Raises:
+            DataError: a row has another number of cells than the header, or a stray quote.
+        """
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        lines = csv.reader(
+            io.StringIO(self.content, newline=""),
+            delimiter=self.delimiter,
+            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
+            strict=True,
+        )
+        header: list[str] | None = None
+        begin = 1
+        try:
+            for row in lines:
+                # A blank line is no row, except where a cell is all there is.
+                if any(cell.strip() for cell in row) or (header and len(row) == len(header)):
+                    header = header or row
+                    if len(row) != len(header):
+                        raise DataError(self._other_width(begin, row, header))
+                    yield begin, row
+                begin = lines.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{self.path}: line {begin}: not a readable CSV row ({error}; the row goes up to "
+                f'line {lines.line_num}). A quote inside a quoted cell is written twice: ""'
+            ) from None
+
+    def _other_width(self, line: int, row: list[str], header: list[str]) -> str:
+        name = "tab" if self.delimiter == "\t" else f"'{self.delimiter}'"
+        advice = (
+            f"A text that holds the delimiter, {name}, stands in quotes"
+            if len(row) > len(header)
+            else f"An empty cell needs its delimiter, {name}, too"
+        )
+        return (
+            f"{self.path}: line {line}: found {len(row)} cells, expected {len(header)} as in the "
+            f"first line ({', '.join(header)[:80]}). {advice}"
+        )
+
+    def width(self) -> int:
+        """Cells of the header; 0 where it can't be read."""
+        try:
+            return len(next(self.rows(), (0, []))[1])
+        except DataError:
+            return 0
+
+    def whole(self) -> bool:
+        """Whether every row can be read."""
+        try:
+            for _ in self.rows():
+                pass
+        except DataError:
+            return False
+        return True
+
+
+def _cut(path: Path, content: str, kind: str) -> _Delimited:
+    """The table read with the delimiter that gives rows of equal width.
+
+    Tab-separated files exist with and without quoting.
+    """
+    if kind == "tsv":
+        ways = [_Delimited(path, content, "\t", quoted) for quoted in (True, False)]
+    elif named := re.match(r"sep=(.)\r?\n", content):  # as Excel writes it
+        return _Delimited(path, content[named.end() :], named[1])
+    else:
+        ways = [_Delimited(path, content, delimiter) for delimiter in _DELIMITERS]
+        ways = [way for way in ways if way.width() > 1] or ways[:1]
+    if len(ways) == 1:
+        return ways[0]
+    return next((way for way in ways if way.whole()), ways[0])
+
+
+def _parquet(table: Table) -> list[bytes]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "hub", f"Reading {table.path.name}") from error
+
+    def is_text(kind: Any) -> bool:
+        if arrow.types.is_dictionary(kind):
+            kind = kind.value_type
+        return bool(
+            arrow.types.is_string(kind)
+            or arrow.types.is_large_string(kind)
+            or arrow.types.is_string_view(kind)
+        )
+
+    try:
+        file = parquet.ParquetFile(arrow.BufferReader(table.raw))
+        schema = file.schema_arrow
+        index = (schema.pandas_metadata or {}).get("index_columns", [])
+        kinds = {item.name: item.type for item in schema}
+        texts = [item.name for item in schema if is_text(item.type) and item.name not in index]
+        listed = ", ".join(
+            item.name if is_text(item.type) else f"{item.name} ({item.type})" for item in schema
+        )
+        chosen = table.choose(list(schema.names), texts, listed)
+        if not is_text(kinds[chosen]):
+            raise DataError(
+                f"{table.path}: found {kinds[chosen]} in the column '{chosen}', expected strings. "
+                f"Its columns: {listed}"
+            )
+        column = file.read(columns=[chosen]).column(chosen)
+        # As bytes, because nothing holds the strings of a Parquet file to valid UTF-8.
+        cells = column.cast(arrow.large_string()).cast(arrow.large_binary()).to_pylist()
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(f"{table.path}: not a readable Parquet file ({error})") from error
+    return table.texts(((n, _string(cell, table)) for n, cell in enumerate(cells, 1)), "row")
+
+
+def _string(cell: bytes | None, table: Table) -> str | None:
+    if cell is None:
+        return None
+    text = cell.decode("utf-8", "replace")
+    if count := text.count("\ufffd") - cell.count(b"\xef\xbf\xbd"):
+        table.repairs.invalid.add(table.path.name, count)
+    return text

@@ -1,0 +1,145 @@
+"""The sampling that a checkpoint advises: reads ``generation_config.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itera_lite.errors import CheckpointError, IteraWarning
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """Options of sampling, for a model whose user gives none.
+
+    Attributes:
+        temperature: divides the logits; 0 always takes the most probable token.
+        top_k: only the k most probable tokens; 0 means all.
+        top_p: only the most probable tokens that together reach this probability; 1 means all.
+        min_p: only tokens with this share of the most probable one's probability; 0 means all.
+        repetition_penalty: above 1, tokens that stand in the text become less probable.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 0
+    top_p: float = 0.95
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+
+# What transformers' other fields are where they change nothing. A field that is neither here nor
+# below is unknown, and said to be left out.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "assistant_confidence_threshold": (0.4,),
+    "begin_suppress_tokens": ([],),
+    "diversity_penalty": (0, 0.0),
+    "early_stopping": (False,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1, 1.0),
+    "epsilon_cutoff": (0, 0.0),
+    "eta_cutoff": (0, 0.0),
+    "guidance_scale": (1, 1.0),
+    "length_penalty": (1, 1.0),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "no_repeat_ngram_size": (0,),
+    "num_beam_groups": (1,),
+    "num_beams": (1,),
+    "num_return_sequences": (1,),
+    "penalty_alpha": (0, 0.0),
+    "remove_invalid_values": (False,),
+    "renormalize_logits": (False,),
+    "sequence_bias": ([], {}),
+    "bad_words_ids": ([],),
+    "stop_strings": ([],),
+    "suppress_tokens": ([],),
+    "typical_p": (1, 1.0),
+}
+# Fields that don't change what is drawn, or that the verbs ask the user for.
+_HARMLESS = {
+    "bos_token_id",
+    "cache_implementation",
+    "decoder_start_token_id",
+    "eos_token_id",
+    "max_length",
+    "max_new_tokens",
+    "max_time",
+    "output_attentions",
+    "output_hidden_states",
+    "output_logits",
+    "output_scores",
+    "pad_token_id",
+    "return_dict_in_generate",
+    "transformers_version",
+    "use_cache",
+}
+
+
+def read_generation_config(checkpoint: Path) -> SamplingDefaults:
+    """What ``generation_config.json`` says; without the file, the defaults.
+
+    A field that is null counts as left out, and ``do_sample: false`` means greedy decoding. A
+    field that would change the text and that isn't supported is named in an `IteraWarning`.
+
+    Raises:
+        CheckpointError: the file is damaged, or a value is out of its range.
+    """
+    path = checkpoint / "generation_config.json"
+    if not path.is_file():
+        return SamplingDefaults()
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}") from None
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"'{path}' is damaged: expected a JSON object")
+    given = {name: value for name, value in raw.items() if value is not None}
+    default = SamplingDefaults()
+
+    def number(name: str, least: float, most: float, expected: str) -> float:
+        value = given.get(name, getattr(default, name))
+        usable = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (usable and math.isfinite(value) and least <= value <= most):
+            raise CheckpointError(f"'{path}': {name} is {value!r}, expected {expected}")
+        return value
+
+    tiny = 5e-324
+    sampling = SamplingDefaults(
+        temperature=number("temperature", 0, 1e6, "a number, 0 (greedy) or more"),
+        top_k=_whole(number("top_k", 0, 2**31 - 1, "a whole number, 0 (all) or more"), path),
+        top_p=number("top_p", tiny, 1, "a number, more than 0, at most 1 (all)"),
+        min_p=number("min_p", 0, 1, "a number from 0 (all) to 1"),
+        repetition_penalty=number("repetition_penalty", tiny, 1e6, "a number, more than 0"),
+    )
+    do_sample = given.get("do_sample", True)
+    if not isinstance(do_sample, bool):
+        raise CheckpointError(f"'{path}': do_sample is {do_sample!r}, expected true or false")
+    if not do_sample:
+        sampling = SamplingDefaults(**{**vars(sampling), "temperature": 0.0})
+    _warn_of_unsupported(given, path)
+    return sampling
+
+
+def _whole(value: float, path: Path) -> int:
+    if value != int(value):
+        raise CheckpointError(f"'{path}': top_k is {value!r}, expected a whole number")
+    return int(value)
+
+
+def _warn_of_unsupported(given: dict[str, Any], path: Path) -> None:
+    known = {*SamplingDefaults.__dataclass_fields__, "do_sample", *_HARMLESS}
+    left_out = [
+        f"{name}={json.dumps(value)}"
+        for name, value in given.items()
+        if name not in known and not name.startswith("_") and value not in _NEUTRAL.get(name, ())
+    ]
+    if left_out:
+        warnings.warn(
+            f"'{path}': left out, for no such sampling is supported: {', '.join(left_out)}",
+            IteraWarning,
+            stacklevel=3,
+        )
