@@ -296,7 +296,7 @@ def preset_of(config: Mapping[str, Any]) -> str | None:
         config: as `ModelConfig.to_dict` gives it, or an older version of this program.
     """
     for size, families in PRESETS.items():
-        named = families.get(config.get("family"))  # type: ignore[call-overload]
+        named = dict[Any, dict[str, Any]](families).get(config.get("family"))
         if named is None or not named.keys() <= config.keys():
             continue
         shape = preset(config["family"], size, REFERENCE_VOCABULARY).to_dict()

@@ -180,7 +180,7 @@ def _fewer_experts(
     minutes = 3.0 if minutes is None else minutes
     made = Places(f"{name}_e{keep}", wish.options["checkpoints"], wish.options["results"])
     wish.tried.append(made)
-    own = {"keep": keep, "minutes": minutes, "name": made.name}
+    own: dict[str, Any] = {"keep": keep, "minutes": minutes, "name": made.name}
     experts(start.folder, data=wish.data, **own, **wish.options)
     return Start.load(made.best)
 

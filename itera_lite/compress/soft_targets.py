@@ -283,7 +283,7 @@ class _Table:
         data = np.ascontiguousarray(values, self.dtype)
         borders = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
         for first, end in pairwise(borders):
-            left, at = memoryview(data[first:end]).cast("B"), int(rows[first]) * self._bytes
+            left, at = memoryview(data[first:end].tobytes()), int(rows[first]) * self._bytes
             while left:
                 written = os.pwrite(self._file, left, at)
                 left, at = left[written:], at + written

@@ -275,6 +275,24 @@ class Tokenizer:
                     yield from _pieces(part)
 
 
+def _is_byte_level(state: dict[str, Any]) -> bool:
+    """Whether a tokenizer cuts text as those that are trained here: into GPT-2's pre-tokens, and
+    each of them by its merges alone."""
+    model, cut = state["model"], state["pre_tokenizer"] or {}
+    vocab = model.get("vocab")
+    return (
+        model["type"] == "BPE"
+        and isinstance(vocab, dict)
+        and all(character in vocab for character in _BYTE_TO_CHARACTER)
+        and all(set(token) <= _CHARACTER_TO_BYTE.keys() for token in vocab if token != EOT)
+        and not any(model.get(field) for field in _BPE_EXTRAS)
+        and cut.get("type") == "ByteLevel"
+        and not cut["add_prefix_space"]
+        and cut.get("use_regex", True)
+        and state["normalizer"] is None
+    )
+
+
 def check_vocab_size(vocab_size: int) -> None:
     """Hold a number of ids to its limits.
 
@@ -358,24 +376,6 @@ def _may_hold_long(piece: str) -> bool:
     """
     longest = max(map(len, piece.replace("\n", " ").split(" ")))
     return longest >= _LEARN_BYTES // 4 - 1 or _LONG_SPACE.search(piece) is not None
-
-
-def _is_byte_level(state: dict[str, Any]) -> bool:
-    """Whether a tokenizer cuts text as those that are trained here: into GPT-2's pre-tokens, and
-    each of them by its merges alone."""
-    model, cut = state["model"], state["pre_tokenizer"] or {}
-    vocab = model.get("vocab")
-    return (
-        model["type"] == "BPE"
-        and isinstance(vocab, dict)
-        and all(character in vocab for character in _BYTE_TO_CHARACTER)
-        and all(set(token) <= _CHARACTER_TO_BYTE.keys() for token in vocab if token != EOT)
-        and not any(model.get(field) for field in _BPE_EXTRAS)
-        and cut.get("type") == "ByteLevel"
-        and not cut["add_prefix_space"]
-        and cut.get("use_regex", True)
-        and state["normalizer"] is None
-    )
 
 
 def _pre_tokenizer() -> pre_tokenizers.ByteLevel:

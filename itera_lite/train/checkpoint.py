@@ -226,8 +226,7 @@ def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
     _settle(folder)
     model = load_model(folder)
     try:
-        with named_in_utf8(folder) as source:
-            tokenizer = Tokenizer.load(source)
+        tokenizer = Tokenizer.load(folder)
     except DataError as error:
         raise CheckpointError(f"the checkpoint '{folder}' can't be used: {error}") from None
     return _belonging_together(folder, model, tokenizer), tokenizer

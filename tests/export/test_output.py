@@ -96,5 +96,5 @@ def test_damaged_sampling_defaults_are_named(checkpoint):
     path = checkpoint / "generation_config.json"
     for text in ("[]", "{", '{"top_k": Infinity}', '{"top_p": "x"}', '{"temperature": [1]}'):
         path.write_text(text)
-        with pytest.raises(CheckpointError, match=r"generation_config.json.*damaged"):
+        with pytest.raises(CheckpointError, match=r"generation_config\.json"):
             export_gguf(checkpoint, "f32")

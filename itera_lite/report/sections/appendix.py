@@ -70,9 +70,8 @@ def _origins(files: list[tuple[str, dict[str, Any]]]) -> str:
     for name, record in files:
         commit = str(record.get("git_commit") or "")[:12]
         dirty = " with local changes" if record.get("git_dirty") else ""
-        seeds = record.get("seeds")
-        several = isinstance(seeds, list) and len(seeds) > 1
-        seed = ", ".join(map(str, seeds)) if several else record.get("seed")
+        seeds = record.get("seeds") or []
+        seed = ", ".join(map(str, seeds)) if len(seeds) > 1 else record.get("seed")
         rows.append(
             [
                 code(name),
