@@ -162,12 +162,18 @@ class LineReader:
             raise DataError(f"{where} is JSON, but no object: expected {{...}}")
         return self._document(text, members, number, where)
 
+    def _leave_out(self) -> str:
+        """How to go on without lines that have no text."""
+        field = json.dumps(self.text_field)
+        return f"To leave such lines out: jq -c 'select(.[{field}] | type == \"string\")' FILE"
+
     def _document(self, text: str, members: list[_Member], number: int, where: str) -> Line:
         values = {member.name: member.value for member in members}
         if self.text_field not in values:
             raise DataError(
                 f"{where} has no field '{self.text_field}'. Its fields: "
-                f"{', '.join(values) or 'none'}. Name the one with the text with --text-field"
+                f"{', '.join(values) or 'none'}. Name the one with the text with --text-field. "
+                + self._leave_out()
             )
         taken = [name for name in values if name in self.reserved]
         if taken:
@@ -179,7 +185,7 @@ class LineReader:
         if not isinstance(document, str):
             raise DataError(
                 f"{where}: the field '{self.text_field}' is {_TYPES[type(document)]}, "
-                "expected a string"
+                "expected a string. " + self._leave_out()
             )
         if self.keep_text:
             kept = text[members[0].begin : members[-1].end]
