@@ -84,7 +84,7 @@ def test_a_field_that_would_change_the_text_is_named(name: str, value: Any, tmp_
         ('{"min_p": 2}', "min_p is 2"),
         ('{"repetition_penalty": 0}', "repetition_penalty is 0"),
         ('{"do_sample": "no"}', "do_sample is 'no'"),
-        ("[1]", "expected a JSON object"),
+        ("[1]", "expected an object"),
         ('{"temperature": 0.5', "is damaged"),
         ("", "is damaged"),
         ("[" * 100_000, "is damaged"),

@@ -271,8 +271,8 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
     lacking = [name for name in _STATE_PARTS if not isinstance(state.get(name), dict)]
     if lacking:
         raise CheckpointError(
-            f"'{path}' lacks {', '.join(lacking)}: it is damaged, or was saved by another version "
-            f"of this program, which this one can't go on from. {_ANEW}"
+            f"'{path}' can't be used: it lacks {', '.join(lacking)}. It is damaged, or another "
+            f"version of this program saved it. {_ANEW}"
         )
     path = inner / "tensors.safetensors"
     try:
