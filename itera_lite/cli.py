@@ -246,7 +246,10 @@ def _wrong_use(error: CycloptsError, arguments: Sequence[str]) -> str:
     if isinstance(error, UnknownOptionError):
         given = error.token.keyword or error.token.value
         names = [name for argument in error.argument_collection for name in argument.names]
-        near = _near_option(given.split("=", 1)[0], names)
+        option = given.split("=", 1)[0]
+        near = _near_option(option, names)
+        if near == option:
+            return f"'{given}' stands after --, where all is text or names: put options before it."
         if near:
             return f"unknown option '{given}'. Did you mean {near}?"
         advice = ""

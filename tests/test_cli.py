@@ -215,6 +215,7 @@ def test_where_standard_input_is_taken_there_is_such_an_argument() -> None:
         (["generate", "-x"], "itera generate -- -x"),
         (["generate", "--temp", "1"], "Did you mean --temperature?"),
         (["generate", "--tepm=1"], "Did you mean --temperature?"),
+        (["generate", "--", "hi", "--seed=1"], "'--seed' stands after --"),
         (["score", "--textfield", "a"], "Did you mean --text-field?"),
         (["generate", "--fast"], "unknown option '--fast'.\nSee: itera generate --help"),
         (["compress", "distill", "--studnt", "a"], "See: itera compress distill --help"),

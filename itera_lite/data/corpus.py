@@ -23,7 +23,7 @@ from itera_lite.data.split import split_by_hash, without_leaks
 from itera_lite.data.tables import Table
 from itera_lite.errors import DataError
 
-READING = 2  # raise it when the same files would give other documents
+READING = 3  # raise it when the same files would give other documents
 
 HUB_SETS = {
     "tinystories": hub.HubSet("roneneldan/TinyStories", "data"),
@@ -242,6 +242,8 @@ def _folder(
             )
         files = [item for item in files if item[0] is not None]
     else:
+        if held_out := [label for split, label, _ in files if split in ("valid", "test")]:
+            left_out.insert(0, f"read as any other file, for none is named train: {some(held_out)}")
         files = [(None, label, file) for _, label, file in files]
     return Source(spec, name, kind, tuple(files), left_out=tuple(left_out), is_folder=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,6 +17,7 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import DataError
 
 FORMAT = 1  # raise it when the same text would give other shards or another split
+_DECODED = 1_000_000  # tokens decoded at a time, which bounds memory
 # What reading a damaged file of the cache may raise.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError)
 
@@ -64,12 +65,22 @@ class Dataset:
         """Tokens predicted in the split, each document's ``<|endoftext|>`` included."""
         return int(self._entry(split)["tokens"])
 
-    def documents(self, split: str) -> Iterator[bytes]:
-        """The split's documents, decoded from the tokens: the exact bytes that went in."""
+    def documents(self, split: str, wanted: Container[int] | None = None) -> Iterator[bytes]:
+        """The split's documents, decoded from the tokens: the exact bytes that went in.
+
+        Args:
+            split: a split of the set.
+            wanted: numbers of the documents to decode, from 0; by default all.
+        """
         tokens = self.tokens(split)
         ends = np.flatnonzero(tokens == self.tokenizer.eot_id)
-        for start, end in pairwise(ends.tolist()):
-            yield self.tokenizer.decode_bytes(tokens[start + 1 : end].tolist())
+        for number, (start, end) in enumerate(pairwise(ends.tolist())):
+            if wanted is None or number in wanted:
+                parts = range(start + 1, end, _DECODED)  # a document may be the whole text
+                yield b"".join(
+                    self.tokenizer.decode_bytes(tokens[at : min(at + _DECODED, end)].tolist())
+                    for at in parts
+                )
 
     def summary(self) -> dict[str, Any]:
         """The set in the few numbers that a result carries."""

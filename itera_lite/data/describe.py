@@ -44,11 +44,7 @@ def _samples(dataset: Dataset, count: int) -> list[str]:
     """Beginnings of train documents, evenly spread."""
     total = dataset.manifest["splits"]["train"]["documents"]
     wanted = {(2 * i + 1) * total // (2 * count) for i in range(count)}
-    return [
-        _beginning(document.decode("utf-8"))
-        for number, document in enumerate(dataset.documents("train"))
-        if number in wanted
-    ]
+    return [_beginning(document.decode("utf-8")) for document in dataset.documents("train", wanted)]
 
 
 def _beginning(text: str) -> str:

@@ -24,7 +24,8 @@ _JSON = json.JSONDecoder(parse_int=lambda digits: 0)
 _DELIMITERS = (",", ";", "\t", "|")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HEADER_CHARS = 80  # a longer "name" of a column is a text
-_JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "true or false", int: "int"}
+_JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "true or false"}
+_JSON_TYPES |= dict.fromkeys((int, float), "a number")
 
 
 @dataclass(frozen=True)
@@ -308,31 +309,38 @@ class _Delimited:
         except DataError:
             return 0
 
-    def whole(self) -> bool:
-        """Whether every row can be read."""
+    def size(self) -> int:
+        """Rows, the header included; 0 where one can't be read."""
         try:
-            for _ in self.rows():
-                pass
+            return sum(1 for _ in self.rows())
         except DataError:
-            return False
-        return True
+            return 0
 
 
 def _cut(path: Path, content: str, kind: str) -> _Delimited:
-    """The table read with the delimiter that gives rows of equal width.
-
-    Tab-separated files exist with and without quoting.
-    """
+    """The table read with the delimiter that gives rows of equal width."""
     if kind == "tsv":
-        ways = [_Delimited(path, content, "\t", quoted) for quoted in (True, False)]
-    elif named := re.match(r"sep=(.)\r?\n", content):  # as Excel writes it
+        return _cut_at_tabs(path, content)
+    if named := re.match(r"sep=(.)\r?\n", content):  # as Excel writes it
         return _Delimited(path, content[named.end() :], named[1])
     else:
         ways = [_Delimited(path, content, delimiter) for delimiter in _DELIMITERS]
         ways = [way for way in ways if way.width() > 1] or ways[:1]
     if len(ways) == 1:
         return ways[0]
-    return next((way for way in ways if way.whole()), ways[0])
+    return next((way for way in ways if way.size()), ways[0])
+
+
+def _cut_at_tabs(path: Path, content: str) -> _Delimited:
+    """A tab-separated table, with or without quoting.
+
+    Where each line is a row of its own, a quote that one line opens and a later one closes is a
+    part of the text: quoting would make one row of several.
+    """
+    quoted, plain = (_Delimited(path, content, "\t", way) for way in (True, False))
+    lines = plain.size()
+    rows = quoted.size() if lines else 0
+    return plain if lines and (not rows or (rows < lines and plain.width() > 1)) else quoted
 
 
 def _parquet(table: Table) -> list[bytes]:

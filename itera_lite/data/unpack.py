@@ -45,7 +45,9 @@ def _zstandard(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
     except ImportError as error:
         raise MissingExtra("zstandard", "hub", f"Reading {path.name}") from error
     try:
-        with io.BufferedReader(_Zstandard(raw, zstandard.ZstdDecompressor())) as file:
+        # Large texts are often packed with `zstd --long=31`.
+        decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
+        with io.BufferedReader(_Zstandard(raw, decompressor)) as file:
             yield file
     except zstandard.ZstdError as error:
         raise DataError(f"{path}: damaged Zstandard file ({error}); copy it again") from error

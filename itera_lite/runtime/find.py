@@ -77,7 +77,8 @@ def _load_file(path: Path) -> Model:
         ModelFileError: it can't be read or used; a file of a checkpoint's folder names the folder.
     """
     try:
-        path.open("rb").close()
+        if path.is_file():  # to open a pipe would wait for its writer; the engine refuses it
+            path.open("rb").close()
     except OSError as error:
         raise ModelFileError(f"'{path}' can't be read: {error.strerror or error}") from None
     if path.suffix == ".safetensors" or path.name == "config.json":

@@ -120,6 +120,8 @@ class LineReader:
             return
         with self.path.open("rb") as self._raw, unpacked(self._raw, self.path) as file:
             yield file
+            if self.size is not None and os.fstat(self._raw.fileno()).st_size < self._raw.tell():
+                raise DataError(f"{self.path}: it became shorter while it was read")
 
     def _decode(self, raw: bytes, number: int) -> str:
         if b"\0" in raw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
@@ -59,6 +60,7 @@ class Output:
         )
         self.resumable = self._regular and not self._packed
         self._progress: Progress | None = None
+        self._claimed: BinaryIO | None = None  # a regular file that nobody else writes to
         self._file: BinaryIO | None = None
         self._open = ExitStack()
 
@@ -92,6 +94,7 @@ class Output:
         trace: TracebackType | None,
     ) -> None:
         if self._file is None:
+            self._open.close()
             return
         try:
             if self._progress and error is not None:
@@ -115,6 +118,7 @@ class Output:
             IteraError: the disk is full, or the like.
         """
         try:
+            self._claim()
             if self._progress and data:
                 self._progress.cut(data)
             file = self._file or self._opened()
@@ -133,6 +137,7 @@ class Output:
         if self._progress:
             self._progress.finish()
         try:
+            self._claim()
             if self._file is None:
                 self._opened()
         except OSError as error:
@@ -147,12 +152,35 @@ class Output:
             self._file = self._open.enter_context(os.fdopen(os.dup(self._descriptor), "wb"))
         else:
             pack = _packer(self._packed, self.path)
-            # A device or a pipe can't be appended to; a file may have got content meanwhile.
-            raw = self._open.enter_context(self.path.open("ab" if self._regular else "wb"))
+            # A device or a pipe can't be appended to.
+            raw = self._claimed or self._open.enter_context(self.path.open("wb"))
             self._file = raw if pack is None else self._open.enter_context(pack(raw))
         if self._progress:
             self._progress.save(now=True)  # before the first result: without it none can be added
         return self._file
+
+    def _claim(self) -> None:
+        """Open a file, and keep other processes from writing to it until it is closed.
+
+        Raises:
+            UsageError: another one writes to it, or did since this one looked at it.
+        """
+        if self._claimed is not None or not self._regular:
+            return
+        self._claimed = self._open.enter_context(self.path.open("ab"))
+        busy = False
+        try:
+            fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy = True
+        except OSError:  # a file system without locks
+            pass
+        expected = self._progress.size if self._progress else 0
+        if busy or os.fstat(self._claimed.fileno()).st_size != expected:
+            raise UsageError(
+                f"another process writes to the output {self.name}, or has just done so: let it "
+                "end, or name another output"
+            )
 
     def _failed(self, error: OSError) -> IteraError:
         return IteraError(f"{self.name} can't be written: {error.strerror or error}")

@@ -39,6 +39,7 @@ class Progress:
         self.path, self.options, self.model = path, options, _hash_of_model(model)
         self.record = path.with_name(f".{path.name}.resume")
         self.resumed_after = 0  # number of the input's line up to which everything is done
+        self.size = 0  # of the output when it was looked at
         self._last = b""  # result in the output
         self._last_number = 0
         self._read: dict[str, Any] = {"line": 0, "sha256": "", "size": 0}
@@ -63,7 +64,7 @@ class Progress:
                 return
             raise
         with self.path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
+            size = self.size = file.seek(0, os.SEEK_END)
             self._end = _line_end(file, size)
             begin = _line_end(file, self._end - 1) if self._end else 0
             file.seek(begin)

@@ -88,6 +88,13 @@ def test_split_by_folder_name(tmp_path: Path) -> None:
     assert load_documents(str(folder)).splits == {"train": [b"a", b"b"], "valid": [b"c"]}
 
 
+def test_held_out_files_without_training_files_are_said(tmp_path: Path) -> None:
+    folder = put(tmp_path / "set", story__txt="one", valid__txt="two", test__txt="three")
+    assert load_documents(str(folder)).notes[0] == (
+        "read as any other file, for none is named train: test.txt, valid.txt"
+    )
+
+
 def test_a_lone_train_file_among_others_is_a_document(tmp_path: Path) -> None:
     folder = put(tmp_path / "set", train__txt="about trains", ship__txt="about ships")
     corpus = load_documents(str(folder))

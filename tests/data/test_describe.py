@@ -1,6 +1,7 @@
 """`itera data`: what it returns and prints."""
 
 import io
+import re
 import sys
 import types
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from itera_lite.cli import main
+from itera_lite.data import dataset as dataset_module
 from itera_lite.data.describe import describe
 from itera_lite.data.shards import prepare
+from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 
 
@@ -32,6 +35,26 @@ def test_describe(
         assert sample in captured.out
     assert result["path"] == str(dataset.path) and "300 ids" in captured.out
     assert captured.err == ""
+
+
+def test_only_the_samples_are_decoded(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a long one in parts, because ids as Python's numbers take much memory."""
+    monkeypatch.setattr(dataset_module, "_DECODED", 7)
+    decoded: list[int] = []
+    decode = Tokenizer.decode_bytes
+
+    def counted(self: Tokenizer, ids: list[int]) -> bytes:
+        decoded.append(len(ids))
+        return decode(self, ids)
+
+    monkeypatch.setattr(Tokenizer, "decode_bytes", counted)
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(f'{{"text": "the text {i:02}"}}\n' for i in range(60)))
+    samples = describe(str(file), vocab_size=256, samples=2)["samples"]
+    assert len(samples) == 2 and all(re.fullmatch(r"the text \d\d", text) for text in samples)
+    assert decoded == [7, 4] * 2
 
 
 def test_standard_input_with_a_column(

@@ -77,7 +77,7 @@ def test_jsonl(tmp_path: Path) -> None:
     assert read(write(tmp_path / "c.jsonl", '"x"\n"y"')) == [b"x", b"y"]
     with pytest.raises(DataError, match=r"line 2 isn't JSON"):
         read(write(tmp_path / "d.jsonl", '"x"\n{oops'))
-    with pytest.raises(DataError, match=r"line 1: found int, expected a string"):
+    with pytest.raises(DataError, match=r"line 1: found a number, expected a string"):
         read(write(tmp_path / "e.jsonl", '{"text": 3, "s": "x"}'), column="text")
     with pytest.raises(DataError, match=r"no column 'body'. Its columns: id, text"):
         read(file, column="body")
@@ -123,6 +123,10 @@ def test_compressed(tmp_path: Path) -> None:
     zstandard = pytest.importorskip("zstandard")
     packed = zstandard.compress(b"one ") + zstandard.compress(b"two")
     assert read(write(tmp_path / "a.txt.zst", packed)) == [b"one two"]
+    long = zstandard.ZstdCompressionParameters(window_log=30, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=long).compressobj()
+    packed_long = packer.compress(b"one") + packer.flush()  # as `zstd --long=30` does
+    assert read(write(tmp_path / "long.txt.zst", packed_long)) == [b"one"]
     with pytest.raises(DataError, match="damaged Zstandard"):
         read(write(tmp_path / "b.txt.zst", b"plain"))
     with pytest.raises(DataError, match="cut off"):

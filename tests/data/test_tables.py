@@ -46,6 +46,14 @@ def test_tsv_with_and_without_quotes(tmp_path: Path) -> None:
         assert read(tmp_path / name, "id\ttext\n1\tone, two\n") == [b"one, two"]
     assert read(tmp_path / "a.tsv", 'id\ttext\n1\t"one\ttwo"\n') == [b"one\ttwo"]
     assert read(tmp_path / "a.tsv", 'id\ttext\n1\t"No," he said\n') == [b'"No," he said']
+    assert read(tmp_path / "a.tsv", 'id\ttext\n1\t"a\nb"\n2\tc\n') == [b"a\nb", b"c"]
+    assert read(tmp_path / "a.tsv", 'text\n"a\nb"\nc\n') == [b"a\nb", b"c"]
+
+
+def test_a_quote_over_several_rows_of_a_tsv_is_text(tmp_path: Path) -> None:
+    """Sentences of one text: the first opens a quote, and the third closes it."""
+    rows = 'id\ttext\n1\t"He ran .\n2\tShe sat .\n3\tThey slept ."\n'
+    assert read(tmp_path / "a.tsv", rows) == [b'"He ran .', b"She sat .", b'They slept ."']
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_json_column_is_chosen_over_all_rows(tmp_path: Path) -> None:
         ('{"text": "b", "x": ' + "[" * 20_000 + "]" * 20_000 + "}", "nested too deep"),
         ('{"text": "b"', "isn't JSON"),
         ('{"text": ["b"]}', "found an array, expected a string"),
-        ("7", "found int"),
+        ("7", "found a number"),
     ],
 )
 def test_bad_lines_of_json_are_named(tmp_path: Path, line: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """The verb `score`: what it writes, what it refuses, how it goes on after a stop."""
 
+import fcntl
 import gzip
 import io
 import json
@@ -18,10 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from itera_lite import cli
-from itera_lite.errors import DataError, UsageError
+from itera_lite.errors import DataError, ModelFileError, UsageError
 from itera_lite.runtime import Model
 from itera_lite.runtime import lines as lines_module
 from itera_lite.runtime import score as module
+from itera_lite.runtime.find import load_model
 from itera_lite.runtime.score import score_lines
 
 # The last but one is half of a surrogate pair, which is scored as U+FFFD.
@@ -234,6 +236,33 @@ def test_resume_begins_where_there_is_nothing(corpus, model, tmp_path):
     assert score_lines(corpus, checkpoint=model.path, output=out, resume=True).lines == len(TEXTS)
     assert score_lines(corpus, checkpoint=model.path, output=out, resume=True).lines == 0
     assert len(results(out)) == len(TEXTS)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_two_at_once_never_write_to_one_output(suffix, corpus, model, tmp_path, monkeypatch):
+    """The second, begun while the first is at work or just before it, leaves the output alone."""
+    out = tmp_path / f"out.jsonl{suffix}"
+    options = {"checkpoint": model.path, "output": out}
+    with (
+        (tmp_path / "first").open("wb") as first,
+        pytest.raises(UsageError, match="another process writes to the output"),
+    ):
+        os.link(tmp_path / "first", out)
+        fcntl.flock(first, fcntl.LOCK_EX)
+        score_lines(corpus, **options)
+    assert out.read_bytes() == b""
+    out.unlink()
+
+    def load_model(path):
+        monkeypatch.undo()
+        score_lines(corpus, **options)  # meanwhile
+        return Model.load(path)
+
+    monkeypatch.setattr(module, "load_model", load_model)
+    with pytest.raises(UsageError, match="or has just done so"):
+        score_lines(corpus, **options)
+    score_lines(corpus, checkpoint=model.path, output=tmp_path / f"other{suffix}")
+    assert out.read_bytes() == (tmp_path / f"other{suffix}").read_bytes()
 
 
 def test_resume_changes_nothing_but_what_this_command_wrote(corpus, model, gguf_pair, tmp_path):
@@ -503,6 +532,21 @@ def test_no_torch_is_imported(corpus, itera_file):
     command = [sys.executable, "-c", code, "score", str(corpus), "--checkpoint", str(itera_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_an_error(tmp_path):
+    (path := tmp_path / "text.txt").write_text("a line\n" * 50_000)
+    lines = iter(lines_module.LineReader(path))
+    next(lines)
+    os.truncate(path, 1000)
+    with pytest.raises(DataError, match="became shorter while it was read"):
+        list(lines)
+
+
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "model.gguf")
+    with pytest.raises(ModelFileError, match="not a regular file"):
+        load_model(tmp_path / "model.gguf")  # and doesn't wait for a writer
 
 
 def test_a_large_file_is_read_in_pieces(model, tmp_path, monkeypatch):
