@@ -99,7 +99,7 @@ def is_own(folder: Path) -> bool:
 
 def has_training_state(folder: Path) -> bool:
     """Whether a training can go on from ``folder``."""
-    tidy(folder)
+    _settle(folder)
     return (folder / _STATE / "state.json").is_file()
 
 
