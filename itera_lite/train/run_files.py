@@ -25,6 +25,7 @@ from typing import Any
 from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import output_errors
 from itera_lite.train.checkpoint import (
+    LAST,
     has_training_state,
     is_own,
     lock_path,
@@ -35,7 +36,6 @@ from itera_lite.train.checkpoint import (
 from itera_lite.train.metrics import is_log
 
 _NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")
-_LAST = "-last"
 _LONGEST = 200  # bytes of a name; file systems take 255, and suffixes are added
 
 
@@ -48,8 +48,8 @@ def checked_name(name: str) -> str:
     problem = None
     if not _NAME.fullmatch(name):
         problem = "expected a letter, digit or underscore first, and no slash or control character"
-    elif name.endswith(_LAST):
-        problem = f"'{_LAST}' at the end is kept for the folder that another run goes on from"
+    elif name.endswith(LAST):
+        problem = f"'{LAST}' at the end is kept for the folder that another run goes on from"
     elif len(os.fsencode(name)) > _LONGEST:
         problem = f"expected at most {_LONGEST} bytes"
     if problem:
@@ -81,7 +81,7 @@ class Places:
 
     @property
     def last(self) -> Path:
-        return self.checkpoints / f"{self.name}{_LAST}"
+        return self.checkpoints / f"{self.name}{LAST}"
 
     @property
     def metrics(self) -> Path:

@@ -359,3 +359,14 @@ def test_a_folder_that_one_is_in_is_not_replaced(tmp_path, model, monkeypatch):
 
 def test_a_name_may_begin_with_any_letter():
     assert checked_name("übung") == "übung" and checked_name("日本語") == "日本語"
+
+
+def test_who_asks_whether_a_run_can_go_on_leaves_its_save_alone(tmp_path, model, monkeypatch):
+    """Between the two renames of a save the folder must stay away until the run puts it there."""
+    mine = places(tmp_path)
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda _: None)
+    with mine.claimed():
+        save_checkpoint(mine.last, *model, training_state={})
+        os.replace(mine.last, old := mine.last.with_name(".mine-last.old"))
+        assert not mine.resumable and old.is_dir()
+    assert mine.resumable and not old.is_dir()
