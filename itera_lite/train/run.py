@@ -187,7 +187,9 @@ def train(
         # What isn't given is taken from the run that goes on.
         kept = {family: settings_of(places[family]) for family in going_on}
         for settings in kept.values():
-            vocab_size = vocab_size or (None if tokenizer else settings["model"]["vocab_size"])
+            saved = settings["model"]["vocab_size"]
+            general = chosen == ["gpt2"] and saved == REFERENCE_VOCABULARY  # see prepare_general
+            vocab_size = vocab_size or (None if tokenizer or general else saved)
             precision = settings["precision"] if precision == "auto" else precision
         if batch_size is not None:
             world.share_of(batch_size)

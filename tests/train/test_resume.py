@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.train import session, validate
@@ -240,6 +241,24 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
     )[NAME]
     assert summary["valid"] == done[1]["valid"]
     assert curve(tmp_path) == curve(done[0])
+
+
+def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypatch):
+    """Its vocabulary is larger than the text alone supports."""
+    from itera_lite.train import run as module
+
+    asked = []
+
+    def general(data, size, quiet):
+        asked.append(size)
+        return prepare(data, vocab_size=300, quiet=quiet)
+
+    monkeypatch.setattr(module, "prepare_general", general)
+    monkeypatch.setattr(module, "REFERENCE_VOCABULARY", 300)
+    options = {"model": "both", "config": "reference_small", "vocab_size": None, "batch_size": 1}
+    run(text, tmp_path, tokens="32", **options)
+    run(text, tmp_path, tokens="64", resume=True, **options)
+    assert asked == [300, 300]
 
 
 def test_the_seed_is_taken_from_the_run(text, tmp_path, monkeypatch):
