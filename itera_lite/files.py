@@ -165,13 +165,6 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def follow_umask(path: Path) -> None:
-    """Give a file that a library made for its owner alone the mode of any other new file."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-
-
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write ``data`` to ``path`` atomically, making its folder where needed."""
     path = Path(path)

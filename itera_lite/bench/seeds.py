@@ -14,8 +14,11 @@ from itera_lite.errors import DataError, UsageError
 from itera_lite.files import check_writable, write_json
 from itera_lite.quantities import minutes_of, number_of, seed_of, threads_of, whole_number
 from itera_lite.train.budget import Budget
+from itera_lite.train.checkpoint import lock_path
+from itera_lite.train.run_files import locked
 
 MOST_RUNS = 10_000
+DEFAULT_VOCABULARY = 2048
 
 
 def bench_seeds(
@@ -27,14 +30,15 @@ def bench_seeds(
     minutes: float | None = None,
     tokens: str | None = None,
     equal_time: bool = False,
-    vocab_size: int = 2048,
+    vocab_size: int = DEFAULT_VOCABULARY,
     threads: int | None = None,
     results: Path = Path("results"),
 ) -> dict[str, Any]:
     """Train both models with several seeds.
 
     Each run has the same budget: equal tokens, or equal training time. Adds to seeds.json,
-    which the report reads; a run that is there already (same name, seed and budget) is kept.
+    which the report reads; a run that is there already (same name, seed, budget and vocabulary)
+    is kept.
 
     With ``equal_time``, both training speeds are measured first, in turns, and the faster
     model is also trained on the tokens that it reads while the slower one reads ``tokens``:
@@ -71,10 +75,28 @@ def bench_seeds(
         raise UsageError("--equal-time adds to runs of equal --tokens; --minutes is equal time")
     path = Path(results) / "seeds.json"
     check_writable(path)
-    record: dict[str, Any] = {"runs": []}
-    if path.exists():
-        record = _read(path)
-    mark = {"data": data, "amount": tokens or minutes}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock_path(path), path.name):
+        return _run(
+            *(path, data, config, range(first_seed, first_seed + seeds), minutes, tokens),
+            *(equal_time, vocab_size, threads),
+        )
+
+
+def _run(
+    path: Path,
+    data: str,
+    config: str,
+    seeds: range,
+    minutes: float | None,
+    tokens: str | None,
+    equal_time: bool,
+    vocab_size: int,
+    threads: int | None,
+) -> dict[str, Any]:
+    """The runs that the file at ``path`` lacks, which nobody else writes meanwhile."""
+    record: dict[str, Any] = _read(path) if path.exists() else {"runs": []}
+    mark = {"data": data, "amount": tokens or minutes, "vocab_size": vocab_size}
     options: dict[str, Any] = {"config": config, "vocab_size": vocab_size, "threads": threads}
     speeds: dict[Family, float] = {}
     if equal_time:
@@ -85,11 +107,11 @@ def bench_seeds(
     def add(family: Family, seed: int, budget: str, wanted: str | None) -> None:
         """Train once, unless seeds.json has the run."""
         run = {"name": f"{NAMES[family]}_{config}", "seed": seed, "budget": budget, **mark}
-        if not any(run.items() <= old.items() for old in record["runs"]):
+        if not any(run.items() <= _marked(old).items() for old in record["runs"]):
             made = _train(data, family, seed, minutes, wanted, options)
             _write(record, path, run | made)
 
-    for seed in range(first_seed, first_seed + seeds):
+    for seed in seeds:
         for family in NAMES:
             add(family, seed, "tokens" if tokens else "time", tokens)
         if speeds:
@@ -98,6 +120,11 @@ def bench_seeds(
             add(faster, seed, "time", str(round(more)))
             _copy(record, path, f"{NAMES[slower]}_{config}", seed, mark)
     return record
+
+
+def _marked(run: dict[str, Any]) -> dict[str, Any]:
+    """A run with its vocabulary, which older files don't say: it was the default one."""
+    return {"vocab_size": DEFAULT_VOCABULARY, **run}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -153,7 +180,8 @@ def _train(
 def _copy(record: dict[str, Any], path: Path, name: str, seed: int, mark: dict[str, Any]) -> None:
     """The slower model's run of equal tokens is its run of equal time as well."""
     run = {"name": name, "seed": seed, **mark}
-    found = {old["budget"]: old for old in record["runs"] if run.items() <= old.items()}
+    known = [old for old in record["runs"] if run.items() <= _marked(old).items()]
+    found = {old["budget"]: old for old in known}
     if "time" not in found:
         _write(record, path, found["tokens"] | {"budget": "time"})
 
@@ -176,6 +204,8 @@ def _speeds(
     from itera_lite.bench.steps import training_speeds
 
     known, key = record.setdefault("speeds", {}), f"{config}, batch {batch_size}"
+    if vocab_size != DEFAULT_VOCABULARY:
+        key += f", vocabulary {vocab_size}"
     if key not in known:
         known[key] = training_speeds(config, vocab_size, batch_size, threads)
         write_json(path, record)

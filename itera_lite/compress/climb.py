@@ -18,6 +18,7 @@ from itera_lite.bench.energy import DEFAULT_WATTS
 from itera_lite.bench.provenance import provenance
 from itera_lite.bench.stats import stat
 from itera_lite.compress.rungs import (
+    QUANTIZED,
     REFERENCES,
     STAGES,
     Plan,
@@ -36,7 +37,6 @@ from itera_lite.model.cost import cost
 from itera_lite.train.checkpoint import load_checkpoint
 
 WINDOW = TrainConfig().seq_len
-QUANTIZED = ("q8_0", "q4_0")  # stages that leave a file
 
 
 @dataclass
@@ -183,7 +183,7 @@ def model_file(folder: Path) -> Path:
     if len(files) != 1:
         raise IteraError(
             f"'{folder}' holds {len(files)} GGUF files: expected the one that "
-            "`itera compress quantize` wrote. Delete the folder, and run again"
+            "`itera compress quantize` wrote. Delete the folder, and run again with --overwrite"
         )
     return files[0]
 

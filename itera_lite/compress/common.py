@@ -22,10 +22,8 @@ from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.budget import Budget, budget_of
 from itera_lite.train.checkpoint import (
-    is_own,
     load_checkpoint,
     move_checkpoint,
-    remove_checkpoint,
     save_checkpoint,
 )
 from itera_lite.train.resume import Places
@@ -189,13 +187,10 @@ def adopt(trial: Places, places: Places, summary: dict[str, Any]) -> None:
     Args:
         summary: what is written there; the name in it becomes the result's.
     """
+    places.forget()
     move_checkpoint(trial.best, places.best)
-    if is_own(places.last):  # what a model that is replaced would have gone on from
-        remove_checkpoint(places.last)
     if trial.metrics.exists():
         write_text(places.metrics, trial.metrics.read_text(encoding="utf-8"))
-    else:
-        places.metrics.unlink(missing_ok=True)
     summary["name"] = places.name
     if "file" in summary["compress"]:
         summary["compress"]["file"] = str(places.best / Path(summary["compress"]["file"]).name)
@@ -214,6 +209,7 @@ def save_untrained(
 ) -> dict[str, Any]:
     """Write a result that no training followed, with the summary that a training would have
     written, but for what is about training."""
+    places.forget()
     save_checkpoint(places.best, model, dataset.tokenizer)
     summary: dict[str, Any] = {
         **description(places.name, model.config, valid, TrainConfig().seq_len),

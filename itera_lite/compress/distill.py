@@ -13,8 +13,10 @@ from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
 from itera_lite.train.budget import budget_of
+from itera_lite.train.checkpoint import lock_path
 from itera_lite.train.precision import Precision
 from itera_lite.train.resume import Places
+from itera_lite.train.run_files import locked
 from itera_lite.train.session import Setting, run_training, threads_restored
 
 
@@ -99,7 +101,9 @@ def distill(
     if compare:
         from itera_lite.compress.distill_compare import compare_distillation
 
-        with threads_restored():
+        file = lock_path(places.results / f"{places.name}_comparison.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(file, places.name), threads_restored():
             setting = Setting.prepare(precision, threads, quiet)
             return compare_distillation(
                 *(lesson, objective, budget, places, setting, seeds, seed), overwrite=overwrite

@@ -19,7 +19,6 @@ from itera_lite.compress.mixture import Usage
 from itera_lite.config import TrainConfig
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
-from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
 from itera_lite.train.session import Setting, first_bytes, run_training, threads_restored
@@ -152,9 +151,8 @@ def experts(
                     resume=resume and places.resumable,
                     patience=0,
                     notes=notes,
+                    scored=lambda bpb: record["bpb"].update(trained=bpb),
                 )
-                record["bpb"]["trained"] = summary["valid"]["bpb"]
-                write_json(places.summary, summary)
             if not quiet:
                 print(_in_words(summary))
             return summary

@@ -132,6 +132,7 @@ def quantize(
         notes = {"compress": record}
         documents: list[bytes] = []
         if data is None:
+            places.forget()
             save_checkpoint(places.best, rounded(start.model, kinds), start.tokenizer)
             summary: dict[str, Any] = {
                 "name": places.name,

@@ -23,6 +23,7 @@ from itera_lite.train.session import Setting, run_training
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains yet without
 DROPOUT = 0.1
+QUANTIZED = ("q8_0", "q4_0")  # stages that leave a file
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ class Plan:
         path = self.results / f"{stage}{self.suffix}_summary.json"
         if not is_file(path) or not is_file(self.folder(stage) / "model.safetensors"):
             return None
-        return read_object(path, IteraError)
+        made = read_object(path, IteraError)
+        lacks_file = stage in QUANTIZED and "file" not in (made.get("compress") or {})
+        return None if lacks_file else made
 
 
 @dataclass(frozen=True)

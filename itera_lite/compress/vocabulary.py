@@ -21,7 +21,6 @@ from itera_lite.compress.vocabulary_size import choose
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
 from itera_lite.train.resume import Places
@@ -193,9 +192,8 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
             resume=wish.resume and places.resumable,
             patience=0,
             notes={"compress": record},
+            scored=lambda bpb: record["bpb"].update(adapted=bpb),
         )
-        record["bpb"]["adapted"] = summary["valid"]["bpb"]
-        write_json(places.summary, summary)
     if not setting.quiet:
         print(_in_words(summary, start, dataset))
     return summary

@@ -83,7 +83,7 @@ def choose(
         rows, tried = [], {size: Places(f"{places.name}_{size}", *folders) for size in sizes}
         for size, trial in tried.items():
             if not (resume and exists(trial.summary)):
-                if not resume:
+                if not (resume and trial.resumable):
                     trial.discard()
                 with trial.claimed(resume=resume):
                     resize(size, trial)

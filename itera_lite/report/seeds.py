@@ -13,17 +13,17 @@ Runs = list[dict[str, Any]]
 
 
 def of_one_budget(seeds: Runs, names: Sequence[str], kind: str) -> list[Runs]:
-    """Each name's runs of a kind of budget, ``time`` or ``tokens``, and of one amount.
+    """Each name's runs of a kind of budget, ``time`` or ``tokens``, of one amount and vocabulary.
 
-    Of several amounts the one with the most seeds on all sides is taken, then the one with
-    the most tokens: a mixture would compare lengths, not models. Without an amount that all
-    sides have, whatever there is of each.
+    Of several the one with the most seeds on all sides is taken, then the one with
+    the most tokens: a mixture would compare lengths, not models. Without one that all sides
+    have, whatever there is of each.
     """
     usable = [r for r in seeds if r.get("budget") == kind and number(r, "valid_bpb") is not None]
-    groups: dict[tuple[str, str], list[Runs]] = defaultdict(lambda: [[] for _ in names])
+    groups: dict[tuple[str, str, str], list[Runs]] = defaultdict(lambda: [[] for _ in names])
     for run in usable:
         if run.get("name") in names:
-            of = (str(run.get("data")), str(run.get("amount")))
+            of = (str(run.get("data")), str(run.get("amount")), str(run.get("vocab_size", 2048)))
             groups[of][names.index(run["name"])].append(run)
     found = max(groups.values(), key=_worth) if groups else []
     if found and all(found):

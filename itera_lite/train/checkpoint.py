@@ -41,6 +41,7 @@ from itera_lite.reading import is_folder, read_object
 PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # that a vocabulary is rounded up to
 _STATE_PARTS = ("identity", "state", "loader", "window")  # of a training state
 _ANEW = "Train anew with --overwrite, or another --name"
+LAST = "-last"  # ends the name of the folder that a run goes on from
 _STATE = "training_state"
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
@@ -99,7 +100,7 @@ def is_own(folder: Path) -> bool:
 
 def has_training_state(folder: Path) -> bool:
     """Whether a training can go on from ``folder``."""
-    tidy(folder)
+    _settle(folder)
     return (folder / _STATE / "state.json").is_file()
 
 
@@ -134,10 +135,10 @@ def move_checkpoint(source: Path, folder: Path) -> None:
 
 
 def lock_path(folder: Path) -> Path:
-    """The file that a run which writes ``folder`` holds a lock on."""
+    """The file that a run which writes ``folder`` holds a lock on: one for both its folders."""
     if not folder.name:  # `.` and `/`
         folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.lock")
+    return folder.with_name(f".{folder.name.removesuffix(LAST)}.lock")
 
 
 def _old(folder: Path) -> Path:

@@ -32,6 +32,16 @@ def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, out.getvalue())
 
 
+def is_log(path: Path) -> bool:
+    """Whether a file is a training log; an empty one may be replaced too."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            first = file.readline()
+    except (OSError, ValueError):
+        return False
+    return not first or first.startswith(COLUMNS[0] + ",")
+
+
 def _short(value: float) -> float | int | str:
     return value if isinstance(value, int) else f"{value:.7g}"
 

@@ -103,9 +103,18 @@ def go_on(trainer: Trainer) -> None:
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
         raise _damaged(trainer.places, error) from None
     trainer.state = state
+    # The run may be evaluated less often than before.
+    state.evaluations = min(state.evaluations, int(trainer.progress * trainer.evaluations))
     before = Budget(**settings["budget"])
     if before != trainer.budget:
         _extend(trainer, before)
+    if not trainer.places.best.is_dir():
+        if state.ended:
+            raise CheckpointError(
+                f"the best model, '{trainer.places.best}', isn't there any more: go on with a "
+                "larger budget, or train anew with --overwrite"
+            )
+        state.best = State().best  # the next evaluation writes one
 
 
 def _extend(trainer: Trainer, before: Budget) -> None:

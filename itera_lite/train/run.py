@@ -58,7 +58,7 @@ def train(
     lr_embedding: float | None = None,
     lr_other: float | None = None,
     weight_decay: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -94,7 +94,7 @@ def train(
         lr_embedding: Learning rate of AdamW for the embedding.
         lr_other: Learning rate of AdamW for everything else.
         weight_decay: Decoupled weight decay.
-        seed: Of the weights and of the order of the text.
+        seed: Of the weights and of the order of the text; 0 by default.
         name: Name of the run; by default model and size, such as itera_lite_tiny.
         resume: Go on where the run of this name was stopped. Its settings are taken from there;
             a larger budget extends it.
@@ -123,7 +123,8 @@ def train(
         finite_number("epochs", epochs, above=0)
     whole_number("evaluations", evaluations)
     whole_number("patience", patience, least=0)
-    seed = seed_of(seed)
+    if seed is not None:
+        seed_of(seed)
     if threads is not None:
         threads_of(threads)
     if params is not None and config != "tiny":
@@ -167,7 +168,7 @@ def train(
     # What can fail without the text fails before it is prepared.
     for family in chosen:
         shape = shape_of(family, vocab_size or DEFAULT_VOCABULARY)
-        asked = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), wishes, seed)
+        asked = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), wishes)
         if asked.seq_len > shape.max_seq_len:
             raise UsageError(
                 f"--seq-len {asked.seq_len}: this model reads at most {shape.max_seq_len} tokens"
@@ -186,7 +187,9 @@ def train(
         # What isn't given is taken from the run that goes on.
         kept = {family: settings_of(places[family]) for family in going_on}
         for settings in kept.values():
-            vocab_size = vocab_size or (None if tokenizer else settings["model"]["vocab_size"])
+            saved = settings["model"]["vocab_size"]
+            general = chosen == ["gpt2"] and saved == REFERENCE_VOCABULARY  # see prepare_general
+            vocab_size = vocab_size or (None if tokenizer or general else saved)
             precision = settings["precision"] if precision == "auto" else precision
         if batch_size is not None:
             world.share_of(batch_size)
@@ -211,16 +214,17 @@ def train(
         for family in chosen:
             shape = shape_of(family, dataset.tokenizer.vocab_size)
             budget = budget_of(dataset, epochs, minutes, tokens)
-            own = dict(wishes)
+            own, first_seed = dict(wishes), 0
             if family in kept:
                 if not given:
                     budget = Budget(**kept[family]["budget"])
                 own = {key: kept[family]["train"].get(key) for key in own} | {
                     key: value for key, value in own.items() if value is not None
                 }
+                first_seed = kept[family]["train"].get("seed", 0)
             summaries[places[family].name] = run_training(
                 shape,
-                train_config(shape, budget, own, seed),
+                train_config(shape, budget, own, first_seed if seed is None else seed),
                 dataset,
                 budget,
                 places[family],

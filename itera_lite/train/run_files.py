@@ -25,6 +25,7 @@ from typing import Any
 from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import output_errors
 from itera_lite.train.checkpoint import (
+    LAST,
     has_training_state,
     is_own,
     lock_path,
@@ -32,9 +33,9 @@ from itera_lite.train.checkpoint import (
     sweep,
     tidy,
 )
+from itera_lite.train.metrics import is_log
 
-_NAME = re.compile(r"[A-Za-z0-9_][^/\\\x00-\x1f\x7f]*")
-_LAST = "-last"
+_NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")
 _LONGEST = 200  # bytes of a name; file systems take 255, and suffixes are added
 
 
@@ -47,8 +48,8 @@ def checked_name(name: str) -> str:
     problem = None
     if not _NAME.fullmatch(name):
         problem = "expected a letter, digit or underscore first, and no slash or control character"
-    elif name.endswith(_LAST):
-        problem = f"'{_LAST}' at the end is kept for the folder that another run goes on from"
+    elif name.endswith(LAST):
+        problem = f"'{LAST}' at the end is kept for the folder that another run goes on from"
     elif len(os.fsencode(name)) > _LONGEST:
         problem = f"expected at most {_LONGEST} bytes"
     if problem:
@@ -80,7 +81,7 @@ class Places:
 
     @property
     def last(self) -> Path:
-        return self.checkpoints / f"{self.name}{_LAST}"
+        return self.checkpoints / f"{self.name}{LAST}"
 
     @property
     def metrics(self) -> Path:
@@ -112,15 +113,14 @@ class Places:
             raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
         made = [*_make_folder(self.checkpoints), *_make_folder(self.results)]
         try:
-            with _locked(lock_path(self.best), self.name):
+            with locked(lock_path(self.best), self.name):
                 sweep(self.best)
                 sweep(self.last)
                 for folder in (self.best, self.last):
                     tidy(folder)
                     self._refuse_foreign(folder)
-                for file in (self.metrics, self.summary):
-                    if file.is_dir():
-                        raise UsageError(f"'{file}' is a folder, where a result is to be written")
+                    self._refuse_place(folder)
+                self._refuse_results()
                 if not overwrite:
                     self._refuse_model(resume)
                 yield
@@ -133,9 +133,14 @@ class Places:
 
     def discard(self) -> None:
         """Remove the run's own files, and nothing that lies beside them."""
-        for folder in (self.best, self.last):
-            if is_own(folder):
-                remove_checkpoint(folder)
+        self.forget()
+        if is_own(self.best):
+            remove_checkpoint(self.best)
+
+    def forget(self) -> None:
+        """Remove what would go on from, or describe, the model that is about to be replaced."""
+        if is_own(self.last):
+            remove_checkpoint(self.last)
         for file in (self.metrics, self.summary):
             file.unlink(missing_ok=True)
 
@@ -158,10 +163,47 @@ class Places:
             "Give another --name, or another folder with --checkpoints"
         )
 
+    def _refuse_place(self, folder: Path) -> None:
+        """Raises where a folder can't be put in the place of ``folder``, which a save does."""
+        place = Path(os.path.realpath(folder))
+        if place in (here := Path.cwd(), *here.parents):
+            raise UsageError(
+                f"'{folder}' is the current folder, or holds it, and a save puts a new folder in "
+                "its place: change to another one first"
+            )
+        if folder.is_symlink():
+            _make_folder(place.parent)  # where the new one is written first
+
+    def _refuse_results(self) -> None:
+        """Raises `UsageError` where a result's file holds something that no run has written."""
+        for file, is_ours in ((self.metrics, is_log), (self.summary, self._is_summary)):
+            if file.is_dir():
+                raise UsageError(f"'{file}' is a folder, where a result is to be written")
+            if os.path.lexists(file) and not is_ours(file):
+                raise UsageError(
+                    f"'{file}', where a result is to be written, holds something that Itera-Lite "
+                    "didn't write. It isn't touched: give another --name or --results"
+                )
+
+    def _is_summary(self, file: Path) -> bool:
+        """Whether a file holds a summary of this name; an empty one may be replaced too."""
+        try:
+            text = file.read_text(encoding="utf-8")
+            return not text or json.loads(text)["name"] == self.name
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return False
+
     def _refuse_model(self, resume: bool) -> None:
         if resume and self.resumable:
             return
         taken = [folder for folder in (self.best, self.last) if is_own(folder)]
+        left = [file for file in (self.summary, self.metrics) if os.path.lexists(file)]
+        if left and not taken:
+            raise UsageError(
+                f"'{left[0]}' is the result of another run of this name, whose model isn't in "
+                f"'{self.checkpoints}'{self._known()}: --overwrite replaces it, another --name or "
+                "--results leaves it as it is"
+            )
         if taken:
             going_on = "" if resume or not self.resumable else "--resume goes on with it, "
             if resume:
@@ -204,7 +246,7 @@ def _make_folder(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _locked(path: Path, name: str) -> Iterator[None]:
+def locked(path: Path, name: str) -> Iterator[None]:
     """Hold the lock file at ``path``, which says who holds it, or refuse."""
     with output_errors(path):
         file = _lock(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +89,7 @@ def run_training(
     patience: int = 6,
     evaluations: int = EVALUATIONS,
     notes: dict[str, Any] | None = None,
+    scored: Callable[[float], None] | None = None,
     final_bytes: int = FINAL_BYTES,
 ) -> dict[str, Any]:
     """Train a model, score its best checkpoint, write and return the summary.
@@ -102,6 +103,8 @@ def run_training(
         objective: what a step minimises; the next token by default.
         resume: go on where the run of this name was stopped.
         notes: more for the summary, such as what the run began from.
+        scored: is told the last score, in bits per byte, before the summary is written; it may
+            add to ``notes``.
         final_bytes: of validation text for the last score.
     """
     world = setting.world
@@ -119,14 +122,16 @@ def run_training(
         go_on(trainer)
         if (kept := _kept_summary(trainer)) is not None:
             return kept
+        if world.leads:  # it describes the model that is trained further
+            places.summary.unlink(missing_ok=True)
     elif world.leads:  # what a run before this one has left, and which may be replaced
-        places.summary.unlink(missing_ok=True)
+        places.forget()
     trainer.run()
     summary: dict[str, Any] = {}
 
     def finish() -> None:
         nonlocal summary
-        summary = _finish(trainer, spec, setting.problem, notes or {}, final_bytes)
+        summary = _finish(trainer, spec, setting.problem, notes or {}, scored, final_bytes)
 
     world.lead(finish)
     return summary
@@ -157,6 +162,7 @@ def _finish(
     spec: str,
     problem: str | None,
     notes: dict[str, Any],
+    scored: Callable[[float], None] | None,
     final_bytes: int,
 ) -> dict[str, Any]:
     """Score the best model on the validation text, in float32, and write the summary."""
@@ -164,6 +170,8 @@ def _finish(
     model, tokenizer = load_checkpoint(places.best)
     texts = first_bytes(dataset.documents("valid"), final_bytes)
     score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
+    if scored:
+        scored(score.bpb)
     manifest = dataset.manifest
     train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train")) - 1
     speed = trainer.tokens / state.seconds

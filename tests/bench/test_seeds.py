@@ -1,12 +1,14 @@
 """`itera bench seeds`: every run once, and nothing repeated."""
 
+import fcntl
 import json
 
 import pytest
 
-from itera_lite.bench import steps
+from itera_lite.bench import seeds, steps
 from itera_lite.bench.seeds import bench_seeds
 from itera_lite.errors import DataError, IteraError, UsageError
+from itera_lite.report.seeds import of_one_budget
 from tests.train.small import make_small
 
 
@@ -35,6 +37,25 @@ def test_runs_are_added_once(text, tmp_path):
     assert again == first == json.loads((tmp_path / "seeds.json").read_text())
 
 
+def test_runs_of_another_vocabulary_are_others(text, tmp_path):
+    options = {"tokens": "9K", "threads": 1, "results": tmp_path}
+    bench_seeds(str(text), seeds=2, vocab_size=300, **options)
+    runs = bench_seeds(str(text), seeds=2, vocab_size=290, **options)["runs"]
+    assert [run["vocab_size"] for run in runs] == 4 * [300] + 4 * [290]
+    assert seeds._marked({"name": "of an older file"})["vocab_size"] == 2048
+    (taken,) = {len(side) for side in of_one_budget(runs, ("itera_lite_tiny",), "tokens")}
+    assert taken == 2
+
+
+def test_two_processes_never_write_one_file(tmp_path):
+    """Each would write the runs of the other away."""
+    (tmp_path / ".seeds.json.lock").touch()
+    with open(tmp_path / ".seeds.json.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UsageError, match=r"seeds\.json' is in use"):
+            bench_seeds("nowhere", tokens="9K", results=tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": 1}', '{"runs": [1]}'])
 def test_a_damaged_file_is_left_alone(content, tmp_path):
     (path := tmp_path / "seeds.json").write_text(content)
@@ -53,7 +74,7 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
     monkeypatch.setattr(steps, "training_speeds", speeds)
     options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
     record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
-    assert record["speeds"] == {"tiny, batch 8": speeds("tiny")}
+    assert record["speeds"] == {"tiny, batch 8, vocabulary 300": speeds("tiny")}
     runs = {(r["name"], r["seed"], r["budget"]): r for r in record["runs"]}
     assert len(runs) == len(record["runs"]) == 8
     for seed in (0, 1):

@@ -165,6 +165,18 @@ def test_a_teacher_of_ones_own_is_taken(text, climbed, small):
     assert not (climbed / "c" / "teacher").exists()
 
 
+def test_a_quantised_rung_without_its_file_is_not_finished(text, climbed, small):
+    path = climbed / "r" / "ladder" / "q8_0_summary.json"
+    summary = json.loads(path.read_text())
+    del summary["compress"]["file"]
+    path.write_text(json.dumps(summary))
+    (climbed / "c" / "q8_0" / "model-q8_0.gguf").unlink()
+    with pytest.raises(UsageError, match=r"q8_0' holds a model already.*--overwrite replaces it"):
+        climb_it(text, climbed)
+    climb_it(text, climbed, overwrite=True)
+    assert json.loads(path.read_text())["compress"]["file"]
+
+
 def test_a_damaged_summary_is_named(text, climbed, small):
     (climbed / "r" / "ladder" / "itera_summary.json").write_text("{")
     with pytest.raises(IteraError, match=r"itera_summary.json.*damaged"):

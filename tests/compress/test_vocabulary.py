@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from itera_lite.compress import vocabulary_size
+from itera_lite.compress import common, vocabulary_size
 from itera_lite.compress.vocabulary import carry_over, pieces_of, vocab
 from itera_lite.compress.vocabulary_size import Row, cheapest
 from itera_lite.data.shards import prepare
@@ -14,6 +14,7 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.runtime import Model
+from itera_lite.train import session
 from itera_lite.train.checkpoint import load_checkpoint
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
@@ -122,6 +123,43 @@ def test_auto_tries_what_fits_and_says_why(save, text, tmp_path, monkeypatch, ca
     assert "as it was" in shown and "chosen" in shown and sizes["rule"] in shown
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["best"]
     assert json.loads((tmp_path / "r" / "best_summary.json").read_text()) == summary
+
+
+def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_path, monkeypatch):
+    monkeypatch.setattr(vocabulary_size, "SIZES", (270, 290))
+    options = {"data": str(text), "auto": True, "minutes": 0, "name": "best", **out(tmp_path)}
+    checkpoint, original, saved = save(ITERA), common.save_checkpoint, []
+
+    def cut(folder, *parts):
+        original(folder, *parts)
+        saved.append(folder.name)
+        if saved == ["best_270", "best_290"]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(common, "save_checkpoint", cut)
+    with pytest.raises(KeyboardInterrupt):
+        vocab(checkpoint, **options)
+    summary = vocab(checkpoint, resume=True, **options)
+    assert saved == ["best_270", "best_290", "best_290"]
+    assert [row["size"] for row in summary["compress"]["sizes"]["tried"]] == [270, 290]
+
+
+def test_a_summary_is_whole_from_its_first_writing_on(save, text, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(session, "write_json", lambda path, value: written.append(dict(value)))
+    summary = vocab(save(ITERA), data=str(text), size=280, tokens="8K", **out(tmp_path))
+    assert written == [summary]
+    assert written[0]["compress"]["bpb"]["adapted"] == summary["valid"]["bpb"]
+
+
+def test_a_replaced_model_leaves_nothing_that_goes_on_from_it(save, text, tmp_path):
+    checkpoint = save(ITERA)
+    options = {"data": str(text), "size": 280, "name": "mine", **out(tmp_path)}
+    vocab(checkpoint, tokens="8K", **options)
+    assert (tmp_path / "c" / "mine-last").is_dir()
+    vocab(checkpoint, minutes=0, overwrite=True, **options)
+    assert not (tmp_path / "c" / "mine-last").exists()
+    assert not (tmp_path / "r" / "mine_metrics.csv").exists()
 
 
 @pytest.mark.parametrize(("bpb", "warned"), [(1.005, False), (1.2, True)])

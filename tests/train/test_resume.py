@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.train import session, validate
@@ -22,6 +23,7 @@ from itera_lite.train.interrupt import Stopped
 from itera_lite.train.loop import Trainer
 from itera_lite.train.run import train
 from itera_lite.train.sizing import fit_to
+from tests.train.small import make_small
 from tests.train.test_train import SETTINGS, curve, run
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -31,8 +33,6 @@ NAME = "itera_lite_tiny"
 @pytest.fixture(scope="module")
 def done(text, tmp_path_factory):
     """A finished run."""
-    from tests.train.small import make_small
-
     out = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
         make_small(patch)
@@ -243,6 +243,49 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
     assert curve(tmp_path) == curve(done[0])
 
 
+def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypatch):
+    """Its vocabulary is larger than the text alone supports."""
+    from itera_lite.train import run as module
+
+    asked = []
+
+    def general(data, size, quiet):
+        asked.append(size)
+        return prepare(data, vocab_size=300, quiet=quiet)
+
+    monkeypatch.setattr(module, "prepare_general", general)
+    monkeypatch.setattr(module, "REFERENCE_VOCABULARY", 300)
+    options = {"model": "both", "config": "reference_small", "vocab_size": None, "batch_size": 1}
+    run(text, tmp_path, tokens="32", **options)
+    run(text, tmp_path, tokens="64", resume=True, **options)
+    assert asked == [300, 300]
+
+
+def test_the_seed_is_taken_from_the_run(text, tmp_path, monkeypatch):
+    stop_at(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        run(text, tmp_path, seed=5)
+    monkeypatch.undo()
+    make_small(monkeypatch)
+    assert run(text, tmp_path, resume=True)[NAME]["train"]["seed"] == 5
+
+
+def test_a_run_that_is_evaluated_less_often_later_is_still_evaluated(text, tmp_path):
+    run(text, tmp_path, evaluations=20)
+    run(text, tmp_path, resume=True, evaluations=4, tokens="24K")
+    steps = [int(row["step"]) for row in curve(tmp_path) if row["valid_bpb"]]
+    assert sum(step > 63 for step in steps) >= 2
+
+
+def test_a_best_model_that_is_gone_is_made_again_or_named(text, done, tmp_path):
+    shutil.copytree(done[0], tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "c" / NAME)
+    with pytest.raises(CheckpointError, match="isn't there any more"):
+        run(text, tmp_path / "copy", resume=True)
+    run(text, tmp_path / "copy", resume=True, tokens="12K")
+    assert (tmp_path / "copy" / "c" / NAME / "config.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("wishes", "words"),
     [
@@ -319,7 +362,9 @@ def test_damaged_parts_of_a_training_state_are_named(text, done, tmp_path):
         ("state", None),
     ):
         path.write_text(json.dumps(whole | {part: value}))
-        with pytest.raises((CheckpointError, DataError), match=r"can't be used|position"):
+        with pytest.raises(
+            (CheckpointError, DataError), match=r"can't be used|position|is damaged"
+        ):
             run(text, tmp_path / "copy", resume=True, tokens="16K")
 
 

@@ -13,6 +13,7 @@ from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import replacing, write_json, write_text
 from itera_lite.train import checkpoint
 from itera_lite.train.checkpoint import is_own, load_checkpoint, save_checkpoint, tidy
+from itera_lite.train.metrics import write_metrics
 from itera_lite.train.run_files import Places, checked_name
 
 
@@ -73,7 +74,7 @@ def test_a_model_of_another_program_is_never_taken(tmp_path):
 def test_a_model_is_replaced_only_when_asked(tmp_path, model):
     mine = places(tmp_path)
     save_checkpoint(mine.best, *model)
-    write_json(mine.summary, {"valid": {"bpb": 1.25}})
+    write_json(mine.summary, {"name": "mine", "valid": {"bpb": 1.25}})
     with (
         pytest.raises(UsageError, match=r"1\.2500 bits per byte.*--overwrite replaces it"),
         mine.claimed(),
@@ -307,3 +308,65 @@ def test_a_reader_waits_for_a_save_that_is_going_on(tmp_path, model, monkeypatch
         timer.join()
         assert old.exists(), "the writer's own folder is left to it"
     assert checkpoint.is_own(mine.best)
+
+
+@pytest.mark.parametrize("suffix", ["summary.json", "metrics.csv"])
+@pytest.mark.parametrize("content", ["my notes", '{"name": "another"}', '[{"name": "mine"}]'])
+def test_a_file_of_the_users_is_never_taken_for_a_result(tmp_path, suffix, content):
+    write_text(path := tmp_path / "r" / f"mine_{suffix}", content)
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with (
+            pytest.raises(UsageError, match="holds something that Itera-Lite didn't write"),
+            places(tmp_path).claimed(**options),
+        ):
+            pass
+    assert path.read_text() == content
+
+
+def test_the_results_of_a_model_elsewhere_are_replaced_only_when_asked(tmp_path, model):
+    first = Places("mine", tmp_path / "first", tmp_path / "r")
+    save_checkpoint(first.best, *model)
+    write_json(first.summary, {"name": "mine"})
+    write_metrics(first.metrics, [{"step": 1}])
+    with pytest.raises(UsageError, match="result of another run"), places(tmp_path).claimed():
+        pass
+    assert json.loads(first.summary.read_text()) == {"name": "mine"}
+    with places(tmp_path).claimed(overwrite=True):
+        pass
+
+
+def test_what_describes_a_replaced_model_goes(tmp_path, model):
+    mine = places(tmp_path)
+    for folder in (mine.best, mine.last):
+        save_checkpoint(folder, *model, training_state={})
+    write_text(mine.last / "notes.txt", "mine")
+    write_json(mine.summary, {"name": "mine"})
+    mine.forget()
+    assert is_own(mine.best) and not mine.resumable and not mine.summary.exists()
+    assert (mine.last / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_that_one_is_in_is_not_replaced(tmp_path, model, monkeypatch):
+    mine = places(tmp_path)
+    save_checkpoint(mine.best, *model)
+    monkeypatch.chdir(mine.best)
+    with (
+        pytest.raises(UsageError, match="is the current folder"),
+        Places("mine", Path(".."), Path("../../r")).claimed(overwrite=True),
+    ):
+        pass
+
+
+def test_a_name_may_begin_with_any_letter():
+    assert checked_name("übung") == "übung" and checked_name("日本語") == "日本語"
+
+
+def test_who_asks_whether_a_run_can_go_on_leaves_its_save_alone(tmp_path, model, monkeypatch):
+    """Between the two renames of a save the folder must stay away until the run puts it there."""
+    mine = places(tmp_path)
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda _: None)
+    with mine.claimed():
+        save_checkpoint(mine.last, *model, training_state={})
+        os.replace(mine.last, old := mine.last.with_name(".mine-last.old"))
+        assert not mine.resumable and old.is_dir()
+    assert mine.resumable and not old.is_dir()
