@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.bench.provenance import provenance
-from itera_lite.compress.rungs import REFERENCES, STAGES, Plan, stages
+from itera_lite.compress.rungs import (
+    REFERENCES,
+    STAGES,
+    Plan,
+    is_finished,
+    note_options,
+    stages,
+)
 from itera_lite.compress.targets import show, targets_of
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
@@ -66,7 +73,8 @@ def ladder(
         precision: Of the trainings' matrix products.
         threads: Processor threads of the trainings; text is always written with one.
         quiet: No progress.
-        overwrite: Replace checkpoints of stages that have no summary, and so aren't finished.
+        overwrite: Replace checkpoints of stages that aren't finished, or that were made with other
+            options.
         checkpoints: Folder of the checkpoints; by default checkpoints/ladder-DATA.
         results: Folder of the result files.
 
@@ -119,13 +127,14 @@ def ladder(
         )
     for plan in plans:
         for stage, amount in stages(plan):
-            if plan.summary(stage.name) is not None:
+            if is_finished(plan, stage):
                 if not quiet:
                     print(f"{stage.title}: finished before ({plan.folder(stage.name)})")
                 continue
             if not quiet:
                 print(f"{stage.title}: {amount:.1f} minutes")
             stage.make(plan, amount)
+            note_options(plan, stage)
 
     from itera_lite.compress.climb import measure_rungs
 

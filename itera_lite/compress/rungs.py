@@ -1,7 +1,7 @@
 """The rungs of the ladder: what each is made from, and how.
 
 A rung that is trained is a *stage*: finished when its checkpoint and its summary are there, and
-then never done again, whoever trained it.
+then not done again, unless the ladder's options are others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, Literal
 from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
 from itera_lite.data.general import prepare_general
 from itera_lite.data.shards import Dataset, prepare
-from itera_lite.errors import IteraError
+from itera_lite.errors import IteraError, UsageError
+from itera_lite.files import write_json
 from itera_lite.reading import is_file, read_object
 from itera_lite.train.budget import Budget
 from itera_lite.train.resume import Places
@@ -265,6 +266,52 @@ def stages(plan: Plan) -> Iterator[tuple[Stage, float]]:
         if plan.seed and stage in REFERENCES and stage.name != chosen_reference(plan):
             continue
         yield stage, stage.share * plan.minutes
+
+
+def _options(plan: Plan, stage: Stage) -> dict[str, Any]:
+    """What a stage depends on, of what the ladder was asked for."""
+    options: dict[str, Any] = {"data": plan.data, "minutes": plan.minutes}
+    if stage.name in ("vocabulary", "teacher", "distilled", "q8_0", "q4_0"):
+        options["size"] = plan.size
+    if stage.name in ("distilled", "q8_0", "q4_0"):
+        options["student"] = plan.student
+        options["teacher"] = None if plan.teacher is None else str(plan.teacher)
+    return options
+
+
+def note_options(plan: Plan, stage: Stage) -> None:
+    """Write into a stage's summary what it was made with, for `is_finished`."""
+    summary = plan.summary(stage.name)
+    if summary is not None:
+        write_json(
+            _places(plan, stage.name).summary,
+            summary | {"ladder": _options(plan, stage)},
+        )
+
+
+def is_finished(plan: Plan, stage: Stage) -> bool:
+    """Whether a stage needn't be made again. With ``plan.overwrite`` one that was made with other
+    options is discarded.
+
+    Raises:
+        UsageError: it was made with other options, and nobody asked to replace it.
+    """
+    summary = plan.summary(stage.name)
+    if summary is None:
+        return False
+    wanted = _options(plan, stage)
+    made = summary.get("ladder", wanted)  # earlier versions didn't write it
+    differing = [f"--{key} {made.get(key)}" for key in wanted if made.get(key) != wanted[key]]
+    if not differing:
+        return True
+    if not plan.overwrite:
+        raise UsageError(
+            f"'{plan.folder(stage.name)}' is finished, and was made with {', '.join(differing)}. "
+            "Give the same options, other folders with --checkpoints and --results, or --overwrite "
+            "to make it again"
+        )
+    _places(plan, stage.name).discard()
+    return False
 
 
 def minutes_of(summary: dict[str, Any]) -> float:

@@ -52,14 +52,12 @@ def small() -> Iterator[list[Artifact]]:
 def climb_it(text: Path, folder: Path, **options):
     return ladder(
         str(text),
-        minutes=0.004,
-        size=300,
+        **{"minutes": 0.004, "size": 300} | options,
         repeats=2,
         threads=1,
         quiet=True,
         checkpoints=folder / "c",
         results=folder / "r",
-        **options,
     )
 
 
@@ -175,6 +173,43 @@ def test_a_quantised_rung_without_its_file_is_not_finished(text, climbed, small)
         climb_it(text, climbed)
     climb_it(text, climbed, overwrite=True)
     assert json.loads(path.read_text())["compress"]["file"]
+
+
+def test_finished_stages_of_other_options_are_not_taken(text, climbed, small):
+    """They were taken, and ladder.json then said what had been asked for this time."""
+    record = climbed / "r" / "ladder.json"
+    before = record.read_bytes()
+    for options, said in (
+        ({"student": "tiny"}, "distilled' is finished, and was made with --student pico"),
+        ({"minutes": 0.008}, "reference' is finished, and was made with --minutes 0.004"),
+        ({"size": 280}, "vocabulary' is finished, and was made with --size 300"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            climb_it(text, climbed, **options)
+    assert record.read_bytes() == before
+
+
+def test_a_stage_of_other_options_is_made_again_when_asked(text, climbed, small):
+    made = []
+    plan = rungs.Plan(
+        data=str(text),
+        minutes=0.004,
+        size=300,
+        student="tiny",
+        teacher=None,
+        seed=0,
+        checkpoints=climbed / "c",
+        results=climbed / "r" / "ladder",
+        setting=None,
+        threads=1,
+        final_bytes=1000,
+        overwrite=True,
+    )
+    for stage, _ in rungs.stages(plan):
+        if not rungs.is_finished(plan, stage):
+            made.append(stage.name)
+    assert made == ["distilled", "q8_0", "q4_0"]
+    assert not (climbed / "c" / "distilled").exists() and (climbed / "c" / "itera").exists()
 
 
 def test_a_damaged_summary_is_named(text, climbed, small):
