@@ -124,8 +124,8 @@ def _transformers_writer(path: str, threads: int) -> Any:
 
 
 def _work(path: str, runtime: str, tokens: int, seed: int, threads: int) -> dict[str, float]:
-    from itera_lite.bench.energy import find_meter
     from itera_lite.bench.fresh import resident_bytes
+    from itera_lite.machine.energy import find_meter
 
     write = _engine_writer(path) if runtime == "engine" else _transformers_writer(path, threads)
     write(16, seed)

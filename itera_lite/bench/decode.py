@@ -27,13 +27,13 @@ from itera_lite.bench.decoders import (
     TorchDecoder,
     take_turns,
 )
-from itera_lite.bench.provenance import provenance
 from itera_lite.bench.shapes import SHAPES, write_shape
 from itera_lite.bench.startup import measure_startup
 from itera_lite.errors import UsageError
 from itera_lite.export.types import SCHEMES
 from itera_lite.export.weights import weight_files
 from itera_lite.files import check_writable, folder_name, write_json
+from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import MOST_THREADS, whole_number
 
 DEFAULT_CHECKPOINTS = (Path("checkpoints/itera_lite_tiny"), Path("checkpoints/transformer_tiny"))

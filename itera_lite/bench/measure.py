@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from itera_lite.bench.energy import Meter
-from itera_lite.bench.peak import synchronize
 from itera_lite.bench.stats import percentile, stat
+from itera_lite.machine.energy import Meter
+from itera_lite.machine.peak import synchronize
 from itera_lite.model import LanguageModel
 
 

@@ -79,9 +79,9 @@ def bench(
     import torch
 
     from itera_lite import kernels
-    from itera_lite.bench.energy import find_meter
     from itera_lite.bench.measure import IteraRunner, interleave
     from itera_lite.bench.table import print_table
+    from itera_lite.machine.energy import find_meter
 
     folders = [Path(folder) for folder in checkpoints or DEFAULT_CHECKPOINTS]
     names = [folder_name(folder) for folder in folders]
@@ -193,7 +193,7 @@ def _load(folders: Sequence[Path], device: str) -> list[tuple[LanguageModel, Tok
 
 
 def _default_threads(models: Sequence[LanguageModel]) -> int:
-    from itera_lite.bench.provenance import default_threads
+    from itera_lite.machine.provenance import default_threads
     from itera_lite.model.cost import cost
 
     largest = max(cost(model.config).params_total for model in models)
@@ -253,9 +253,9 @@ def _record(
     meter: Any,
     watts: float | None,
 ) -> dict[str, Any]:
-    from itera_lite.bench.energy import DEFAULT_WATTS, energy_record
     from itera_lite.bench.measure import cpu_use
     from itera_lite.bench.stats import stat
+    from itera_lite.machine.energy import DEFAULT_WATTS, energy_record
     from itera_lite.model.cost import cost
 
     costs = cost(model.config)
@@ -294,7 +294,7 @@ def _record(
 
 
 def _provenance(device: str, peers: Sequence[Peer]) -> dict[str, Any]:
-    from itera_lite.bench.provenance import provenance
+    from itera_lite.machine.provenance import provenance
 
     origin = provenance(device=device)
     if peers:

@@ -14,8 +14,6 @@ import numpy as np
 
 from itera_lite.bench.artifact import TEXT_BYTES, Artifact
 from itera_lite.bench.compare import is_number
-from itera_lite.bench.energy import DEFAULT_WATTS
-from itera_lite.bench.provenance import provenance
 from itera_lite.bench.stats import stat
 from itera_lite.compress.rungs import (
     QUANTIZED,
@@ -33,6 +31,8 @@ from itera_lite.errors import IteraError
 from itera_lite.evaluate.baselines import sample_documents
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.files import write_json
+from itera_lite.machine.energy import DEFAULT_WATTS
+from itera_lite.machine.provenance import provenance
 from itera_lite.model.cost import cost
 from itera_lite.train.checkpoint import load_checkpoint
 
@@ -251,6 +251,6 @@ def _history(plan: Plan, name: str) -> list[dict[str, Any]]:
 
 
 def _has_meter() -> bool:
-    from itera_lite.bench.energy import find_meter
+    from itera_lite.machine.energy import find_meter
 
     return find_meter() is not None

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from itera_lite.bench.provenance import provenance
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.shards import Dataset
 from itera_lite.data.tokenizer import Tokenizer
@@ -17,6 +16,7 @@ from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.files import folder_name, write_json, write_text
+from itera_lite.machine.provenance import provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of

@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from itera_lite.bench.provenance import provenance
 from itera_lite.compress.rungs import (
     REFERENCES,
     STAGES,
@@ -19,6 +18,7 @@ from itera_lite.compress.targets import show, targets_of
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
 from itera_lite.files import check_writable, write_json
+from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import minutes_of, threads_of, whole_number
 from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting, threads_restored

@@ -12,7 +12,6 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
-from itera_lite.bench.provenance import provenance
 from itera_lite.compress.common import (
     Start,
     check_numbers,
@@ -38,6 +37,7 @@ from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
+from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import bytes_of
 from itera_lite.runtime import Model
 from itera_lite.train.checkpoint import save_checkpoint

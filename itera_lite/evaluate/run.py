@@ -48,13 +48,13 @@ def evaluate(
     import torch
 
     from itera_lite import kernels
-    from itera_lite.bench.provenance import default_threads, provenance
     from itera_lite.config import preset_of
     from itera_lite.data.corpus import load_documents
     from itera_lite.evaluate.baselines import baselines as measure_baselines
     from itera_lite.evaluate.baselines import sample_documents
     from itera_lite.evaluate.bits import score_documents
     from itera_lite.evaluate.score import count_words, perplexity
+    from itera_lite.machine.provenance import default_threads, provenance
     from itera_lite.train.checkpoint import load_checkpoint
 
     if seq_len is not None:

@@ -17,8 +17,8 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from itera_lite.bench.provenance import usable_cores
 from itera_lite.files import cache_folder, write_bytes, write_text
+from itera_lite.machine.provenance import usable_cores
 
 FOLDER = Path(__file__).parent
 FLAGS = (

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from itera_lite.bench.peak import measured_peak
+from itera_lite.machine.peak import measured_peak
 
 Precision = Literal["auto", "bf16", "fp32"]
 GAIN = 1.3  # how much faster bfloat16 products must be to be worth their rounding

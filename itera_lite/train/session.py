@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from itera_lite import kernels
-from itera_lite.bench.provenance import default_threads, provenance
 from itera_lite.config import ModelConfig, TrainConfig, preset_of
 from itera_lite.data.shards import Dataset
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.files import write_json
 from itera_lite.kernels.build import keep_memory
+from itera_lite.machine.provenance import default_threads, provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import threads_of

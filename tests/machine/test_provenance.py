@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import itera_lite
-from itera_lite.bench import provenance as module
-from itera_lite.bench.provenance import (
+from itera_lite.machine import provenance as module
+from itera_lite.machine.provenance import (
     command,
     default_threads,
     git_state,
@@ -54,7 +54,7 @@ def test_threads_are_those_of_pytorch():
 
 def test_does_not_import_pytorch():
     code = (
-        "import sys; from itera_lite.bench.provenance import provenance; p = provenance()\n"
+        "import sys; from itera_lite.machine.provenance import provenance; p = provenance()\n"
         "assert p['versions']['torch'] and p['machine']['threads'] is None\n"
         "sys.exit('torch' in sys.modules)"
     )

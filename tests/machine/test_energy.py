@@ -2,7 +2,7 @@
 
 import pytest
 
-from itera_lite.bench.energy import Nvml, Rapl, energy_record, find_meter
+from itera_lite.machine.energy import Nvml, Rapl, energy_record, find_meter
 
 
 def package(root, number, name, energy, full=1_000_000_000):
@@ -71,7 +71,7 @@ class Driver:
 
 
 def test_a_gpus_counter_is_read_in_joules(monkeypatch):
-    monkeypatch.setattr("itera_lite.bench.energy.ctypes.CDLL", Driver)
+    monkeypatch.setattr("itera_lite.machine.energy.ctypes.CDLL", Driver)
     meter = find_meter("cuda:0")
     before = meter.read()
     assert (meter.method, before) == ("nvml", (5.0,))
@@ -84,7 +84,7 @@ def test_no_driver_is_no_meter(monkeypatch):
     def missing(name):
         raise OSError(name)
 
-    monkeypatch.setattr("itera_lite.bench.energy.ctypes.CDLL", missing)
+    monkeypatch.setattr("itera_lite.machine.energy.ctypes.CDLL", missing)
     assert find_meter("cuda") is None
 
 
