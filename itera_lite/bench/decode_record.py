@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite import _engine
-from itera_lite.bench.compare import Measurement, Metric, compare
 from itera_lite.bench.decoders import Contender
-from itera_lite.bench.stats import stat
-from itera_lite.bench.targets import ratio
+from itera_lite.stats.comparison import Measurement, Metric, compare
+from itera_lite.stats.samples import stat
+from itera_lite.stats.targets import ratio
 
 OURS, SAMPLED, LLAMA = "itera-lite", "itera-lite, sampling", "llama.cpp"
 SPEED = Metric("decode", "Decoding", "tokens/s", "higher", "timing", "speed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from itera_lite.bench.targets import lines
+from itera_lite.stats.targets import lines
 
 
 def print_record(record: dict[str, Any]) -> None:

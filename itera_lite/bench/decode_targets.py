@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from itera_lite.bench.compare import Measurement
 from itera_lite.bench.decode_record import LLAMA, OURS, Subject, roofline_share
-from itera_lite.bench.targets import Target, judge, ratio
+from itera_lite.stats.comparison import Measurement
+from itera_lite.stats.targets import Target, judge, ratio
 
 LEAST = 1e-3  # of a growth, where its interval reaches down to none: a ratio needs more than zero
 

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from itera_lite.bench.stats import percentile, stat
 from itera_lite.machine.energy import Meter
 from itera_lite.machine.peak import synchronize
 from itera_lite.model import LanguageModel
+from itera_lite.stats.samples import percentile, stat
 
 
 class Runner(Protocol):

@@ -254,9 +254,9 @@ def _record(
     watts: float | None,
 ) -> dict[str, Any]:
     from itera_lite.bench.measure import cpu_use
-    from itera_lite.bench.stats import stat
     from itera_lite.machine.energy import DEFAULT_WATTS, energy_record
     from itera_lite.model.cost import cost
+    from itera_lite.stats.samples import stat
 
     costs = cost(model.config)
     process = {key: stat([sample[key] for sample in fresh]) for key in fresh[0]}

@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from itera_lite import _engine
 from itera_lite.bench import llama
-from itera_lite.bench.compare import Measurement, Metric, compare
 from itera_lite.bench.decode import DEFAULT_CHECKPOINTS, check, exported, origin_of, say_missing
 from itera_lite.bench.decode_record import LLAMA, OURS, Subject
-from itera_lite.bench.stats import stat
-from itera_lite.bench.targets import Target, judge, lines, ratio
 from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.machine.provenance import usable_cores
 from itera_lite.runtime import Model
+from itera_lite.stats.comparison import Measurement, Metric, compare
+from itera_lite.stats.samples import stat
+from itera_lite.stats.targets import Target, judge, lines, ratio
 
 TYPES = ("f32", "q8_0")
 REPEATS, QUICK_REPEATS = 9, 3

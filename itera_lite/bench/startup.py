@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite import _engine
-from itera_lite.bench.stats import stat
 from itera_lite.errors import IteraError
+from itera_lite.stats.samples import stat
 
 PROMPT = "Once upon a time"
 STATUS = Path("/proc/self/status")  # Linux only

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from itera_lite import kernels
-from itera_lite.bench.stats import stat
 from itera_lite.config import NAMES, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak
 from itera_lite.machine.provenance import default_threads
 from itera_lite.model import LanguageModel
+from itera_lite.stats.samples import stat
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import choose
 

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 
 from itera_lite.bench.artifact import TEXT_BYTES, Artifact
-from itera_lite.bench.compare import is_number
-from itera_lite.bench.stats import stat
 from itera_lite.compress.rungs import (
     QUANTIZED,
     REFERENCES,
@@ -34,6 +32,8 @@ from itera_lite.files import write_json
 from itera_lite.machine.energy import DEFAULT_WATTS
 from itera_lite.machine.provenance import provenance
 from itera_lite.model.cost import cost
+from itera_lite.stats.comparison import is_number
+from itera_lite.stats.samples import stat
 from itera_lite.train.checkpoint import load_checkpoint
 
 WINDOW = TrainConfig().seq_len

@@ -7,13 +7,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from itera_lite.bench.compare import Measurement, Metric, compare
-from itera_lite.bench.stats import stat
 from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.objective import Distillation
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
+from itera_lite.stats.comparison import Measurement, Metric, compare
+from itera_lite.stats.samples import stat
 from itera_lite.train.budget import Budget
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, run_training

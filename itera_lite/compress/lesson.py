@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itera_lite.bench.compare import is_number
 from itera_lite.compress.common import gentle, score
 from itera_lite.compress.objective import Distillation
 from itera_lite.compress.soft_targets import BLOCK, SoftTargets
@@ -30,6 +29,7 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, number_of
 from itera_lite.reading import exists, is_folder
+from itera_lite.stats.comparison import is_number
 from itera_lite.train.budget import Budget
 from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.run import train_config

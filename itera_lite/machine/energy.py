@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from itera_lite.bench.stats import stat
+from itera_lite.stats.samples import stat
 
 POWERCAP = Path("/sys/class/powercap")
 DEFAULT_WATTS = 10.0  # a busy core; docs/method.md says where it comes from

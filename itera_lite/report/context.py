@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from itera_lite.bench.compare import Comparison
 from itera_lite.config import NAMES
 from itera_lite.report.metrics import Pair
 from itera_lite.report.results import ModelResults, Results
 from itera_lite.report.text import MISSING, code, escape, quantity, table
+from itera_lite.stats.comparison import Comparison
 
 Row = tuple[str, Callable[[ModelResults], str]]
 

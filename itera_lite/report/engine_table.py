@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from itera_lite.bench.compare import times
 from itera_lite.errors import IteraError
 from itera_lite.report.results import ModelResults, get, load_results, number
 from itera_lite.report.sections.engine import (
@@ -17,6 +16,7 @@ from itera_lite.report.sections.engine import (
     targets,
 )
 from itera_lite.report.text import MISSING, code, count, escape, paragraphs, table
+from itera_lite.stats.comparison import times
 
 PEERS = ("llama.cpp", "transformers")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from itera_lite.bench.compare import Measurement
 from itera_lite.report.text import fixed
+from itera_lite.stats.comparison import Measurement
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from itera_lite.bench.compare import times
 from itera_lite.errors import IteraError
 from itera_lite.report.ladder import rung_quality, rung_value, seeds_of
 from itera_lite.report.results import load_results, number
 from itera_lite.report.text import MISSING, count, escape, fixed, paragraphs, significant, table
+from itera_lite.stats.comparison import times
 
 SHOWN = (
     ("bytes_on_disk", "MB on disk", 1e-6),

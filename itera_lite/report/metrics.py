@@ -1,7 +1,7 @@
 """The metrics of the comparison, and the conditions under which one may be compared.
 
 Each metric declares its unit, the direction that is better and how it varies;
-`itera_lite.bench.compare` does the judging. The conditions are here because
+`itera_lite.stats.comparison` does the judging. The conditions are here because
 they need the result files: same text, a fair training budget, one session.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from itera_lite.bench.compare import Comparison, Measurement, Metric, compare, is_number
 from itera_lite.report.results import ModelResults, Results, get, number
 from itera_lite.report.seeds import length_words, of_one_budget
+from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare, is_number
 
 SAME_SECONDS = 0.05  # training times within 5 % count as equal
 SAME_TOKENS = 0.02  # and training tokens within 2 %

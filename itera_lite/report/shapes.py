@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from itera_lite.bench.compare import is_number
+from itera_lite.stats.comparison import is_number
 
 
 class _Text:

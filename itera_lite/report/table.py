@@ -9,13 +9,13 @@ import re
 import sys
 from pathlib import Path
 
-from itera_lite.bench.compare import Measurement
 from itera_lite.files import write_text
 from itera_lite.report.engine_table import engine_table
 from itera_lite.report.ladder_table import ladder_table
 from itera_lite.report.metrics import Pair, compare_pairs
 from itera_lite.report.results import Results, load_results
 from itera_lite.report.text import MISSING, quantity
+from itera_lite.stats.comparison import Measurement
 
 # Rows worth a line in a terminal; the report has all of them.
 KEYS = ("bpb", "bpb_time", "bpb_tokens", "ppl", "accuracy", "params_total", "params_active",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from itera_lite.bench.compare import Measurement, is_number
+from itera_lite.stats.comparison import Measurement, is_number
 
 MISSING = "—"  # a table cell without a number
 

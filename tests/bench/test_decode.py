@@ -7,15 +7,15 @@ import pytest
 
 from itera_lite import _engine
 from itera_lite.bench import decode, decoders, llama, scoring, startup
-from itera_lite.bench.compare import Measurement
 from itera_lite.bench.decode import bench_decode, exported, prompt_ids
 from itera_lite.bench.decode_record import LLAMA, OURS, SAMPLED
 from itera_lite.bench.decode_targets import startup_targets
 from itera_lite.bench.decoders import EngineDecoder, LlamaDecoder
 from itera_lite.bench.scoring import bench_score
 from itera_lite.bench.shapes import SHAPES, Shape, write_shape
-from itera_lite.bench.targets import Target, judge, ratio
 from itera_lite.errors import UsageError
+from itera_lite.stats.comparison import Measurement
+from itera_lite.stats.targets import Target, judge, ratio
 
 needs_llama = pytest.mark.skipif(not llama.available(), reason="llama-cpp-python isn't installed")
 

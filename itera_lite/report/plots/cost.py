@@ -6,11 +6,11 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from itera_lite.bench.compare import Measurement
 from itera_lite.report.ladder import RUNG_COSTS, rung_value
 from itera_lite.report.metrics import shared_runs, state_bytes
 from itera_lite.report.plots import style
 from itera_lite.report.results import ModelResults, Results, get, number
+from itera_lite.stats.comparison import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

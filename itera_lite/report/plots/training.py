@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from itera_lite.bench.compare import is_number
 from itera_lite.report.metrics import quality
 from itera_lite.report.plots import style
 from itera_lite.report.results import ModelResults, Results, number
 from itera_lite.report.seeds import of_one_budget
+from itera_lite.stats.comparison import is_number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

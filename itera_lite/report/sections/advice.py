@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from itera_lite.bench.compare import SIDE_NAMES, Comparison, Side
 from itera_lite.report.context import Context, command
 from itera_lite.report.metrics import Pair, quality
 from itera_lite.report.results import ModelResults, get, number
@@ -18,6 +17,7 @@ from itera_lite.report.text import (
     quantity,
     significant,
 )
+from itera_lite.stats.comparison import SIDE_NAMES, Comparison, Side
 
 LOW_MFU = 0.35
 UNEVEN = 1.5  # busiest expert, times its even share

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from itera_lite.bench.compare import Measurement
 from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import shared_runs, state_bytes
 from itera_lite.report.results import ModelResults, get, number
@@ -26,6 +25,7 @@ from itera_lite.report.text import (
     stat,
     table,
 )
+from itera_lite.stats.comparison import Measurement
 
 HOW_TO_READ = (
     "A timed number is the median with [its interval] and n repeats, warm-up not counted. The "

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from itera_lite.bench.compare import Measurement, times
-from itera_lite.bench.targets import number as with_unit
 from itera_lite.report.context import Context
 from itera_lite.report.results import ModelResults, get, number
 from itera_lite.report.text import (
@@ -21,6 +19,8 @@ from itera_lite.report.text import (
     significant,
     table,
 )
+from itera_lite.stats.comparison import Measurement, times
+from itera_lite.stats.targets import number as with_unit
 
 OURS = "itera-lite"
 EXPLAINED = (

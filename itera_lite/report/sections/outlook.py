@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from itera_lite.bench.compare import Measurement, times
 from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import RUNG_COSTS, rung_quality, rung_value, seeds_of
 from itera_lite.report.ladder_table import references_tried, target_table, unused_tokens
@@ -21,6 +20,7 @@ from itera_lite.report.text import (
     significant,
     table,
 )
+from itera_lite.stats.comparison import Measurement, times
 
 # Bits per weight of the GGUF block types: 32 weights and one 16-bit scale.
 BITS_PER_WEIGHT = {"8-bit (Q8_0)": 8 + 16 / 32, "4-bit (Q4_0)": 4 + 16 / 32}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from itera_lite.bench.compare import SIDE_NAMES
 from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import Pair
 from itera_lite.report.metrics import quality as read_quality
@@ -23,6 +22,7 @@ from itera_lite.report.text import (
     significant,
     table,
 )
+from itera_lite.stats.comparison import SIDE_NAMES
 
 LONGEST_SAMPLE = 700  # characters
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from itera_lite.bench.compare import Comparison, Measurement, Metric, compare
 from itera_lite.report.context import Context
 from itera_lite.report.results import ModelResults, get, number
 from itera_lite.report.text import (
@@ -19,6 +18,7 @@ from itera_lite.report.text import (
     significant,
     table,
 )
+from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare
 
 OURS, PEER = "itera-lite", "transformers"  # how the labels of the contenders begin
 STEP_SPEED = Metric("step_speed", "Whole training steps", "tokens/s", "higher", "timing", "speed")

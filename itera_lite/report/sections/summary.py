@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from itera_lite.bench.compare import Comparison
 from itera_lite.report.context import Context, against, command
 from itera_lite.report.ladder import rung_value
 from itera_lite.report.metrics import Pair, quality
 from itera_lite.report.results import number
 from itera_lite.report.text import bullets, code, escape, fixed, paragraphs, significant
+from itera_lite.stats.comparison import Comparison
 
 
 def summary(context: Context) -> str:

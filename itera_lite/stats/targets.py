@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from itera_lite.bench.compare import Measurement
+from itera_lite.stats.comparison import Measurement
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from itera_lite.bench.compare import Measurement, Metric, compare, median_interval, times
+from itera_lite.stats.comparison import Measurement, Metric, compare, median_interval, times
 
 SPEED = Metric("speed", "Speed", "tokens/s", "higher", "timing", "speed")
 LATENCY = Metric("latency", "Latency", "ms", "lower", "timing", "speed")
