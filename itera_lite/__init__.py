@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from itera_lite.checkpoint.folder import load_checkpoint as load_checkpoint
+    from itera_lite.checkpoint.folder import save_checkpoint as save_checkpoint
     from itera_lite.config import ModelConfig as ModelConfig
     from itera_lite.data.corpus import load_documents as load_documents
     from itera_lite.data.shards import prepare as prepare
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from itera_lite.errors import UsageError as UsageError
     from itera_lite.model import LanguageModel as LanguageModel
     from itera_lite.model.cost import cost as cost
-    from itera_lite.train.checkpoint import load_checkpoint as load_checkpoint
-    from itera_lite.train.checkpoint import save_checkpoint as save_checkpoint
 
 # public name -> the module that defines it
 _PUBLIC = {
@@ -46,8 +46,8 @@ _PUBLIC = {
     "Tokenizer": "itera_lite.data.tokenizer",
     "load_documents": "itera_lite.data.corpus",
     "prepare": "itera_lite.data.shards",
-    "load_checkpoint": "itera_lite.train.checkpoint",
-    "save_checkpoint": "itera_lite.train.checkpoint",
+    "load_checkpoint": "itera_lite.checkpoint.folder",
+    "save_checkpoint": "itera_lite.checkpoint.folder",
     "IteraError": "itera_lite.errors",
     "IteraWarning": "itera_lite.errors",
     "UsageError": "itera_lite.errors",

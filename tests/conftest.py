@@ -29,10 +29,10 @@ def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import torch
     from torch import nn
 
+    from itera_lite.checkpoint.folder import save_checkpoint
     from itera_lite.config import ModelConfig
     from itera_lite.data.tokenizer import Tokenizer
     from itera_lite.model import LanguageModel
-    from itera_lite.train.checkpoint import save_checkpoint
 
     tokenizer = Tokenizer.train([b"text"], 256)
     size = {"vocab_size": tokenizer.vocab_size, "d_model": 32, "head_dim": 16, "max_seq_len": 512}

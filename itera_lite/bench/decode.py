@@ -29,9 +29,9 @@ from itera_lite.bench.decoders import (
 )
 from itera_lite.bench.shapes import SHAPES, write_shape
 from itera_lite.bench.startup import measure_startup
+from itera_lite.checkpoint.weights import weight_files
 from itera_lite.errors import UsageError
 from itera_lite.export.types import SCHEMES
-from itera_lite.export.weights import weight_files
 from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import MOST_THREADS, whole_number
@@ -237,7 +237,7 @@ def _add_torch(subject: Subject, context: int, peers: bool, pytorch: bool) -> No
     """`transformers`, and our own PyTorch model, in float32."""
     from itera_lite.bench.measure import IteraRunner
     from itera_lite.bench.peers import TransformersRunner
-    from itera_lite.train.checkpoint import load_checkpoint
+    from itera_lite.checkpoint.folder import load_checkpoint
 
     if subject.folder is None:
         return

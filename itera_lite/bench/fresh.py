@@ -57,7 +57,7 @@ def _work(checkpoint: str, tokens: int, threads: int, device: str) -> dict[str, 
     import torch
 
     from itera_lite import kernels
-    from itera_lite.train.checkpoint import load_checkpoint
+    from itera_lite.checkpoint.folder import load_checkpoint
 
     torch.set_num_threads(threads)
     imported = time.perf_counter()

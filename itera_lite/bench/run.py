@@ -184,7 +184,7 @@ def _check(
 
 
 def _load(folders: Sequence[Path], device: str) -> list[tuple[LanguageModel, Tokenizer]]:
-    from itera_lite.train.checkpoint import load_checkpoint
+    from itera_lite.checkpoint.folder import load_checkpoint
 
     models = [load_checkpoint(folder) for folder in folders]
     for model, _ in models:

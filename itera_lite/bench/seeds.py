@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from itera_lite.checkpoint.folder import lock_path
 from itera_lite.config import NAMES, Family
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import DataError, UsageError
@@ -14,7 +15,6 @@ from itera_lite.files import check_writable, write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import minutes_of, number_of, seed_of, threads_of, whole_number
 from itera_lite.train.budget import Budget
-from itera_lite.train.checkpoint import lock_path
 from itera_lite.train.run_files import locked
 
 MOST_RUNS = 10_000

@@ -13,8 +13,8 @@ from torch import nn
 from itera_lite import kernels
 from itera_lite.bench.peers import load_transformers, peer_versions
 from itera_lite.bench.steps import Contender, our_step, peer_step, seconds_of, short, take_turns
+from itera_lite.checkpoint.hf import load_model, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
-from itera_lite.export.hf import load_model, save_model
 from itera_lite.files import check_writable, write_json
 from itera_lite.machine.provenance import default_threads, provenance
 from itera_lite.model import LanguageModel

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from itera_lite.bench.artifact import TEXT_BYTES, Artifact
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.compress.rungs import (
     QUANTIZED,
     REFERENCES,
@@ -34,7 +35,6 @@ from itera_lite.machine.provenance import provenance
 from itera_lite.model.cost import cost
 from itera_lite.stats.comparison import is_number
 from itera_lite.stats.samples import stat
-from itera_lite.train.checkpoint import load_checkpoint
 
 WINDOW = TrainConfig().seq_len
 

@@ -9,6 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from itera_lite.checkpoint.folder import (
+    load_checkpoint,
+    move_checkpoint,
+    save_checkpoint,
+)
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.shards import Dataset
 from itera_lite.data.tokenizer import Tokenizer
@@ -21,11 +26,6 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.budget import Budget, budget_of
-from itera_lite.train.checkpoint import (
-    load_checkpoint,
-    move_checkpoint,
-    save_checkpoint,
-)
 from itera_lite.train.resume import Places
 from itera_lite.train.run import train_config
 from itera_lite.train.session import description, threads_restored

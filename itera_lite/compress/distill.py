@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from itera_lite.checkpoint.folder import lock_path
 from itera_lite.compress.common import check_numbers, refuse_input
 from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.objective import MIX, TEMPERATURE, TOP_K
@@ -13,7 +14,6 @@ from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
 from itera_lite.train.budget import budget_of
-from itera_lite.train.checkpoint import lock_path
 from itera_lite.train.precision import Precision
 from itera_lite.train.resume import Places
 from itera_lite.train.run_files import locked

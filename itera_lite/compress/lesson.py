@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.compress.common import gentle, score
 from itera_lite.compress.objective import Distillation
 from itera_lite.compress.soft_targets import BLOCK, SoftTargets
@@ -31,7 +32,6 @@ from itera_lite.quantities import finite_number, number_of
 from itera_lite.reading import exists, is_folder
 from itera_lite.stats.comparison import is_number
 from itera_lite.train.budget import Budget
-from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.run import train_config
 from itera_lite.train.session import Setting, first_bytes
 from itera_lite.train.sizing import fit_to

@@ -12,6 +12,7 @@ import torch
 from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
+from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.compress.common import (
     Start,
     check_numbers,
@@ -40,7 +41,6 @@ from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import bytes_of
 from itera_lite.runtime import Model
-from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, first_bytes
 

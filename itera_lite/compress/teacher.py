@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.weights import weight_files
 from itera_lite.compress.bytewise import Bridge
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.evaluate.bits import evaluating
-from itera_lite.export.weights import weight_files
 from itera_lite.model import LanguageModel
-from itera_lite.train.checkpoint import load_checkpoint
 
 WINDOW = 256  # places that a teacher speaks about at a time
 CONTEXT = 64  # tokens before them

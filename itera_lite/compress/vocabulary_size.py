@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from itera_lite.checkpoint.weights import weight_files
 from itera_lite.compress.common import Start, adopt, trials
 from itera_lite.config import TrainConfig
 from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.export.weights import weight_files
 from itera_lite.model.cost import cost
 from itera_lite.reading import exists, read_object
 from itera_lite.train.resume import Places

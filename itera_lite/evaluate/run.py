@@ -48,6 +48,7 @@ def evaluate(
     import torch
 
     from itera_lite import kernels
+    from itera_lite.checkpoint.folder import load_checkpoint
     from itera_lite.config import preset_of
     from itera_lite.data.corpus import load_documents
     from itera_lite.evaluate.baselines import baselines as measure_baselines
@@ -55,7 +56,6 @@ def evaluate(
     from itera_lite.evaluate.bits import score_documents
     from itera_lite.evaluate.score import count_words, perplexity
     from itera_lite.machine.provenance import default_threads, provenance
-    from itera_lite.train.checkpoint import load_checkpoint
 
     if seq_len is not None:
         whole_number("seq_len", seq_len)

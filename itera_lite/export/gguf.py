@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 from gguf import GGUFValueType, Keys, TokenType
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import ExportError, UsageError
@@ -26,7 +27,6 @@ from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_
 from itera_lite.files import folder_name, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
-from itera_lite.train.checkpoint import load_checkpoint
 
 # Of a checkpoint's folder: no output may have one of these names there.
 FILES = (

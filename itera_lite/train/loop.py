@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.shards import Dataset
@@ -23,7 +24,6 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.train import validate
 from itera_lite.train.budget import Budget
-from itera_lite.train.checkpoint import save_checkpoint
 from itera_lite.train.distributed import World, parallel
 from itera_lite.train.interrupt import Stop, Stopped
 from itera_lite.train.metrics import Window

@@ -22,9 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.errors import OutputError, UsageError
-from itera_lite.files import output_errors
-from itera_lite.train.checkpoint import (
+from itera_lite.checkpoint.folder import (
     LAST,
     has_training_state,
     is_own,
@@ -33,6 +31,8 @@ from itera_lite.train.checkpoint import (
     sweep,
     tidy,
 )
+from itera_lite.errors import OutputError, UsageError
+from itera_lite.files import output_errors
 from itera_lite.train.metrics import is_log
 
 _NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from itera_lite import kernels
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig, TrainConfig, preset_of
 from itera_lite.data.shards import Dataset
 from itera_lite.evaluate.bits import score_documents
@@ -22,7 +23,6 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import threads_of
 from itera_lite.train.budget import Budget
-from itera_lite.train.checkpoint import load_checkpoint
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.objective import Objective

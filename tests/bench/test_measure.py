@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from itera_lite.bench import measure
 from itera_lite.bench.measure import Cell, IteraRunner, Segment, cpu_use, interleave, prompt_rows
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.errors import UsageError
 from itera_lite.machine.peak import measured_peak
 from itera_lite.stats.samples import percentile, stat
-from itera_lite.train.checkpoint import load_checkpoint
 
 
 class Fake:

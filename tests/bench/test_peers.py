@@ -6,8 +6,8 @@ import torch
 from itera_lite.bench import llama, peers
 from itera_lite.bench.measure import IteraRunner, prompt_rows
 from itera_lite.bench.peers import find_peers, unavailable_peers
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.errors import MissingExtra
-from itera_lite.train.checkpoint import load_checkpoint
 
 PROMPT = list(range(40, 60))
 

@@ -95,7 +95,7 @@ def test_memory_and_process_figures_are_plausible(benchmark):
 
 
 def test_quick_leaves_out_batches_of_long_prompts(tiny_pair):
-    from itera_lite.train.checkpoint import load_checkpoint
+    from itera_lite.checkpoint.folder import load_checkpoint
 
     model, _ = load_checkpoint(tiny_pair["itera_lite_test"])
     model.config = model.config.replace(max_seq_len=8192)

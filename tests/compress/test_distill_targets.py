@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.compress import soft_targets, teacher
 from itera_lite.compress.bytewise import Bridge, first_tokens
 from itera_lite.compress.soft_targets import BLOCK, SoftTargets
@@ -15,7 +16,6 @@ from itera_lite.compress.teacher import Teacher
 from itera_lite.data.shards import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import DataError, TokenizerMismatch
-from itera_lite.train.checkpoint import save_checkpoint
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, text
 from tests.export.models import random_model
 from tests.other_user import as_other_user, shared_folder

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.compress import experts as verb
 from itera_lite.compress.common import score
 from itera_lite.compress.experts import experts, fewest
@@ -16,7 +17,6 @@ from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.runtime import Model
-from itera_lite.train.checkpoint import load_checkpoint
 from tests.compress.checkpoints import ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 

@@ -11,6 +11,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
+from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.compress import qat
 from itera_lite.compress.common import Start, score
 from itera_lite.compress.gptq import compensate, gptq
@@ -24,7 +25,6 @@ from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, scheme_of
 from itera_lite.runtime import Model
-from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 from itera_lite.train.run import train
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model

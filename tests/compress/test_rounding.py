@@ -7,6 +7,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
 
+from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.compress.rounding import (
     fake_quantize,
     kinds_of,
@@ -18,7 +19,6 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, pack
-from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, random_model
 

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.compress import common, vocabulary_size
 from itera_lite.compress.vocabulary import carry_over, pieces_of, vocab
 from itera_lite.compress.vocabulary_size import Row, cheapest
@@ -15,7 +16,6 @@ from itera_lite.errors import CheckpointError, DataError, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.runtime import Model
 from itera_lite.train import session
-from itera_lite.train.checkpoint import load_checkpoint
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 

@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.run import evaluate
 from itera_lite.export.gguf import export_gguf
 from itera_lite.runtime import Model
-from itera_lite.train.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.train.checkpoint import save_checkpoint
 from tests.export.models import VOCAB, random_model
 
 SaveRandom = Callable[[ModelConfig], Path]

@@ -10,11 +10,11 @@ from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 from safetensors.numpy import load_file
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.types import SCHEMES
-from itera_lite.train.checkpoint import load_checkpoint
 from tests.export.models import ITERA, TRANSFORMER, VOCAB
 
 NO_SHARED = ModelConfig("itera", "am", VOCAB, 64, n_experts=4, d_expert=32)

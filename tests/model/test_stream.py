@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.errors import UsageError
 from itera_lite.model.stream import Sampler, stream, stream_ids
-from itera_lite.train.checkpoint import load_checkpoint
 
 EOT = 3
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import ModelFileError, UsageError
@@ -24,7 +25,6 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.model import LanguageModel
 from itera_lite.model.stream import Sampler, stream, stream_ids
 from itera_lite.runtime import Model
-from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
 
 PANGRAM = b"The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown box. " * 4
 GOLDEN = Path(__file__).parents[1] / "golden" / "greedy.json"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from itera_lite.checkpoint import folder as checkpoint
+from itera_lite.checkpoint.folder import is_own, load_checkpoint, save_checkpoint, tidy
 from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import replacing, write_json, write_text
-from itera_lite.train import checkpoint
-from itera_lite.train.checkpoint import is_own, load_checkpoint, save_checkpoint, tidy
 from itera_lite.train.metrics import write_metrics
 from itera_lite.train.run_files import Places, checked_name
 
@@ -228,7 +228,7 @@ def test_folders_that_cannot_be_written_are_named_first(tmp_path):
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from itera_lite.train.checkpoint import load_checkpoint, save_checkpoint
+from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.errors import OutputError
 model = load_checkpoint(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -104,7 +104,7 @@ def test_files_that_are_cut_missing_or_closed(text, inner):
 
 
 def test_a_state_that_may_not_be_read_is_not_called_damaged(saved):
-    from itera_lite.train.checkpoint import load_training_state
+    from itera_lite.checkpoint.folder import load_training_state
 
     with shared_folder() as folder:
         shutil.copytree(saved / "c" / NAME, folder / NAME)

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from itera_lite.checkpoint.hf import load_model, save_model
 from itera_lite.errors import CheckpointError, ConfigError
-from itera_lite.export.hf import load_model, save_model
 from tests.export.models import SHAPES, VOCAB, random_model, shape_name
 
 transformers = pytest.importorskip("transformers")

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from itera_lite import __version__
+from itera_lite.checkpoint import gpt2
+from itera_lite.checkpoint.hf_config import from_hf_config
+from itera_lite.checkpoint.weights import WEIGHTS, read_weights, require_checkpoint, write_tensors
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
-from itera_lite.export import gpt2
-from itera_lite.export.hf_config import from_hf_config
-from itera_lite.export.weights import WEIGHTS, read_weights, require_checkpoint, write_tensors
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.reading import read_json

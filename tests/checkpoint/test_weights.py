@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.hf import load_model, save_model
 from itera_lite.cli import main
 from itera_lite.errors import CheckpointError
-from itera_lite.export.hf import load_model, save_model
-from itera_lite.train.checkpoint import load_checkpoint
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.other_user import as_other_user, shared_folder
 

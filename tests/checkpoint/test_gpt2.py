@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from itera_lite.checkpoint.folder import save_checkpoint
+from itera_lite.checkpoint.hf import from_hf_config, load_model, save_model
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, ConfigError, ExportError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.export.hf import from_hf_config, load_model, save_model
 from itera_lite.model import LanguageModel
-from itera_lite.train.checkpoint import save_checkpoint
 
 SHAPE = ModelConfig("gpt2", "aaa", 257, 64, d_ff=96, n_kv_heads=2, max_seq_len=48, dropout=0.1)
 

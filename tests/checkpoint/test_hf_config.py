@@ -6,10 +6,8 @@ import math
 import pytest
 import torch
 
-from itera_lite.config import ModelConfig
-from itera_lite.errors import CheckpointError, ConfigError, IteraError
-from itera_lite.export.hf import from_hf_config, from_hf_weights, to_hf_config, to_hf_weights
-from itera_lite.export.hf_config import (
+from itera_lite.checkpoint.hf import from_hf_config, from_hf_weights, to_hf_config, to_hf_weights
+from itera_lite.checkpoint.hf_config import (
     ARCHITECTURES,
     FIXED,
     HARMLESS,
@@ -17,6 +15,8 @@ from itera_lite.export.hf_config import (
     USED,
     USED_OTHERS,
 )
+from itera_lite.config import ModelConfig
+from itera_lite.errors import CheckpointError, ConfigError, IteraError
 from itera_lite.model import LanguageModel
 from tests.export.models import VOCAB, random_model
 

@@ -24,10 +24,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from itera_lite.checkpoint.hf import MADE_WITH, load_model, save_model
+from itera_lite.checkpoint.weights import write_tensors
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, OutputError
-from itera_lite.export.hf import MADE_WITH, load_model, save_model
-from itera_lite.export.weights import write_tensors
 from itera_lite.files import (
     named_in_utf8,
     output_errors,
