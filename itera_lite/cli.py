@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import difflib
 import errno
+import inspect
 import io
 import os
+import re
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -96,6 +98,7 @@ DASHES = {
     ("score", "output"),
 }
 _REPLACED: list[object] = []
+_WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 SPECS = ("data", "student")  # arguments that may be a path or a name
 
 
@@ -191,6 +194,7 @@ def _run(arguments: list[str], verb: str) -> int:
         function, bound, _ = build_app(arguments).parse_args(tokens)
     except CycloptsError as error:
         return _fail(f"{_wrong_use(error, arguments)}\nSee: itera {verb} --help".strip(), 2)
+    _check_whole(function, arguments[:end])
     if any(map(_is_dash, arguments[:end])):
         _check_dashes(verb, bound.arguments)
     if "" in arguments or any(argument.endswith("=") for argument in arguments[:end]):
@@ -275,6 +279,24 @@ def _near_option(given: str, names: Sequence[str]) -> str | None:
 
     best = max((n for n in names if n.startswith("--")), key=likeness, default=None)
     return best if best and likeness(best) >= 0.65 else None
+
+
+def _check_whole(function: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Refuse a fraction where a whole number is expected; it would be cut without a word.
+
+    Raises:
+        UsageError: for such an option.
+    """
+    kinds = {
+        f"--{name.replace('_', '-')}": str(parameter.annotation)
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
+    for place, argument in enumerate(arguments):
+        option, has_value, value = argument.partition("=")
+        if not has_value:
+            value = "".join(arguments[place + 1 : place + 2])
+        if kinds.get(option) in ("int", "int | None") and not _WHOLE.fullmatch(value):
+            raise UsageError(f"{option} {value}: expected a whole number")
 
 
 def _is_dash(argument: str) -> bool:

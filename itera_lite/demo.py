@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.config import NAMES
+from itera_lite.errors import UsageError
 from itera_lite.files import check_writable
 from itera_lite.quantities import minutes_of, seed_of
 
@@ -40,6 +41,13 @@ def demo(
         The models' summaries, and the path of the report.
     """
     minutes, seed = minutes_of(minutes), seed_of(seed)
+    paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
+    taken = [path for path in paths if path.exists()]
+    if taken and not overwrite:
+        raise UsageError(
+            f"'{taken[0]}' is there already, from an earlier demo or a training: itera demo "
+            "--overwrite replaces it, --checkpoints and --results name other folders"
+        )
     check_writable(results / "demo.json")
     check_writable(reports / "efficiency_report.md")
     from itera_lite.bench.run import bench
@@ -65,7 +73,6 @@ def demo(
         checkpoints=checkpoints,
         results=results,
     )
-    paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
     stage(2, "quality on held-out text")
     for path in paths:
         evaluate(path, data=data, max_bytes=EVAL_BYTES, results=results)

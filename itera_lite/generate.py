@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import secrets
 import sys
 import time
@@ -106,8 +107,6 @@ def generate(
         "seed": secrets.randbits(63) if seed is None else seed_of(seed),
         "logit_bias": _by_id(logit_bias or {}),
     }
-    # A command line may hold bytes that aren't UTF-8; Python marks them, and printing fails.
-    prompt = prompt.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     path = find_model(checkpoint)
     model = load_model(path)
     pieces = model.generate(
@@ -118,7 +117,8 @@ def generate(
         log_probabilities=log_probabilities,
     )
     text = ""
-    print(prompt, end="", flush=True)
+    # The model reads bytes of a command line that aren't UTF-8 as they are; they can't be printed.
+    print(re.sub("[\ud800-\udfff]", "\ufffd", prompt), end="", flush=True)
     begin = time.perf_counter()
     for piece in pieces:
         print(piece, end="", flush=True)

@@ -224,6 +224,8 @@ def test_where_standard_input_is_taken_there_is_such_an_argument() -> None:
         (["compress", "distil"], "Did you mean 'itera compress distill'?"),
         (["bench", "sedes"], "Did you mean 'itera bench seeds'?"),
         (["generate", "--checkpoint=~nobody-here/a"], "the home folder isn't known"),
+        (["train", "--seed", "2.5"], "--seed 2.5: expected a whole number"),
+        (["data", "--samples=2.5"], "--samples 2.5: expected a whole number"),
     ],
 )
 def test_advice(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,7 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.budget import Budget, budget_of
-from itera_lite.train.resume import Places
+from itera_lite.train.resume import Places, settings_of
 from itera_lite.train.run import train_config
 from itera_lite.train.session import description, threads_restored
 
@@ -111,18 +111,25 @@ def score(model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[bytes]
 
 
 def budget_for(
-    dataset: Dataset, minutes: float | None, tokens: str | None, default: float
+    dataset: Dataset,
+    minutes: float | None,
+    tokens: str | None,
+    default: float,
+    going_on: Places | None = None,
 ) -> Budget | None:
     """The budget of a short training after the compression; None for none at all.
 
     Args:
         default: minutes, where neither is given.
+        going_on: the run that is resumed, whose budget it then is.
 
     Raises:
         UsageError: both are given, or one is below zero.
     """
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
+    if minutes is None and tokens is None and going_on is not None and going_on.resumable:
+        return Budget(**settings_of(going_on)["budget"])
     if tokens is None:
         minutes = minutes_of(default if minutes is None else minutes, or_none=True)
         if minutes == 0:

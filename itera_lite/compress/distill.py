@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.checkpoint.folder import lock_path
-from itera_lite.compress.common import check_numbers, refuse_input
+from itera_lite.compress.common import budget_for, check_numbers, refuse_input
 from itera_lite.compress.lesson import Lesson
 from itera_lite.compress.objective import MIX, TEMPERATURE, TOP_K
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
-from itera_lite.train.budget import budget_of
+from itera_lite.train.budget import DEFAULT_MINUTES
 from itera_lite.train.precision import Precision
 from itera_lite.train.resume import Places
 from itera_lite.train.run_files import locked
@@ -97,7 +97,9 @@ def distill(
     )
     objective = lesson.objective(temperature, mix)
     places = _places(lesson, name, Path(checkpoints), Path(results))
-    budget = budget_of(lesson.dataset, None, minutes, tokens)
+    going_on = places if resume and not compare else None
+    budget = budget_for(lesson.dataset, minutes, tokens, DEFAULT_MINUTES, going_on)
+    assert budget is not None  # minutes are above 0 here
     if compare:
         from itera_lite.compress.distill_compare import compare_distillation
 

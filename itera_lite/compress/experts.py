@@ -133,6 +133,8 @@ def experts(
             resume=resume,
             overwrite=overwrite,
         ) as places:
+            if resume:
+                budget = budget_for(dataset, minutes, tokens, default=0.0, going_on=places)
             notes = {"compress": record}
             if budget is None:
                 summary = save_untrained(

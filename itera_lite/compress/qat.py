@@ -110,7 +110,8 @@ def train_rounded(
     Raises:
         UsageError: a budget of nothing, or a teacher that can't teach this model.
     """
-    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES)
+    going_on = places if wish.resume else None
+    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES, going_on)
     if budget is None:
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
     record["learning_rates_times"] = RATE

@@ -150,7 +150,8 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
             "a smaller one is what this makes. Give a smaller --size"
         )
     dataset = prepare(wish.data, vocab_size=size, quiet=setting.quiet)
-    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES)
+    going_on = places if wish.resume else None
+    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES, going_on)
     carried = carry_over(start.model, old, dataset.tokenizer)
     documents = list(first_bytes(dataset.documents("valid")))
     before = start.score(documents)

@@ -201,8 +201,8 @@ class Places:
         if left and not taken:
             raise UsageError(
                 f"'{left[0]}' is the result of another run of this name, whose model isn't in "
-                f"'{self.checkpoints}'{self._known()}: --overwrite replaces it, another --name or "
-                "--results leaves it as it is"
+                f"'{self.checkpoints}'{self._known()}: --overwrite replaces it, another name or "
+                "folder for results leaves it as it is"
             )
         if taken:
             going_on = "" if resume or not self.resumable else "--resume goes on with it, "
@@ -210,7 +210,7 @@ class Places:
                 going_on = "there is nothing to go on from, "
             raise UsageError(
                 f"'{taken[0]}' holds a model already{self._known()}: {going_on}--overwrite "
-                "replaces it, another --name leaves it as it is"
+                "replaces it, another name or folder leaves it as it is"
             )
 
     def _known(self) -> str:

@@ -306,6 +306,7 @@ def test_a_stopped_qat_goes_on(trained, text, tmp_path):
     options = {"method": "qat", "data": str(text), "tokens": "12K"}
     once = run(trained / "itera_lite_tiny", tmp_path, **options)
     shutil.rmtree(tmp_path / "r")
+    options["tokens"] = None  # as many as the first time
     again = run(trained / "itera_lite_tiny", tmp_path, resume=True, **options)
     assert again["train"]["steps"] == once["train"]["steps"]
     assert again["compress"]["bpb"] == once["compress"]["bpb"]

@@ -13,7 +13,7 @@ import pytest
 from itera_lite import cli
 from itera_lite.errors import CheckpointError, ModelFileError, UsageError
 from itera_lite.generate import generate
-from itera_lite.runtime import find
+from itera_lite.runtime import Model, find
 
 NAMES = ["itera_lite_test", "transformer_test"]
 
@@ -193,7 +193,11 @@ def test_a_file_needs_no_torch_and_no_numpy(gguf_pair):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_prompt_that_is_not_utf8_is_repaired(gguf_pair, capsys):
-    prompt = os.fsdecode(b"a\xff")
-    generate(prompt, checkpoint=gguf_pair["itera_lite_test"], max_tokens=2, seed=0)
+def test_a_prompt_that_is_not_utf8_is_read_as_it_is(gguf_pair, capsys):
+    """As `itera-run` reads it; what can't be printed is shown as U+FFFD."""
+    prompt, path = os.fsdecode(b"a\xff"), gguf_pair["itera_lite_test"]
+    generate(prompt, checkpoint=path, max_tokens=8, temperature=0)
+    told = capsys.readouterr().out
+    assert told == f"a\ufffd{Model.load(path).generate(prompt, max_tokens=8, temperature=0).text}\n"
+    generate("a\ud800", checkpoint=path, max_tokens=1, seed=0)
     assert capsys.readouterr().out.startswith("a\ufffd")

@@ -370,3 +370,14 @@ def test_who_asks_whether_a_run_can_go_on_leaves_its_save_alone(tmp_path, model,
         os.replace(mine.last, old := mine.last.with_name(".mine-last.old"))
         assert not mine.resumable and old.is_dir()
     assert mine.resumable and not old.is_dir()
+
+
+def test_a_second_demo_says_how_to_replace_the_first(tmp_path, model):
+    """In its own options: it has no --name and no --resume."""
+    from itera_lite.demo import demo
+
+    save_checkpoint(tmp_path / "c" / "transformer_tiny", *model)
+    folders = {"checkpoints": tmp_path / "c", "results": tmp_path / "r", "reports": tmp_path / "p"}
+    with pytest.raises(UsageError, match="itera demo --overwrite replaces it, --checkpoints"):
+        demo(minutes=1, **folders)
+    assert not (tmp_path / "r").exists()
