@@ -41,22 +41,23 @@ def demo(
         The models' summaries, and the path of the report.
     """
     minutes, seed = minutes_of(minutes), seed_of(seed)
-    paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
-    taken = [path for path in paths if path.exists()]
-    if taken and not overwrite:
-        raise UsageError(
-            f"'{taken[0]}' is there already, from an earlier demo or a training: itera demo "
-            "--overwrite replaces it, --checkpoints and --results name other folders"
-        )
     check_writable(results / "demo.json")
     check_writable(reports / "efficiency_report.md")
     from itera_lite.bench.run import bench
+    from itera_lite.checkpoint.folder import is_own
     from itera_lite.evaluate.run import evaluate
     from itera_lite.report.build import report
     from itera_lite.report.results import load_results
     from itera_lite.report.table import comparison_table
     from itera_lite.train.run import train
 
+    paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
+    taken = [path for path in paths if is_own(path)]
+    if taken and not overwrite:
+        raise UsageError(
+            f"'{taken[0]}' is there already, from an earlier demo or a training: itera demo "
+            "--overwrite replaces it, --checkpoints and --results name other folders"
+        )
     begin = time.monotonic()
 
     def stage(number: int, what: str) -> None:
