@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _guarded(arguments: list[str]) -> int:
-    """The exit code; whatever goes wrong is told in words."""
+    """Runs the command and returns its exit code; prints a message for every exception."""
     try:
         code = _run(arguments, _verb(arguments))
         sys.stdout.flush()  # so that a full disk or a reader that went away is noticed here
@@ -366,7 +366,7 @@ class _Output(io.TextIOWrapper):
 
 
 class _Messages(io.TextIOWrapper):
-    """Standard error without errors: what can't be told stops nothing."""
+    """Standard error that drops what it can't write, so that a closed stream ends no command."""
 
     def write(self, text: str) -> int:
         try:

@@ -41,7 +41,7 @@ def demo(
         The models' summaries, and the path of the report.
     """
     minutes, seed = minutes_of(minutes), seed_of(seed)
-    check_writable(results / "demo.json")
+    check_writable(results / "itera_lite_tiny_summary.json")
     check_writable(reports / "efficiency_report.md")
     from itera_lite.bench.run import bench
     from itera_lite.checkpoint.folder import is_own

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from itera_lite.errors import IteraError
+from itera_lite.errors import IteraError, UsageError
 
 
 def exists(path: str | Path) -> bool:
@@ -30,6 +30,14 @@ def is_folder(path: str | Path) -> bool:
     """Whether ``path`` is a folder, or a link to one."""
     mode = _mode(path)
     return mode is not None and stat.S_ISDIR(mode)
+
+
+def require_place(path: Path) -> None:
+    """Raises `UsageError` where no output can be written to ``path``: a folder, or in none."""
+    if is_folder(path):
+        raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
+    if not is_folder(path.parent):
+        raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
 
 
 def _mode(path: str | Path) -> int | None:

@@ -90,7 +90,7 @@ def save_checkpoint(
 
 
 def is_own(folder: Path) -> bool:
-    """Whether this program wrote the checkpoint in ``folder``: its config.json says so."""
+    """Whether config.json in ``folder`` has the mark that this program writes into it."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -152,7 +152,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _shards(folder: Path) -> dict[str, Path]:
-    """The file of each tensor, as the index of a checkpoint in several files says."""
+    """Maps each tensor's name to its file, for weights that are split into several files."""
     path = folder / INDEX
     shown = read_object(path, CheckpointError).get("weight_map")
     if not isinstance(shown, dict) or not all(

@@ -10,6 +10,7 @@ from itera_lite.compress.rungs import (
     REFERENCES,
     STAGES,
     Plan,
+    discard,
     is_finished,
     note_options,
     stages,
@@ -133,6 +134,7 @@ def ladder(
                 continue
             if not quiet:
                 print(f"{stage.title}: {amount:.1f} minutes")
+            discard(plan, stage)
             stage.make(plan, amount)
             note_options(plan, stage)
 

@@ -163,7 +163,7 @@ def quantize(
                 summary = save_untrained(
                     made, dataset, places, valid, spec=data, seed=seed, notes=notes
                 )
-        # Weights of a chosen mix are on their grids, which says which type each matrix has.
+        # In a chosen mix, `auto` finds the type of each matrix again: its rounded weights fit one.
         _finish(start, places, type if limit is None else "auto", summary, documents, quiet)
         return summary
 

@@ -290,8 +290,7 @@ def note_options(plan: Plan, stage: Stage) -> None:
 
 
 def is_finished(plan: Plan, stage: Stage) -> bool:
-    """Whether a stage needn't be made again. With ``plan.overwrite`` one that was made with other
-    options is discarded.
+    """Whether a stage needn't be made again: it was made, and with the options of ``plan``.
 
     Raises:
         UsageError: it was made with other options, and nobody asked to replace it.
@@ -310,8 +309,13 @@ def is_finished(plan: Plan, stage: Stage) -> bool:
             "Give the same options, other folders with --checkpoints and --results, or --overwrite "
             "to make it again"
         )
-    _places(plan, stage.name).discard()
     return False
+
+
+def discard(plan: Plan, stage: Stage) -> None:
+    """Remove what a stage that was made with other options has left."""
+    if plan.summary(stage.name) is not None:
+        _places(plan, stage.name).discard()
 
 
 def minutes_of(summary: dict[str, Any]) -> float:

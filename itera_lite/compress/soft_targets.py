@@ -147,7 +147,7 @@ class SoftTargets:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Turns an `OSError` of the block into a `DataError` that says what to do."""
+        """Raises a `DataError` that names ITERA_CACHE where the block raises an `OSError`."""
         try:
             yield
         except OSError as error:

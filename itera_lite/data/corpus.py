@@ -22,6 +22,7 @@ from itera_lite.data.repairs import Repairs, Tally, shown, some
 from itera_lite.data.split import split_by_hash, without_leaks
 from itera_lite.data.tables import Table
 from itera_lite.errors import DataError
+from itera_lite.files import expand_home
 
 READING = 3  # raise it when the same files would give other documents
 
@@ -168,7 +169,7 @@ def locate(spec: str) -> Source:
         if here and (here / spec).is_dir():
             return _folder(spec, here / spec, name=spec, kind=kind)
         return Source(spec, spec, kind, hub=HUB_SETS[spec])
-    path = Path(spec).expanduser()
+    path = Path(expand_home(spec))
     if spec and os.path.isdir(path):
         return _folder(spec, path, name=shown(path.resolve().name) or "root")
     if os.path.isfile(path):
@@ -181,7 +182,7 @@ def locate(spec: str) -> Source:
     table, _, column = spec.rpartition(":")
     if table == "-" and column:
         return Source(spec, "stdin", "stdin", column=column)
-    if table and column and (os.path.exists(Path(table).expanduser()) or _matches(table)):
+    if table and column and (os.path.exists(expand_home(table)) or _matches(table)):
         return replace(locate(table), spec=spec, column=column)
     if matches := _matches(spec):
         files = tuple((None, shown(file.name), file) for file in matches)

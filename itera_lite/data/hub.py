@@ -9,6 +9,7 @@ from pathlib import Path
 
 from itera_lite.data.readers import PACKED_SUFFIXES, TABLE_KINDS, kind_of
 from itera_lite.errors import DataError, MissingExtra
+from itera_lite.files import expand_home
 
 MAX_BYTES = 2 * 1024**3  # of one set, as stored
 
@@ -77,7 +78,7 @@ def fetch(wanted: HubSet, name: str) -> tuple[dict[str, Path], str, list[str]]:
 def data_folder() -> Path | None:
     """$ITERA_DATA, where named sets are looked for first; None where it isn't set."""
     value = os.environ.get("ITERA_DATA")
-    return Path(value).expanduser() if value else None
+    return Path(expand_home(value)) if value else None
 
 
 def _fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:

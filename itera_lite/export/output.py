@@ -8,7 +8,7 @@ from pathlib import Path
 
 from itera_lite.errors import UsageError
 from itera_lite.files import is_special
-from itera_lite.reading import exists, is_folder
+from itera_lite.reading import exists, require_place
 
 
 def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
@@ -18,10 +18,7 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
         inputs: the files that are read, whether they are there or not.
         magic: the bytes with which a file begins that may be replaced. An empty file may be too.
     """
-    if is_folder(path):
-        raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
-    if not is_folder(path.parent):
-        raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
+    require_place(path)
     if is_special(path):
         return
     target = os.path.realpath(path)

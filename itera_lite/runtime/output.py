@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from itera_lite.errors import IteraError, MissingExtra, UsageError
+from itera_lite.reading import require_place
 from itera_lite.runtime.lines import Line, LineReader
 from itera_lite.runtime.resume import Progress
 
@@ -47,12 +48,7 @@ class Output:
         if self._packed not in (".gz", ".zst"):
             self._packed = ""
         if self._descriptor is None:
-            if not self.path.parent.is_dir():
-                raise UsageError(
-                    f"there is no folder '{self.path.parent}' for the output: make it first"
-                )
-            if self.path.is_dir():
-                raise UsageError(f"the output {self.name} is a folder: expected a file's name")
+            require_place(self.path)
         if self._found is not None and reader.is_file(self._found):
             raise UsageError(f"the output {self.name} is the input: name another file")
         self._regular = self._descriptor is None and (

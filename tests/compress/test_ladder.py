@@ -207,6 +207,7 @@ def test_a_stage_of_other_options_is_made_again_when_asked(text, climbed, small)
     )
     for stage, _ in rungs.stages(plan):
         if not rungs.is_finished(plan, stage):
+            rungs.discard(plan, stage)
             made.append(stage.name)
     assert made == ["distilled", "q8_0", "q4_0"]
     assert not (climbed / "c" / "distilled").exists() and (climbed / "c" / "itera").exists()
