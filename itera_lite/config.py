@@ -186,6 +186,7 @@ class TrainConfig:
         return min(rise, fall)
 
 
+DEFAULT_VOCABULARY = 2048  # of the tokenizer that a training makes
 REFERENCE_VOCABULARY = 32_768
 
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.checkpoint.folder import lock_path
-from itera_lite.config import NAMES, Family
+from itera_lite.config import DEFAULT_VOCABULARY, NAMES, Family
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import DataError, UsageError
 from itera_lite.files import check_writable, write_json
@@ -18,7 +18,6 @@ from itera_lite.train.budget import Budget
 from itera_lite.train.run_files import locked
 
 MOST_RUNS = 10_000
-DEFAULT_VOCABULARY = 2048
 
 
 def bench_seeds(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from itera_lite.config import (
+    DEFAULT_VOCABULARY,
     NAMES,
     PRESETS,
     REFERENCE_VOCABULARY,
@@ -36,8 +37,6 @@ from itera_lite.train.precision import Precision
 from itera_lite.train.resume import Places, settings_of
 from itera_lite.train.session import Setting, run_training, threads_restored
 from itera_lite.train.sizing import fit_to
-
-DEFAULT_VOCABULARY = 2048
 
 
 def train(

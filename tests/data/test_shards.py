@@ -80,13 +80,18 @@ def test_second_run_does_no_work(
     assert prepare(str(story_file), tokenizer=first.tokenizer).path == first.path
 
 
+def copied(story_file: Path, tmp_path: Path) -> Path:
+    """The same text in another folder."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    return Path(shutil.copy(story_file, folder))
+
+
 def test_same_text_elsewhere_is_found_by_content(
     cache: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(str(story_file), vocab_size=V)
-    again = tmp_path / "other" / "stories.txt"
-    again.parent.mkdir()
-    again.write_bytes(story_file.read_bytes())
+    again = copied(story_file, tmp_path)
     monkeypatch.setattr(Tokenizer, "train", None)
     assert prepare(str(again), vocab_size=V).path == first.path
 
@@ -278,9 +283,7 @@ def test_a_cache_that_is_only_read_still_gives_its_sets(
     cache: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(str(story_file), vocab_size=V)
-    again = tmp_path / "other" / "stories.txt"
-    again.parent.mkdir()
-    again.write_bytes(story_file.read_bytes())
+    again = copied(story_file, tmp_path)
 
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
