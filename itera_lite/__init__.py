@@ -1,8 +1,8 @@
 """Itera-Lite: tiny language models that anybody can train, shrink and run on a CPU.
 
     from itera_lite import load_checkpoint, prepare
-    from itera_lite.generate import generate
-    from itera_lite.train.run import train
+    from itera_lite.commands.generate import generate
+    from itera_lite.commands.train import train
 
 What `itera VERB` does, the function of that verb does (the table is in `itera_lite.cli`).
 Importing this package is fast: each public name is imported when it is first used.

@@ -61,43 +61,6 @@ def test_every_command_is_one_that_exists(command: str) -> None:
             assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.M)
 
 
-def test_the_file_tree_is_the_tree() -> None:
-    """Each line names a path that exists, and each module of the package has its line."""
-    named: set[str] = set()
-    folders: list[str] = []
-    for line in blocks("text")[0].splitlines():
-        entry = re.fullmatch(r"( *)(\S+(?: \S+)*?)  +(\S.*)", line)
-        assert entry, f"expected indentation, a path and a phrase: {line!r}"
-        indent, path, phrase = len(entry[1]) // 2, entry[2], entry[3]
-        assert phrase
-        folders = folders[:indent]
-        for each in path.split(" "):
-            assert (ROOT / "/".join([*folders, each])).exists(), "/".join([*folders, each])
-            named.add("/".join([*folders, each.rstrip("/")]))
-        if path.endswith("/"):
-            folders.append(path.rstrip("/"))
-    modules = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "itera_lite").rglob("*.py")
-        if not path.name.startswith("__")
-    }
-    missing = {
-        path
-        for path in modules
-        if path not in named and not any(_is_leaf(folder, named) for folder in _above(path))
-    }
-    assert not missing
-
-
-def _above(path: str) -> list[str]:
-    return [parent.as_posix() for parent in Path(path).parents]
-
-
-def _is_leaf(folder: str, named: set[str]) -> bool:
-    """A folder that is named, but whose files aren't, stands for all of them."""
-    return folder in named and not any(name.startswith(folder + "/") for name in named)
-
-
 @pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):

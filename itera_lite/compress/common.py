@@ -25,9 +25,8 @@ from itera_lite.machine.provenance import provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
-from itera_lite.train.budget import Budget, budget_of
+from itera_lite.train.recipe import Budget, budget_of, train_config
 from itera_lite.train.resume import Places, settings_of
-from itera_lite.train.run import train_config
 from itera_lite.train.session import description, threads_restored
 
 

@@ -14,7 +14,7 @@ from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.stats.comparison import Measurement, Metric, compare
 from itera_lite.stats.samples import stat
-from itera_lite.train.budget import Budget
+from itera_lite.train.recipe import Budget
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, run_training
 

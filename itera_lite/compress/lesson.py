@@ -31,10 +31,8 @@ from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, number_of
 from itera_lite.reading import exists, is_folder
 from itera_lite.stats.comparison import is_number
-from itera_lite.train.budget import Budget
-from itera_lite.train.run import train_config
+from itera_lite.train.recipe import Budget, fit_to, train_config
 from itera_lite.train.session import Setting, first_bytes
-from itera_lite.train.sizing import fit_to
 
 GO_ON_RATE = 0.3  # of the learning rates, for a student that is trained already
 SPEED_STEPS = 5  # that measure how far a budget in minutes will get

@@ -17,9 +17,8 @@ from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import IteraError, UsageError
 from itera_lite.files import write_json
 from itera_lite.reading import is_file, read_object
-from itera_lite.train.budget import Budget
+from itera_lite.train.recipe import Budget, train_config
 from itera_lite.train.resume import Places
-from itera_lite.train.run import train_config
 from itera_lite.train.session import Setting, run_training
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains yet without
@@ -164,7 +163,7 @@ def _teacher(plan: Plan, minutes: float) -> Any:
 
 
 def _vocabulary(plan: Plan, minutes: float) -> Any:
-    from itera_lite.compress.vocabulary import vocab
+    from itera_lite.commands.compress_vocab import vocab
 
     return vocab(
         plan.folder("itera"),
@@ -176,7 +175,7 @@ def _vocabulary(plan: Plan, minutes: float) -> Any:
 
 
 def _distilled(plan: Plan, minutes: float) -> Any:
-    from itera_lite.compress.distill import distill
+    from itera_lite.commands.compress_distill import distill
 
     return distill(
         teacher=[plan.teacher or replace(plan, seed=0).folder("teacher")],
@@ -189,7 +188,7 @@ def _distilled(plan: Plan, minutes: float) -> Any:
 
 def _quantized(kind: Literal["q8_0", "q4_0"]) -> Callable[[Plan, float], Any]:
     def make(plan: Plan, minutes: float) -> Any:
-        from itera_lite.compress.quantize import quantize
+        from itera_lite.commands.compress_quantize import quantize
 
         return quantize(
             plan.folder("distilled"),

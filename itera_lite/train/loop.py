@@ -23,7 +23,6 @@ from itera_lite.errors import TrainingError
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.train import validate
-from itera_lite.train.budget import Budget
 from itera_lite.train.distributed import World, parallel
 from itera_lite.train.interrupt import Stop, Stopped
 from itera_lite.train.metrics import Window
@@ -31,6 +30,7 @@ from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Choice
 from itera_lite.train.progress import Progress
+from itera_lite.train.recipe import Budget
 from itera_lite.train.resume import Places, save
 from itera_lite.train.state import State
 

@@ -11,8 +11,8 @@ import torch
 from itera_lite.checkpoint.folder import load_training_state, save_checkpoint
 from itera_lite.checkpoint.hf import load_model
 from itera_lite.errors import CheckpointError
-from itera_lite.train.budget import Budget
 from itera_lite.train.metrics import expert_loads, write_metrics
+from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import Places as Places
 from itera_lite.train.state import State
 

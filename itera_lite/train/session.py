@@ -22,11 +22,11 @@ from itera_lite.machine.provenance import default_threads, provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import threads_of
-from itera_lite.train.budget import Budget
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Choice, Precision, choose
+from itera_lite.train.recipe import Budget
 from itera_lite.train.resume import Places, go_on
 
 FINAL_BYTES = 2_000_000  # of validation text for the last score; more is sampled by `itera eval`

@@ -6,13 +6,15 @@ import math
 import pytest
 
 from itera_lite import _engine
-from itera_lite.bench import decode, decoders, llama, scoring, startup
-from itera_lite.bench.decode import bench_decode, exported, prompt_ids
+from itera_lite.bench import decoders, llama, startup
 from itera_lite.bench.decode_record import LLAMA, OURS, SAMPLED
 from itera_lite.bench.decode_targets import startup_targets
 from itera_lite.bench.decoders import EngineDecoder, LlamaDecoder
-from itera_lite.bench.scoring import bench_score
 from itera_lite.bench.shapes import SHAPES, Shape, write_shape
+from itera_lite.commands import bench_decode as decode
+from itera_lite.commands import bench_score as scoring
+from itera_lite.commands.bench_decode import bench_decode, exported, prompt_ids
+from itera_lite.commands.bench_score import bench_score
 from itera_lite.errors import UsageError
 from itera_lite.stats.comparison import Measurement
 from itera_lite.stats.targets import Target, judge, ratio

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
-from itera_lite.bench import fresh, llama, run
+from itera_lite.bench import fresh, llama
 from itera_lite.bench.fresh import measure_fresh
 from itera_lite.bench.peers import Peer
-from itera_lite.bench.run import bench
+from itera_lite.commands import bench as run
+from itera_lite.commands.bench import bench
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 
 STAT = {"median", "min", "max", "spread", "repeats", "samples"}

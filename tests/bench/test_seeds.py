@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from itera_lite.bench import seeds, steps
-from itera_lite.bench.seeds import bench_seeds
+from itera_lite.bench import steps
+from itera_lite.commands import bench_seeds as seeds
+from itera_lite.commands.bench_seeds import bench_seeds
 from itera_lite.errors import DataError, IteraError, UsageError
 from itera_lite.report.seeds import of_one_budget
 from tests.train.small import make_small

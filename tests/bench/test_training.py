@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from itera_lite.bench import steps, training
-from itera_lite.bench.training import bench_training
+from itera_lite.bench import steps
+from itera_lite.commands import bench_train as training
+from itera_lite.commands.bench_train import bench_training
 from itera_lite.errors import UsageError
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.compress import experts as verb
+from itera_lite.commands import compress_experts as verb
+from itera_lite.commands.compress_experts import experts, fewest
 from itera_lite.compress.common import score
-from itera_lite.compress.experts import experts, fewest
 from itera_lite.compress.mixture import drop, measure_usage, merge, mixtures
 from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, UsageError

@@ -9,12 +9,12 @@ import pytest
 
 from itera_lite import config
 from itera_lite.bench.artifact import Artifact
+from itera_lite.commands.ladder import ladder
+from itera_lite.commands.report import report
 from itera_lite.compress import climb, rungs
-from itera_lite.compress.ladder import ladder
 from itera_lite.compress.rungs import REFERENCES, STAGES
 from itera_lite.compress.targets import targets_of
 from itera_lite.errors import IteraError, MissingExtra, UsageError
-from itera_lite.report.build import report
 from itera_lite.report.ladder_table import ladder_table
 from tests.compress.checkpoints import text
 
@@ -250,7 +250,7 @@ def test_impossible_wishes_are_refused(options, tmp_path):
 
 
 def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("itera_lite.compress.ladder.find_spec", lambda _: None)
+    monkeypatch.setattr("itera_lite.commands.ladder.find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match="transformers"):
         ladder("python", quiet=True, checkpoints=tmp_path / "c", results=tmp_path / "r")
     assert not list(tmp_path.iterdir())

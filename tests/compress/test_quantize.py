@@ -12,10 +12,11 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
+from itera_lite.commands.compress_quantize import engine_bpb, file_bytes, quantize
+from itera_lite.commands.train import train
 from itera_lite.compress import qat
 from itera_lite.compress.common import Start, score
 from itera_lite.compress.gptq import compensate, gptq
-from itera_lite.compress.quantize import engine_bpb, file_bytes, quantize
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
 from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
 from itera_lite.config import ModelConfig
@@ -25,7 +26,6 @@ from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, scheme_of
 from itera_lite.runtime import Model
-from itera_lite.train.run import train
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.train.conftest import text  # noqa: F401

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.commands.compress_vocab import carry_over, pieces_of, vocab
 from itera_lite.compress import common, vocabulary_size
-from itera_lite.compress.vocabulary import carry_over, pieces_of, vocab
 from itera_lite.compress.vocabulary_size import Row, cheapest
 from itera_lite.data.shards import prepare
 from itera_lite.data.tokenizer import Tokenizer

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from itera_lite.cli import main
+from itera_lite.commands.data import describe
 from itera_lite.data import dataset as dataset_module
-from itera_lite.data.describe import describe
 from itera_lite.data.shards import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError

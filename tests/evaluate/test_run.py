@@ -7,9 +7,9 @@ import shutil
 import pytest
 
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.commands.evaluate import evaluate
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
-from itera_lite.evaluate.run import evaluate
 from itera_lite.export.gguf import export_gguf
 from itera_lite.runtime import Model
 
@@ -133,7 +133,7 @@ def test_a_score_is_shown_whatever_comes_after_it(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("itera_lite.evaluate.run.write_json", fail)
+    monkeypatch.setattr("itera_lite.commands.evaluate.write_json", fail)
     with pytest.raises(type(error)):
         evaluate(tiny_pair["itera_lite_test"], data=str(corpus), results=tmp_path, baselines=False)
     assert "bits per byte" in capsys.readouterr().out

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from itera_lite import cli
+from itera_lite.commands.generate import generate
 from itera_lite.errors import CheckpointError, ModelFileError, UsageError
-from itera_lite.generate import generate
 from itera_lite.runtime import Model, find
 
 NAMES = ["itera_lite_test", "transformer_test"]
@@ -110,7 +110,7 @@ def test_a_missing_or_foreign_model_is_said(tmp_path):
 def test_what_cannot_be_read_is_not_called_missing(gguf_pair, tiny_pair):
     """As another user, who may not read them; the superuser may read everything."""
     code = (
-        "import os, sys; from itera_lite import cli; import cyclopts, itera_lite.generate\n"
+        "import os, sys, cyclopts, itera_lite.commands.generate; from itera_lite import cli\n"
         "import itera_lite.runtime.find; os.chdir('/'); os.geteuid() or os.seteuid(65534)\n"
         "for path in sys.argv[1:]: cli.main(['generate', 'a', '--checkpoint', path])"
     )

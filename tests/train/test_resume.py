@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from itera_lite.commands.train import train
 from itera_lite.data.shards import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.train import session, validate
 from itera_lite.train.interrupt import Stopped
 from itera_lite.train.loop import Trainer
-from itera_lite.train.run import train
-from itera_lite.train.sizing import fit_to
+from itera_lite.train.recipe import fit_to
 from tests.train.small import make_small
 from tests.train.test_train import SETTINGS, curve, run
 
@@ -245,7 +245,7 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
 
 def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypatch):
     """Its vocabulary is larger than the text alone supports."""
-    from itera_lite.train import run as module
+    from itera_lite.commands import train as module
 
     asked = []
 

@@ -374,7 +374,7 @@ def test_who_asks_whether_a_run_can_go_on_leaves_its_save_alone(tmp_path, model,
 
 def test_a_second_demo_says_how_to_replace_the_first(tmp_path, model):
     """In its own options: it has no --name and no --resume."""
-    from itera_lite.demo import demo
+    from itera_lite.commands.demo import demo
 
     save_checkpoint(tmp_path / "c" / "transformer_tiny", *model)
     folders = {"checkpoints": tmp_path / "c", "results": tmp_path / "r", "reports": tmp_path / "p"}

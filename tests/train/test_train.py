@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.commands.train import train
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.train import loop, validate
-from itera_lite.train.budget import Budget
 from itera_lite.train.loop import Trainer
-from itera_lite.train.run import train
+from itera_lite.train.recipe import Budget
 from tests.train.small import make_small
 
 pytestmark = pytest.mark.usefixtures("small")

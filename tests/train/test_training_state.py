@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from itera_lite.commands.train import train
 from itera_lite.errors import CheckpointError
-from itera_lite.train.run import train
 from tests.other_user import as_other_user, shared_folder
 from tests.train.small import make_small
 

@@ -14,7 +14,7 @@ from itera_lite.errors import DataError, UsageError
 from itera_lite.files import check_writable, write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import minutes_of, number_of, seed_of, threads_of, whole_number
-from itera_lite.train.budget import Budget
+from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import locked
 
 MOST_RUNS = 10_000
@@ -150,7 +150,7 @@ def _train(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """One training, of which only the numbers are kept."""
-    from itera_lite.train.run import train
+    from itera_lite.commands.train import train
 
     with tempfile.TemporaryDirectory() as folder:
         options = options | {"checkpoints": Path(folder), "results": Path(folder)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +13,7 @@ from itera_lite.config import (
     REFERENCE_VOCABULARY,
     Family,
     ModelConfig,
-    TrainConfig,
     preset,
-    reference_recipe,
 )
 from itera_lite.data.general import prepare_general
 from itera_lite.data.shards import Dataset, prepare
@@ -30,13 +27,12 @@ from itera_lite.quantities import (
     threads_of,
     whole_number,
 )
-from itera_lite.train.budget import DEFAULT_MINUTES, Budget, budget_of
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
+from itera_lite.train.recipe import DEFAULT_MINUTES, Budget, budget_of, fit_to, train_config
 from itera_lite.train.resume import Places, settings_of
 from itera_lite.train.session import Setting, run_training, threads_restored
-from itera_lite.train.sizing import fit_to
 
 
 def train(
@@ -245,19 +241,3 @@ def _claim(places: dict[Family, Places], stack: ExitStack, resume: bool, overwri
 def _file_name(size: str) -> str:
     """A size as a part of a file's name: ``1.5M`` -> ``1_5M``."""
     return size.replace(".", "_")
-
-
-def train_config(
-    shape: ModelConfig, budget: Budget, wishes: dict[str, Any], seed: int = 0
-) -> TrainConfig:
-    """What follows from the budget, over it a family's recipe, over it what was asked for.
-
-    Args:
-        shape: of the model; a gpt2 has a recipe of its own.
-        wishes: fields of `TrainConfig`; None where nothing was asked for.
-    """
-    longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
-    derived = {"batch_size": budget.batch_size, "seq_len": longest}
-    recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
-    asked = {key: value for key, value in wishes.items() if value is not None}
-    return replace(TrainConfig(seed=seed), **(derived | recipe | asked))

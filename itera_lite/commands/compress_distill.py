@@ -13,8 +13,8 @@ from itera_lite.compress.objective import MIX, TEMPERATURE, TOP_K
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
-from itera_lite.train.budget import DEFAULT_MINUTES
 from itera_lite.train.precision import Precision
+from itera_lite.train.recipe import DEFAULT_MINUTES
 from itera_lite.train.resume import Places
 from itera_lite.train.run_files import locked
 from itera_lite.train.session import Setting, run_training, threads_restored

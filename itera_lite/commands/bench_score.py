@@ -14,8 +14,14 @@ from tqdm import tqdm
 
 from itera_lite import _engine
 from itera_lite.bench import llama
-from itera_lite.bench.decode import DEFAULT_CHECKPOINTS, check, exported, origin_of, say_missing
 from itera_lite.bench.decode_record import LLAMA, OURS, Subject
+from itera_lite.commands.bench_decode import (
+    DEFAULT_CHECKPOINTS,
+    check,
+    exported,
+    origin_of,
+    say_missing,
+)
 from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.machine.provenance import usable_cores
 from itera_lite.runtime import Model
@@ -133,7 +139,7 @@ def _scorers(
 
 def _texts(model: _engine.Model, documents: int, length: int) -> Iterator[bytes]:
     """Documents of about ``length`` tokens: consecutive pieces of a real text."""
-    from itera_lite.bench.decode import prompt_ids_of
+    from itera_lite.commands.bench_decode import prompt_ids_of
 
     ids = prompt_ids_of(model, documents * (length - 1) + 1)[1:]
     for first in range(0, len(ids), length - 1):

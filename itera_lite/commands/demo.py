@@ -43,13 +43,13 @@ def demo(
     minutes, seed = minutes_of(minutes), seed_of(seed)
     check_writable(results / "itera_lite_tiny_summary.json")
     check_writable(reports / "efficiency_report.md")
-    from itera_lite.bench.run import bench
     from itera_lite.checkpoint.folder import is_own
-    from itera_lite.evaluate.run import evaluate
-    from itera_lite.report.build import report
+    from itera_lite.commands.bench import bench
+    from itera_lite.commands.evaluate import evaluate
+    from itera_lite.commands.report import report
+    from itera_lite.commands.train import train
     from itera_lite.report.results import load_results
     from itera_lite.report.table import comparison_table
-    from itera_lite.train.run import train
 
     paths = [checkpoints / f"{NAMES[family]}_tiny" for family in ("itera", "transformer")]
     taken = [path for path in paths if is_own(path)]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from itera_lite.commands.compress_quantize import Type, file_bytes, quantize
 from itera_lite.compress.common import Start, adopt, check_numbers, score, trials
-from itera_lite.compress.quantize import Type, file_bytes, quantize
 from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.data.shards import prepare
 from itera_lite.errors import UsageError
@@ -154,7 +154,7 @@ def _fewer_experts(
     Raises:
         UsageError: not even the fewest fit; says how small the file can become.
     """
-    from itera_lite.compress.experts import experts
+    from itera_lite.commands.compress_experts import experts
 
     config = start.model.config
     least = max(2, config.top_k) if config.n_experts else 0
