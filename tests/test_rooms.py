@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "itera_lite"
 ROOMS = (
     *("cli", "commands"),
     *("compress", "bench", "runtime", "export", "train", "evaluate", "checkpoint"),
-    *("sampling", "model", "kernels", "report", "data"),
+    *("sampling", "model", "ops", "report", "data"),
     *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
 )
 

@@ -56,13 +56,13 @@ def _work(checkpoint: str, tokens: int, threads: int, device: str) -> dict[str, 
     begin = time.perf_counter()
     import torch
 
-    from itera_lite import kernels
+    from itera_lite import ops
     from itera_lite.checkpoint.folder import load_checkpoint
 
     torch.set_num_threads(threads)
     imported = time.perf_counter()
     memory = resident_bytes("VmRSS")
-    kernels.enable()
+    ops.enable()
     model, tokenizer = load_checkpoint(checkpoint)
     model.to(device)
     loaded = time.perf_counter()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import NAMES, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak
 from itera_lite.machine.provenance import default_threads
@@ -133,7 +133,7 @@ def training_speeds(
     threads = threads or default_threads()
     torch.set_num_threads(threads)
     try:
-        kernels.enable()
+        ops.enable()
         dtype = choose("auto", "cpu").dtype
         contenders = []
         for family in NAMES:

@@ -78,7 +78,7 @@ def bench(
     """
     import torch
 
-    from itera_lite import kernels
+    from itera_lite import ops
     from itera_lite.bench.measure import IteraRunner, interleave
     from itera_lite.bench.table import print_table
     from itera_lite.machine.energy import find_meter
@@ -89,7 +89,7 @@ def bench(
     for name in names:
         check_writable(Path(results) / f"{name}_benchmark.json")
     models = _load(folders, device)
-    problem = kernels.enable()
+    problem = ops.enable()
     threads = threads or _default_threads([model for model, _ in models])
     sides = [
         _Side(IteraRunner(name, model), prompt_ids(tokenizer))

@@ -245,9 +245,9 @@ def _add_torch(subject: Subject, context: int, peers: bool, pytorch: bool) -> No
     if peers and find_spec("transformers") is not None:
         runners.append(("transformers", TransformersRunner(subject.name, subject.folder)))
     if pytorch:
-        from itera_lite import kernels
+        from itera_lite import ops
 
-        kernels.enable()
+        ops.enable()
         model, _ = load_checkpoint(subject.folder)
         runners.append(("itera-lite in PyTorch", IteraRunner(subject.name, model.eval())))
     prompt = prompt_ids(next(iter(subject.files.values())), context)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.bench.peers import load_transformers, peer_versions
 from itera_lite.bench.steps import Contender, our_step, peer_step, seconds_of, short, take_turns
 from itera_lite.checkpoint.hf import load_model, save_model
@@ -78,7 +78,7 @@ def bench_training(
     threads = threads or default_threads()
     torch.set_num_threads(threads)
     try:
-        problem = kernels.enable()
+        problem = ops.enable()
         choice = choose(precision, "cpu")
         records = {}
         for family in families:

@@ -47,7 +47,7 @@ def evaluate(
     """
     import torch
 
-    from itera_lite import kernels
+    from itera_lite import ops
     from itera_lite.checkpoint.folder import load_checkpoint
     from itera_lite.config import preset_of
     from itera_lite.data.corpus import load_documents
@@ -84,7 +84,7 @@ def evaluate(
         raise UsageError(f"the result would be written to the text itself, '{spec}': rename it")
     check_writable(output)
     model, tokenizer = load_checkpoint(checkpoint)
-    problem = kernels.enable()
+    problem = ops.enable()
     corpus = load_documents(spec)
     if split not in corpus.splits:
         raise UsageError(f"split={split!r}: '{spec}' has {', '.join(map(repr, corpus.splits))}")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.compress.soft_targets import SoftTargets
 from itera_lite.compress.teacher import Teacher
 from itera_lite.data.shards import Dataset
@@ -45,10 +45,8 @@ class Distillation(Objective):
         hidden = model.hidden(tokens[:, :-1]).flatten(0, 1)
         weight, scaling = model.embedding.weight, model.config.logits_scaling
         soft = (ids, probabilities, self.temperature, self.mix)
-        if kernels.usable(hidden):
-            minimised, hard = kernels.linear_soft_cross_entropy(
-                hidden, weight, wanted, *soft, scaling
-            )
+        if ops.usable(hidden):
+            minimised, hard = ops.linear_soft_cross_entropy(hidden, weight, wanted, *soft, scaling)
         else:
             logits = F.linear(hidden, weight.to(hidden.dtype)).float() / scaling
             minimised, hard = soft_cross_entropy(logits, wanted, *soft)
@@ -110,7 +108,7 @@ def soft_cross_entropy(
     temperature: float,
     mix: float,
 ) -> tuple[Tensor, Tensor]:
-    """The oracle of `kernels.linear_soft_cross_entropy`, and what takes its place without it.
+    """The oracle of `ops.linear_soft_cross_entropy`, and what takes its place without it.
 
     Args:
         logits: (n, V). targets: (n,). ids, probabilities: (n, k).

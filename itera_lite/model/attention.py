@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear
 
@@ -112,9 +112,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
         """Mix a whole sequence. With a state: go on from it and leave it at the end."""
-        if state is None and x.shape[1] <= FUSED_LENGTH and kernels.usable(x):
+        if state is None and x.shape[1] <= FUSED_LENGTH and ops.usable(x):
             cos, sin = self._angles(0, x.shape[1])
-            return self.o_proj(kernels.attention(self._project(x), self.config, cos, sin))
+            return self.o_proj(ops.attention(self._project(x), self.config, cos, sin))
         before = 0 if state is None else state.length
         q, k, v = self._heads(x, before)
         if state is not None:

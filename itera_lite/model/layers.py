@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itera_lite import kernels
+from itera_lite import ops
 
 
 class Linear(nn.Module):
@@ -34,8 +34,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalise (..., width); the result has ``dtype``, by default that of ``x``."""
         dtype = dtype or x.dtype
-        if kernels.usable(x):
-            return kernels.rms_norm(x, self.weight, self.eps, dtype)
+        if ops.usable(x):
+            return ops.rms_norm(x, self.weight, self.eps, dtype)
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(dtype)
 
     def after(self, x: Tensor, add: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -47,8 +47,8 @@ class RMSNorm(nn.Module):
         Returns:
             The stream in the type of ``x``, its norm in the type of ``add``.
         """
-        if kernels.usable(x):
-            return kernels.add_rms_norm(x, add, scale, self.weight, self.eps)
+        if ops.usable(x):
+            return ops.add_rms_norm(x, add, scale, self.weight, self.eps)
         x = x + scale * add
         return x, self(x, add.dtype)
 
@@ -97,7 +97,7 @@ class SwiGLU(nn.Module):
 
 def gated_silu(gate_up: Tensor) -> Tensor:
     """(..., 2F), the gate first -> silu(gate) * up, (..., F)."""
-    if kernels.usable(gate_up):
-        return kernels.gated_silu(gate_up)
+    if ops.usable(gate_up):
+        return ops.gated_silu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up

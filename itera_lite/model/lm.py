@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.errors import UsageError
 from itera_lite.model.attention import Attention, AttentionState
@@ -171,8 +171,8 @@ class LanguageModel(nn.Module):
     def loss(self, ids: Tensor, targets: Tensor, balance_weight: float = 0.01) -> StepLoss:
         """Mean cross-entropy of (B, L) targets, and the experts' balance loss."""
         hidden = self.hidden(ids).flatten(0, 1)
-        if kernels.usable(hidden):
-            cross_entropy = kernels.linear_cross_entropy(
+        if ops.usable(hidden):
+            cross_entropy = ops.linear_cross_entropy(
                 hidden, self.embedding.weight, targets.flatten(), self.config.logits_scaling
             )
         else:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear, SwiGLU, gated_silu
 
@@ -65,10 +65,10 @@ class MoE(nn.Module):
         logits = self.router(flat).float()  # (T, E)
         gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
         few = not self.training and flat.shape[0] * self.config.top_k <= self.config.n_experts
-        if kernels.usable(flat) and not few:
-            gates, probability, routing = kernels.route(logits, self.config.top_k)
+        if ops.usable(flat) and not few:
+            gates, probability, routing = ops.route(logits, self.config.top_k)
             counts = routing.counts
-            y = kernels.experts(flat, routing, gates, gate_up, down)
+            y = ops.experts(flat, routing, gates, gate_up, down)
         else:
             top, index = logits.topk(self.config.top_k, dim=-1)
             gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)

@@ -5,7 +5,7 @@ Shapes: ``(B, L, D)`` model width, ``H`` heads of ``P`` channels, ``N`` states a
 
 `ssd_recurrent` is the definition, a step at a time, and the oracle of the
 tests; `ssd_chunked` is the same map as matrix products. The fused kernel in
-`itera_lite.kernels` computes convolution, scan, gate and norm in one pass.
+`itera_lite.ops` computes convolution, scan, gate and norm in one pass.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear, RMSNorm
 
@@ -132,14 +132,14 @@ class Mamba2(nn.Module):
     def forward(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """Mix a whole sequence (B, L, D). With a state: go on from it and leave it at the end."""
         projected = self.in_proj(x)
-        if kernels.usable(projected, self.config):
+        if ops.usable(projected, self.config):
             weights = [self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D]
             weights.append(self.norm.weight)
             if state is None:
-                y = kernels.mamba2(projected, self.config, weights)
+                y = ops.mamba2(projected, self.config, weights)
             else:
                 state.ssm = state.ssm.contiguous()
-                y = kernels.mamba2_from(projected, self.config, weights, state.conv, state.ssm)
+                y = ops.mamba2_from(projected, self.config, weights, state.conv, state.ssm)
                 c = self.config
                 inputs = projected[..., c.d_inner : c.d_inner + c.d_conv_channels].mT.float()
                 state.conv = torch.cat([state.conv, inputs], dim=-1)[..., -(c.d_conv - 1) :]

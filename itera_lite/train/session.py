@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig, TrainConfig, preset_of
 from itera_lite.data.shards import Dataset
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.files import write_json
-from itera_lite.kernels.build import keep_memory
 from itera_lite.machine.provenance import default_threads, provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from itera_lite.ops.build import keep_memory
 from itera_lite.quantities import threads_of
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
@@ -59,7 +59,7 @@ class Setting:
             torch.set_num_threads(default_threads(world.local_size))
         else:
             torch.set_num_threads(threads_of(threads))
-        problem = kernels.enable()
+        problem = ops.enable()
         keep_memory()
         return cls(world, choose(precision, world.device), problem, quiet)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.compress.objective import Distillation, soft_cross_entropy, tempered
 from itera_lite.config import ModelConfig
 from itera_lite.model import LanguageModel
@@ -12,7 +12,7 @@ from itera_lite.model import LanguageModel
 @pytest.fixture(autouse=True)
 def plain():
     yield
-    kernels.disable()
+    ops.disable()
 
 
 def some(n=400, v=300, k=16, spread=1.0):
@@ -64,14 +64,14 @@ def test_where_no_teacher_speaks_the_text_alone_counts():
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.7])
 @pytest.mark.parametrize(("mix", "scaling"), [(0.5, 1.0), (1.0, 2.5)])
 def test_the_fused_operation_equals_its_oracle(temperature, mix, scaling, spread):
-    assert kernels.enable() is None
+    assert ops.enable() is None
     _, targets, ids, top = some(1500)
     hidden, weight = torch.randn(1500, 32), spread * torch.randn(300, 32)
     found = []
     for fused in (True, False):
         leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         if fused:
-            loss, hard = kernels.linear_soft_cross_entropy(
+            loss, hard = ops.linear_soft_cross_entropy(
                 *leaves, targets, ids, top, temperature, mix, scaling
             )
         else:
@@ -85,10 +85,10 @@ def test_the_fused_operation_equals_its_oracle(temperature, mix, scaling, spread
 
 
 def test_the_fused_operation_in_half_precision():
-    assert kernels.enable() is None
+    assert ops.enable() is None
     _, targets, ids, top = some(1500)
     hidden, weight = torch.randn(1500, 32).bfloat16().requires_grad_(), torch.randn(300, 32)
-    loss, hard = kernels.linear_soft_cross_entropy(hidden, weight, targets, ids, top, 1.0, 0.5)
+    loss, hard = ops.linear_soft_cross_entropy(hidden, weight, targets, ids, top, 1.0, 0.5)
     logits = (hidden.detach() @ weight.bfloat16().T).float().requires_grad_()
     expected = soft_cross_entropy(logits, targets, ids, top, 1.0, 0.5)
     assert torch.allclose(torch.stack([loss, hard]), torch.stack(expected), rtol=1e-5)
@@ -118,7 +118,7 @@ def test_the_objective_keeps_the_hard_loss_and_the_balance_loss(fused, family):
     torch.manual_seed(1)
     model = LanguageModel(ModelConfig(family, "a", 300, 64, **shape)).train()
     if fused:
-        assert kernels.enable() is None
+        assert ops.enable() is None
     tokens, places = torch.randint(0, 300, (2, 33)), torch.randint(0, 400, (2, 33))
     plain = model.loss(tokens[:, :-1], tokens[:, 1:], 0.01)
     taught = Distillation(Said(ids, top), 1.0, 0.5).loss(model, tokens, places, 0.01)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from itera_lite.kernels.library import SUFFIX, call
+from itera_lite.ops.library import SUFFIX, call
 
 LOSS_ROWS = 1024  # rows of logits that exist at a time
 

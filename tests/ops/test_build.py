@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from itera_lite import kernels
-from itera_lite.kernels import build, library
+from itera_lite import ops
+from itera_lite.ops import build, library
 from tests.other_user import as_other_user, shared_folder
 
 
@@ -106,9 +106,9 @@ def test_a_compiler_that_does_not_work_is_said_once(compiler, message, one, monk
     with pytest.raises(OSError, match=message):
         build.load()
     monkeypatch.setattr(library, "_library", None)
-    monkeypatch.setattr(kernels, "_said", None)
-    monkeypatch.setattr(kernels, "_enabled", False)
-    assert kernels.enable() == kernels.enable() is not None
+    monkeypatch.setattr(ops, "_said", None)
+    monkeypatch.setattr(ops, "_enabled", False)
+    assert ops.enable() == ops.enable() is not None
     said = capsys.readouterr().err
     assert said.count("warning: without the fused operations") == 1
     assert compiler in said

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.config import ModelConfig
-from itera_lite.kernels.library import SUFFIX, call
+from itera_lite.ops.library import SUFFIX, call
 
 MAMBA_CHUNK = 16  # steps between the states that the backward pass starts from
 

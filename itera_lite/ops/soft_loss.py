@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from itera_lite.kernels.library import SUFFIX, call
-from itera_lite.kernels.loss import LOSS_ROWS
+from itera_lite.ops.library import SUFFIX, call
+from itera_lite.ops.loss import LOSS_ROWS
 
 
 class _LinearSoftCrossEntropy(Function):

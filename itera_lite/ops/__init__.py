@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from itera_lite.config import ModelConfig
-from itera_lite.kernels.attention import attention
-from itera_lite.kernels.experts import experts, gated_silu, route
-from itera_lite.kernels.library import load_library
-from itera_lite.kernels.loss import linear_cross_entropy
-from itera_lite.kernels.mamba2 import mamba2, mamba2_from
-from itera_lite.kernels.norm import add_rms_norm, rms_norm
-from itera_lite.kernels.soft_loss import linear_soft_cross_entropy
+from itera_lite.ops.attention import attention
+from itera_lite.ops.experts import experts, gated_silu, route
+from itera_lite.ops.library import load_library
+from itera_lite.ops.loss import linear_cross_entropy
+from itera_lite.ops.mamba2 import mamba2, mamba2_from
+from itera_lite.ops.norm import add_rms_norm, rms_norm
+from itera_lite.ops.soft_loss import linear_soft_cross_entropy
 
 __all__ = [
     "add_rms_norm",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itera_lite.kernels.build import load
+from itera_lite.ops.build import load
 
 _library: ctypes.CDLL | None = None
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}  # of a function's name
@@ -30,7 +30,7 @@ def call(name: str, *arguments: Any) -> int:
     Tensors go as pointers, whole numbers as int64, other numbers as float.
     """
     if _library is None:
-        raise RuntimeError("call itera_lite.kernels.enable() first")
+        raise RuntimeError("call itera_lite.ops.enable() first")
     converted: list[Any] = []
     for value in arguments:
         if isinstance(value, Tensor):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
@@ -17,16 +17,16 @@ ITERA = ModelConfig("itera", "ma", 256, 64, n_experts=4, d_expert=32, d_ff=32, d
 @pytest.fixture(autouse=True)
 def fused():
     torch.manual_seed(0)
-    problem = kernels.enable()
+    problem = ops.enable()
     assert problem is None, problem
     yield
-    kernels.disable()
+    ops.disable()
 
 
 def both(function, *inputs):
     """Results and gradients of ``function``, fused and in plain PyTorch."""
     found = []
-    for switch in (kernels.enable, kernels.disable):
+    for switch in (ops.enable, ops.disable):
         switch()
         leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
         y = function(*leaves)
@@ -56,8 +56,8 @@ def test_rms_norm(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_norm_along_the_residual_stream(dtype):
     def run(x, add, weight):
-        if kernels.usable(x):
-            stream, normed = kernels.add_rms_norm(x, add, 0.7, weight, 1e-5)
+        if ops.usable(x):
+            stream, normed = ops.add_rms_norm(x, add, 0.7, weight, 1e-5)
         else:
             stream = x + 0.7 * add
             normed = torch.nn.functional.rms_norm(stream, (96,), weight, 1e-5).to(dtype)
@@ -80,9 +80,9 @@ def test_route_and_experts(k):
     up, down = torch.randn(5, 64, 64) / 8, torch.randn(5, 64, 32) / 6
 
     def run(x, logits, up, down):
-        if kernels.usable(x):
-            gates, probability, routing = kernels.route(logits, k)
-            y = kernels.experts(x, routing, gates, up, down)
+        if ops.usable(x):
+            gates, probability, routing = ops.route(logits, k)
+            y = ops.experts(x, routing, gates, up, down)
         else:
             top, index = logits.topk(k, dim=-1)
             gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
@@ -96,7 +96,7 @@ def test_experts_of_few():
     x, gates = torch.randn(3, 64), torch.rand(3, 2)
     index = torch.tensor([[0, 4], [4, 1], [2, 3]])
     up, down = torch.randn(5, 64, 64) / 8, torch.randn(5, 64, 32) / 6
-    kernels.disable()
+    ops.disable()
     few, naive = (mix(x, index, gates, up, down) for mix in (experts_of_few, experts_naive))
     assert torch.allclose(few, naive, atol=1e-5)
 
@@ -122,8 +122,8 @@ def test_linear_cross_entropy(scaling):
     targets = torch.randint(0, 300, (1500,))
 
     def run(hidden, weight):
-        if kernels.usable(hidden):
-            return kernels.linear_cross_entropy(hidden, weight, targets, scaling)
+        if ops.usable(hidden):
+            return ops.linear_cross_entropy(hidden, weight, targets, scaling)
         return torch.nn.functional.cross_entropy(hidden @ weight.T / scaling, targets)
 
     close(both(run, hidden, weight), 1e-5)
@@ -145,7 +145,7 @@ def test_mamba2_values_and_every_gradient(d_state, length):
     torch.nn.init.uniform_(layer.dt_bias, -3, 1)
     x = torch.randn(3, length, 64)
     found = []
-    for switch in (kernels.enable, kernels.disable):
+    for switch in (ops.enable, ops.disable):
         switch()
         leaf = x.clone().requires_grad_()
         layer.zero_grad()
@@ -166,7 +166,7 @@ def test_a_whole_model_in_bfloat16_has_the_gradients_of_float32(family):
             torch.nn.init.normal_(parameter, std=0.1)
     ids = torch.randint(0, 256, (4, 65))
     grads = []
-    for dtype, switch in ((torch.bfloat16, kernels.enable), (torch.float32, kernels.disable)):
+    for dtype, switch in ((torch.bfloat16, ops.enable), (torch.float32, ops.disable)):
         switch()
         model.compute_dtype = dtype
         model.zero_grad()
