@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "itera_lite"
 # From the top to the bottom: a room imports only from those that stand after it.
 ROOMS = (
     *("cli", "commands"),
-    *("compress", "bench", "runtime", "export", "train", "evaluate", "checkpoint"),
+    *("compress", "bench", "engine", "export", "train", "evaluate", "checkpoint"),
     *("sampling", "model", "ops", "report", "data"),
     *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
 )

@@ -91,7 +91,7 @@ class Artifact:
 
 
 def _engine_writer(path: str) -> Any:
-    from itera_lite.runtime import Model
+    from itera_lite.engine import Model
 
     model = Model.load(path)
 

@@ -22,7 +22,7 @@ PIPE_BYTES = 4096
 LONGEST_PIECE = 64
 IMPORTS = {
     "import_ms": "import itera_lite",
-    "import_runtime_ms": "from itera_lite.runtime import Model",
+    "import_runtime_ms": "from itera_lite.engine import Model",
 }
 
 

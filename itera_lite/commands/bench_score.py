@@ -22,9 +22,9 @@ from itera_lite.commands.bench_decode import (
     origin_of,
     say_missing,
 )
+from itera_lite.engine import Model
 from itera_lite.files import check_writable, folder_name, write_json
 from itera_lite.machine.provenance import usable_cores
-from itera_lite.runtime import Model
 from itera_lite.stats.comparison import Measurement, Metric, compare
 from itera_lite.stats.samples import stat
 from itera_lite.stats.targets import Target, judge, lines, ratio

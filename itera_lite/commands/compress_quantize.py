@@ -33,6 +33,7 @@ from itera_lite.compress.sensitivity import (
 )
 from itera_lite.config import preset_of
 from itera_lite.data.shards import Dataset, prepare
+from itera_lite.engine import Model
 from itera_lite.errors import UsageError
 from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
 from itera_lite.export.tensors import gguf_tensors
@@ -40,7 +41,6 @@ from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import bytes_of
-from itera_lite.runtime import Model
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, first_bytes
 

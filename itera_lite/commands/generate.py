@@ -17,10 +17,10 @@ from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, seed_of, whole_number
 
 if TYPE_CHECKING:
+    from itera_lite.engine import Model
     from itera_lite.model.stream import Sampler as Sampler
     from itera_lite.model.stream import stream as stream
     from itera_lite.model.stream import stream_ids as stream_ids
-    from itera_lite.runtime import Model
 
 
 def __getattr__(name: str) -> Any:
@@ -95,7 +95,7 @@ def generate(
         logit_bias: A number to add to a token's logit, by its id, as in --logit-bias.17=-5.
         log_probabilities: Also write each token's natural log-probability to standard error.
     """
-    from itera_lite.runtime.find import find_model, load_model, shown
+    from itera_lite.engine.find import find_model, load_model, shown
 
     given: dict[str, Any] = {
         "max_tokens": whole_number("max_tokens", max_tokens),

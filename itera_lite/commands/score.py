@@ -13,13 +13,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from itera_lite.data.lines import Line, LineReader
+from itera_lite.engine.find import find_model, load_model, shown
+from itera_lite.engine.output import Output
+from itera_lite.engine.results import Score
+from itera_lite.engine.resume import Progress
 from itera_lite.errors import IteraError, ModelFileError, UsageError
 from itera_lite.quantities import finite_number, threads_of, whole_number
-from itera_lite.runtime.find import find_model, load_model, shown
-from itera_lite.runtime.lines import Line, LineReader
-from itera_lite.runtime.output import Output
-from itera_lite.runtime.results import Score
-from itera_lite.runtime.resume import Progress
 
 ADDED = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")
 BATCH_BYTES = 1 << 16  # of text that is scored, then written, at a time; for each thread

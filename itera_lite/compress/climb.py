@@ -163,7 +163,7 @@ def _kept(path: Path) -> dict[str, Any]:
 def _score(folder: Path, file: Path, documents: list[bytes]) -> tuple[float, int, int]:
     """Nats, tokens and bytes. Of a quantised model it is the file that counts, in the engine."""
     if file.suffix == ".gguf":
-        from itera_lite.runtime import Model
+        from itera_lite.engine import Model
 
         parts = Model.load(file).score(documents, window=WINDOW)
         return (

@@ -10,7 +10,7 @@
 namespace nb = nanobind;
 
 NB_MODULE(_engine, m) {
-    m.doc() = "The native engine; use it through itera_lite.runtime.";
+    m.doc() = "The native engine; use it through itera_lite.engine.";
     // The package's own errors, so that a message is all that the command line shows.
     nb::register_exception_translator([](const std::exception_ptr &thrown, void *) {
         const auto raise = [](const char *name, const char *message) {

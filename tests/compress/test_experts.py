@@ -14,9 +14,9 @@ from itera_lite.commands.compress_experts import experts, fewest
 from itera_lite.compress.common import score
 from itera_lite.compress.mixture import drop, measure_usage, merge, mixtures
 from itera_lite.data.shards import prepare
+from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
 from tests.compress.checkpoints import ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 

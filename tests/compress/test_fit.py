@@ -10,8 +10,8 @@ import pytest
 from itera_lite.commands import compress as fitting
 from itera_lite.commands.compress import compress
 from itera_lite.commands.compress_quantize import quantize
+from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
-from itera_lite.runtime import Model
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text
 
 __all__ = ["old", "save", "text"]

@@ -20,12 +20,12 @@ from itera_lite.compress.gptq import compensate, gptq
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
 from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
 from itera_lite.config import ModelConfig
+from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, scheme_of
-from itera_lite.runtime import Model
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.train.conftest import text  # noqa: F401

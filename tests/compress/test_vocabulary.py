@@ -12,9 +12,9 @@ from itera_lite.compress import common, vocabulary_size
 from itera_lite.compress.vocabulary_size import Row, cheapest
 from itera_lite.data.shards import prepare
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, DataError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
 from itera_lite.train import session
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model

@@ -8,10 +8,10 @@ import pytest
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.evaluate import evaluate
+from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
 
 
 @pytest.fixture(scope="module")

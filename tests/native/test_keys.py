@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from itera_lite.engine import Model
 from itera_lite.errors import IteraWarning, ModelFileError, UsageError
-from itera_lite.runtime import Model
 from tests.native.gguf_bytes import (
     BOOL,
     F32,

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from itera_lite.data.lines import Line
 from itera_lite.errors import DataError
 from itera_lite.files import write_json
-from itera_lite.runtime.lines import Line
 
 TOLERANCE = 0.01  # of the nats of one line, between processors
 SAVE_SECONDS = 5.0  # between two records of how far the input was read

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.runtime.conftest import Export
 
 from itera_lite.config import preset
+from itera_lite.engine import Model
 from itera_lite.errors import ModelFileError, UsageError
-from itera_lite.runtime import Model
 from tests.export.models import VOCAB
-from tests.runtime.conftest import Export
 
 PROMPT = "Once upon a time, in a land far away, " * 3
 

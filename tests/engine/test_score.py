@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from itera_lite import cli
 from itera_lite.commands import score as module
 from itera_lite.commands.score import score_lines
+from itera_lite.engine import Model
+from itera_lite.engine import lines as lines_module
+from itera_lite.engine.find import load_model
 from itera_lite.errors import DataError, ModelFileError, UsageError
-from itera_lite.runtime import Model
-from itera_lite.runtime import lines as lines_module
-from itera_lite.runtime.find import load_model
 
 # The last but one is half of a surrogate pair, which is scored as U+FFFD.
 TEXTS = ["one", "two words", "höher", "a" * 700, "", " ", "line\nbreak", "\ud800 half", "end"]

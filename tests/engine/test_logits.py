@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.runtime.conftest import Export
 
 from itera_lite.config import PRESETS, ModelConfig, preset
+from itera_lite.engine import Model
 from itera_lite.errors import UsageError
-from itera_lite.runtime import Model
 from tests.export.models import SHAPES, VOCAB, random_model, shape_name
-from tests.runtime.conftest import Export
 
 TINY = [preset(family, "tiny", VOCAB) for family in PRESETS["tiny"]]
 TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "mixed"]
@@ -78,7 +78,7 @@ def test_ids_that_cannot_be_read_are_an_error_and_change_nothing(
 SCRIPT = """
 import json, sys
 import numpy as np
-from itera_lite.runtime import Model
+from itera_lite.engine import Model
 ids, files, out = json.loads(sys.argv[1])
 found = {}
 for name, path in files.items():

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from itera_lite.engine import Model
 from itera_lite.errors import UsageError
-from itera_lite.runtime import Model
 
 # Each use of one object by many threads at once; the process must live and the object stay whole.
 STRESS = """
 import sys, threading
 from itera_lite import _engine
-from itera_lite.runtime import Model
+from itera_lite.engine import Model
 
 sys.setswitchinterval(1e-5)
 model = Model.load(sys.argv[1])
@@ -112,7 +112,7 @@ def test_a_fresh_state_gets_its_beginning_once(engine: Model) -> None:
 # A stack of a gigabyte for each thread, and no room for one.
 WITHOUT_THREADS = """
 import resource, sys
-from itera_lite.runtime import Model
+from itera_lite.engine import Model
 model = Model.load(sys.argv[1], context=128)
 texts = ["the heat of the hut"] * 40
 one = model.score(texts)

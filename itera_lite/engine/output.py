@@ -14,10 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from itera_lite.data.lines import Line, LineReader
+from itera_lite.engine.resume import Progress
 from itera_lite.errors import IteraError, MissingExtra, UsageError
 from itera_lite.reading import require_place
-from itera_lite.runtime.lines import Line, LineReader
-from itera_lite.runtime.resume import Progress
 
 _DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,4})")

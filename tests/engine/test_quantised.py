@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.engine import Model
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model import LanguageModel
-from itera_lite.runtime import Model
 from itera_lite.train.optim import Optimizer
 
 VOCAB = 512

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.engine import Model
 from itera_lite.errors import ModelFileError, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model import LanguageModel
 from itera_lite.model.stream import Sampler, stream, stream_ids
-from itera_lite.runtime import Model
 
 PANGRAM = b"The quick brown fox jumps over the lazy dog, and the dog sleeps on the brown box. " * 4
 GOLDEN = Path(__file__).parents[1] / "golden" / "greedy.json"
@@ -240,11 +240,11 @@ def test_missing_and_foreign_files_are_said(tmp_path: Path, gguf_pair: dict[str,
             Model.load(file)
 
 
-@pytest.mark.parametrize("package", ["itera_lite", "itera_lite.runtime"])
+@pytest.mark.parametrize("package", ["itera_lite", "itera_lite.engine"])
 def test_importing_is_light(package: str, itera_file: Path) -> None:
     """Neither the import nor writing text brings in PyTorch, or even numpy."""
     code = (
-        f"import sys, {package}\nfrom itera_lite.runtime import Model\n"
+        f"import sys, {package}\nfrom itera_lite.engine import Model\n"
         "Model.load(sys.argv[1]).generate('a', max_tokens=3)\n"
         "sys.exit(sorted({'torch', 'numpy', 'gguf', 'tokenizers'} & set(sys.modules)) or 0)"
     )

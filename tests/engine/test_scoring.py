@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.engine import Model
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
-from itera_lite.runtime import Model
 
 TEXTS = ["a", "héllo wörld", "x y z " * 7, "long document " * 40, "end."]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
+from itera_lite.engine.results import Generation, Score, TextStream
 from itera_lite.errors import IteraWarning, UsageError
-from itera_lite.runtime.results import Generation, Score, TextStream
 
 MOST_SEED = 2**63 - 1
 MOST_THREADS = 4096

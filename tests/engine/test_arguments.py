@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from itera_lite.engine import Model
 from itera_lite.errors import ModelFileError, UsageError
-from itera_lite.runtime import Model
 
 
 def test_numpys_numbers_mean_what_pythons_do(engine: Model) -> None:

@@ -9,8 +9,8 @@ import pytest
 from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.engine import Model
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
 from tests.export.models import VOCAB, random_model
 
 Export = Callable[[ModelConfig, str], Path]

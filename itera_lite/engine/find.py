@@ -6,9 +6,9 @@ import os
 import tempfile
 from pathlib import Path
 
+from itera_lite.engine.model import Model
 from itera_lite.errors import CheckpointError, ModelFileError
 from itera_lite.files import named_in_utf8
-from itera_lite.runtime.model import Model
 
 TRAINED = Path("checkpoints/itera_lite_tiny")  # what `itera train` writes unless told otherwise
 BOX = Path(__file__).parents[1] / "models"
