@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.commands.compress_quantize import Type, file_bytes, quantize
-from itera_lite.compress.common import Start, adopt, check_numbers, score, trials
 from itera_lite.compress.rounding import kinds_of, rounded
-from itera_lite.data.shards import prepare
+from itera_lite.compress.start import Start, adopt, check_numbers, trials
+from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import refuse_gpt2
 from itera_lite.export.types import SCHEMES
 from itera_lite.model import LanguageModel
@@ -196,7 +197,7 @@ def _within(
     after = before
     for kind in SMALLEST_FIRST:
         made = rounded(start.model, kinds_of(start.model, SCHEMES[kind]))
-        after = score(made, start.tokenizer, documents).bpb
+        after = validation_score(made, start.tokenizer, documents).bpb
         if after <= most:
             wish.say(f"{kind}, plainly rounded: {after:.4f}, good enough")
             return quantize(

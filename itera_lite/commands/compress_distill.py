@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.checkpoint.folder import lock_path
-from itera_lite.compress.common import budget_for, check_numbers, refuse_input
-from itera_lite.compress.lesson import Lesson
-from itera_lite.compress.objective import MIX, TEMPERATURE, TOP_K
+from itera_lite.compress.start import budget_for, check_numbers
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
+from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K
+from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES
 from itera_lite.train.resume import Places
-from itera_lite.train.run_files import locked
+from itera_lite.train.run_files import locked, refuse_input
 from itera_lite.train.session import Setting, run_training, threads_restored
 
 
@@ -101,7 +101,7 @@ def distill(
     budget = budget_for(lesson.dataset, minutes, tokens, DEFAULT_MINUTES, going_on)
     assert budget is not None  # minutes are above 0 here
     if compare:
-        from itera_lite.compress.distill_compare import compare_distillation
+        from itera_lite.studies.teacher_or_not import compare_distillation
 
         file = lock_path(places.results / f"{places.name}_comparison.json")
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,21 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress import mixture
-from itera_lite.compress.common import (
-    Start,
-    budget_for,
-    check_numbers,
-    gentle,
-    save_untrained,
-    score,
-)
-from itera_lite.compress.mixture import Usage
+from itera_lite.compress import experts as mixture
+from itera_lite.compress.experts import Usage
+from itera_lite.compress.start import Start, budget_for, check_numbers, save_untrained
 from itera_lite.config import TrainConfig
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
+from itera_lite.train.recipe import gentle
 from itera_lite.train.session import Setting, first_bytes, run_training, threads_restored
 
 USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
@@ -104,8 +99,8 @@ def experts(
         if keep is None:
             keep = fewest(start, make, documents, before.bpb, limit, least)
         smaller = make(keep)
-        dropped = score(_dropping(start.model, usage)(keep), start.tokenizer, documents)
-        after = score(smaller, start.tokenizer, documents) if merge else dropped
+        dropped = validation_score(_dropping(start.model, usage)(keep), start.tokenizer, documents)
+        after = validation_score(smaller, start.tokenizer, documents) if merge else dropped
         record: dict[str, Any] = {
             "verb": "experts",
             "from": start.record(before),
@@ -183,7 +178,7 @@ def fewest(
     total = start.model.config.n_experts
 
     def loss(n: int, texts: Sequence[bytes], base: float) -> float:
-        return score(make(n), start.tokenizer, texts).bpb / base - 1
+        return validation_score(make(n), start.tokenizer, texts).bpb / base - 1
 
     base = bpb if len(part) == len(documents) else start.score(part).bpb
     low, high = least, total  # `high` is good, below `low` nothing is allowed

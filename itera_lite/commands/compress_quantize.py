@@ -13,15 +13,7 @@ from gguf import GGMLQuantizationType as GGML
 from torch import Tensor
 
 from itera_lite.checkpoint.folder import save_checkpoint
-from itera_lite.compress.common import (
-    Start,
-    check_numbers,
-    refuse_input,
-    save_untrained,
-    score,
-)
 from itera_lite.compress.gptq import gptq
-from itera_lite.compress.objective import MIX
 from itera_lite.compress.qat import Wish, train_rounded
 from itera_lite.compress.rounding import Kinds, kinds_of, rounded
 from itera_lite.compress.sensitivity import (
@@ -31,10 +23,13 @@ from itera_lite.compress.sensitivity import (
     room_above,
     sensitivity,
 )
+from itera_lite.compress.start import Start, check_numbers, save_untrained
 from itera_lite.config import preset_of
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
 from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
@@ -42,6 +37,7 @@ from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import bytes_of
 from itera_lite.train.resume import Places
+from itera_lite.train.run_files import refuse_input
 from itera_lite.train.session import Setting, first_bytes
 
 Type = Literal["q8_0", "q4_0", "mixed"]
@@ -159,7 +155,7 @@ def quantize(
                     if chosen == "plain"
                     else gptq(start.model, kinds, _calibrate(dataset, CALIBRATION_TOKENS))
                 )
-                valid = score(made, start.tokenizer, documents)
+                valid = validation_score(made, start.tokenizer, documents)
                 summary = save_untrained(
                     made, dataset, places, valid, spec=data, seed=seed, notes=notes
                 )

@@ -9,20 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itera_lite.compress.common import (
-    Start,
-    budget_for,
-    check_numbers,
-    gentle,
-    save_untrained,
-    score,
-)
-from itera_lite.compress.vocabulary_size import choose
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.compress.start import Start, budget_for, check_numbers, save_untrained
+from itera_lite.compress.vocabulary import choose
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
 from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
+from itera_lite.train.recipe import gentle
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, first_bytes, run_training
 
@@ -155,7 +150,7 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
     carried = carry_over(start.model, old, dataset.tokenizer)
     documents = list(first_bytes(dataset.documents("valid")))
     before = start.score(documents)
-    after = score(carried, dataset.tokenizer, documents)
+    after = validation_score(carried, dataset.tokenizer, documents)
     exact = sum(len(pieces) == 1 for pieces in pieces_of(dataset.tokenizer, old))
     record: dict[str, Any] = {
         "verb": "vocab",

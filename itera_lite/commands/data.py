@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.repairs import shown
-from itera_lite.data.shards import Dataset, prepare
 from itera_lite.errors import UsageError
 
 MAX_SAMPLES = 10_000

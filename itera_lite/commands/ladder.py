@@ -6,7 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.rungs import (
+from itera_lite.compress.targets import show, targets_of
+from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
+from itera_lite.errors import MissingExtra
+from itera_lite.files import check_writable, write_json
+from itera_lite.machine.provenance import provenance
+from itera_lite.quantities import minutes_of, threads_of, whole_number
+from itera_lite.studies.ladder_stages import (
     REFERENCES,
     STAGES,
     Plan,
@@ -15,12 +21,6 @@ from itera_lite.compress.rungs import (
     note_options,
     stages,
 )
-from itera_lite.compress.targets import show, targets_of
-from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
-from itera_lite.errors import MissingExtra
-from itera_lite.files import check_writable, write_json
-from itera_lite.machine.provenance import provenance
-from itera_lite.quantities import minutes_of, threads_of, whole_number
 from itera_lite.train.precision import Precision
 from itera_lite.train.session import FINAL_BYTES, Setting, threads_restored
 
@@ -138,7 +138,7 @@ def ladder(
             stage.make(plan, amount)
             note_options(plan, stage)
 
-    from itera_lite.compress.climb import measure_rungs
+    from itera_lite.studies.ladder_costs import measure_rungs
 
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     measured = measure_rungs(plans, repeats, heldout_bytes)

@@ -16,7 +16,7 @@ from itera_lite.config import (
     preset,
 )
 from itera_lite.data.general import prepare_general
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.quantities import (

@@ -9,14 +9,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from itera_lite.compress.common import Start, budget_for, gentle
-from itera_lite.compress.lesson import Lesson
-from itera_lite.compress.objective import TEMPERATURE, TOP_K
 from itera_lite.compress.rounding import Kinds, copy_of, rounded, straight_through
-from itera_lite.data.shards import Dataset
+from itera_lite.compress.start import Start, budget_for
+from itera_lite.data.prepare import Dataset
+from itera_lite.distill.objective import TEMPERATURE, TOP_K
+from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.train.objective import Objective
+from itera_lite.train.recipe import gentle
 from itera_lite.train.resume import Places
 from itera_lite.train.session import Setting, run_training
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from itera_lite.data.corpus import load_documents, locate
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer, training_sample
 from itera_lite.errors import TextTooSmall
 

@@ -58,7 +58,7 @@ class TokenLoader:
         if len(tokens) and tokens[0] != tokens[-1]:
             raise DataError(
                 f"the token stream begins with {tokens[0]} and ends with {tokens[-1]}: expected "
-                "<|endoftext|> at both ends. Make it with itera_lite.data.shards.prepare."
+                "<|endoftext|> at both ends. Make it with itera_lite.data.prepare.prepare."
             )
         n_predicted = max(len(tokens) - 1, 0)
         global_batch = batch_size * world_size

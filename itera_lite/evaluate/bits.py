@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from itera_lite.config import TrainConfig
 from itera_lite.errors import DataError, UsageError
 from itera_lite.evaluate.score import Score
+from itera_lite.model import LanguageModel
 
 IGNORED = -100  # target of a position that isn't scored
 LOGITS_PER_BATCH = 2**23  # 32 MiB of float32 logits at a time
@@ -142,6 +144,14 @@ def score_documents(
         raise DataError("there is no text to score: expected at least one document of one byte")
     score.by_position = {end: (nats, int(n)) for end, (nats, n) in sorted(totals.items())}
     return score
+
+
+def validation_score(
+    model: LanguageModel, tokenizer: TextCodec, documents: Iterable[bytes]
+) -> Score:
+    """Score in float32, in windows of the length that trainings use by default."""
+    window = min(TrainConfig().seq_len, model.config.max_seq_len)
+    return score_documents(model, tokenizer, documents, seq_len=window)
 
 
 def stream_bits(

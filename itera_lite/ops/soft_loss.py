@@ -75,7 +75,7 @@ def linear_soft_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """What distillation minimises, of the logits ``hidden @ weight.T / scaling``; in nats.
 
-    Its oracle, which says what is computed, is `itera_lite.compress.objective.soft_cross_entropy`.
+    Its oracle, which says what is computed, is `itera_lite.distill.objective.soft_cross_entropy`.
 
     Args:
         hidden: (T, D). weight: (V, D). targets: (T,) int64.

@@ -18,7 +18,7 @@ import torch
 from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
 from itera_lite.errors import TrainingError
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost

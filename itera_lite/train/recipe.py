@@ -13,7 +13,7 @@ from itera_lite.config import (
     preset,
     reference_recipe,
 )
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
 from itera_lite.errors import ConfigError
 from itera_lite.model.cost import cost
 from itera_lite.quantities import number_of
@@ -124,3 +124,15 @@ def train_config(
     recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
     asked = {key: value for key, value in wishes.items() if value is not None}
     return replace(TrainConfig(seed=seed), **(derived | recipe | asked))
+
+
+def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
+    """A family's recipe for going on from trained weights: every learning rate times
+    ``rate``."""
+    config = train_config(shape, budget, {}, seed)
+    return replace(
+        config,
+        lr_matrix=config.lr_matrix * rate,
+        lr_embedding=config.lr_embedding * rate,
+        lr_other=config.lr_other * rate,
+    )

@@ -299,3 +299,12 @@ def _owner(path: Path) -> str:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def refuse_input(places: Places, folder: Path) -> None:
+    """Raises `UsageError` where a result would replace the checkpoint that it is made from."""
+    if folder.resolve() in (places.best.resolve(), places.last.resolve()):
+        raise UsageError(
+            f"the result '{places.name}' would replace the checkpoint '{folder}' that it is made "
+            "from: give another --name"
+        )

@@ -13,7 +13,7 @@ import torch
 from itera_lite import ops
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig, TrainConfig, preset_of
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.files import write_json

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
 from itera_lite.evaluate.bits import stream_bits
 from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel

@@ -11,7 +11,7 @@ import pytest
 from itera_lite.cli import main
 from itera_lite.commands.data import describe
 from itera_lite.data import dataset as dataset_module
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.runtime.conftest import Export
 
 from itera_lite.config import PRESETS, ModelConfig, preset
 from itera_lite.engine import Model
 from itera_lite.errors import UsageError
+from tests.engine.conftest import Export
 from tests.export.models import SHAPES, VOCAB, random_model, shape_name
 
 TINY = [preset(family, "tiny", VOCAB) for family in PRESETS["tiny"]]

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.runtime.conftest import Export
 
 from itera_lite.config import preset
 from itera_lite.engine import Model
 from itera_lite.errors import ModelFileError, UsageError
+from tests.engine.conftest import Export
 from tests.export.models import VOCAB
 
 PROMPT = "Once upon a time, in a land far away, " * 3

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from itera_lite.commands.train import train
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.train import session, validate

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itera_lite.data import shards
+from itera_lite.data import prepare as shards
 from itera_lite.data.corpus import Source, load_documents
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import DataError, UsageError
 
@@ -182,7 +182,7 @@ def test_leftovers_of_killed_builds_are_swept_after_a_day(cache: Path, story_fil
 
 def test_two_processes_at_once(cache: Path, story_file: Path) -> None:
     code = (
-        "import sys; from itera_lite.data.shards import prepare;"
+        "import sys; from itera_lite.data.prepare import prepare;"
         f"d = prepare(sys.argv[1], vocab_size={V});"
         "print(d.path, sum(1 for _ in d.documents('train')))"
     )
@@ -301,7 +301,7 @@ def test_what_was_dropped_is_said_where_the_text_is_too_small(cache: Path, tmp_p
 
 def test_standard_input_is_cached_by_content(cache: Path, stories: list[bytes]) -> None:
     code = (
-        f"from itera_lite.data.shards import prepare; d = prepare('-', vocab_size={V});"
+        f"from itera_lite.data.prepare import prepare; d = prepare('-', vocab_size={V});"
         "print(d.path, d.manifest['source'])"
     )
     text = b"\n<|endoftext|>\n".join(stories)

@@ -16,22 +16,22 @@ import torch
 from numpy.typing import NDArray
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.compress.common import gentle, score
-from itera_lite.compress.objective import Distillation
-from itera_lite.compress.soft_targets import BLOCK, SoftTargets
-from itera_lite.compress.teacher import Teacher
 from itera_lite.config import PRESETS, ModelConfig, TrainConfig, preset
 from itera_lite.data.loader import TokenLoader
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.distill.cache import BLOCK, SoftTargets
+from itera_lite.distill.objective import Distillation
+from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.files import folder_name, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, number_of
 from itera_lite.reading import exists, is_folder
 from itera_lite.stats.comparison import is_number
-from itera_lite.train.recipe import Budget, fit_to, train_config
+from itera_lite.train.recipe import Budget, fit_to, gentle, train_config
 from itera_lite.train.session import Setting, first_bytes
 
 GO_ON_RATE = 0.3  # of the learning rates, for a student that is trained already
@@ -180,7 +180,7 @@ class Lesson:
             if bpb is None:
                 begin = time.perf_counter()
                 texts = list(first_bytes(self.dataset.documents("valid")))
-                bpb = score(teacher.model, teacher.tokenizer, texts).bpb
+                bpb = validation_score(teacher.model, teacher.tokenizer, texts).bpb
                 write_json(path, {"bpb": bpb, "seconds": time.perf_counter() - begin})
             rows.append(
                 {

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.checkpoint.weights import weight_files
-from itera_lite.compress.common import Start, adopt, trials
+from itera_lite.compress.start import Start, adopt, trials
 from itera_lite.config import TrainConfig
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model.cost import cost

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
 from itera_lite.data.general import prepare_general
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.errors import IteraError, UsageError
 from itera_lite.files import write_json
 from itera_lite.reading import is_file, read_object

@@ -89,7 +89,7 @@ def test_what_was_rejected_never_bears_the_results_name(fit, save, tmp_path, mon
         return summary
 
     monkeypatch.setattr(fitting, "quantize", worse)
-    monkeypatch.setattr(fitting, "score", lambda *_: SimpleNamespace(bpb=99.0))
+    monkeypatch.setattr(fitting, "validation_score", lambda *_: SimpleNamespace(bpb=99.0))
     with pytest.raises(UsageError, match="even 8 bits cost"):
         fit(given, max_loss="0%")
     assert files(tmp_path / "c") | files(tmp_path / "r") == kept

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
 from itera_lite.errors import DataError
 from itera_lite.evaluate.bits import evaluating
 from itera_lite.model import LanguageModel

@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from itera_lite.compress import teacher as teaching
-from itera_lite.compress.bytewise import Bridge
-from itera_lite.compress.teacher import Teacher
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
+from itera_lite.distill import teacher as teaching
+from itera_lite.distill.alignment import Bridge
+from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
 

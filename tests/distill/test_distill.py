@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.commands.compress_distill import distill
 from itera_lite.commands.train import train
-from itera_lite.compress import distill_compare
-from itera_lite.compress.lesson import Lesson
-from itera_lite.compress.soft_targets import SoftTargets
-from itera_lite.compress.teacher import Teacher
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
+from itera_lite.distill.cache import SoftTargets
+from itera_lite.distill.plan import Lesson
+from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
+from itera_lite.studies import teacher_or_not as distill_compare
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from itera_lite import ops
-from itera_lite.compress.objective import Distillation, soft_cross_entropy, tempered
 from itera_lite.config import ModelConfig
+from itera_lite.distill.objective import Distillation, soft_cross_entropy, tempered
 from itera_lite.model import LanguageModel
 
 

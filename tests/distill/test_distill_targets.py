@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import save_checkpoint
-from itera_lite.compress import soft_targets, teacher
-from itera_lite.compress.bytewise import Bridge, first_tokens
-from itera_lite.compress.soft_targets import BLOCK, SoftTargets
-from itera_lite.compress.teacher import Teacher
-from itera_lite.data.shards import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.distill import cache as soft_targets
+from itera_lite.distill import teacher
+from itera_lite.distill.alignment import Bridge, first_tokens
+from itera_lite.distill.cache import BLOCK, SoftTargets
+from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import DataError, TokenizerMismatch
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, text
 from tests.export.models import random_model

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.checkpoint.weights import weight_files
-from itera_lite.compress.bytewise import Bridge
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.distill.alignment import Bridge
 from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.evaluate.bits import evaluating
 from itera_lite.model import LanguageModel

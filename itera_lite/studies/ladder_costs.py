@@ -14,17 +14,9 @@ import numpy as np
 
 from itera_lite.bench.artifact import TEXT_BYTES, Artifact
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.compress.rungs import (
-    QUANTIZED,
-    REFERENCES,
-    STAGES,
-    Plan,
-    chosen_reference,
-    minutes_of,
-)
 from itera_lite.config import TrainConfig
 from itera_lite.data.corpus import load_documents
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
 from itera_lite.evaluate.baselines import sample_documents
@@ -35,6 +27,14 @@ from itera_lite.machine.provenance import provenance
 from itera_lite.model.cost import cost
 from itera_lite.stats.comparison import is_number
 from itera_lite.stats.samples import stat
+from itera_lite.studies.ladder_stages import (
+    QUANTIZED,
+    REFERENCES,
+    STAGES,
+    Plan,
+    chosen_reference,
+    minutes_of,
+)
 
 WINDOW = TrainConfig().seq_len
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itera_lite import ops
-from itera_lite.compress.soft_targets import SoftTargets
-from itera_lite.compress.teacher import Teacher
-from itera_lite.data.shards import Dataset
+from itera_lite.data.prepare import Dataset
+from itera_lite.distill.cache import SoftTargets
+from itera_lite.distill.teacher import Teacher
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.train.objective import Objective
 

@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.lesson import Lesson
-from itera_lite.compress.objective import Distillation
+from itera_lite.distill.objective import Distillation
+from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance

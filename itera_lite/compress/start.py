@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ from itera_lite.checkpoint.folder import (
     move_checkpoint,
     save_checkpoint,
 )
-from itera_lite.config import ModelConfig, TrainConfig
-from itera_lite.data.shards import Dataset
+from itera_lite.config import TrainConfig
+from itera_lite.data.prepare import Dataset
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.evaluate.score import Score
 from itera_lite.files import folder_name, write_json, write_text
 from itera_lite.machine.provenance import provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
-from itera_lite.train.recipe import Budget, budget_of, train_config
-from itera_lite.train.resume import Places, settings_of
+from itera_lite.train.recipe import Budget, budget_of
+from itera_lite.train.resume import settings_of
+from itera_lite.train.run_files import Places, refuse_input
 from itera_lite.train.session import description, threads_restored
 
 
@@ -78,7 +79,7 @@ class Start:
             yield places
 
     def score(self, documents: Sequence[bytes]) -> Score:
-        return score(self.model, self.tokenizer, documents)
+        return validation_score(self.model, self.tokenizer, documents)
 
     def record(self, before: Score) -> dict[str, Any]:
         """What the summary says about it."""
@@ -92,21 +93,6 @@ class Start:
             "bpb": before.bpb,
             "bytes_per_token": before.bytes / before.tokens,
         }
-
-
-def refuse_input(places: Places, folder: Path) -> None:
-    """Raises `UsageError` where a result would replace the checkpoint that it is made from."""
-    if folder.resolve() in (places.best.resolve(), places.last.resolve()):
-        raise UsageError(
-            f"the result '{places.name}' would replace the checkpoint '{folder}' that it is made "
-            "from: give another --name"
-        )
-
-
-def score(model: LanguageModel, tokenizer: Tokenizer, documents: Sequence[bytes]) -> Score:
-    """Quality in float32, in the windows of a training's last score."""
-    window = min(TrainConfig().seq_len, model.config.max_seq_len)
-    return score_documents(model, tokenizer, documents, seq_len=window)
 
 
 def budget_for(
@@ -158,18 +144,6 @@ def check_numbers(
         number_of("tokens", tokens)
     if mix is not None:
         finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
-
-
-def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
-    """A family's recipe for going on from trained weights: every learning rate times
-    ``rate``."""
-    config = train_config(shape, budget, {}, seed)
-    return replace(
-        config,
-        lr_matrix=config.lr_matrix * rate,
-        lr_embedding=config.lr_embedding * rate,
-        lr_other=config.lr_other * rate,
-    )
 
 
 @contextmanager

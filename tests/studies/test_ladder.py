@@ -11,11 +11,12 @@ from itera_lite import config
 from itera_lite.bench.artifact import Artifact
 from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
-from itera_lite.compress import climb, rungs
-from itera_lite.compress.rungs import REFERENCES, STAGES
 from itera_lite.compress.targets import targets_of
 from itera_lite.errors import IteraError, MissingExtra, UsageError
 from itera_lite.report.ladder_table import ladder_table
+from itera_lite.studies import ladder_costs as climb
+from itera_lite.studies import ladder_stages as rungs
+from itera_lite.studies.ladder_stages import REFERENCES, STAGES
 from tests.compress.checkpoints import text
 
 __all__ = ["text"]
