@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from itera_lite.errors import UsageError
@@ -113,6 +115,37 @@ def minutes_of(value: Any, option: str = "minutes", *, or_none: bool = False) ->
 def threads_of(value: Any, option: str = "threads") -> int:
     """A number of threads, 1 or more."""
     return whole_number(option, value, most=MOST_THREADS)
+
+
+# What an option of this name must be, in every verb that has it.
+CHECKS: dict[str, Callable[[Any], object]] = {
+    "seed": seed_of,
+    "threads": threads_of,
+    "minutes": minutes_of,
+    "tokens": partial(number_of, "tokens"),
+    "epochs": partial(finite_number, "epochs", above=0),
+    "evaluations": partial(whole_number, "evaluations"),
+    "patience": partial(whole_number, "patience", least=0),
+    "repeats": partial(whole_number, "repeats"),
+    "seeds": partial(whole_number, "seeds"),
+    "watts": partial(finite_number, "watts", above=0),
+    "temperature": partial(finite_number, "temperature", above=0),
+    "mix": partial(finite_number, "mix", above=0, most=1),  # of 0 the teacher has no share
+}
+
+
+def check_numbers(**options: Any) -> None:
+    """Check options by their names (`CHECKS`), before anything is loaded or written.
+
+    Args:
+        options: values as the user gave them; None: not given.
+
+    Raises:
+        UsageError: one is out of its range; says which, and what is expected.
+    """
+    for name, value in options.items():
+        if value is not None:
+            CHECKS[name](value)
 
 
 def _scaled(text: str, units: dict[str, int]) -> float:

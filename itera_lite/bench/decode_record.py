@@ -162,7 +162,7 @@ def _ratios(subject: Subject, context: int) -> list[dict[str, Any]]:
             if ours is None or peer.runtime in (OURS, SAMPLED) or peer.kind not in (kind, "fp32"):
                 continue
             a, b = (Measurement.of_samples([1 / s for s in c.inside]) for c in (ours, peer))
-            verdict = compare(SPEED, a, b, names={"itera": OURS, "transformer": peer.runtime})
+            verdict = compare(SPEED, a, b, names={"ours": OURS, "other": peer.runtime})
             found = ratio(a, b)
             rows.append(
                 {

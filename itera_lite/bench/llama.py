@@ -24,7 +24,7 @@ def available() -> bool:
 class LlamaCpp:
     """One model and one context of llama.cpp.
 
-    Flash attention is off: for these models it is the faster setting, and the exact one.
+    Flash attention is off: for these models it is the faster compute, and the exact one.
 
     Args:
         path: GGUF file.

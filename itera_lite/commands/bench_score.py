@@ -233,7 +233,7 @@ def _record(
             ours = find(kind, OURS)
             if one.runtime == OURS or one.kind not in (kind, "fp32") or ours is None:
                 continue
-            names = {"itera": OURS, "transformer": one.runtime}
+            names = {"ours": OURS, "other": one.runtime}
             verdict = compare(SPEED, ours, one.measured(tokens), names=names)  # type: ignore[arg-type]
             ratios.append(
                 {

@@ -17,7 +17,7 @@ from itera_lite.export.gguf import refuse_gpt2
 from itera_lite.export.types import SCHEMES
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import bytes_of, share_of
-from itera_lite.train.resume import Places
+from itera_lite.train.resume import RunFiles
 from itera_lite.train.session import first_bytes
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")
@@ -30,7 +30,7 @@ class _Wish:
     data: str
     options: dict[str, Any]
     say: Callable[[str], None]
-    tried: list[Places]  # what the steps write; only the last one may become the result
+    tried: list[RunFiles]  # what the steps write; only the last one may become the result
 
 
 def compress(
@@ -79,7 +79,7 @@ def compress(
     loss = None if max_loss is None else share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
     refuse_gpt2(start.folder, start.model.config)
-    places = start.places(name, f"{start.name}_small", checkpoints, results)
+    files = start.files(name, f"{start.name}_small", checkpoints, results)
     steps: list[str] = []
 
     def say(text: str) -> None:
@@ -87,8 +87,8 @@ def compress(
         if not quiet:
             print(text)
 
-    with places.claimed(overwrite=overwrite), trials(places) as folders:
-        trial = Places(places.name, *folders)
+    with files.claimed(overwrite=overwrite), trials(files) as folders:
+        trial = RunFiles(files.name, *folders)
         options: dict[str, Any] = {
             "seed": seed,
             "overwrite": True,
@@ -100,12 +100,12 @@ def compress(
         wish = _Wish(data, options, say, [trial])
         try:
             if limit is not None:
-                summary = _to_size(start, places.name, limit, minutes, wish)
+                summary = _to_size(start, files.name, limit, minutes, wish)
             else:
                 assert loss is not None
-                summary = _within(start, places.name, loss, minutes, wish)
+                summary = _within(start, files.name, loss, minutes, wish)
             summary["compress"]["steps"] = steps
-            adopt(trial, places, summary)
+            adopt(trial, files, summary)
         finally:
             for each in wish.tried:
                 each.discard()
@@ -179,7 +179,7 @@ def _fewer_experts(
         "uses most, and a short training makes up for the others"
     )
     minutes = 3.0 if minutes is None else minutes
-    made = Places(f"{name}_e{keep}", wish.options["checkpoints"], wish.options["results"])
+    made = RunFiles(f"{name}_e{keep}", wish.options["checkpoints"], wish.options["results"])
     wish.tried.append(made)
     own: dict[str, Any] = {"keep": keep, "minutes": minutes, "name": made.name}
     experts(start.folder, data=wish.data, **own, **wish.options)

@@ -15,9 +15,9 @@ from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES
-from itera_lite.train.resume import Places
+from itera_lite.train.resume import RunFiles
 from itera_lite.train.run_files import locked, refuse_input
-from itera_lite.train.session import Setting, run_training, threads_restored
+from itera_lite.train.session import Compute, run_training, threads_restored
 
 
 def distill(
@@ -96,30 +96,30 @@ def distill(
         teacher, student, data, k=top_k, tokenizer=tokenizer, vocab_size=vocab_size, quiet=quiet
     )
     objective = lesson.objective(temperature, mix)
-    places = _places(lesson, name, Path(checkpoints), Path(results))
-    going_on = places if resume and not compare else None
+    files = _files(lesson, name, Path(checkpoints), Path(results))
+    going_on = files if resume and not compare else None
     budget = budget_for(lesson.dataset, minutes, tokens, DEFAULT_MINUTES, going_on)
     assert budget is not None  # minutes are above 0 here
     if compare:
         from itera_lite.studies.teacher_or_not import compare_distillation
 
-        file = lock_path(places.results / f"{places.name}_comparison.json")
+        file = lock_path(files.results / f"{files.name}_comparison.json")
         file.parent.mkdir(parents=True, exist_ok=True)
-        with locked(file, places.name), threads_restored():
-            setting = Setting.prepare(precision, threads, quiet)
+        with locked(file, files.name), threads_restored():
+            compute = Compute.prepare(precision, threads, quiet)
             return compare_distillation(
-                *(lesson, objective, budget, places, setting, seeds, seed), overwrite=overwrite
+                *(lesson, objective, budget, files, compute, seeds, seed), overwrite=overwrite
             )
-    with places.claimed(resume=resume, overwrite=overwrite), threads_restored():
-        setting = Setting.prepare(precision, threads, quiet)
+    with files.claimed(resume=resume, overwrite=overwrite), threads_restored():
+        compute = Compute.prepare(precision, threads, quiet)
         config = lesson.student.recipe(budget, seed)
-        seconds = lesson.prepare_for(config, budget, setting)
+        seconds = lesson.prepare_for(config, budget, compute)
         summary = run_training(
-            *(lesson.student.shape, config, lesson.dataset, budget, places, setting),
-            spec=data,
+            *(lesson.student.shape, config, lesson.dataset, budget, files, compute),
+            source=data,
             initial=lesson.student.begin(),
             objective=objective,
-            resume=resume and places.resumable,
+            resume=resume and files.resumable,
             patience=patience,
             notes=lesson.notes(objective, seconds),
         )
@@ -127,14 +127,14 @@ def distill(
     return summary
 
 
-def _places(lesson: Lesson, name: str | None, checkpoints: Path, results: Path) -> Places:
+def _files(lesson: Lesson, name: str | None, checkpoints: Path, results: Path) -> RunFiles:
     """Where the result goes: never onto a checkpoint that was given."""
-    places = Places(name or f"{lesson.student.name}_distilled", checkpoints, results)
+    files = RunFiles(name or f"{lesson.student.name}_distilled", checkpoints, results)
     given = [teacher.folder for teacher in lesson.teachers]
     given += [lesson.student.folder] if lesson.student.folder else []
     for folder in given:
-        refuse_input(places, folder)
-    return places
+        refuse_input(files, folder)
+    return files
 
 
 def _tell(summary: dict[str, Any], quiet: bool) -> None:

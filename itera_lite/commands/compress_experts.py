@@ -16,7 +16,7 @@ from itera_lite.evaluate.bits import validation_score
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
 from itera_lite.train.recipe import gentle
-from itera_lite.train.session import Setting, first_bytes, run_training, threads_restored
+from itera_lite.train.session import Compute, first_bytes, run_training, threads_restored
 
 USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
 PART_BYTES = 100_000  # of the validation text, to search the number of experts on
@@ -89,7 +89,7 @@ def experts(
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
     with threads_restored():
-        setting = Setting.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(threads=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
         budget = budget_for(dataset, minutes, tokens, default=0.0)
         usage = mixture.measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
@@ -127,13 +127,13 @@ def experts(
             *(name, f"{start.name}_e{keep}", checkpoints, results),
             resume=resume,
             overwrite=overwrite,
-        ) as places:
+        ) as files:
             if resume:
-                budget = budget_for(dataset, minutes, tokens, default=0.0, going_on=places)
+                budget = budget_for(dataset, minutes, tokens, default=0.0, going_on=files)
             notes = {"compress": record}
             if budget is None:
                 summary = save_untrained(
-                    smaller, dataset, places, after, spec=data, seed=seed, notes=notes
+                    smaller, dataset, files, after, source=data, seed=seed, notes=notes
                 )
             else:
                 summary = run_training(
@@ -141,11 +141,11 @@ def experts(
                     gentle(config, budget, RATE, seed),
                     dataset,
                     budget,
-                    places,
-                    setting,
-                    spec=data,
+                    files,
+                    compute,
+                    source=data,
                     initial=smaller,
-                    resume=resume and places.resumable,
+                    resume=resume and files.resumable,
                     patience=0,
                     notes=notes,
                     scored=lambda bpb: record["bpb"].update(trained=bpb),

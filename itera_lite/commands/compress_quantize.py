@@ -36,9 +36,9 @@ from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import bytes_of
-from itera_lite.train.resume import Places
+from itera_lite.train.resume import RunFiles
 from itera_lite.train.run_files import refuse_input
-from itera_lite.train.session import Setting, first_bytes
+from itera_lite.train.session import Compute, first_bytes
 
 Type = Literal["q8_0", "q4_0", "mixed"]
 Method = Literal["auto", "plain", "gptq", "qat"]
@@ -119,19 +119,19 @@ def quantize(
     refuse_gpt2(start.folder, start.model.config)
     with start.claimed(
         *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
-    ) as places:
+    ) as files:
         for folder in teacher or ():
-            refuse_input(places, Path(folder))
+            refuse_input(files, Path(folder))
         kinds: Kinds = kinds_of(start.model, SCHEMES[type]) if limit is None else {}
-        setting = Setting.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(threads=threads, quiet=quiet)
         record: dict[str, Any] = {"verb": "quantize", "type": type, "method": chosen}
         notes = {"compress": record}
         documents: list[bytes] = []
         if data is None:
-            places.forget()
-            save_checkpoint(places.best, rounded(start.model, kinds), start.tokenizer)
+            files.forget()
+            save_checkpoint(files.best, rounded(start.model, kinds), start.tokenizer)
             summary: dict[str, Any] = {
-                "name": places.name,
+                "name": files.name,
                 "family": start.model.config.family,
                 "preset": preset_of(start.model.config.to_dict()),
                 "config": start.model.config.to_dict(),
@@ -143,10 +143,10 @@ def quantize(
             documents = list(first_bytes(dataset.documents("valid")))
             record["from"] = start.record(start.score(documents))
             if limit is not None:
-                kinds = _fit(start, places, limit, dataset, record)
+                kinds = _fit(start, files, limit, dataset, record)
             if chosen == "qat":
                 summary = train_rounded(
-                    *(start, dataset, places, kinds, setting, record),
+                    *(start, dataset, files, kinds, compute, record),
                     Wish(data, minutes, tokens, tuple(teacher or ()), mix, seed, resume),
                 )
             else:
@@ -157,10 +157,10 @@ def quantize(
                 )
                 valid = validation_score(made, start.tokenizer, documents)
                 summary = save_untrained(
-                    made, dataset, places, valid, spec=data, seed=seed, notes=notes
+                    made, dataset, files, valid, source=data, seed=seed, notes=notes
                 )
         # In a chosen mix, `auto` finds the type of each matrix again: its rounded weights fit one.
-        _finish(start, places, type if limit is None else "auto", summary, documents, quiet)
+        _finish(start, files, type if limit is None else "auto", summary, documents, quiet)
         return summary
 
 
@@ -178,11 +178,11 @@ def _calibrate(dataset: Dataset, n_tokens: int) -> Tensor:
 
 
 def _fit(
-    start: Start, places: Places, limit: int, dataset: Dataset, record: dict[str, Any]
+    start: Start, files: RunFiles, limit: int, dataset: Dataset, record: dict[str, Any]
 ) -> Kinds:
     """The type of each matrix for a file of at most ``limit`` bytes."""
     groups, fixed = groups_of(start.model)
-    room = room_above(groups, file_bytes(start, places.best, fixed), limit)
+    room = room_above(groups, file_bytes(start, files.best, fixed), limit)
     groups = sensitivity(start.model, groups, _calibrate(dataset, CALIBRATION_TOKENS // 2))
     kinds = {**assign(groups, room), **fixed}
     record["max_bytes"] = limit
@@ -213,7 +213,7 @@ def file_bytes(start: Start, folder: Path, kinds: Kinds) -> int:
 
 def _finish(
     start: Start,
-    places: Places,
+    files: RunFiles,
     type: str,
     summary: dict[str, Any],
     documents: list[bytes],
@@ -221,8 +221,8 @@ def _finish(
 ) -> None:
     """Write the file, hold both files against each other, complete the summary."""
     record = summary["compress"]
-    output = places.best / f"model-{record['type']}.gguf"
-    written = export_gguf(places.best, type, output)
+    output = files.best / f"model-{record['type']}.gguf"
+    written = export_gguf(files.best, type, output)
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
         exact = export_gguf(start.folder, "f32", Path(folder) / "model.gguf")
         record["bytes"] = {"before": exact.bytes, "after": written.bytes}
@@ -236,7 +236,7 @@ def _finish(
     record["bits_per_weight"] = written.bits_per_weight
     record["weights"] = {kind: stored.weights for kind, stored in written.by_type.items()}
     record["file"] = str(output)
-    write_json(places.summary, summary)
+    write_json(files.summary, summary)
     if not quiet:
         print(_told(record))
 

@@ -18,8 +18,8 @@ from itera_lite.evaluate.bits import validation_score
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
 from itera_lite.train.recipe import gentle
-from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, first_bytes, run_training
+from itera_lite.train.resume import RunFiles
+from itera_lite.train.session import Compute, first_bytes, run_training
 
 MINUTES = 2.0  # of adaptation, where nothing is said
 RATE = 0.2  # of a new model's learning rates: found by a search (experiments/LOG.md)
@@ -115,24 +115,26 @@ def vocab(
     default = f"{start.name}_vauto" if auto else f"{start.name}_v{size}"
     with start.claimed(
         name, default, checkpoints, results, resume=resume, overwrite=overwrite
-    ) as places:
-        setting = Setting.prepare(threads=threads, quiet=quiet)
+    ) as files:
+        compute = Compute.prepare(threads=threads, quiet=quiet)
         wish = Wish(data, minutes, tokens, seed, resume)
         if not auto:
-            return resize(start, size, places, wish, setting)
+            return resize(start, size, files, wish, compute)
         return choose(
             start,
             data,
-            places,
+            files,
             tolerance,
-            lambda size, trial: resize(start, size, trial, wish, setting),
+            lambda size, trial: resize(start, size, trial, wish, compute),
             resume=resume,
             quiet=quiet,
         )
 
 
-def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting) -> dict[str, Any]:
-    """Write the model with a vocabulary of ``size`` to ``places``, adapted.
+def resize(
+    start: Start, size: int, files: RunFiles, wish: Wish, compute: Compute
+) -> dict[str, Any]:
+    """Write the model with a vocabulary of ``size`` to ``files``, adapted.
 
     Raises:
         UsageError: where the vocabulary isn't smaller than the model's.
@@ -144,8 +146,8 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
             f"--size {size}: '{start.folder}' has a vocabulary of {old.vocab_size:,} already, and "
             "a smaller one is what this makes. Give a smaller --size"
         )
-    dataset = prepare(wish.data, vocab_size=size, quiet=setting.quiet)
-    going_on = places if wish.resume else None
+    dataset = prepare(wish.data, vocab_size=size, quiet=compute.quiet)
+    going_on = files if wish.resume else None
     budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES, going_on)
     carried = carry_over(start.model, old, dataset.tokenizer)
     documents = list(first_bytes(dataset.documents("valid")))
@@ -169,9 +171,9 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
         summary = save_untrained(
             carried,
             dataset,
-            places,
+            files,
             after,
-            spec=wish.data,
+            source=wish.data,
             seed=wish.seed,
             notes={"compress": record},
         )
@@ -181,16 +183,16 @@ def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting
             gentle(carried.config, budget, RATE, wish.seed),
             dataset,
             budget,
-            places,
-            setting,
-            spec=wish.data,
+            files,
+            compute,
+            source=wish.data,
             initial=carried,
-            resume=wish.resume and places.resumable,
+            resume=wish.resume and files.resumable,
             patience=0,
             notes={"compress": record},
             scored=lambda bpb: record["bpb"].update(adapted=bpb),
         )
-    if not setting.quiet:
+    if not compute.quiet:
         print(_in_words(summary, start, dataset))
     return summary
 

@@ -22,7 +22,7 @@ from itera_lite.studies.ladder_stages import (
     stages,
 )
 from itera_lite.train.precision import Precision
-from itera_lite.train.session import FINAL_BYTES, Setting, threads_restored
+from itera_lite.train.session import FINAL_BYTES, Compute, threads_restored
 
 MINUTES = 30.0
 QUICK_MINUTES = 0.15
@@ -100,7 +100,7 @@ def ladder(
     minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
     heldout_bytes = QUICK_BYTES if quick else FINAL_BYTES
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")
-    setting = Setting.prepare(precision, threads, quiet)
+    compute = Compute.prepare(precision, threads, quiet)
     plans = [
         Plan(
             data=data,
@@ -111,7 +111,7 @@ def ladder(
             seed=seed,
             checkpoints=folder,
             results=Path(results) / "ladder",
-            setting=setting,
+            compute=compute,
             threads=threads,
             final_bytes=heldout_bytes,
             overwrite=overwrite,

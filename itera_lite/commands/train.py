@@ -1,4 +1,4 @@
-"""The verb `train`: from a set and a few wishes to trained checkpoints."""
+"""The verb `train`: from a set and a few overrides to trained checkpoints."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES, Budget, budget_of, fit_to, train_config
-from itera_lite.train.resume import Places, settings_of
-from itera_lite.train.session import Setting, run_training, threads_restored
+from itera_lite.train.resume import RunFiles, settings_of
+from itera_lite.train.session import Compute, run_training, threads_restored
 
 
 def train(
@@ -135,15 +135,15 @@ def train(
     if resume and overwrite:
         raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
     size = config if params is None else params
-    places = {
-        family: Places(
+    files = {
+        family: RunFiles(
             name or (f"{NAMES[family]}_{_file_name(size)}" if family in NAMES else size),
             Path(checkpoints),
             Path(results),
         )
         for family in chosen
     }
-    wishes = {
+    overrides = {
         "batch_size": batch_size,
         "seq_len": seq_len,
         "lr_matrix": lr_matrix,
@@ -163,7 +163,7 @@ def train(
     # What can fail without the text fails before it is prepared.
     for family in chosen:
         shape = shape_of(family, vocab_size or DEFAULT_VOCABULARY)
-        asked = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), wishes)
+        asked = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), overrides)
         if asked.seq_len > shape.max_seq_len:
             raise UsageError(
                 f"--seq-len {asked.seq_len}: this model reads at most {shape.max_seq_len} tokens"
@@ -174,13 +174,13 @@ def train(
     with ExitStack() as stack:
         stack.callback(world.leave)
         stack.enter_context(threads_restored())
-        world.lead(lambda: _claim(places, stack, resume, overwrite))
-        going_on = {family for family in chosen if resume and places[family].resumable}
+        world.lead(lambda: _claim(files, stack, resume, overwrite))
+        going_on = {family for family in chosen if resume and files[family].resumable}
         for family in chosen if resume and world.leads else ():
             if family not in going_on:
-                print(f"{places[family].name}: nothing is saved yet, so it begins anew")
+                print(f"{files[family].name}: nothing is saved yet, so it begins anew")
         # What isn't given is taken from the run that goes on.
-        kept = {family: settings_of(places[family]) for family in going_on}
+        kept = {family: settings_of(files[family]) for family in going_on}
         for settings in kept.values():
             saved = settings["model"]["vocab_size"]
             general = chosen == ["gpt2"] and saved == REFERENCE_VOCABULARY  # see prepare_general
@@ -189,7 +189,7 @@ def train(
         if batch_size is not None:
             world.share_of(batch_size)
 
-        made: list[tuple[Dataset, Setting]] = []
+        made: list[tuple[Dataset, Compute]] = []
 
         def prepare_all() -> None:
             silent = quiet or not world.leads
@@ -199,17 +199,17 @@ def train(
                 dataset = prepare_general(data, REFERENCE_VOCABULARY, quiet=silent)
             else:
                 dataset = prepare(data, vocab_size=vocab_size or DEFAULT_VOCABULARY, quiet=silent)
-            made.append((dataset, Setting.prepare(precision, threads, quiet, world)))
+            made.append((dataset, Compute.prepare(precision, threads, quiet, world)))
 
         world.lead(prepare_all)
         if not world.leads:
             prepare_all()  # finds what the leader has prepared and compiled
-        ((dataset, setting),) = made
+        ((dataset, compute),) = made
         summaries = {}
         for family in chosen:
             shape = shape_of(family, dataset.tokenizer.vocab_size)
             budget = budget_of(dataset, epochs, minutes, tokens)
-            own, first_seed = dict(wishes), 0
+            own, first_seed = dict(overrides), 0
             if family in kept:
                 if not given:
                     budget = Budget(**kept[family]["budget"])
@@ -217,14 +217,14 @@ def train(
                     key: value for key, value in own.items() if value is not None
                 }
                 first_seed = kept[family]["train"].get("seed", 0)
-            summaries[places[family].name] = run_training(
+            summaries[files[family].name] = run_training(
                 shape,
                 train_config(shape, budget, own, first_seed if seed is None else seed),
                 dataset,
                 budget,
-                places[family],
-                setting,
-                spec=data,
+                files[family],
+                compute,
+                source=data,
                 resume=family in going_on,
                 patience=patience,
                 evaluations=evaluations,
@@ -232,9 +232,9 @@ def train(
         return summaries if world.leads else {}
 
 
-def _claim(places: dict[Family, Places], stack: ExitStack, resume: bool, overwrite: bool) -> None:
+def _claim(files: dict[Family, RunFiles], stack: ExitStack, resume: bool, overwrite: bool) -> None:
     """Claim the files of all runs before any work is done."""
-    for each in places.values():
+    for each in files.values():
         stack.enter_context(each.claimed(resume=resume, overwrite=overwrite))
 
 

@@ -24,7 +24,7 @@ class Usage:
     """How much a text uses each expert; a row a layer, each row sums to 1.
 
     Attributes:
-        tokens: (layers, E) share of the tokens' top-k places.
+        tokens: (layers, E) share of the tokens' top-k files.
         weight: (layers, E) share of the gate weight: a place counts as much as the expert's
             output does in it.
         read: tokens of text that were read for it.

@@ -27,7 +27,7 @@ from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.recipe import Budget, budget_of
 from itera_lite.train.resume import settings_of
-from itera_lite.train.run_files import Places, refuse_input
+from itera_lite.train.run_files import RunFiles, refuse_input
 from itera_lite.train.session import description, threads_restored
 
 
@@ -48,15 +48,15 @@ class Start:
     def name(self) -> str:
         return folder_name(self.folder)
 
-    def places(self, name: str | None, default: str, checkpoints: Path, results: Path) -> Places:
+    def files(self, name: str | None, default: str, checkpoints: Path, results: Path) -> RunFiles:
         """Where the result goes: never onto the checkpoint itself.
 
         Raises:
             UsageError: where it would, or the name isn't fit for a folder.
         """
-        places = Places(name or default, Path(checkpoints), Path(results))
-        refuse_input(places, self.folder)
-        return places
+        files = RunFiles(name or default, Path(checkpoints), Path(results))
+        refuse_input(files, self.folder)
+        return files
 
     @contextmanager
     def claimed(
@@ -68,15 +68,15 @@ class Start:
         *,
         resume: bool,
         overwrite: bool,
-    ) -> Iterator[Places]:
+    ) -> Iterator[RunFiles]:
         """Hold the result's files for the length of the block; PyTorch's threads are put back.
 
         Raises:
-            UsageError: see `places` and `itera_lite.train.run_files.Places.claimed`.
+            UsageError: see `files` and `itera_lite.train.run_files.RunFiles.claimed`.
         """
-        places = self.places(name, default, checkpoints, results)
-        with places.claimed(resume=resume, overwrite=overwrite), threads_restored():
-            yield places
+        files = self.files(name, default, checkpoints, results)
+        with files.claimed(resume=resume, overwrite=overwrite), threads_restored():
+            yield files
 
     def score(self, documents: Sequence[bytes]) -> Score:
         return validation_score(self.model, self.tokenizer, documents)
@@ -100,7 +100,7 @@ def budget_for(
     minutes: float | None,
     tokens: str | None,
     default: float,
-    going_on: Places | None = None,
+    going_on: RunFiles | None = None,
 ) -> Budget | None:
     """The budget of a short training after the compression; None for none at all.
 
@@ -147,12 +147,12 @@ def check_numbers(
 
 
 @contextmanager
-def trials(places: Places) -> Iterator[tuple[Path, Path]]:
+def trials(files: RunFiles) -> Iterator[tuple[Path, Path]]:
     """Folders beside the result for checkpoints and result files that may be rejected.
 
     Only what is accepted gets the result's name, by `adopt`.
     """
-    folders = [folder / f"{places.name}-tried" for folder in (places.checkpoints, places.results)]
+    folders = [folder / f"{files.name}-tried" for folder in (files.checkpoints, files.results)]
     try:
         yield folders[0], folders[1]
     finally:
@@ -161,41 +161,41 @@ def trials(places: Places) -> Iterator[tuple[Path, Path]]:
                 folder.rmdir()
 
 
-def adopt(trial: Places, places: Places, summary: dict[str, Any]) -> None:
+def adopt(trial: RunFiles, files: RunFiles, summary: dict[str, Any]) -> None:
     """Move what was tried and accepted to the result's place, with its summary.
 
     Args:
         summary: what is written there; the name in it becomes the result's.
     """
-    places.forget()
-    move_checkpoint(trial.best, places.best)
+    files.forget()
+    move_checkpoint(trial.best, files.best)
     if trial.metrics.exists():
-        write_text(places.metrics, trial.metrics.read_text(encoding="utf-8"))
-    summary["name"] = places.name
+        write_text(files.metrics, trial.metrics.read_text(encoding="utf-8"))
+    summary["name"] = files.name
     if "file" in summary["compress"]:
-        summary["compress"]["file"] = str(places.best / Path(summary["compress"]["file"]).name)
-    write_json(places.summary, summary)
+        summary["compress"]["file"] = str(files.best / Path(summary["compress"]["file"]).name)
+    write_json(files.summary, summary)
 
 
 def save_untrained(
     model: LanguageModel,
     dataset: Dataset,
-    places: Places,
+    files: RunFiles,
     valid: Score,
     *,
-    spec: str,
+    source: str,
     seed: int,
     notes: dict[str, Any],
 ) -> dict[str, Any]:
     """Write a result that no training followed, with the summary that a training would have
     written, but for what is about training."""
-    places.forget()
-    save_checkpoint(places.best, model, dataset.tokenizer)
+    files.forget()
+    save_checkpoint(files.best, model, dataset.tokenizer)
     summary: dict[str, Any] = {
-        **description(places.name, model.config, valid, TrainConfig().seq_len),
-        "dataset": {**dataset.summary(), "spec": spec},
+        **description(files.name, model.config, valid, TrainConfig().seq_len),
+        "dataset": {**dataset.summary(), "spec": source},
         "provenance": provenance(seed=seed),
         **notes,
     }
-    write_json(places.summary, summary)
+    write_json(files.summary, summary)
     return summary

@@ -17,7 +17,7 @@ from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageE
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model.cost import cost
 from itera_lite.reading import exists, read_object
-from itera_lite.train.resume import Places
+from itera_lite.train.resume import RunFiles
 
 SIZES = (512, 1024, 2048, 4096)
 RULE = (
@@ -59,9 +59,9 @@ def cheapest(rows: Sequence[Row], tolerance: float) -> Row:
 def choose(
     start: Start,
     data: str,
-    places: Places,
+    files: RunFiles,
     tolerance: float,
-    resize: Callable[[int, Places], dict[str, Any]],
+    resize: Callable[[int, RunFiles], dict[str, Any]],
     *,
     resume: bool,
     quiet: bool,
@@ -70,17 +70,17 @@ def choose(
 
     Args:
         data: the set.
-        places: of the result. The sizes are tried in folders beside it, which go at the end.
+        files: of the result. The sizes are tried in folders beside it, which go at the end.
         tolerance: share by which bits per byte may be above the lowest.
-        resize: writes the model with a vocabulary of a size to places, and gives the summary.
+        resize: writes the model with a vocabulary of a size to files, and gives the summary.
         resume: take the sizes that were finished before as they are.
 
     Raises:
         UsageError: no size is below the vocabulary of the model and supported by the text.
     """
     sizes = supported(start, data, quiet)
-    with trials(places) as folders:
-        rows, tried = [], {size: Places(f"{places.name}_{size}", *folders) for size in sizes}
+    with trials(files) as folders:
+        rows, tried = [], {size: RunFiles(f"{files.name}_{size}", *folders) for size in sizes}
         for size, trial in tried.items():
             if not (resume and exists(trial.summary)):
                 if not (resume and trial.resumable):
@@ -100,12 +100,12 @@ def choose(
             "tried": [asdict(row) | {"cost": row.cost} for row in rows],
             "before": asdict(before),
         }
-        adopt(winner, places, summary)
+        adopt(winner, files, summary)
         for trial in tried.values():
             trial.discard()
     if not quiet:
         print(table(rows, before, chosen))
-        print(f"{places.name}: {chosen.size:,} tokens: {rule}")
+        print(f"{files.name}: {chosen.size:,} tokens: {rule}")
     return summary
 
 
@@ -141,11 +141,11 @@ def supported(start: Start, data: str, quiet: bool) -> list[int]:
     return sizes
 
 
-def measure(places: Places) -> Row:
+def measure(files: RunFiles) -> Row:
     """What a tried size costs."""
-    summary = _read(places)
+    summary = _read(files)
     valid = summary["valid"]
-    q8_0, f32 = file_sizes(places.best)
+    q8_0, f32 = file_sizes(files.best)
     return Row(
         size=summary["config"]["vocab_size"],
         bpb=valid["bpb"],
@@ -193,5 +193,5 @@ def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:
     return "\n".join(lines)
 
 
-def _read(places: Places) -> dict[str, Any]:
-    return read_object(places.summary, CheckpointError)
+def _read(files: RunFiles) -> dict[str, Any]:
+    return read_object(files.summary, CheckpointError)

@@ -94,14 +94,14 @@ class TokenLoader:
 
         Inputs are ``[:, :-1]``, targets ``[:, 1:]``.
         """
-        return self.at(self.next_places())
+        return self.at(self.next_positions())
 
-    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The tokens that lie at ``places``, in their shape."""
-        tokens: NDArray[np.int64] = self._tokens[places].astype(np.int64)
+    def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens that lie at ``positions``, in their shape."""
+        tokens: NDArray[np.int64] = self._tokens[positions].astype(np.int64)
         return tokens
 
-    def next_places(self) -> NDArray[np.int64]:
+    def next_positions(self) -> NDArray[np.int64]:
         """Where the next batch lies in the stream, int64 (batch_size, seq_len + 1)."""
         first = self._position + self._rank * self.batch_size
         starts = [self._start(window) for window in range(first, first + self.batch_size)]

@@ -4,13 +4,13 @@ Where both tokenisations of the text have a border at the same byte, the teacher
 over its next token becomes one over the student's next token: each of the teacher's tokens
 gives its probability to the token with which the student's tokenizer begins the same bytes.
 
-Exact: which places are shared, and that a teacher's probabilities there still sum to 1. Exact
+Exact: which positions are shared, and that a teacher's probabilities there still sum to 1. Exact
 too, for pre-tokens (words) that the teacher has as one token: the student's tokenizer splits
 such a word the same way in any text. Approximate: a teacher's token that stops inside a word;
 the bytes after it might have made the student's tokenizer begin with a longer token. The
 larger the teacher's vocabulary, the rarer that is: with 32,768 tokens against 2,048 on
 TinyStories one place in 10,000. It is measured on the text, and a teacher for which it is
-often so, such as one of single bytes, is refused. At places where only the student has a
+often so, such as one of single bytes, is refused. At positions where only the student has a
 border, the teacher says nothing, and the student learns from the text alone.
 """
 
@@ -37,14 +37,14 @@ class Bridge:
 
     Attributes:
         tokens: the text as the teacher tokenises it, with ``<|endoftext|>`` at both ends.
-        places: (places of the student's stream,) the teacher's place that begins at the same
+        positions: (positions of the student's stream,) the teacher's place that begins at the same
             byte, or -1.
         begins_with: (teacher's vocabulary,) the student's token that each begins with.
         vocab_size: the student's.
     """
 
     tokens: NDArray[Any]
-    places: NDArray[np.int32]
+    positions: NDArray[np.int32]
     begins_with: Tensor
     vocab_size: int
 
@@ -72,10 +72,10 @@ class Bridge:
                 "expected the same text. Prepare the set again"
             )
         place = np.searchsorted(others, own[:-1])
-        places = np.where(others[place] == own[:-1], place, -1).astype(np.int32)
+        positions = np.where(others[place] == own[:-1], place, -1).astype(np.int32)
         begins_with = first_tokens(teacher, student)
-        shared = np.flatnonzero(places >= 0)
-        guessed = begins_with.numpy()[tokens[places[shared]].astype(np.int64)]
+        shared = np.flatnonzero(positions >= 0)
+        guessed = begins_with.numpy()[tokens[positions[shared]].astype(np.int64)]
         agreement = float((guessed == stream[shared]).mean())
         if agreement < AGREEMENT:
             raise TokenizerMismatch(
@@ -85,7 +85,7 @@ class Bridge:
                 "vocabulary is larger than the student's and made for such text, or give the "
                 "student the teacher's with --tokenizer"
             )
-        return cls(tokens, places, begins_with, student.vocab_size)
+        return cls(tokens, positions, begins_with, student.vocab_size)
 
     def fold(self, probabilities: Tensor) -> Tensor:
         """(n, teacher's vocabulary) -> (n, student's vocabulary); each row's sum stays."""

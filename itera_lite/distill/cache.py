@@ -3,9 +3,9 @@
 A folder of the cache, under a key of everything that decides its content:
 
     manifest.json    what it is of
-    ids.bin          (places, k) uint16, or uint32 for a large vocabulary
-    shares.bin       (places, k) float16: their probabilities, falling
-    filled.bin       a byte for each `BLOCK` places: 1 where they are done
+    ids.bin          (positions, k) uint16, or uint32 for a large vocabulary
+    shares.bin       (positions, k) float16: their probabilities, falling
+    filled.bin       a byte for each `BLOCK` positions: 1 where they are done
     spent.json       teacher seconds so far, and how the teachers do on the text
 
 The files are sparse: a place takes room on disk, and a teacher's time, only when a student is to
@@ -42,8 +42,8 @@ from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
 
 FORMAT = 1
-BLOCK = 32  # places that are filled together
-PIECE = 4096  # places that the teachers speak about before anything is written
+BLOCK = 32  # positions that are filled together
+PIECE = 4096  # positions that the teachers speak about before anything is written
 FLUSH_SECONDS = 20.0
 
 
@@ -63,7 +63,7 @@ class SoftTargets:
         self.teachers, self.dataset, self.quiet = list(teachers), dataset, quiet
         self.vocab_size = dataset.tokenizer.vocab_size
         self.k = min(k, self.vocab_size - 1)
-        self.places = dataset.n_tokens("train")
+        self.positions = dataset.n_tokens("train")
         self._ready = False
         manifest = {
             "format": FORMAT,
@@ -78,10 +78,10 @@ class SoftTargets:
         key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = cache_folder() / "teachers" / f"{dataset.name}-{key}".replace("/", "_")
         wide = "<u2" if self.vocab_size <= 65_536 else "<u4"
-        blocks = -(-self.places // BLOCK)
+        blocks = -(-self.positions // BLOCK)
         tables = [
-            _Table(self.folder / "ids.bin", wide, (self.places, self.k)),
-            _Table(self.folder / "shares.bin", "<f2", (self.places, self.k)),
+            _Table(self.folder / "ids.bin", wide, (self.positions, self.k)),
+            _Table(self.folder / "shares.bin", "<f2", (self.positions, self.k)),
             _Table(self.folder / "filled.bin", "u1", (blocks, 1)),
         ]
         self._ids, self._shares, self._filled = tables
@@ -90,17 +90,17 @@ class SoftTargets:
         self._known = self._filled.rows[:, 0] != 0  # filled, whether the disk has it yet or not
         self._unmarked: list[NDArray[np.int64]] = []  # filled since the last flush
 
-    def at(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The teachers' tokens and probabilities at places; asks the teachers where needed.
+    def at(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The teachers' tokens and probabilities at positions; asks the teachers where needed.
 
         Returns:
             (n, k) int64 ids, different in each row, and (n, k) float32 probabilities. Where no
             teacher says anything the row's probabilities are 0.
         """
-        places = places.ravel() % self.places
-        self.fill(np.unique(places // BLOCK))
-        ids = torch.from_numpy(self._ids.rows[places].astype(np.int64))
-        return ids, torch.from_numpy(self._shares.rows[places].astype(np.float32))
+        positions = positions.ravel() % self.positions
+        self.fill(np.unique(positions // BLOCK))
+        ids = torch.from_numpy(self._ids.rows[positions].astype(np.int64))
+        return ids, torch.from_numpy(self._shares.rows[positions].astype(np.float32))
 
     def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the blocks that aren't filled."""
@@ -179,7 +179,7 @@ class SoftTargets:
             write_json(path, manifest)
 
     def spent(self) -> dict[str, float]:
-        """The whole cache: places filled, teacher seconds, share taught, top-k mass, loss."""
+        """The whole cache: positions filled, teacher seconds, share taught, top-k mass, loss."""
         return _Spent.read(self.folder / "spent.json").report()
 
     @property
@@ -188,31 +188,31 @@ class SoftTargets:
         return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
 
     def _fill_piece(self, blocks: NDArray[np.int64]) -> Tensor:
-        """Fill some blocks. Returns places, places taught, their top-k mass, their nats."""
-        places = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
-        places = places[places < self.places]
-        mean, said = self.teachers[0].speak(places, self.vocab_size)
+        """Fill some blocks. Returns positions, positions taught, their top-k mass, their nats."""
+        positions = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+        positions = positions[positions < self.positions]
+        mean, said = self.teachers[0].speak(positions, self.vocab_size)
         if len(self.teachers) > 1:
             voices = said.float()
             for teacher in self.teachers[1:]:
-                more, speaks = teacher.speak(places, self.vocab_size)
+                more, speaks = teacher.speak(positions, self.vocab_size)
                 mean += more
                 voices += speaks
             mean /= voices.clamp(min=1)[:, None]
             said = voices > 0
         top, ids = mean.topk(self.k)
-        targets = self.dataset.tokens("train")[places].astype(np.int64)
-        right = mean[torch.arange(len(places)), torch.from_numpy(targets)]
-        self._ids.write(places, ids.numpy())
-        self._shares.write(places, top.numpy())
+        targets = self.dataset.tokens("train")[positions].astype(np.int64)
+        right = mean[torch.arange(len(positions)), torch.from_numpy(targets)]
+        self._ids.write(positions, ids.numpy())
+        self._shares.write(positions, top.numpy())
         self._known[blocks] = True
         self._unmarked.append(blocks)
         nats = -right[said].clamp(min=1e-9).log().sum()
-        return torch.stack([torch.tensor(float(len(places))), said.sum(), top.sum(), nats])
+        return torch.stack([torch.tensor(float(len(positions))), said.sum(), top.sum(), nats])
 
-    def _need_room(self, places: int) -> None:
+    def _need_room(self, positions: int) -> None:
         """A full disk under a sparse mapped file would end the process without a word."""
-        needed = places * self.k * (self._ids.dtype.itemsize + self._shares.dtype.itemsize)
+        needed = positions * self.k * (self._ids.dtype.itemsize + self._shares.dtype.itemsize)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise DataError(
@@ -296,7 +296,7 @@ class _Table:
 class _Spent:
     """What a cache has cost and what is in it: sums that are added to as it fills."""
 
-    NAMES = ("places", "taught", "mass", "nats")
+    NAMES = ("positions", "taught", "mass", "nats")
 
     def __init__(self, counts: Tensor | None = None, seconds: float = 0.0) -> None:
         self.counts = torch.zeros(4, dtype=torch.float64) if counts is None else counts
@@ -325,12 +325,12 @@ class _Spent:
         write_json(path, sums | {"seconds": self.seconds})
 
     def report(self) -> dict[str, float]:
-        places, taught, mass, nats = self.counts.tolist()
+        positions, taught, mass, nats = self.counts.tolist()
         some = max(taught, 1.0)
         return {
-            "places": places,
+            "positions": positions,
             "seconds": self.seconds,
-            "share_taught": taught / max(places, 1.0),
+            "share_taught": taught / max(positions, 1.0),
             "top_k_mass": mass / some,
             "teacher_loss": nats / some,
         }

@@ -36,10 +36,10 @@ class Distillation(Objective):
         self.targets, self.temperature, self.mix = targets, temperature, mix
 
     def loss(
-        self, model: LanguageModel, tokens: Tensor, places: Tensor, balance_weight: float
+        self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
     ) -> StepLoss:
         wanted = tokens[:, 1:].flatten()
-        ids, probabilities = self.targets.at(places[:, 1:].cpu().numpy())
+        ids, probabilities = self.targets.at(positions[:, 1:].cpu().numpy())
         probabilities = tempered(probabilities, self.temperature, self.targets.vocab_size)
         ids, probabilities = ids.to(tokens.device), probabilities.to(tokens.device)
         hidden = model.hidden(tokens[:, :-1]).flatten(0, 1)

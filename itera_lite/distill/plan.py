@@ -32,7 +32,7 @@ from itera_lite.quantities import finite_number, number_of
 from itera_lite.reading import exists, is_folder
 from itera_lite.stats.comparison import is_number
 from itera_lite.train.recipe import Budget, fit_to, gentle, train_config
-from itera_lite.train.session import Setting, first_bytes
+from itera_lite.train.session import Compute, first_bytes
 
 GO_ON_RATE = 0.3  # of the learning rates, for a student that is trained already
 SPEED_STEPS = 5  # that measure how far a budget in minutes will get
@@ -133,7 +133,7 @@ class Lesson:
         finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
         return Distillation(self.targets, temperature, mix)
 
-    def prepare_for(self, config: TrainConfig, budget: Budget, setting: Setting) -> float:
+    def prepare_for(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
         """Fill the cache for a run, before it, so that the run's clock is the student's alone.
 
         Only what the run will see is filled: with a budget in tokens that is known, with one
@@ -144,14 +144,14 @@ class Lesson:
         """
         tokens = budget.amount
         if budget.unit == "seconds":
-            tokens *= 1.15 * self._speed(config, setting)
+            tokens *= 1.15 * self._speed(config, compute)
         blocks = self._seen(config, tokens)
         for teacher in self.teachers:
-            teacher.model.compute_dtype = setting.precision.dtype
+            teacher.model.compute_dtype = compute.precision.dtype
         self.targets.fill(blocks, "teaching" if len(self.teachers) == 1 else "the teachers")
         spent = self.targets.spent()
-        places = min(len(blocks) * BLOCK, self.targets.places)
-        return spent["seconds"] * min(1.0, places / max(spent["places"], 1.0))
+        positions = min(len(blocks) * BLOCK, self.targets.positions)
+        return spent["seconds"] * min(1.0, positions / max(spent["positions"], 1.0))
 
     def notes(self, objective: Distillation, seconds: float) -> dict[str, Any]:
         """What the summary says about the teaching."""
@@ -196,7 +196,7 @@ class Lesson:
 
     def _seen(self, config: TrainConfig, tokens: float) -> NDArray[np.int64]:
         """The blocks that a run of so many tokens sees, rising."""
-        blocks = -(-self.targets.places // BLOCK)
+        blocks = -(-self.targets.positions // BLOCK)
         loader = TokenLoader(
             self.dataset.tokens("train"),
             batch_size=config.batch_size,
@@ -208,13 +208,13 @@ class Lesson:
         seen = np.zeros(blocks, dtype=bool)
         steps = int(-(-tokens // (config.batch_size * config.seq_len)))
         for _ in range(steps):
-            seen[loader.next_places()[:, 1:] // BLOCK] = True
+            seen[loader.next_positions()[:, 1:] // BLOCK] = True
         return np.flatnonzero(seen)
 
-    def _speed(self, config: TrainConfig, setting: Setting) -> float:
+    def _speed(self, config: TrainConfig, compute: Compute) -> float:
         """Tokens a second of the student's training, about."""
         model = LanguageModel(self.student.shape).train()
-        model.compute_dtype = setting.precision.dtype
+        model.compute_dtype = compute.precision.dtype
         shape = (config.batch_size, config.seq_len + 1)
         ids = torch.randint(0, self.student.shape.vocab_size, shape)
         times = []

@@ -1,6 +1,6 @@
 """What a teacher says about each token of a text, in the student's vocabulary.
 
-A teacher reads the stream in windows: `WINDOW` places that it speaks about, and the `CONTEXT`
+A teacher reads the stream in windows: `WINDOW` positions that it speaks about, and the `CONTEXT`
 tokens before them, so that every place has at least that much context. Short documents stand
 in the stream one after the other, as in training. The layers compute in the precision that is
 set on the model, the head and the probabilities in float32.
@@ -29,7 +29,7 @@ from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.evaluate.bits import evaluating
 from itera_lite.model import LanguageModel
 
-WINDOW = 256  # places that a teacher speaks about at a time
+WINDOW = 256  # positions that a teacher speaks about at a time
 CONTEXT = 64  # tokens before them
 LOGITS = 2**23  # logits that exist at a time
 
@@ -70,11 +70,11 @@ class Teacher:
         self.tokens = tokens if bridge is None else bridge.tokens
         self.bridge = bridge
 
-    def speak(self, places: NDArray[np.int64], vocab_size: int) -> tuple[Tensor, Tensor]:
+    def speak(self, positions: NDArray[np.int64], vocab_size: int) -> tuple[Tensor, Tensor]:
         """The distribution over the student's token at each place.
 
         Args:
-            places: (n,) places of the student's stream, rising.
+            positions: (n,) positions of the student's stream, rising.
 
         Returns:
             (n, vocab_size) probabilities, and (n,) whether the teacher has any here; the
@@ -82,8 +82,10 @@ class Teacher:
         """
         if self.tokens is None:
             raise UsageError("this teacher has no text yet: call read first")
-        found = torch.zeros(len(places), vocab_size)
-        mine = places if self.bridge is None else self.bridge.places[places].astype(np.int64)
+        found = torch.zeros(len(positions), vocab_size)
+        mine = (
+            positions if self.bridge is None else self.bridge.positions[positions].astype(np.int64)
+        )
         rows = np.flatnonzero(mine >= 0)
         with evaluating(self.model):
             for part, probabilities in self._windows(mine[rows]):

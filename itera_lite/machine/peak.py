@@ -25,7 +25,7 @@ def measured_peak(
 
     Args:
         dtype: of both factors and of the product.
-        threads: processor threads; None keeps PyTorch's setting.
+        threads: processor threads; None keeps PyTorch's compute.
         seconds: about how long to measure.
         device: ``cpu``, or a PyTorch device.
 

@@ -105,7 +105,7 @@ class Context:
         """The verdicts of these metrics, a sentence a pair; empty without a pair."""
         sentences = []
         for pair in self.pairs:
-            found = [c for c in map(pair.find, keys) if c is not None and c.itera and c.transformer]
+            found = [c for c in map(pair.find, keys) if c is not None and c.ours and c.other]
             names = (
                 f" ({escape(pair.itera.size or pair.itera.name)})" if len(self.pairs) > 1 else ""
             )
@@ -118,7 +118,7 @@ class Context:
 def against(comparison: Comparison) -> str:
     """Both numbers: ``Itera 1,150, Transformer 1,393 tokens/s, medians of 7``."""
     unit = comparison.metric.unit
-    a, b = comparison.itera, comparison.transformer
+    a, b = comparison.ours, comparison.other
     if a is None or b is None:
         return ""
     texts = [quantity(a.value, unit), quantity(b.value, unit)]

@@ -75,7 +75,7 @@ class Pair:
 def compare_pairs(results: Results) -> list[Pair]:
     """Compare every Itera model with the Transformer of its size."""
     return [
-        Pair(a, b, [c for c in _comparisons(a, b, results.seeds) if c.itera or c.transformer])
+        Pair(a, b, [c for c in _comparisons(a, b, results.seeds) if c.ours or c.other])
         for a, b in results.pairs
     ]
 

@@ -64,11 +64,11 @@ def markdown_table(folder: str | Path, keys: tuple[str, ...] = README_KEYS) -> s
     ]
     for comparison in pair.comparisons:
         c = comparison
-        if c.metric.key not in keys or c.itera is None or c.transformer is None:
+        if c.metric.key not in keys or c.ours is None or c.other is None:
             continue
         label = c.metric.label + (f" ({c.note})" if c.note == "estimated" else "")
         unit = c.metric.unit
-        values = f"{_short(c.itera, unit)} | {_short(c.transformer, unit)}"
+        values = f"{_short(c.ours, unit)} | {_short(c.other, unit)}"
         lines.append(f"| {label} | {values} | {c.verdict} |")
     return "\n".join(lines)
 
@@ -102,7 +102,7 @@ def _table(pair: Pair) -> str:
     for c in chosen:
         label = c.metric.label + (f" ({c.note})" if c.note == "estimated" else "")
         unit = c.metric.unit
-        rows.append([label, _short(c.itera, unit), _short(c.transformer, unit), c.verdict])
+        rows.append([label, _short(c.ours, unit), _short(c.other, unit), c.verdict])
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = [
         f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()

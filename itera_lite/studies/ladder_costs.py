@@ -83,7 +83,7 @@ def measure_rungs(plans: Sequence[Plan], repeats: int, most_bytes: int) -> dict[
         for rung in rungs:
             written = rung.artifact.write_texts(seed=1000 * repeat)
             rung.add(written, rung.artifact.peak_bytes(written))
-        if not plans[0].setting.quiet:
+        if not plans[0].compute.quiet:
             print(f"measured {repeat + 1} of {repeats} times")
     return {
         "held_out": {
@@ -138,7 +138,7 @@ def _scores(plans: Sequence[Plan], name: str, documents: list[bytes]) -> list[di
         kept = plan.results / f"{folder.name}_heldout.json"
         record = _kept(kept)
         if not key.items() <= record.items():
-            if not plan.setting.quiet:
+            if not plan.compute.quiet:
                 print(f"scoring {folder}")
             nats, tokens, size = _score(folder, file, documents)
             bits = {"bpb": nats / math.log(2) / size, "bytes_per_token": size / tokens}

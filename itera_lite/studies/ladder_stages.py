@@ -18,8 +18,8 @@ from itera_lite.errors import IteraError, UsageError
 from itera_lite.files import write_json
 from itera_lite.reading import is_file, read_object
 from itera_lite.train.recipe import Budget, train_config
-from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, run_training
+from itera_lite.train.resume import RunFiles
+from itera_lite.train.session import Compute, run_training
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains yet without
 DROPOUT = 0.1
@@ -44,7 +44,7 @@ class Plan:
     seed: int
     checkpoints: Path
     results: Path
-    setting: Setting
+    compute: Compute
     threads: int | None
     final_bytes: int
     overwrite: bool = False  # checkpoints of stages that aren't finished
@@ -101,8 +101,8 @@ class Stage:
     make: Callable[[Plan, float], Any]
 
 
-def _places(plan: Plan, stage: str) -> Places:
-    return Places(f"{stage}{plan.suffix}", plan.checkpoints, plan.results)
+def _files(plan: Plan, stage: str) -> RunFiles:
+    return RunFiles(f"{stage}{plan.suffix}", plan.checkpoints, plan.results)
 
 
 def _conventional_set(plan: Plan) -> Dataset:
@@ -111,23 +111,23 @@ def _conventional_set(plan: Plan) -> Dataset:
 
 def _train(plan: Plan, stage: str, minutes: float, family: Family, size: str, data: Dataset) -> Any:
     first = plan.first(stage)
-    budget, wishes = Budget("seconds", 60 * minutes), {}
+    budget, overrides = Budget("seconds", 60 * minutes), {}
     if first is not None:
-        budget, wishes = Budget("tokens", first["tokens"]), {"batch_size": first["batch_size"]}
+        budget, overrides = Budget("tokens", first["tokens"]), {"batch_size": first["batch_size"]}
     shape = preset(family, size, data.tokenizer.vocab_size)
     if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
         shape = shape.replace(dropout=DROPOUT)
-    places = _places(plan, stage)
-    resume = places.resumable
-    with places.claimed(resume=resume, overwrite=plan.overwrite and not resume):
+    files = _files(plan, stage)
+    resume = files.resumable
+    with files.claimed(resume=resume, overwrite=plan.overwrite and not resume):
         return run_training(
             shape,
-            train_config(shape, budget, wishes, plan.seed),
+            train_config(shape, budget, overrides, plan.seed),
             data,
             budget,
-            places,
-            plan.setting,
-            spec=plan.data,
+            files,
+            plan.compute,
+            source=plan.data,
             resume=resume,
             evaluations=plan.evaluations,
             final_bytes=plan.final_bytes,
@@ -138,7 +138,7 @@ def _expected_epochs(plan: Plan, shape: Any, minutes: float, data: Dataset) -> f
     """Passes over the text in the time, at half of the machine's peak."""
     from itera_lite.model.cost import cost
 
-    flops = 0.5 * plan.setting.precision.peak * 60 * minutes
+    flops = 0.5 * plan.compute.precision.peak * 60 * minutes
     return flops / cost(shape).flops_train / data.n_tokens("train")
 
 
@@ -202,14 +202,14 @@ def _quantized(kind: Literal["q8_0", "q4_0"]) -> Callable[[Plan, float], Any]:
 
 
 def _common(plan: Plan, stage: str) -> dict[str, Any]:
-    places = _places(plan, stage)
+    files = _files(plan, stage)
     return {
         "seed": plan.seed,
-        "name": places.name,
-        "resume": places.resumable,
-        "overwrite": plan.overwrite and not places.resumable,
+        "name": files.name,
+        "resume": files.resumable,
+        "overwrite": plan.overwrite and not files.resumable,
         "threads": plan.threads,
-        "quiet": plan.setting.quiet,
+        "quiet": plan.compute.quiet,
         "checkpoints": plan.checkpoints,
         "results": plan.results,
     }
@@ -283,7 +283,7 @@ def note_options(plan: Plan, stage: Stage) -> None:
     summary = plan.summary(stage.name)
     if summary is not None:
         write_json(
-            _places(plan, stage.name).summary,
+            _files(plan, stage.name).summary,
             summary | {"ladder": _options(plan, stage)},
         )
 
@@ -314,7 +314,7 @@ def is_finished(plan: Plan, stage: Stage) -> bool:
 def discard(plan: Plan, stage: Stage) -> None:
     """Remove what a stage that was made with other options has left."""
     if plan.summary(stage.name) is not None:
-        _places(plan, stage.name).discard()
+        _files(plan, stage.name).discard()
 
 
 def minutes_of(summary: dict[str, Any]) -> float:

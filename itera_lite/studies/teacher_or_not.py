@@ -15,8 +15,8 @@ from itera_lite.machine.provenance import provenance
 from itera_lite.stats.comparison import Measurement, Metric, compare
 from itera_lite.stats.samples import stat
 from itera_lite.train.recipe import Budget
-from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, run_training
+from itera_lite.train.resume import RunFiles
+from itera_lite.train.session import Compute, run_training
 
 QUALITY = Metric("valid_bpb", "held-out text", "bits per byte", "lower", "run", "quality")
 SIDES = {
@@ -30,8 +30,8 @@ def compare_distillation(
     lesson: Lesson,
     objective: Distillation,
     budget: Budget,
-    places: Places,
-    setting: Setting,
+    files: RunFiles,
+    compute: Compute,
     seeds: int,
     first_seed: int,
     overwrite: bool = False,
@@ -53,8 +53,8 @@ def compare_distillation(
     Raises:
         UsageError: the file holds something else, and ``overwrite`` isn't set.
     """
-    path = places.results / f"{places.name}_comparison.json"
-    settings = _settings(lesson, objective, budget, setting)
+    path = files.results / f"{files.name}_comparison.json"
+    settings = _settings(lesson, objective, budget, compute)
     record: dict[str, Any] = {"settings": settings, "runs": []}
     if path.exists() and not overwrite:
         record = _earlier(path, settings)
@@ -66,17 +66,17 @@ def compare_distillation(
                 return dict(known)
         taught = objective if side == "distilled" else None
         made = {"side": side, "seed": seed, "teacher_seconds": teacher_seconds}
-        made |= _train(lesson, taught, own, budget, setting, seed)
+        made |= _train(lesson, taught, own, budget, compute, seed)
         record["runs"].append(made)
         write_json(path, record)
-        if not setting.quiet:
+        if not compute.quiet:
             print(f"{SIDES[side]}, seed {seed}: {made['valid_bpb']:.4f} bits per byte", flush=True)
         return made
 
     for seed in range(first_seed, first_seed + seeds):
         recipe = lesson.student.recipe(budget, seed)
         known = [r for r in record["runs"] if (r["side"], r["seed"]) == ("distilled", seed)]
-        asked = 0.0 if known else lesson.prepare_for(recipe, budget, setting)
+        asked = 0.0 if known else lesson.prepare_for(recipe, budget, compute)
         distilled = run("distilled", seed, budget, asked)
         alone = run("alone", seed, budget)
         if budget.unit == "seconds":
@@ -85,7 +85,7 @@ def compare_distillation(
             whole = distilled["seconds"] + distilled["teacher_seconds"]
             longer = max(budget.amount, budget.amount * whole / alone["seconds"])
         run("alone_longer", seed, Budget(budget.unit, longer))
-    return _judge(record, path, lesson, objective, setting.quiet)
+    return _judge(record, path, lesson, objective, compute.quiet)
 
 
 def _earlier(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,16 +108,16 @@ def _train(
     objective: Distillation | None,
     own: Budget,
     budget: Budget,
-    setting: Setting,
+    compute: Compute,
     seed: int,
 ) -> dict[str, Any]:
     """One training, of which only the numbers are kept; all take the batch of ``budget``."""
     with tempfile.TemporaryDirectory() as folder:
-        places = Places("run", Path(folder), Path(folder))
+        files = RunFiles("run", Path(folder), Path(folder))
         summary = run_training(
             *(lesson.student.shape, lesson.student.recipe(budget, seed), lesson.dataset),
-            *(own, places, setting),
-            spec=lesson.spec,
+            *(own, files, compute),
+            source=lesson.spec,
             initial=lesson.student.begin(),
             objective=objective,
             patience=0,
@@ -134,7 +134,7 @@ def _train(
 
 
 def _settings(
-    lesson: Lesson, objective: Distillation, budget: Budget, setting: Setting
+    lesson: Lesson, objective: Distillation, budget: Budget, compute: Compute
 ) -> dict[str, Any]:
     """What must be alike for runs to be compared."""
     return {
@@ -143,7 +143,7 @@ def _settings(
         "dataset_sha256": lesson.dataset.manifest["sha256"],
         "tokenizer_sha256": lesson.student.tokenizer.sha256,
         "budget": {"unit": budget.unit, "amount": budget.amount},
-        "precision": setting.precision.name,
+        "precision": compute.precision.name,
         **objective.identity(),
     }
 
@@ -166,7 +166,7 @@ def _judge(
             QUALITY,
             taught,
             Measurement.of_samples(sides[side]["valid_bpb"]["samples"]),
-            names={"itera": SIDES["distilled"], "transformer": SIDES[side]},
+            names={"ours": SIDES["distilled"], "other": SIDES[side]},
         )
         verdicts[side] = {"winner": verdict.winner and verdict.names[verdict.winner]}
         verdicts[side] |= {"ratio": verdict.ratio, "text": verdict.verdict}

@@ -151,10 +151,10 @@ class LossOf(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(
-        self, tokens: Tensor, places: Tensor, balance_weight: float
+        self, tokens: Tensor, positions: Tensor, balance_weight: float
     ) -> tuple[Tensor, Tensor]:
         """Returns what is minimised, and the cross-entropy alone."""
-        loss = self.objective.loss(self.model, tokens, places, balance_weight)
+        loss = self.objective.loss(self.model, tokens, positions, balance_weight)
         return loss.total, loss.cross_entropy.detach()
 
 

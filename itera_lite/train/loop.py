@@ -31,7 +31,7 @@ from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Choice
 from itera_lite.train.progress import Progress
 from itera_lite.train.recipe import Budget
-from itera_lite.train.resume import Places, save
+from itera_lite.train.resume import RunFiles, save
 from itera_lite.train.state import State
 
 EVALUATIONS = 20  # in a run, evenly over its budget
@@ -50,7 +50,7 @@ class Trainer:
         config: TrainConfig,
         dataset: Dataset,
         budget: Budget,
-        places: Places,
+        files: RunFiles,
         precision: Choice,
         world: World,
         patience: int = 6,
@@ -59,7 +59,7 @@ class Trainer:
         initial: LanguageModel | None = None,
         objective: Objective | None = None,
     ) -> None:
-        self.config, self.dataset, self.budget, self.places = config, dataset, budget, places
+        self.config, self.dataset, self.budget, self.files = config, dataset, budget, files
         self.precision, self.world, self.patience = precision, world, patience
         self.quiet, self.evaluations = quiet or not world.leads, evaluations
         torch.manual_seed(config.seed)
@@ -102,7 +102,7 @@ class Trainer:
         """
         stop = Stop()
         bar = Progress(
-            self.places.name,
+            self.files.name,
             self.budget.amount,
             min(self.progress, 1.0) * self.budget.amount,
             self.budget.unit,
@@ -154,10 +154,10 @@ class Trainer:
         """One batch, one update. Returns the loss (nats) and the seconds it took."""
         begin = time.perf_counter()
         factor = self.config.factor(self.progress)
-        places = self.loader.next_places()
+        positions = self.loader.next_positions()
         total, cross_entropy = self.loss_of(
-            torch.from_numpy(self.loader.at(places)).to(self.world.device),
-            torch.from_numpy(places),
+            torch.from_numpy(self.loader.at(positions)).to(self.world.device),
+            torch.from_numpy(positions),
             self.config.balance_weight,
         )
         loss = self.world.mean(cross_entropy)
@@ -177,14 +177,14 @@ class Trainer:
             return
         best = self.state.best
         kept = (
-            f"'{self.places.best}' has the model of step {best['step']} ({best['bpb']:.4f} bits "
+            f"'{self.files.best}' has the model of step {best['step']} ({best['bpb']:.4f} bits "
             "per byte)"
             if best["bpb"] is not None
             else "no model was saved yet"
         )
         config = self.config
         raise TrainingError(
-            f"{self.places.name}: the {what} is {value} at step {self.state.step + 1}, so the "
+            f"{self.files.name}: the {what} is {value} at step {self.state.step + 1}, so the "
             f"training stops before that update; {kept}. Train anew with lower learning rates "
             f"(these were --lr-matrix {config.lr_matrix:g}, --lr-embedding "
             f"{config.lr_embedding:g}, --lr-other {config.lr_other:g}) and --overwrite"
@@ -251,11 +251,11 @@ class Trainer:
         sample = validate.sample(artifact, self.dataset)
         state.samples.append({"step": state.step, **sample})
         bar.say(
-            f"{self.places.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
+            f"{self.files.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
             f"{sample['prompt']}│{' '.join(sample['text'].split())[:90]}"
         )
         if state.judge(score.bpb):
-            save_checkpoint(self.places.best, artifact, self.dataset.tokenizer)
+            save_checkpoint(self.files.best, artifact, self.dataset.tokenizer)
 
     def _new_window(self) -> Window:
         config = self.model.config

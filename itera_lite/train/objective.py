@@ -13,13 +13,13 @@ class Objective:
     """Predict the next token of the text. Distillation and quantisation-aware training differ."""
 
     def loss(
-        self, model: LanguageModel, tokens: Tensor, places: Tensor, balance_weight: float
+        self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
     ) -> StepLoss:
         """The loss of one batch.
 
         Args:
             tokens: (B, L+1) ids; inputs are ``[:, :-1]``, targets ``[:, 1:]``.
-            places: (B, L+1), where each of them lies in the train split's stream.
+            positions: (B, L+1), where each of them lies in the train split's stream.
             balance_weight: of the experts' balance loss.
         """
         return model.loss(tokens[:, :-1], tokens[:, 1:], balance_weight)

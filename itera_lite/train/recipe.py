@@ -111,18 +111,18 @@ def _round(width: float) -> int:
 
 
 def train_config(
-    shape: ModelConfig, budget: Budget, wishes: dict[str, Any], seed: int = 0
+    shape: ModelConfig, budget: Budget, overrides: dict[str, Any], seed: int = 0
 ) -> TrainConfig:
     """What follows from the budget, over it a family's recipe, over it what was asked for.
 
     Args:
         shape: of the model; a gpt2 has a recipe of its own.
-        wishes: fields of `TrainConfig`; None where nothing was asked for.
+        overrides: fields of `TrainConfig`; None where nothing was asked for.
     """
     longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
     derived = {"batch_size": budget.batch_size, "seq_len": longest}
     recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
-    asked = {key: value for key, value in wishes.items() if value is not None}
+    asked = {key: value for key, value in overrides.items() if value is not None}
     return replace(TrainConfig(seed=seed), **(derived | recipe | asked))
 
 

@@ -13,7 +13,7 @@ from itera_lite.checkpoint.hf import load_model
 from itera_lite.errors import CheckpointError
 from itera_lite.train.metrics import expert_loads, write_metrics
 from itera_lite.train.recipe import Budget
-from itera_lite.train.run_files import Places as Places
+from itera_lite.train.run_files import RunFiles as RunFiles
 from itera_lite.train.state import State
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _write(trainer: Trainer) -> None:
     loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(trainer.model)]
     trainer.state.expert_load = loads or trainer.state.expert_load
     save_checkpoint(
-        trainer.places.last,
+        trainer.files.last,
         trainer.model,
         trainer.dataset.tokenizer,
         training_state={
@@ -50,16 +50,16 @@ def _write(trainer: Trainer) -> None:
         },
         tensors={**trainer.optimizer.tensors(), "rng": torch.get_rng_state()},
     )
-    write_metrics(trainer.places.metrics, trainer.state.rows)
+    write_metrics(trainer.files.metrics, trainer.state.rows)
 
 
-def settings_of(places: Places) -> dict[str, Any]:
+def settings_of(files: RunFiles) -> dict[str, Any]:
     """The settings that the run was saved with: ``model``, ``train``, ``budget``, ``precision``.
 
     Raises:
         CheckpointError: they can't be read.
     """
-    path = places.last / "training_state" / "state.json"
+    path = files.last / "training_state" / "state.json"
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
         identity: dict[str, Any] = saved["identity"]
@@ -68,7 +68,7 @@ def settings_of(places: Places) -> dict[str, Any]:
             _ = [identity[part][key] for key in keys]
         _ = str(identity["precision"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _damaged(places, error) from None
+        raise _damaged(files, error) from None
     return identity
 
 
@@ -80,9 +80,9 @@ def go_on(trainer: Trainer) -> None:
     Raises:
         CheckpointError: nothing saved, a damaged state, or one of a run with other settings.
     """
-    folder = trainer.places.last
+    folder = trainer.files.last
     saved, tensors = load_training_state(folder)
-    settings = settings_of(trainer.places)
+    settings = settings_of(trainer.files)
     if differences := _differences(settings, _identity(trainer)):
         raise CheckpointError(
             f"'{folder}' was trained with other settings: {'; '.join(differences)}. Resume with "
@@ -101,17 +101,17 @@ def go_on(trainer: Trainer) -> None:
         trainer.window.load_state_dict(saved["window"])
         torch.set_rng_state(rng)
     except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
-        raise _damaged(trainer.places, error) from None
+        raise _damaged(trainer.files, error) from None
     trainer.state = state
     # The run may be evaluated less often than before.
     state.evaluations = min(state.evaluations, int(trainer.progress * trainer.evaluations))
     before = Budget(**settings["budget"])
     if before != trainer.budget:
         _extend(trainer, before)
-    if not trainer.places.best.is_dir():
+    if not trainer.files.best.is_dir():
         if state.ended:
             raise CheckpointError(
-                f"the best model, '{trainer.places.best}', isn't there any more: go on with a "
+                f"the best model, '{trainer.files.best}', isn't there any more: go on with a "
                 "larger budget, or train anew with --overwrite"
             )
         state.best = State().best  # the next evaluation writes one
@@ -126,7 +126,7 @@ def _extend(trainer: Trainer, before: Budget) -> None:
     state, budget = trainer.state, trainer.budget
     if trainer.progress >= 1:
         raise CheckpointError(
-            f"'{trainer.places.last}' was trained for {trainer.tokens:,} tokens in "
+            f"'{trainer.files.last}' was trained for {trainer.tokens:,} tokens in "
             f"{state.seconds / 60:.3g} minutes, which is {budget} already: give more, or leave the "
             f"budget out to go on with {before}"
         )
@@ -134,15 +134,15 @@ def _extend(trainer: Trainer, before: Budget) -> None:
     state.evaluations = int(trainer.progress * trainer.evaluations)
     if not trainer.quiet:
         print(
-            f"{trainer.places.name}: {before} before, now {budget}, of which "
+            f"{trainer.files.name}: {before} before, now {budget}, of which "
             f"{trainer.progress:.0%} are used; the learning rate follows the new budget"
         )
 
 
-def _damaged(places: Places, error: BaseException) -> CheckpointError:
+def _damaged(files: RunFiles, error: BaseException) -> CheckpointError:
     reason = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
     return CheckpointError(
-        f"the training state in '{places.last / 'training_state'}' can't be used ({reason}): it is "
+        f"the training state in '{files.last / 'training_state'}' can't be used ({reason}): it is "
         "damaged, or another program or version wrote it. Train anew with --overwrite, or another "
         "--name"
     )

@@ -61,7 +61,7 @@ def checked_name(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Places:
+class RunFiles:
     """Where a run of one name keeps its files.
 
     Raises:
@@ -301,10 +301,10 @@ def _owner(path: Path) -> str:
         return "another process"
 
 
-def refuse_input(places: Places, folder: Path) -> None:
+def refuse_input(files: RunFiles, folder: Path) -> None:
     """Raises `UsageError` where a result would replace the checkpoint that it is made from."""
-    if folder.resolve() in (places.best.resolve(), places.last.resolve()):
+    if folder.resolve() in (files.best.resolve(), files.last.resolve()):
         raise UsageError(
-            f"the result '{places.name}' would replace the checkpoint '{folder}' that it is made "
+            f"the result '{files.name}' would replace the checkpoint '{folder}' that it is made "
             "from: give another --name"
         )

@@ -27,13 +27,13 @@ from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Choice, Precision, choose
 from itera_lite.train.recipe import Budget
-from itera_lite.train.resume import Places, go_on
+from itera_lite.train.resume import RunFiles, go_on
 
 FINAL_BYTES = 2_000_000  # of validation text for the last score; more is sampled by `itera eval`
 
 
 @dataclass(frozen=True)
-class Setting:
+class Compute:
     """Where trainings run: processes, threads, precision, and whether they are shown."""
 
     world: World
@@ -48,7 +48,7 @@ class Setting:
         threads: int | None = None,
         quiet: bool = False,
         world: World | None = None,
-    ) -> Setting:
+    ) -> Compute:
         """Set the threads, compile the fused kernels (once), measure which precision is fast.
 
         Raises:
@@ -79,10 +79,10 @@ def run_training(
     config: TrainConfig,
     dataset: Dataset,
     budget: Budget,
-    places: Places,
-    setting: Setting,
+    files: RunFiles,
+    compute: Compute,
     *,
-    spec: str,
+    source: str,
     initial: LanguageModel | None = None,
     objective: Objective | None = None,
     resume: bool = False,
@@ -94,11 +94,11 @@ def run_training(
 ) -> dict[str, Any]:
     """Train a model, score its best checkpoint, write and return the summary.
 
-    The caller has claimed the run's files (`Places.claimed`). A resumed run that is finished is
+    The caller has claimed the run's files (`RunFiles.claimed`). A resumed run that is finished is
     left as it is.
 
     Args:
-        spec: how the set was named, for the summary.
+        source: how the set was named, for the summary.
         initial: a model to begin with, instead of random weights; it is changed.
         objective: what a step minimises; the next token by default.
         resume: go on where the run of this name was stopped.
@@ -107,13 +107,13 @@ def run_training(
             add to ``notes``.
         final_bytes: of validation text for the last score.
     """
-    world = setting.world
-    if world.leads and not setting.quiet:
-        _announce(places.name, shape, config, budget, dataset, setting)
+    world = compute.world
+    if world.leads and not compute.quiet:
+        _announce(files.name, shape, config, budget, dataset, compute)
     trainer = Trainer(
-        *(shape, config, dataset, budget, places, setting.precision, world),
+        *(shape, config, dataset, budget, files, compute.precision, world),
         patience=patience,
-        quiet=setting.quiet,
+        quiet=compute.quiet,
         evaluations=evaluations,
         initial=initial,
         objective=objective,
@@ -123,15 +123,15 @@ def run_training(
         if (kept := _kept_summary(trainer)) is not None:
             return kept
         if world.leads:  # it describes the model that is trained further
-            places.summary.unlink(missing_ok=True)
+            files.summary.unlink(missing_ok=True)
     elif world.leads:  # what a run before this one has left, and which may be replaced
-        places.forget()
+        files.forget()
     trainer.run()
     summary: dict[str, Any] = {}
 
     def finish() -> None:
         nonlocal summary
-        summary = _finish(trainer, spec, setting.problem, notes or {}, scored, final_bytes)
+        summary = _finish(trainer, source, compute.problem, notes or {}, scored, final_bytes)
 
     world.lead(finish)
     return summary
@@ -139,19 +139,19 @@ def run_training(
 
 def _kept_summary(trainer: Trainer) -> dict[str, Any] | None:
     """The summary of a resumed run that has ended, as it was written then; else None."""
-    state, places = trainer.state, trainer.places
+    state, files = trainer.state, trainer.files
     if state.ended is None:
         return None
     try:
-        kept: dict[str, Any] = json.loads(places.summary.read_text(encoding="utf-8"))
-        if kept["train"]["steps"] != state.step or not places.best.is_dir():
+        kept: dict[str, Any] = json.loads(files.summary.read_text(encoding="utf-8"))
+        if kept["train"]["steps"] != state.step or not files.best.is_dir():
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not trainer.quiet:
         why = "its budget is used" if state.ended == "budget" else "it stopped early"
         print(
-            f"{places.name} is finished ({why}, step {state.step}) and stays as it is: a larger "
+            f"{files.name} is finished ({why}, step {state.step}) and stays as it is: a larger "
             "--minutes, --epochs or --tokens goes on with it, --overwrite trains anew"
         )
     return kept
@@ -159,15 +159,15 @@ def _kept_summary(trainer: Trainer) -> dict[str, Any] | None:
 
 def _finish(
     trainer: Trainer,
-    spec: str,
+    source: str,
     problem: str | None,
     notes: dict[str, Any],
     scored: Callable[[float], None] | None,
     final_bytes: int,
 ) -> dict[str, Any]:
     """Score the best model on the validation text, in float32, and write the summary."""
-    places, dataset, config, state = trainer.places, trainer.dataset, trainer.config, trainer.state
-    model, tokenizer = load_checkpoint(places.best)
+    files, dataset, config, state = trainer.files, trainer.dataset, trainer.config, trainer.state
+    model, tokenizer = load_checkpoint(files.best)
     texts = first_bytes(dataset.documents("valid"), final_bytes)
     score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
     if scored:
@@ -177,7 +177,7 @@ def _finish(
     speed = trainer.tokens / state.seconds
     share = trainer.mfu(speed)
     summary: dict[str, Any] = {
-        **description(places.name, model.config, score, config.seq_len),
+        **description(files.name, model.config, score, config.seq_len),
         "train": {
             "batch_size": config.batch_size,
             "seq_len": config.seq_len,
@@ -205,7 +205,7 @@ def _finish(
         "best": state.best,
         "dataset": {
             "name": dataset.name,
-            "spec": spec,
+            "spec": source,
             "sha256": manifest["sha256"],
             "tokenizer_sha256": dataset.tokenizer.sha256,
             "vocab_size": dataset.tokenizer.vocab_size,
@@ -220,13 +220,13 @@ def _finish(
         "provenance": provenance(seed=config.seed),
         **notes,
     }
-    write_json(places.summary, summary)
+    write_json(files.summary, summary)
     if not trainer.quiet:
         print(
-            f"{places.name}: {score.bpb:.4f} bits per byte on the validation text "
+            f"{files.name}: {score.bpb:.4f} bits per byte on the validation text "
             f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
             f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {share:.0%} of the peak; "
-            f"checkpoint {places.best}"
+            f"checkpoint {files.best}"
         )
     return summary
 
@@ -274,7 +274,7 @@ def _announce(
     config: TrainConfig,
     budget: Budget,
     dataset: Dataset,
-    setting: Setting,
+    compute: Compute,
 ) -> None:
     """Say what was derived, and why."""
     c = cost(shape, config.seq_len)
@@ -285,5 +285,5 @@ def _announce(
         f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
         f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
         f"{config.batch_size} x {config.seq_len} tokens a step, "
-        f"{torch.get_num_threads()} threads; {setting.precision.reason}"
+        f"{torch.get_num_threads()} threads; {compute.precision.reason}"
     )

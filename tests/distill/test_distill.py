@@ -43,9 +43,9 @@ def teacher(text, tmp_path_factory) -> Path:
     return folder / "itera_lite_tiny"
 
 
-def run(text: Path, out: Path, teacher: Path | list[Path], **wishes):
+def run(text: Path, out: Path, teacher: Path | list[Path], **overrides):
     teachers = teacher if isinstance(teacher, list) else [teacher]
-    options = {"student": "tiny", "tokens": "20K", "seed": 1} | QUIET | wishes
+    options = {"student": "tiny", "tokens": "20K", "seed": 1} | QUIET | overrides
     return distill(
         teacher=teachers, data=str(text), checkpoints=out / "c", results=out / "r", **options
     )
@@ -191,9 +191,9 @@ def test_bad_input_is_told_and_changes_nothing(text, tmp_path, teacher):
         ({"vocab_size": 280, "tokenizer": teacher}, UsageError, "--vocab-size"),
         ({"student": str(teacher), "vocab_size": 280}, UsageError, "tokenizer of its own"),
     ]
-    for wishes, error, message in bad:
+    for overrides, error, message in bad:
         with pytest.raises(error, match=message):
-            run(text, tmp_path, **({"teacher": teacher} | wishes))
+            run(text, tmp_path, **({"teacher": teacher} | overrides))
     assert not (tmp_path / "c").exists()
     folder = teacher.parent
     with pytest.raises(UsageError, match="--name"):

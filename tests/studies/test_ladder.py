@@ -201,7 +201,7 @@ def test_a_stage_of_other_options_is_made_again_when_asked(text, climbed, small)
         seed=0,
         checkpoints=climbed / "c",
         results=climbed / "r" / "ladder",
-        setting=None,
+        compute=None,
         threads=1,
         final_bytes=1000,
         overwrite=True,

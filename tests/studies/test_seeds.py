@@ -97,7 +97,7 @@ def test_training_speeds_are_of_both_models(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wishes",
+    "overrides",
     [
         {"seeds": 1, "minutes": 1.0},
         {},
@@ -105,9 +105,9 @@ def test_training_speeds_are_of_both_models(monkeypatch):
         {"minutes": 1.0, "equal_time": True},
     ],
 )
-def test_wrong_use(wishes, tmp_path):
+def test_wrong_use(overrides, tmp_path):
     with pytest.raises(UsageError):
-        bench_seeds(results=tmp_path, **wishes)
+        bench_seeds(results=tmp_path, **overrides)
 
 
 @pytest.mark.parametrize("text_of", ["[1]", "{", '{"runs": 3}', "{}"])

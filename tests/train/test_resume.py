@@ -45,7 +45,7 @@ def stop_at(monkeypatch, step: int, number: int = signal.SIGINT, of: str | None 
     original = Trainer._step
 
     def stepping(self):
-        if self.state.step == step and of in (None, self.places.name):
+        if self.state.step == step and of in (None, self.files.name):
             os.kill(os.getpid(), number)
         return original(self)
 
@@ -287,7 +287,7 @@ def test_a_best_model_that_is_gone_is_made_again_or_named(text, done, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "words"),
+    ("overrides", "words"),
     [
         ({"batch_size": 2}, "batch size 4, now 2"),
         ({"seed": 3}, "seed 0, now 3"),
@@ -295,9 +295,9 @@ def test_a_best_model_that_is_gone_is_made_again_or_named(text, done, tmp_path):
         ({"precision": "bf16"}, "precision fp32, now bf16"),
     ],
 )
-def test_other_settings_are_named_in_words(text, done, wishes, words):
+def test_other_settings_are_named_in_words(text, done, overrides, words):
     with pytest.raises(CheckpointError, match=words):
-        run(text, done[0], resume=True, **wishes)
+        run(text, done[0], resume=True, **overrides)
 
 
 def test_another_text_is_named(text, done, tmp_path):
@@ -406,7 +406,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "words"),
+    ("overrides", "error", "words"),
     [
         ({"weight_decay": float("nan")}, ConfigError, "weight_decay=nan"),
         ({"lr_matrix": float("inf")}, ConfigError, "lr_matrix=inf"),
@@ -425,9 +425,9 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
         ({"params": "1B"}, ConfigError, "nearest itera model"),
     ],
 )
-def test_every_number_is_checked_before_the_text_is_prepared(tmp_path, wishes, error, words):
+def test_every_number_is_checked_before_the_text_is_prepared(tmp_path, overrides, error, words):
     with pytest.raises(error, match=words):
-        run(Path("there/is/none"), tmp_path, **wishes)
+        run(Path("there/is/none"), tmp_path, **overrides)
     assert not list(tmp_path.rglob("*"))
 
 

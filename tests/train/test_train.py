@@ -40,8 +40,8 @@ SETTINGS = {
 }
 
 
-def run(text: Path, out: Path, **wishes):
-    options = {"tokens": "8K", "model": "itera"} | SETTINGS | wishes
+def run(text: Path, out: Path, **overrides):
+    options = {"tokens": "8K", "model": "itera"} | SETTINGS | overrides
     return train(str(text), checkpoints=out / "c", results=out / "r", **options)
 
 
@@ -225,7 +225,7 @@ def test_resume_with_other_settings_is_refused(text, whole):
 
 
 @pytest.mark.parametrize(
-    ("wishes", "error", "words"),
+    ("overrides", "error", "words"),
     [
         ({"tokens": "many"}, UsageError, "--tokens many: expected"),
         ({"epochs": 1.0}, UsageError, "give one of them"),
@@ -240,6 +240,6 @@ def test_resume_with_other_settings_is_refused(text, whole):
         ({"lr_matrix": -1.0}, ConfigError, "lr_matrix=-1.0: expected"),
     ],
 )
-def test_wrong_use_is_a_clear_error(wishes, error, words, text, tmp_path):
+def test_wrong_use_is_a_clear_error(overrides, error, words, text, tmp_path):
     with pytest.raises(error, match=words):
-        run(text, tmp_path, **wishes)
+        run(text, tmp_path, **overrides)

@@ -63,14 +63,14 @@ def _of_pair(pair: Pair) -> Iterator[str]:
             "at every context measured: FLOPs don't set the speed here. Look at memory traffic and "
             f"the cost of small operations first{names}."
         )
-    one_run = (bpb := pair.find("bpb")) and bpb.itera and bpb.transformer
+    one_run = (bpb := pair.find("bpb")) and bpb.ours and bpb.other
     if one_run and not any(_both(pair.find(k)) for k in ("bpb_time", "bpb_tokens")):
         yield f"Quality is of one run a side: repeat both with three seeds{names}."
 
 
 def _decoding(pair: Pair, names: str) -> Iterator[str]:
     """Where each side is faster at batch 1."""
-    by_side: dict[Side, list[str]] = {"itera": [], "transformer": []}
+    by_side: dict[Side, list[str]] = {"ours": [], "other": []}
     for c in pair.group("decode"):
         _, batch, length = c.metric.key.split("_")
         if batch == "1" and c.winner:
@@ -160,7 +160,7 @@ def _missing(context: Context) -> Iterator[str]:
 
 
 def _both(comparison: Comparison | None) -> bool:
-    return bool(comparison and comparison.itera and comparison.transformer)
+    return bool(comparison and comparison.ours and comparison.other)
 
 
 def _winner(pair: Pair, *keys: str) -> Side | None:

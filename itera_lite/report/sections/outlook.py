@@ -199,10 +199,8 @@ def _so_far(pair: Pair, named: bool) -> str:
     """Each measured ratio of the pair, alone."""
     keys = ("params_total", "params_active", "flops_forward", "weights_bytes", "peak_rss",
             "energy", "bpb", "bpb_time", "bpb_tokens")  # fmt: skip
-    found = [c for c in map(pair.find, keys) if c and c.itera and c.transformer]
-    found += [
-        c for c in pair.group("decode") if c.itera and c.transformer and "_1_" in c.metric.key
-    ]
+    found = [c for c in map(pair.find, keys) if c and c.ours and c.other]
+    found += [c for c in pair.group("decode") if c.ours and c.other and "_1_" in c.metric.key]
     if not found:
         return ""
     rows = [

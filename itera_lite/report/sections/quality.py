@@ -78,7 +78,7 @@ def comparison(context: Context) -> str:
 
 def tally(pair: Pair) -> str:
     """How many metrics each side wins, and how many nobody does."""
-    judged = [c for c in pair.comparisons if c.itera and c.transformer and c.comparable]
+    judged = [c for c in pair.comparisons if c.ours and c.other and c.comparable]
     wins = {side: sum(c.winner == side for c in judged) for side in SIDE_NAMES}
     parts = [f"{SIDE_NAMES[side]} better on {n}" for side, n in wins.items()]
     rest = len(judged) - sum(wins.values())
@@ -92,8 +92,8 @@ def _pair(pair: Pair, context: Context) -> str:
         rows.append(
             [
                 f"{c.metric.label}{note}",
-                measured(c.itera, c.metric.unit),
-                measured(c.transformer, c.metric.unit),
+                measured(c.ours, c.metric.unit),
+                measured(c.other, c.metric.unit),
                 f"{c.metric.better} is better",
                 c.ratio_text,
                 c.verdict,

@@ -55,9 +55,7 @@ def against_first(model: ModelResults) -> dict[str, Comparison]:
         return {}
     speeds = {k: Measurement.read(get(v, "tokens_per_second")) for k, v in contenders.items()}
     return {
-        label: compare(
-            STEP_SPEED, speeds[first], speed, names={"itera": first, "transformer": label}
-        )
+        label: compare(STEP_SPEED, speeds[first], speed, names={"ours": first, "other": label})
         for label, speed in speeds.items()
         if label != first
     }

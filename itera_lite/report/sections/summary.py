@@ -34,7 +34,7 @@ def summary(context: Context) -> str:
 
 def headlines(pair: Pair) -> list[str]:
     """Exactly five lines, in Markdown."""
-    seeds = [c for c in map(pair.find, ("bpb_time", "bpb_tokens")) if c and c.itera]
+    seeds = [c for c in map(pair.find, ("bpb_time", "bpb_tokens")) if c and c.ours]
     best = seeds[0] if seeds else pair.find("bpb")
     train, bench = command("train", pair.itera), command("bench", pair.itera)
     return [
@@ -50,7 +50,7 @@ def headlines(pair: Pair) -> list[str]:
 
 
 def _line(title: str, line: str, *comparisons: Comparison | None) -> str:
-    found = [c for c in comparisons if c is not None and c.itera and c.transformer]
+    found = [c for c in comparisons if c is not None and c.ours and c.other]
     if not found:
         return f"**{title}.** Not measured on both sides: run `{line}`."
     parts = [f"{c.metric.label}: **{c.verdict}**. {against(c)}." for c in found]
