@@ -21,7 +21,7 @@ ROOMS = (
         "checkpoint",
     ),
     *("sampling", "model", "ops", "report", "data"),
-    *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
+    *("machine", "stats", "quantities", "config", "files", "torchrun", "errors"),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.

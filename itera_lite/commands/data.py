@@ -28,7 +28,7 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
     """
     if not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
         raise UsageError(f"samples={samples}: expected 0 to {MAX_SAMPLES:,}")
-    dataset = prepare(data, vocab_size=vocab_size, say_notes=False)
+    dataset = prepare(data, vocab_size=vocab_size, print_notes=False)
     result = dict(dataset.manifest)
     result["path"] = str(dataset.path)
     result["splits"] = {

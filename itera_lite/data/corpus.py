@@ -7,16 +7,18 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import platform
 import sys
+import sysconfig
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from itera_lite.data import hub, named, readers
+from itera_lite.data import hub, readers
 from itera_lite.data.folder import list_folder
 from itera_lite.data.repairs import Repairs, Tally, shown, some
 from itera_lite.data.split import split_by_hash, without_leaks
@@ -30,6 +32,18 @@ HUB_SETS = {
     "tinystories": hub.HubSet("roneneldan/TinyStories", "data"),
     "wikitext-2": hub.HubSet("Salesforce/wikitext", "wikitext-2-v1"),
     "wikitext-103": hub.HubSet("Salesforce/wikitext", "wikitext-103-v1"),
+}
+PYTHON_LIMIT_BYTES = 16_000_000
+# Tests, generated tables and what was installed beside the library aren't its source.
+_SKIPPED = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "encodings",
+    "pydoc_data",
+    "__pycache__",
 }
 
 
@@ -62,7 +76,7 @@ class Source:
         column: the column of a table, where the user named one.
         hub: where to fetch it from, where it isn't here.
         left_out: what the folder holds beside the files, to be said to the user.
-        is_folder: whether the files were found in a folder, and not named.
+        is_folder: whether the files were found in a folder, and not
     """
 
     spec: str
@@ -132,10 +146,10 @@ class Source:
             repairs.blank_rows = Tally()  # they are its blank lines
         notes += [*repairs.notes(), *self.left_out]
         if self.kind == "python":
-            given_splits[None], said = named.cap_python(given_splits[None])
+            given_splits[None], said = cap_python(given_splits[None])
             notes += said
         if self.kind == "shakespeare":
-            given_splits = named.cut_shakespeare(given_splits)
+            given_splits = cut_shakespeare(given_splits)
         return _finish(self.name, source, given_splits, notes, origin=self.spec)
 
 
@@ -160,7 +174,7 @@ def locate(spec: str) -> Source:
     if spec == "-":
         return Source(spec, "stdin", "stdin")
     if spec == "python":
-        return Source(spec, "python", "python", named.python_files())
+        return Source(spec, "python", "python", python_files())
     if spec.startswith("hf:"):
         return _hub(spec)
     here = hub.data_folder()
@@ -195,6 +209,45 @@ def locate(spec: str) -> Source:
         f"Named sets: {', '.join(known)}; $ITERA_DATA is {here or 'not set'}. "
         "Others: hf:OWNER/NAME[:column], or - for standard input."
     )
+
+
+def python_files() -> tuple[tuple[None, str, Path], ...]:
+    """(no split, path in the library, file) of the interpreter's standard-library source."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = []
+    for file in sorted(folder.rglob("*.py")):
+        inside = file.relative_to(folder)
+        if not _SKIPPED & set(inside.parts) and not inside.name.startswith("_sysconfig"):
+            files.append((None, inside.as_posix(), file))
+    if not files:
+        raise DataError(
+            f"data='python': {folder} holds no .py files (a trimmed interpreter?). "
+            "Give another set, such as a folder of text files."
+        )
+    return tuple(files)
+
+
+def cap_python(documents: list[bytes]) -> tuple[list[bytes], list[str]]:
+    """At most `PYTHON_LIMIT_BYTES`, picked by hash so that no name is favoured; and notes."""
+    notes = ["tests, generated tables and site-packages of the standard library are left out"]
+    if sum(map(len, documents)) > PYTHON_LIMIT_BYTES:
+        kept: set[bytes] = set()
+        total = 0
+        for text in sorted(documents, key=lambda text: hashlib.sha256(text).digest()):
+            total += len(text)
+            if total > PYTHON_LIMIT_BYTES:
+                break
+            kept.add(text)
+        documents = [text for text in documents if text in kept]
+        notes.append(f"only {PYTHON_LIMIT_BYTES / 1e6:.0f} MB of it are used")
+    return documents, notes
+
+
+def cut_shakespeare(splits: dict[str | None, list[bytes]]) -> dict[str | None, list[bytes]]:
+    """The custom of the field: the first 90 % of the characters train, the rest judge."""
+    text = b"".join(splits.get(None, [])).decode("utf-8")
+    cut = len(text) * 9 // 10
+    return {"train": [text[:cut].encode()], "valid": [text[cut:].encode()]}
 
 
 def _folder(

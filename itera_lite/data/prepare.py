@@ -19,24 +19,131 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from itera_lite.data.corpus import Corpus, locate
-from itera_lite.data.dataset import DAMAGED, FORMAT, Dataset, open_dataset
+from itera_lite.data.corpus import Corpus, load_documents, locate
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.errors import DataError, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 
-__all__ = ["Dataset", "prepare"]
-
+FORMAT = 1  # raise it when the same text would give other shards or another split
+_DECODED = 1_000_000  # tokens decoded at a time, which bounds memory
+# What reading a damaged file of the cache may raise.
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError)
+GENERAL = "python"  # text that is on every machine
 _BAR_DELAY = 1.0  # seconds that something takes before a bar is shown
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared set.
+
+    Attributes:
+        path: its folder in the cache.
+        manifest: name, source, sha256 of the text, tokenizer_sha256, vocab_size,
+            notes, and for each split documents, bytes, tokens and sha256.
+            ``tokens`` counts what is predicted: every token of the documents
+            and the ``<|endoftext|>`` after each; ``bytes`` is the text alone.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.manifest["splits"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.path)
+
+    def tokens(self, split: str) -> NDArray[Any]:
+        """The split's stream, memory-mapped, read-only: one more than ``tokens`` in the manifest.
+
+        It begins with ``<|endoftext|>``, and each document is followed by one.
+        """
+        entry = self._entry(split)
+        return np.memmap(self.path / entry["file"], dtype=self.manifest["dtype"], mode="r")
+
+    def n_bytes(self, split: str) -> int:
+        """Bytes of the split's documents: what bits per byte divides by."""
+        return int(self._entry(split)["bytes"])
+
+    def n_tokens(self, split: str) -> int:
+        """Tokens predicted in the split, each document's ``<|endoftext|>`` included."""
+        return int(self._entry(split)["tokens"])
+
+    def documents(self, split: str, wanted: Container[int] | None = None) -> Iterator[bytes]:
+        """The split's documents, decoded from the tokens: the exact bytes that went in.
+
+        Args:
+            split: a split of the set.
+            wanted: numbers of the documents to decode, from 0; by default all.
+        """
+        tokens = self.tokens(split)
+        ends = np.flatnonzero(tokens == self.tokenizer.eot_id)
+        for number, (start, end) in enumerate(pairwise(ends.tolist())):
+            if wanted is None or number in wanted:
+                parts = range(start + 1, end, _DECODED)  # a document may be the whole text
+                yield b"".join(
+                    self.tokenizer.decode_bytes(tokens[at : min(at + _DECODED, end)].tolist())
+                    for at in parts
+                )
+
+    def summary(self) -> dict[str, Any]:
+        """The set in the few numbers that a result carries."""
+        train, valid = self._entry("train"), self._entry("valid")
+        return {
+            "name": self.name,
+            "sha256": self.manifest["sha256"],
+            "tokenizer_sha256": self.manifest["tokenizer_sha256"],
+            "vocab_size": self.manifest["vocab_size"],
+            "train_bytes": train["bytes"],
+            "train_tokens": train["tokens"],
+            "valid_bytes": valid["bytes"],
+            "valid_tokens": valid["tokens"],
+            "bytes_per_token": train["bytes"] / train["tokens"],
+        }
+
+    def _entry(self, split: str) -> dict[str, Any]:
+        entries: dict[str, dict[str, Any]] = self.manifest["splits"]
+        if split not in entries:
+            raise DataError(f"{self.name} has no split '{split}'. Its splits: {', '.join(entries)}")
+        return entries[split]
+
+
+def open_dataset(place: Path) -> Dataset | None:
+    """The set in a folder; None where there is none or it is damaged."""
+    try:
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        width = np.dtype(manifest["dtype"]).itemsize
+        whole = manifest["format"] == FORMAT and all(
+            (place / entry["file"]).stat().st_size == (entry["tokens"] + 1) * width
+            for entry in manifest["splits"].values()
+        )
+        dataset = Dataset(place, manifest)
+        if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
+            ends = [dataset.tokens(split)[[0, -1]].tolist() for split in dataset.splits]
+            train, valid = manifest["splits"]["train"], manifest["splits"]["valid"]
+            if train and valid and all(end == [dataset.tokenizer.eot_id] * 2 for end in ends):
+                return dataset
+    except DAMAGED:
+        pass
+    return None
 
 
 def prepare(
@@ -46,7 +153,7 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     cache: Path | None = None,
     quiet: bool = False,
-    say_notes: bool = True,
+    print_notes: bool = True,
 ) -> Dataset:
     """Make a set ready for training or evaluation; at once where it was made before.
 
@@ -58,7 +165,7 @@ def prepare(
         cache: folder for prepared sets; by default $ITERA_CACHE, else
             ~/.cache/itera-lite.
         quiet: neither notes nor progress on standard error.
-        say_notes: print the notes while building.
+        print_notes: print the notes while building.
 
     Raises:
         DataError: the set or its text can't be used, or the cache can't be written.
@@ -74,7 +181,7 @@ def prepare(
     if found := _look_up(root, marks):
         return found
     corpus = source.read()
-    if say_notes and not quiet:
+    if print_notes and not quiet:
         for note in corpus.notes:
             print(f"{corpus.name}: {note}", file=sys.stderr)
     text_hash, split_hashes = _hashes(corpus)
@@ -108,6 +215,37 @@ def prepare(
         for mark in text_marks:
             write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name})
     return replace(dataset, manifest={**dataset.manifest, **told})
+
+
+def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
+    """`prepare` with a tokenizer of ``vocab_size``, as people take one that is made for all text.
+
+    It is trained on the set itself. A small text doesn't hold that many merges: then it is
+    trained on the set and on the standard library's source together. Like the tokens of any
+    general tokenizer, some of its tokens then never occur in the set.
+    """
+    tokenizer = _general_tokenizer(data, vocab_size, str(locate(data).fingerprint()), quiet)
+    return prepare(data, tokenizer=tokenizer, quiet=quiet)
+
+
+@lru_cache(maxsize=4)
+def _general_tokenizer(data: str, vocab_size: int, fingerprint: str, quiet: bool) -> Tokenizer:
+    """Trained once in a process, as long as the set is the same."""
+    try:
+        return prepare(data, vocab_size=vocab_size, quiet=quiet).tokenizer
+    except TextTooSmall:
+        pass
+    if not quiet:
+        print(
+            f"the text alone doesn't hold {vocab_size:,} tokens: the tokenizer is trained on it "
+            "and on the standard library's source, as a general one"
+        )
+
+    def documents() -> Iterator[bytes]:
+        for spec in (data, GENERAL):
+            yield from training_sample(load_documents(spec).splits["train"])[0]
+
+    return Tokenizer.train(documents(), vocab_size)
 
 
 def _train_tokenizer(corpus: Corpus, vocab_size: int, quiet: bool) -> tuple[Tokenizer, int]:

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from itera_lite.errors import DataError, TextTooSmall, UsageError
-from itera_lite.files import write_json, write_text
-from itera_lite.reading import is_file, is_folder
+from itera_lite.files import is_file, is_folder, write_json, write_text
 
 EOT = "<|endoftext|>"
 MIN_VOCAB, MAX_VOCAB = 256, 65_536

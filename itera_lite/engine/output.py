@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from itera_lite.data.lines import Line, LineReader
 from itera_lite.engine.resume import Progress
 from itera_lite.errors import IteraError, MissingExtra, UsageError
-from itera_lite.reading import require_place
+from itera_lite.files import check_output_file
 
 _DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,4})")
@@ -48,7 +48,7 @@ class Output:
         if self._packed not in (".gz", ".zst"):
             self._packed = ""
         if self._descriptor is None:
-            require_place(self.path)
+            check_output_file(self.path)
         if self._found is not None and reader.is_file(self._found):
             raise UsageError(f"the output {self.name} is the input: name another file")
         self._regular = self._descriptor is None and (
