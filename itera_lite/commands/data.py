@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from itera_lite.data.prepare import Dataset, prepare
-from itera_lite.data.repairs import shown
+from itera_lite.data.repairs import printable
 from itera_lite.errors import UsageError
 
 MAX_SAMPLES = 10_000
@@ -36,7 +36,7 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
         for split, entry in dataset.manifest["splits"].items()
     }
     result["samples"] = _samples(dataset, samples)
-    print(shown(_text(result)))
+    print(printable(_text(result)))
     return result
 
 

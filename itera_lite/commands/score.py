@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from itera_lite.data.lines import Line, LineReader
-from itera_lite.engine.find import find_model, load_model, shown
+from itera_lite.engine.find import display_name, find_model, load_model
 from itera_lite.engine.output import Output
 from itera_lite.engine.results import TextScore
 from itera_lite.engine.resume import Progress
@@ -213,4 +213,4 @@ def _report(
         parts.append(f"{reader.repaired:,} lines had invalid UTF-8, replaced by U+FFFD")
     if reader.halves:
         parts.append(f"{reader.halves:,} texts had half of a surrogate pair, scored as U+FFFD")
-    print(f"[{'; '.join(parts)}; model: {shown(summary.model)}]", file=sys.stderr)
+    print(f"[{'; '.join(parts)}; model: {display_name(summary.model)}]", file=sys.stderr)
