@@ -20,8 +20,8 @@ ROOMS = (
         "evaluate",
         "checkpoint",
     ),
-    *("sampling", "model", "ops", "report", "data"),
-    *("machine", "stats", "quantities", "config", "files", "torchrun", "errors"),
+    *("model", "ops", "report", "data"),
+    *("machine", "stats", "quantities", "sampling", "config", "files", "torchrun", "errors"),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.

@@ -174,6 +174,91 @@ HARMLESS_OF = {
 _LETTERS = {"mamba": "m", "linear_attention": "m", "attention": "a", "full_attention": "a"}
 
 
+def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
+    """The contents of ``config.json`` for a model: ``granitemoehybrid``, ``llama`` or ``gpt2``.
+
+    Args:
+        eot_id: id of ``<|endoftext|>``.
+    """
+    c = config
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id)
+    if c.family == "gpt2":
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": c.vocab_size,
+            "n_positions": c.max_seq_len,
+            "n_embd": c.d_model,
+            "n_layer": c.n_layers,
+            "n_head": c.n_heads,
+            "n_inner": c.d_ff,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": c.norm_eps,
+            "resid_pdrop": c.dropout,
+            "embd_pdrop": c.dropout,
+            "attn_pdrop": 0.0,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+            **tokens,
+            "dtype": "float32",
+        }
+    common: dict[str, Any] = {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "num_key_value_heads": c.n_kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": c.max_seq_len,
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        **tokens,
+        "dtype": "float32",
+    }
+    if c.family == "transformer":
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "intermediate_size": c.d_ff,
+            "head_dim": c.head_dim,
+            "mlp_bias": False,
+            "rope_theta": c.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+            **common,
+        }
+    return {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "model_type": "granitemoehybrid",
+        # 'mamba' and 'attention' load in transformers 4 and 5 and in llama.cpp's tools.
+        "layer_types": ["mamba" if kind == "m" else "attention" for kind in c.pattern],
+        "position_embedding_type": None,
+        "intermediate_size": c.d_expert or c.d_ff,
+        "shared_intermediate_size": c.d_ff,
+        "num_local_experts": c.n_experts,
+        "num_experts_per_tok": c.top_k,
+        "router_aux_loss_coef": 0.01,
+        "output_router_logits": False,
+        "embedding_multiplier": c.embedding_multiplier,
+        "residual_multiplier": c.residual_multiplier,
+        "logits_scaling": c.logits_scaling,
+        "attention_multiplier": c.head_dim**-0.5,
+        "mamba_n_heads": c.n_ssm_heads,
+        "mamba_d_head": c.ssm_head_dim,
+        "mamba_n_groups": 1,
+        "mamba_d_state": c.d_state,
+        "mamba_d_conv": c.d_conv,
+        "mamba_expand": 2,
+        "mamba_chunk_size": 64,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+        **common,
+    }
+
+
 def from_hf_config(raw: Any) -> ModelConfig:
     """The value of a ``config.json`` -> `ModelConfig`.
 

@@ -30,7 +30,7 @@ from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import validation_score
-from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
+from itera_lite.export.gguf import check_exportable, export_gguf, header_bytes
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
@@ -116,7 +116,7 @@ def quantize(
         if needed and data is None:
             raise UsageError(f"{wanted} needs text: name a set or a path with --data")
     start = Start.load(checkpoint)
-    refuse_gpt2(start.folder, start.model.config)
+    check_exportable(start.folder, start.model.config)
     with start.claimed(
         *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
     ) as files:

@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from itera_lite import _engine
 from itera_lite.engine.results import Generation, TextScore, TextStream
 from itera_lite.errors import IteraWarning, UsageError
-
-MOST_SEED = 2**63 - 1
-MOST_THREADS = 4096
-_WINDOW = 64  # tokens that a repetition penalty looks back, unless told otherwise
+from itera_lite.quantities import MOST_SEED, MOST_THREADS
+from itera_lite.sampling import REPETITION_WINDOW
 
 if TYPE_CHECKING:  # takes longer to import than a text to write
     import numpy as np
@@ -259,7 +257,7 @@ class Model:
         advice = self._engine.sampling
         if repetition_window is None:
             given = repetition_penalty is not None
-            repetition_window = _WINDOW if given else advice["repetition_window"]
+            repetition_window = REPETITION_WINDOW if given else advice["repetition_window"]
 
         def number(name: str, value: float | None) -> float:
             return advice[name] if value is None else _number(name, value)

@@ -64,7 +64,7 @@ def export_gguf(
         raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}, auto")
     checkpoint = Path(checkpoint)
     model, tokenizer = load_checkpoint(checkpoint)
-    refuse_gpt2(checkpoint, model.config)
+    check_exportable(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
 
@@ -117,9 +117,9 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
             )
 
 
-def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
-    """Raises `ExportError` for a model that no GGUF file is written of."""
-    if config.is_gpt2:
+def check_exportable(checkpoint: Path, config: ModelConfig) -> None:
+    """Raises `ExportError` for a model of a family that isn't exported to GGUF."""
+    if config.parts.gguf is None:
         raise ExportError(
             f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
             "a Llama model. transformers loads the folder as it is"
@@ -153,7 +153,7 @@ def _writer(
     checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, scheme: Scheme
 ) -> gguf.GGUFWriter:
     """A writer that has all but the tensors."""
-    writer = _Writer(None, "llama" if config.family == "transformer" else "granitehybrid")
+    writer = _Writer(None, str(config.parts.gguf))
     _add_general(writer, checkpoint, config, scheme)
     _add_architecture(writer, config)
     _add_tokenizer(writer, tokenizer)

@@ -54,7 +54,7 @@ def gguf_names(parameter: str) -> tuple[str, ...]:
 
 def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The model's weights in float32, under GGUF's names and in its shapes, layer by layer."""
-    c = model.config
+    rotary = model.config.parts.positions == "rotary"
     for parameter, value in model.state_dict().items():
         weights = value.detach().float().contiguous().numpy()
         names = gguf_names(parameter)
@@ -68,8 +68,8 @@ def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32
             weights = weights[:, None]
         elif parameter.endswith("mixer.norm.weight"):
             weights = weights[None]  # (groups, d_inner / groups)
-        elif c.uses_rope and parameter.endswith(("mixer.q_proj.weight", "mixer.k_proj.weight")):
-            weights = _interleave_halves(weights, c.head_dim)
+        elif rotary and parameter.endswith(("mixer.q_proj.weight", "mixer.k_proj.weight")):
+            weights = _interleave_halves(weights, model.config.head_dim)
         yield names[0], weights
 
 

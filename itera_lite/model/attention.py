@@ -1,8 +1,7 @@
 """Causal attention with grouped key/value heads and a cache.
 
-Without positions in the Itera model (Mamba layers carry the order; NoPE,
-Kazemnejad et al. 2023), with rotary ones in the Transformer (Su et al. 2021);
-GPT-2's learned ones are added to the embedding, outside of here.
+Positions are rotary (Su et al., 2021) or none (Kazemnejad et al., 2023: in the Itera model the
+Mamba layers carry the order). Learned positions are added to the embedding, in `LanguageModel`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear
 
-FUSED_LENGTH = 1024  # up to here the fused kernel's whole score matrix is cheaper than tiles
+FUSED_LENGTH = 1024  # longest sequence for which a whole score matrix is cheaper than tiles
 
 
 @dataclass
@@ -63,11 +62,11 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         kv = config.n_kv_heads * config.head_dim
-        biased = config.is_gpt2
-        self.q_proj = Linear(config.d_model, config.d_model, biased)
-        self.k_proj = Linear(config.d_model, kv, biased)
-        self.v_proj = Linear(config.d_model, kv, biased)
-        self.o_proj = Linear(config.d_model, config.d_model, biased)
+        bias = config.parts.bias
+        self.q_proj = Linear(config.d_model, config.d_model, bias)
+        self.k_proj = Linear(config.d_model, kv, bias)
+        self.v_proj = Linear(config.d_model, kv, bias)
+        self.o_proj = Linear(config.d_model, config.d_model, bias)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -92,7 +91,7 @@ class Attention(nn.Module):
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Cosines and sines (end - start, P) of the positions; None without positions."""
         c = self.config
-        if not c.uses_rope:
+        if c.parts.positions != "rotary":
             return None, None
         if self._rotary is None or self._rotary[0].shape[0] < end:
             self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)

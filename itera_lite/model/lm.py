@@ -32,10 +32,16 @@ class StepLoss:
     balance: Tensor  # scalar, 1 when the experts are used alike; 0 in a dense model
 
 
+NORMS: dict[str, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+FEED_FORWARDS: dict[str, type[SwiGLU | GELU]] = {"swiglu": SwiGLU, "gelu": GELU}
+
+
 class Block(nn.Module):
+    """A layer: a mixer (Mamba-2 or attention) and a feed-forward, each after a norm."""
+
     def __init__(self, config: ModelConfig, kind: str) -> None:
         super().__init__()
-        norm = LayerNorm if config.is_gpt2 else RMSNorm
+        norm = NORMS[config.parts.norm]
         self.mixer_norm = norm(config.d_model, config.norm_eps)
         self.mixer: Mamba2 | Attention = Mamba2(config) if kind == "m" else Attention(config)
         self.ffn_norm = norm(config.d_model, config.norm_eps)
@@ -43,7 +49,7 @@ class Block(nn.Module):
         if config.n_experts:
             self.ffn = MoE(config)
         else:
-            self.ffn = (GELU if config.is_gpt2 else SwiGLU)(config.d_model, config.d_ff)
+            self.ffn = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.residual_multiplier = config.residual_multiplier
 
@@ -87,35 +93,40 @@ class LanguageModel(nn.Module):
         self.compute_dtype = torch.float32
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, kind) for kind in config.pattern)
-        self.norm = (LayerNorm if config.is_gpt2 else RMSNorm)(config.d_model, config.norm_eps)
+        self.norm = NORMS[config.parts.norm](config.d_model, config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.positions: nn.Embedding | None = None
-        if config.is_gpt2:
-            self._begin_as_gpt2()
-            return
-        with torch.no_grad():  # a new block begins as the identity
-            for block in self.blocks:
-                block.mixer.output.weight.zero_()
-                for part in (block.ffn, getattr(block.ffn, "shared", None)):
-                    if isinstance(part, MoE):
-                        part.down.zero_()
-                    elif isinstance(part, SwiGLU):
-                        part.down.weight.zero_()
+        if config.parts.positions == "learned":
+            self.positions = nn.Embedding(config.max_seq_len, config.d_model)
+            nn.init.normal_(self.positions.weight, std=0.01)
+        self.drop = nn.Dropout(config.dropout)  # of the embedding, with learned positions
+        if config.parts.init == "gpt2":
+            self._init_gpt2()
+        else:
+            self._init_identity()
 
     @property
     def blocks(self) -> list[Block]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def _begin_as_gpt2(self) -> None:
-        """Learned positions, and GPT-2's initial weights (Radford et al., 2019)."""
-        c = self.config
-        self.positions = nn.Embedding(c.max_seq_len, c.d_model)
-        nn.init.normal_(self.positions.weight, std=0.01)
-        self.drop = nn.Dropout(c.dropout)
+    @torch.no_grad()
+    def _init_identity(self) -> None:
+        """Zero the projections back to the residual stream: a new block adds nothing."""
+        for block in self.blocks:
+            block.mixer.output.weight.zero_()
+            for part in (block.ffn, getattr(block.ffn, "shared", None)):
+                if isinstance(part, MoE):
+                    part.down.zero_()
+                elif isinstance(part, SwiGLU):
+                    part.down.weight.zero_()
+
+    def _init_gpt2(self) -> None:
+        """GPT-2's initial weights (Radford et al., 2019)."""
         for name, parameter in self.layers.named_parameters():
             if parameter.dim() == 2:
                 last = name.endswith(("o_proj.weight", "down.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * c.n_layers) ** 0.5 if last else 0.02)
+                std = 0.02 / (2 * self.config.n_layers) ** 0.5 if last else 0.02
+                nn.init.normal_(parameter, std=std)
 
     def _embed(self, ids: Tensor, start: int = 0) -> Tensor:
         """(B, L) ids at positions from ``start``, or (B,) ids at that position."""
@@ -132,7 +143,7 @@ class LanguageModel(nn.Module):
         return x if scale == 1 else x * scale
 
     def _start(self, state: ModelState | None) -> int:
-        """The position of the next token; only learned positions ask for it."""
+        """The position of the next token, for learned positions (a model of attention layers)."""
         first = state[0] if state else None
         return first.length if isinstance(first, AttentionState) else 0
 

@@ -9,7 +9,7 @@ from itera_lite.data.prepare import Dataset
 from itera_lite.evaluate.bits import stream_bits
 from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
-from itera_lite.model.stream import stream
+from itera_lite.model.stream import Sampler, stream
 
 EVAL_TOKENS = 32_768  # of the validation text, the same ones each time
 
@@ -37,7 +37,8 @@ def sample(model: LanguageModel, dataset: Dataset) -> dict[str, str]:
     prompt = " ".join(first[:400].split()[:4])
     dtype, model.compute_dtype = model.compute_dtype, torch.float32
     model.eval()
-    pieces = stream(model, dataset.tokenizer, prompt, max_tokens=40, temperature=0.7, seed=0)
+    sampler = Sampler(temperature=0.7, seed=0)
+    pieces = stream(model, dataset.tokenizer, prompt, max_tokens=40, sampler=sampler)
     text = "".join(pieces)
     model.train()
     model.compute_dtype = dtype
