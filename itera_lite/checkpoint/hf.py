@@ -150,11 +150,11 @@ def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
 def load_model(folder: str | Path) -> LanguageModel:
     """Read a Hugging Face folder of any of the families into a `LanguageModel` (eval mode).
 
-    The weights may be in several files, as model.safetensors.index.json says.
+    The weights may be in several files, with an index in model.safetensors.index.json.
 
     Raises:
-        CheckpointError: where the folder is missing, incomplete, damaged or no checkpoint.
-        ConfigError: where the model is of a kind that ours can't be.
+        CheckpointError: the folder is missing, incomplete, damaged or no checkpoint.
+        ConfigError: a model that `ModelConfig` can't describe.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -172,7 +172,7 @@ def read_config(folder: Path) -> ModelConfig:
 
     Raises:
         CheckpointError: the folder is missing, is no checkpoint, or its config.json is damaged.
-        ConfigError: the model is of a kind that ours can't be.
+        ConfigError: a model that `ModelConfig` can't describe.
     """
     require_checkpoint(folder)
     path = folder / "config.json"

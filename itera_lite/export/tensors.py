@@ -1,4 +1,4 @@
-"""The model's tensors under GGUF's names, and which part of a parameter each of them is."""
+"""The model's tensors under GGUF's names and in its shapes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _GATE_UP = {  # one tensor of ours, two of GGUF's
 
 
 def gguf_names(parameter: str) -> tuple[str, ...]:
-    """GGUF's names of one of our parameters.
+    """GGUF's names of one of our parameters: one, or two for the halves gate and up.
 
-    Two, where the first half of the rows (on the last axis but one) is the gate and the second
-    half goes up. Rows are never cut or joined, so a row's blocks are the same on both sides.
+    The halves are taken on the last axis but one. Rows are never cut or joined, so the blocks of
+    a row are the same in both.
     """
     if parameter in _TOP:
         return (_TOP[parameter],)

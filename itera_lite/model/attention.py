@@ -28,7 +28,7 @@ class AttentionState:
     length: int = 0
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H_kv, L, P); returns views of all that is stored."""
+        """Append (B, H_kv, L, P); returns views of all keys and values."""
         end = self.length + keys.shape[2]
         if end > self.keys.shape[2]:
             grow = max(end, 2 * self.keys.shape[2]) - self.keys.shape[2]
@@ -41,7 +41,7 @@ class AttentionState:
 
 
 def rotary_table(length: int, head_dim: int, theta: float, start: int = 0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (L, P) of the rotary embedding, halves repeated as in Llama."""
+    """Cosines and sines (L, P) of the rotary embedding, with the halves repeated as in Llama."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.arange(start, start + length, dtype=torch.float64)[:, None] * frequency
     angle = torch.cat([angle, angle], dim=-1)
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
 
     def _project(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, (H + 2 H_kv) * P): one product where a batch pays for the copy."""
+        """(B, L, D) -> (B, L, (H + 2 H_kv) * P); many rows take one product of joined weights."""
         parts = (self.q_proj, self.k_proj, self.v_proj)
         if x.shape[0] * x.shape[1] < self.config.d_model:
             return torch.cat([part(x) for part in parts], dim=-1)
@@ -110,7 +110,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
-        """Mix a whole sequence. With a state: go on from it and leave it at the end."""
+        """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
         if state is None and x.shape[1] <= FUSED_LENGTH and ops.usable(x):
             cos, sin = self._angles(0, x.shape[1])
             return self.o_proj(ops.attention(self._project(x), self.config, cos, sin))

@@ -25,7 +25,7 @@ ModelState = list[MambaState | AttentionState]
 
 @dataclass
 class StepLoss:
-    """What one batch costs. ``total`` is what training minimises."""
+    """The losses of one batch; training minimises ``total``."""
 
     total: Tensor  # scalar: cross_entropy, or an objective's own loss, + weighted balance
     cross_entropy: Tensor  # scalar, nats a token
@@ -60,9 +60,14 @@ class Block(nn.Module):
         dtype: torch.dtype,
         state: MambaState | AttentionState | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The residual stream x (B, L, D) and what the last layer adds to it -> the same.
+        """The residual stream (B, L, D) and the output of the last layer -> the same of this one.
 
-        What is added stays apart until the next norm, which takes both in one pass.
+        The output is added to the stream by the next norm, which does both in one pass.
+
+        Args:
+            x: the stream, without ``add``. add: the last layer's output; None in the first layer.
+            dtype: of the products.
+            state: where the sequence continues; updated.
         """
         r = self.residual_multiplier
         if add is None:
@@ -82,9 +87,8 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids -> logits of the next token, for any `ModelConfig`.
 
-    ``compute_dtype`` is the type of the matrix products (float32, or bfloat16
-    in training on processors that are faster at it); weights, residual stream
-    and logits are float32.
+    ``compute_dtype`` is the type of the matrix products: float32, or bfloat16 in training on
+    processors that are faster with it. Weights, residual stream and logits are float32.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -129,7 +133,7 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(parameter, std=std)
 
     def _embed(self, ids: Tensor, start: int = 0) -> Tensor:
-        """(B, L) ids at positions from ``start``, or (B,) ids at that position."""
+        """Embeddings of (B, L) ids at positions from ``start``, or of (B,) ids at that position."""
         x: Tensor = self.embedding(ids)
         if self.positions is not None:
             end = start + (ids.shape[1] if ids.dim() == 2 else 1)
@@ -161,26 +165,26 @@ class LanguageModel(nn.Module):
         return self.norm.after(x, add, self.config.residual_multiplier)[1]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, L) int64 -> logits (B, L, V) float32: row t is about token t+1."""
+        """(B, L) int64 -> logits (B, L, V) float32; row t predicts token t+1."""
         return self._head(self.hidden(ids))
 
     def initial_state(self, batch_size: int) -> ModelState:
-        """The memory before the first token, for `prefill` and `step`."""
+        """The state before the first token, for `prefill` and `step`."""
         return [block.mixer.initial_state(batch_size) for block in self.blocks]
 
     def prefill(self, ids: Tensor, state: ModelState) -> Tensor:
-        """Read (B, L) tokens on from ``state``; returns the last position's logits (B, V)."""
+        """Read (B, L) tokens after ``state``, which is updated; returns the last logits (B, V)."""
         return self._head(self.hidden(ids, state)[:, -1])
 
     def step(self, ids: Tensor, state: ModelState) -> Tensor:
         """Read one token a row, (B,); returns logits (B, V). ``state`` is updated in place."""
         x = self._embed(ids, self._start(state))
-        for block, memory in zip(self.blocks, state, strict=True):
-            x = block.step(x, memory)
+        for block, own in zip(self.blocks, state, strict=True):
+            x = block.step(x, own)
         return self._head(self.norm(x))
 
     def loss(self, ids: Tensor, targets: Tensor, balance_weight: float = 0.01) -> StepLoss:
-        """Mean cross-entropy of (B, L) targets, and the experts' balance loss."""
+        """Mean cross-entropy of (B, L) targets, and the balance loss of the experts."""
         hidden = self.hidden(ids).flatten(0, 1)
         if ops.usable(hidden):
             cross_entropy = ops.linear_cross_entropy(
@@ -193,7 +197,7 @@ class LanguageModel(nn.Module):
     def step_loss(
         self, minimised: Tensor, cross_entropy: Tensor, balance_weight: float
     ) -> StepLoss:
-        """What is minimised of the last batch, with its experts' balance loss added."""
+        """The losses of the last batch: ``minimised`` plus the balance loss of its experts."""
         moes = [block.ffn for block in self.blocks if isinstance(block.ffn, MoE)]
         losses = [moe.balance_loss for moe in moes if moe.balance_loss is not None]
         balance = torch.stack(losses).mean() if losses else minimised.new_zeros(())
