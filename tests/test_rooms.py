@@ -20,7 +20,7 @@ ROOMS = (
         "evaluate",
         "checkpoint",
     ),
-    *("sampling", "model", "ops", "report", "data"),
+    *("sampling", "model", "ops", "report", "data", "records"),
     *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
 )
 
