@@ -21,7 +21,17 @@ ROOMS = (
         "checkpoint",
     ),
     *("sampling", "model", "ops", "report", "data", "records"),
-    *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
+    *(
+        "machine",
+        "stats",
+        "quantities",
+        "config",
+        "reading",
+        "files",
+        "terminal",
+        "torchrun",
+        "errors",
+    ),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.
