@@ -24,14 +24,18 @@ from itera_lite.stats.targets import Target
 Made = Literal["trained", "compressed", "distilled"]
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
-    """An object inside a record; unknown keys are an error when it is read."""
+class Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """An object inside a record: unknown keys are an error, and defaults aren't written."""
 
 
-class Record(Part, kw_only=True, tag_field="kind"):
+class Record(Part, kw_only=True, omit_defaults=False, tag_field="kind"):
     """A result file. A subclass is a kind; it raises ``version`` when its fields change."""
 
     version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.version != _version(type(self)):  # also of a part of a `Run`
+            raise ValueError(f"version {self.version}: expected {_version(type(self))}")
 
     def write(self, path: str | Path) -> Path:
         """Write the record as JSON, atomically.
@@ -41,7 +45,8 @@ class Record(Part, kw_only=True, tag_field="kind"):
             ValueError: a number is NaN or infinite.
         """
         plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
-        first = {"kind": plain.pop("kind"), "version": plain.pop("version")}
+        first = {"kind": plain.pop("kind"), "version": self.version}
+        plain.pop("version", None)
         return write_json(path, first | plain)
 
     @classmethod
@@ -823,6 +828,7 @@ class SeedRun(Part):
     Attributes:
         budget: what all models of a comparison had alike.
         amount: tokens as they were given, such as ``3M``; or minutes.
+        batch_size, precision, git_commit, dataset_sha256: None where an early version ran it.
     """
 
     name: str
@@ -838,10 +844,10 @@ class SeedRun(Part):
     tokens: int
     tokens_per_second: float
     threads: int
-    batch_size: int
-    precision: str
-    git_commit: str | None
-    dataset_sha256: str
+    batch_size: int | None = None
+    precision: str | None = None
+    git_commit: str | None = None
+    dataset_sha256: str | None = None
 
 
 class SpeedsOfSize(Part):
@@ -921,7 +927,7 @@ class TeacherComparison(Measured, tag="teacher_comparison"):
 # --- The committed layout: results/SET/STUDY/STAGE/SEED.json -------------------------------------
 
 
-class Run(Record, tag="run"):
+class Run(Record, omit_defaults=True, tag="run"):
     """All that is known of one model of a study; each part has its own provenance.
 
     Attributes:
@@ -981,7 +987,7 @@ def _kind(path: str | Path, header: _Header) -> type[Record]:
             f"'{path}' is of the kind '{header.kind}', which this version of Itera-Lite doesn't "
             f"know: expected {', '.join(KINDS)}. Update Itera-Lite, or leave the file out"
         )
-    expected = next(f.default for f in msgspec.structs.fields(kind) if f.name == "version")
+    expected = _version(kind)
     if header.version != expected:
         age, remedy = "older", "run the command that wrote it again"
         if header.version > expected:
@@ -996,6 +1002,10 @@ def _kind(path: str | Path, header: _Header) -> type[Record]:
 def kind_of(record: type[Record]) -> str:
     """The ``kind`` in a record's file; the class's name where it has several."""
     return str(record.__struct_config__.tag or record.__name__)
+
+
+def _version(kind: type[Record]) -> int:
+    return next(int(f.default) for f in msgspec.structs.fields(kind) if f.name == "version")
 
 
 _CLASSES: list[type[Record]] = [Run, *Measured.__subclasses__()]
