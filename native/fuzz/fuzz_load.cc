@@ -12,8 +12,8 @@
 #include <stdexcept>
 #include <vector>
 
-#include "../src/generate.h"
-#include "../src/score.h"
+#include "run/generate.h"
+#include "run/score.h"
 
 #if defined(__has_feature)  // clang; gcc defines the macro by itself
 #if __has_feature(address_sanitizer)
