@@ -1,4 +1,4 @@
-// The error type of the engine: the message says what was given, what was expected, what to do.
+// The error type of the engine. A message holds what was given, what was expected and what to do.
 //
 // A message about a file doesn't name the file: whoever opened it puts the path in front, with
 // `naming`.
@@ -8,19 +8,24 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 namespace itera {
+
+// The end of a message about a file of another kind.
+inline constexpr const char *kExpected =
+    "; expected a GGUF file: make one of a model with `itera export`";
 
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// The same for what the caller asked for: an option out of its range, a text that is too long.
+// A mistake of the caller: an option out of its range, a text that is too long.
 struct UsageError : Error {
     using Error::Error;
 };
 
-// What `work` gives; what it throws about the file at `path` gets the path in front.
+// Returns `work()`. An `Error` that it throws gets the path in front, a `UsageError` doesn't.
 template <class Work> auto naming(const std::string &path, Work work) {
     try {
         return work();
@@ -30,6 +35,9 @@ template <class Work> auto naming(const std::string &path, Work work) {
         throw Error(path + ": " + error.what());
     }
 }
+
+// The message of a system error, such as `errno`.
+inline std::string reason(int code) { return std::generic_category().message(code); }
 
 // Text from a file, fit for a message: in quotes, printable ASCII (the rest as \xNN, so that it
 // can't move a terminal's cursor or break a decoder), cut after 80 bytes.

@@ -2,20 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
-#include <utility>
-
-#include "gguf/gguf_parse.h"
-#include "gguf/mapped_file.h"
+#include <iterator>
 
 namespace itera {
 namespace {
 
 using std::to_string;
-
-bool is_integer(Kind kind) {
-    return kind != Kind::F32 && kind != Kind::F64 && kind != Kind::Bool && kind != Kind::String;
-}
 
 [[noreturn]] void wrong_type(const Entry &entry, const char *expected) {
     throw Error("metadata key " + quoted(entry.key) + " is " +
@@ -23,54 +15,33 @@ bool is_integer(Kind kind) {
                 "; expected " + expected);
 }
 
+[[noreturn]] void wrong_value(const Entry &entry, const std::string &value, const char *expected) {
+    throw Error("metadata key " + quoted(entry.key) + " is " + value + "; expected " + expected);
+}
+
+bool is_integer(Kind kind) {
+    return kind != Kind::F32 && kind != Kind::F64 && kind != Kind::Bool && kind != Kind::String;
+}
+
 int64_t integer(const Entry &entry, uint64_t index) {
     const std::byte *at = entry.values + index * kind_bytes(entry.kind);
     switch (entry.kind) {
-        case Kind::U8: return load<uint8_t>(at);
-        case Kind::I8: return load<int8_t>(at);
-        case Kind::U16: return load<uint16_t>(at);
-        case Kind::I16: return load<int16_t>(at);
-        case Kind::U32: return load<uint32_t>(at);
-        case Kind::I32: return load<int32_t>(at);
-        case Kind::I64: return load<int64_t>(at);
+        case Kind::U8: return read_as<uint8_t>(at);
+        case Kind::I8: return read_as<int8_t>(at);
+        case Kind::U16: return read_as<uint16_t>(at);
+        case Kind::I16: return read_as<int16_t>(at);
+        case Kind::U32: return read_as<uint32_t>(at);
+        case Kind::I32: return read_as<int32_t>(at);
+        case Kind::I64: return read_as<int64_t>(at);
         default: break;
     }
-    const auto value = load<uint64_t>(at);
-    if (value > INT64_MAX) {
-        throw Error("metadata key " + quoted(entry.key) + " is " + to_string(value) +
-                    "; expected less than 2^63");
-    }
+    const auto value = read_as<uint64_t>(at);
+    if (value > INT64_MAX) wrong_value(entry, to_string(value), "less than 2^63");
     return static_cast<int64_t>(value);
 }
 
-uint64_t as_uint(const Entry &entry) {
-    if (entry.is_array || !is_integer(entry.kind)) wrong_type(entry, "an integer");
-    const int64_t value = integer(entry, 0);
-    if (value < 0) {
-        throw Error("metadata key " + quoted(entry.key) + " is " + to_string(value) +
-                    "; expected 0 or more");
-    }
-    return static_cast<uint64_t>(value);
-}
-
-double as_float(const Entry &entry) {
-    const bool wide = entry.kind == Kind::F64;
-    if (entry.is_array || (entry.kind != Kind::F32 && !wide)) wrong_type(entry, "a float");
-    const double value = wide ? load<double>(entry.values) : load<float>(entry.values);
-    if (!std::isfinite(value)) {
-        throw Error("metadata key " + quoted(entry.key) + " is " + to_string(value) +
-                    "; expected a finite number");
-    }
-    return value;
-}
-
 std::string_view text_at(const std::byte *at) {
-    return {reinterpret_cast<const char *>(at + sizeof(uint64_t)), load<uint64_t>(at)};
-}
-
-std::string_view as_string(const Entry &entry) {
-    if (entry.is_array || entry.kind != Kind::String) wrong_type(entry, "a text");
-    return text_at(entry.values);
+    return {reinterpret_cast<const char *>(at + sizeof(uint64_t)), read_as<uint64_t>(at)};
 }
 
 template <typename Range>
@@ -82,82 +53,60 @@ std::string shape_text(const Range &shape) {
     return result + "]";
 }
 
-template <typename T>
-const T *look_up(const std::vector<T> &sorted, std::string_view T::*name, std::string_view wanted) {
-    const auto found = std::ranges::lower_bound(sorted, wanted, {}, name);
-    return found != sorted.end() && (*found).*name == wanted ? &*found : nullptr;
-}
-
 }  // namespace
 
-struct Gguf::Impl {
-    std::optional<MappedFile> file;  // none over the caller's memory
-    std::span<const std::byte> bytes;
-    Parts parts;
-    std::vector<bool> used = {};  // of each tensor
-
-    const Entry *find(std::string_view key) const {
-        return look_up(parts.entries, &Entry::key, key);
-    }
-    const Entry &need(std::string_view key) const {
-        if (const Entry *entry = find(key)) return *entry;
-        throw Error("metadata key " + quoted(key) + " is missing; expected in this kind of model");
-    }
-};
-
-Gguf Gguf::open(const std::string &path) {
-    auto impl = std::make_unique<Impl>();
-    impl->file.emplace(path);
-    impl->bytes = impl->file->bytes();
-    impl->parts = parse_gguf(impl->bytes);
-    impl->used.resize(impl->parts.tensors.size());
-    return Gguf(std::move(impl));
+template <> int64_t Gguf::read(const Entry &entry) {
+    if (entry.is_array || !is_integer(entry.kind)) wrong_type(entry, "an integer");
+    return integer(entry, 0);
 }
 
-Gguf Gguf::from_memory(std::span<const std::byte> bytes) {
-    if (reinterpret_cast<uintptr_t>(bytes.data()) % 8 != 0) {
-        throw Error("the bytes of a GGUF file begin at an address that 8 doesn't divide");
-    }
-    auto impl = std::make_unique<Impl>();
-    impl->bytes = bytes;
-    impl->parts = parse_gguf(bytes);
-    impl->used.resize(impl->parts.tensors.size());
-    return Gguf(std::move(impl));
+template <> uint64_t Gguf::read(const Entry &entry) {
+    const auto value = read<int64_t>(entry);
+    if (value < 0) wrong_value(entry, to_string(value), "0 or more");
+    return static_cast<uint64_t>(value);
 }
 
-Gguf::Gguf(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-Gguf::Gguf(Gguf &&) noexcept = default;
-Gguf &Gguf::operator=(Gguf &&) noexcept = default;
-Gguf::~Gguf() = default;
+template <> double Gguf::read(const Entry &entry) {
+    const bool wide = entry.kind == Kind::F64;
+    if (entry.is_array || (entry.kind != Kind::F32 && !wide)) wrong_type(entry, "a float");
+    const double value = wide ? read_as<double>(entry.values) : read_as<float>(entry.values);
+    if (!std::isfinite(value)) wrong_value(entry, to_string(value), "a finite number");
+    return value;
+}
 
-uint64_t Gguf::file_size() const { return impl_->bytes.size(); }
-const std::vector<Tensor> &Gguf::tensors() const { return impl_->parts.tensors; }
+template <> bool Gguf::read(const Entry &entry) {
+    if (entry.is_array || entry.kind != Kind::Bool) wrong_type(entry, "a boolean");
+    return read_as<uint8_t>(entry.values) != 0;
+}
 
-const Tensor *Gguf::find(std::string_view name) const {
-    const Tensor *tensor = look_up(impl_->parts.tensors, &Tensor::name, name);
-    if (tensor) impl_->used[size_t(tensor - impl_->parts.tensors.data())] = true;
+template <> std::string_view Gguf::read(const Entry &entry) {
+    if (entry.is_array || entry.kind != Kind::String) wrong_type(entry, "a text");
+    return text_at(entry.values);
+}
+
+Gguf::Gguf(const std::string &path)
+    : file_(path), bytes_(file_->bytes()), parts_(parse_gguf(bytes_)),
+      used_(parts_.tensors.size()) {}
+
+Gguf::Gguf(std::span<const std::byte> bytes)
+    : bytes_(bytes), parts_(parse_gguf(bytes)), used_(parts_.tensors.size()) {}
+
+const Tensor *Gguf::find_tensor(std::string_view name) const {
+    const Tensor *tensor = find_named(parts_.tensors, &Tensor::name, name);
+    if (tensor != nullptr) used_[size_t(tensor - parts_.tensors.data())] = true;
     return tensor;
 }
 
-const Tensor *Gguf::first_unused() const {
-    const auto at = std::ranges::find(impl_->used, false);
-    if (at == impl_->used.end()) return nullptr;
-    return &impl_->parts.tensors[size_t(at - impl_->used.begin())];
-}
-
-const Tensor &Gguf::need(std::string_view name, std::initializer_list<uint64_t> shape) const {
-    const Tensor *tensor = find(name);
+const Tensor &Gguf::tensor(std::string_view name, std::initializer_list<uint64_t> shape) const {
+    const Tensor *tensor = find_tensor(name);
     if (tensor == nullptr) {
         throw Error("tensor " + quoted(name) + " is missing; expected in this kind of model");
     }
     uint64_t expected[4] = {1, 1, 1, 1};
     std::ranges::copy(shape, std::end(expected) - shape.size());
     if (!std::ranges::equal(tensor->shape, expected)) {
-        const size_t unused = std::min<size_t>(
-            4 - shape.size(),
-            static_cast<size_t>(std::ranges::find_if(tensor->shape, [](uint64_t n) {
-                                    return n != 1;
-                                }) - tensor->shape));
+        size_t unused = 0;
+        while (unused < 4 - shape.size() && tensor->shape[unused] == 1) unused++;
         throw Error("tensor " + quoted(name) + " has shape " +
                     shape_text(std::span(tensor->shape).subspan(unused)) +
                     "; expected " + shape_text(shape) + " by the metadata");
@@ -165,61 +114,26 @@ const Tensor &Gguf::need(std::string_view name, std::initializer_list<uint64_t> 
     return *tensor;
 }
 
-uint64_t Gguf::need_uint(std::string_view key) const { return as_uint(impl_->need(key)); }
-
-uint64_t Gguf::uint_or(std::string_view key, uint64_t otherwise) const {
-    const Entry *entry = impl_->find(key);
-    return entry != nullptr ? as_uint(*entry) : otherwise;
+const Tensor *Gguf::first_unused() const {
+    const auto at = std::ranges::find(used_, false);
+    return at == used_.end() ? nullptr : &parts_.tensors[size_t(at - used_.begin())];
 }
 
-int64_t Gguf::int_or(std::string_view key, int64_t otherwise) const {
-    const Entry *entry = impl_->find(key);
-    if (entry == nullptr) return otherwise;
-    if (entry->is_array || !is_integer(entry->kind)) wrong_type(*entry, "an integer");
-    return integer(*entry, 0);
+void Gguf::release(const Tensor &tensor) const {
+    if (file_) file_->release(tensor.data);
 }
 
-bool Gguf::has(std::string_view key) const { return impl_->find(key) != nullptr; }
-
-std::vector<std::string_view> Gguf::keys() const {
-    std::vector<std::string_view> names;
-    names.reserve(impl_->parts.entries.size());
-    for (const Entry &entry : impl_->parts.entries) names.push_back(entry.key);
-    return names;
+const Entry *Gguf::find_entry(std::string_view key) const {
+    return find_named(parts_.entries, &Entry::key, key);
 }
 
-std::optional<double> Gguf::number(std::string_view key) const {
-    const Entry *entry = impl_->find(key);
-    if (entry == nullptr || entry->is_array || entry->kind == Kind::String) return std::nullopt;
-    if (entry->kind == Kind::Bool) return load<uint8_t>(entry->values);
-    return is_integer(entry->kind) ? double(integer(*entry, 0)) : as_float(*entry);
-}
-
-double Gguf::need_float(std::string_view key) const { return as_float(impl_->need(key)); }
-
-double Gguf::float_or(std::string_view key, double otherwise) const {
-    const Entry *entry = impl_->find(key);
-    return entry != nullptr ? as_float(*entry) : otherwise;
-}
-
-bool Gguf::bool_or(std::string_view key, bool otherwise) const {
-    const Entry *entry = impl_->find(key);
-    if (entry == nullptr) return otherwise;
-    if (entry->is_array || entry->kind != Kind::Bool) wrong_type(*entry, "a boolean");
-    return load<uint8_t>(entry->values) != 0;
-}
-
-std::string_view Gguf::need_string(std::string_view key) const {
-    return as_string(impl_->need(key));
-}
-
-std::string_view Gguf::string_or(std::string_view key, std::string_view otherwise) const {
-    const Entry *entry = impl_->find(key);
-    return entry != nullptr ? as_string(*entry) : otherwise;
+const Entry &Gguf::need_entry(std::string_view key) const {
+    if (const Entry *entry = find_entry(key)) return *entry;
+    throw Error("metadata key " + quoted(key) + " is missing; expected in this kind of model");
 }
 
 std::vector<std::string_view> Gguf::need_strings(std::string_view key) const {
-    const Entry &entry = impl_->need(key);
+    const Entry &entry = need_entry(key);
     if (!entry.is_array || entry.kind != Kind::String) wrong_type(entry, "an array of texts");
     std::vector<std::string_view> result;
     result.reserve(entry.count);
@@ -232,7 +146,7 @@ std::vector<std::string_view> Gguf::need_strings(std::string_view key) const {
 }
 
 std::vector<int64_t> Gguf::need_ints(std::string_view key) const {
-    const Entry &entry = impl_->need(key);
+    const Entry &entry = need_entry(key);
     if (!is_integer(entry.kind)) wrong_type(entry, "an array of integers");
     std::vector<int64_t> result;
     result.reserve(entry.count);
@@ -240,8 +154,11 @@ std::vector<int64_t> Gguf::need_ints(std::string_view key) const {
     return result;
 }
 
-void Gguf::release(const Tensor &tensor) const {
-    if (impl_->file) impl_->file->release(tensor.data);
+std::optional<double> number(const Entry &entry) {
+    if (entry.is_array || entry.kind == Kind::String) return std::nullopt;
+    if (entry.kind == Kind::Bool) return read_as<uint8_t>(entry.values);
+    if (is_integer(entry.kind)) return double(integer(entry, 0));
+    return Gguf::read<double>(entry);
 }
 
 }  // namespace itera

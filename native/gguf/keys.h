@@ -1,5 +1,5 @@
-// The metadata keys that this engine knows. A key that may change what a model computes is obeyed
-// or refused by its name, never left out.
+// The metadata keys that this engine knows. A key that may change what a model computes is used or
+// refused, never skipped.
 #pragma once
 
 #include <string>

@@ -1,10 +1,7 @@
 #include "gguf/mapped_file.h"
 
-#include "gguf/gguf.h"
-
 #include <cerrno>
 #include <cstdint>
-#include <system_error>
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -13,8 +10,6 @@
 
 namespace itera {
 namespace {
-
-std::string reason(int code) { return std::generic_category().message(code); }
 
 struct Descriptor {
     int number;

@@ -5,6 +5,7 @@
 #include <sys/auxv.h>
 #endif
 
+#include "gguf/error.h"
 #include "kernels/kernels.h"
 
 namespace itera {

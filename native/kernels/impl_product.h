@@ -143,7 +143,7 @@ inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y,
         const size_t row = row_of(rows, first + t);
         x[t] = rows.x + row * rows.stride;
         out[t] = y + (first + t) * stride;
-        if constexpr (type == TensorType::Q8_0 || type == TensorType::Q4_0)
+        if constexpr (is_quantized(type))
             q[t] = {rows.q + row * rows.stride, rows.scales + row * (rows.stride / kBlock),
                     rows.sums + row * (rows.stride / kBlock)};
     }

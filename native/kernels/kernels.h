@@ -8,7 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "gguf/gguf.h"
+#include "gguf/tensor.h"
 
 namespace itera {
 
@@ -33,7 +33,7 @@ struct Matrix {
 
     uint32_t groups() const { return (rows + kLanes - 1) / kLanes; }
     uint32_t padded_rows() const { return groups() * kLanes; }
-    bool quantized() const { return type == TensorType::Q8_0 || type == TensorType::Q4_0; }
+    bool quantized() const { return is_quantized(type); }
     // Some groups of rows as a matrix of their own (an expert of a stack).
     Matrix slice(uint32_t group, uint32_t n_rows) const {
         Matrix part = *this;

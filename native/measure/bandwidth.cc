@@ -5,7 +5,7 @@
 
 #include "gguf/error.h"
 #include "kernels/kernels.h"
-#include "model/pack.h"
+#include "model/arena.h"
 
 namespace itera {
 

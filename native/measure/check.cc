@@ -1,6 +1,7 @@
 #include "measure/check.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -59,36 +60,27 @@ class Checker {
         found_.push_back({name, difference, allowed});
     }
 
-    // A tensor as a file would hold it, of random bits with sensible scales.
+    // Compares n floats that `run(kernels, y)` computes; y begins with the same random numbers.
+    template <class Run>
+    void both(const std::string &name, size_t n, Run run, double allowed = kFloat) {
+        Numbers wanted = random(n), got = wanted;
+        run(portable_, wanted.data());
+        run(k_, got.data());
+        compare(name, wanted.data(), got.data(), n, allowed);
+    }
+
+    // A matrix as a file holds it: random numbers, or random blocks with scales of about 1/100.
     std::vector<std::byte> stored(TensorType type, uint32_t rows, uint32_t columns) {
-        const uint32_t blocks = columns / kBlock;
-        std::vector<std::byte> out;
-        const auto put = [&](const void *data, size_t n) {
-            const auto *bytes = static_cast<const std::byte *>(data);
-            out.insert(out.end(), bytes, bytes + n);
-        };
-        for (uint32_t r = 0; r < rows; r++) {
-            if (type == TensorType::Q8_0 || type == TensorType::Q4_0) {
-                for (uint32_t b = 0; b < blocks; b++) {
-                    const auto scale = uint16_t(0x2000 + generator_() % 0x800);  // about 1/100
-                    put(&scale, 2);
-                    for (int i = 0; i < (type == TensorType::Q8_0 ? 32 : 16); i++) {
-                        const auto byte = uint8_t(generator_());
-                        put(&byte, 1);
-                    }
-                }
-                continue;
-            }
-            const Numbers row = random(columns, 0.1f);
-            for (uint32_t c = 0; c < columns; c++) {
-                uint32_t bits;
-                std::memcpy(&bits, &row[c], 4);
-                const auto brain = uint16_t(bits >> 16);
-                const auto half = uint16_t(0x2c00 + generator_() % 0x800 + (bits >> 31 << 15));
-                if (type == TensorType::F32) put(&bits, 4);
-                if (type == TensorType::F16) put(&half, 2);
-                if (type == TensorType::BF16) put(&brain, 2);
-            }
+        const TypeInfo of = info(type);
+        std::vector<std::byte> out(size_t(rows) * columns / of.values * of.bytes);
+        for (std::byte &byte : out) byte = std::byte(generator_());
+        for (size_t at = 0; at < out.size(); at += of.bytes) {
+            const auto number = std::bit_cast<uint32_t>(random(1, 0.1f)[0]);
+            const auto brain = uint16_t(number >> 16);
+            const auto half = uint16_t((is_quantized(type) ? 0x2000 : 0x2c00 + (brain & 0x8000)) +
+                                       generator_() % 0x800);
+            if (type == TensorType::F32) std::memcpy(&out[at], &number, 4);
+            else std::memcpy(&out[at], type == TensorType::BF16 ? &brain : &half, 2);
         }
         return out;
     }
@@ -100,7 +92,7 @@ class Checker {
         std::vector<int32_t> sums;
     };
     Input input(uint32_t n, uint32_t columns) {
-        const size_t stride = (columns + 31) / 32 * 32, total = n * stride;
+        const size_t stride = round_up(columns, kBlock), total = n * stride;
         Input in{random(total), Numbers(total / 32 + 32), std::vector<int8_t>(total + 64),
                  std::vector<int32_t>(total / 32 + 32)};
         portable_.quantize(in.x.data(), total, in.q.data(), in.scales.data(), in.sums.data());
@@ -108,60 +100,54 @@ class Checker {
     }
 
     void matmul(TensorType type) {
-        const bool whole_blocks = type == TensorType::Q8_0 || type == TensorType::Q4_0;
+        const bool whole_blocks = is_quantized(type);
         const uint32_t odd = whole_blocks ? 64 : 45;
         const uint32_t shapes[][2] = {{24, 128}, {64, 32}, {100, 96}, {7, odd}};
         for (const auto &[rows, columns] : shapes) {
             const std::vector<std::byte> bytes = stored(type, rows, columns);
             const Tensor tensor{"check", type, {1, 1, rows, columns}, bytes};
             Arena ours(packed_bytes(tensor) + 64), theirs(packed_bytes(tensor) + 64);
-            const Matrix a = pack(tensor, theirs, portable_), b = pack(tensor, ours, k_);
+            const Tensor *const one[] = {&tensor};
+            const Matrix a = pack(one, theirs, portable_), b = pack(one, ours, k_);
             for (const uint32_t n : {1u, 2u, 9u, 19u}) {
                 const Input in = input(n, columns);
                 const size_t stride = a.padded_rows();
-                const Rows x{in.x.data(), (columns + 31) / 32 * 32, in.q.data(), in.scales.data(),
+                const Rows x{in.x.data(), round_up(columns, kBlock), in.q.data(), in.scales.data(),
                              in.sums.data(), nullptr, n};
                 Numbers wanted(n * stride), got(n * stride);
                 portable_.matmul(a, x, wanted.data(), stride);
                 k_.matmul(b, x, got.data(), stride);
-                compare(std::string("matmul ") + type_name(type), wanted.data(), got.data(),
+                compare(std::string("matmul ") + info(type).name, wanted.data(), got.data(),
                         wanted.size());
-                Numbers one(stride);  // the last row alone: the same bits
-                k_.matmul(b, x.slice(n - 1, 1), one.data(), stride);
-                compare(std::string("matmul of one row, ") + type_name(type),
-                        got.data() + (n - 1) * stride, one.data(), stride, 0);
+                Numbers last(stride);  // the last row alone: the same bits
+                k_.matmul(b, x.slice(n - 1, 1), last.data(), stride);
+                compare(std::string("matmul of one row, ") + info(type).name,
+                        got.data() + (n - 1) * stride, last.data(), stride, 0);
             }
         }
     }
 
     void quantize() {
         const size_t n = 32 * 37;
-        Numbers x = random(n), wanted(n), got(n);
+        Numbers x = random(n);
         std::fill_n(x.data() + 64, 32, 0.0f);
-        for (const auto &[kernels, out] : {std::pair{&portable_, &wanted}, {&k_, &got}}) {
+        both("quantize", n, [&](const Kernels &k, float *y) {
             std::vector<int8_t> q(n);
             Numbers scales(n / 32);
             std::vector<int32_t> sums(n / 32);
-            kernels->quantize(x.data(), n, q.data(), scales.data(), sums.data());
+            k.quantize(x.data(), n, q.data(), scales.data(), sums.data());
             for (size_t i = 0; i < n; i++) {
-                (*out)[i] = float(q[i]) * scales[i / 32];
+                y[i] = float(q[i]) * scales[i / 32];
                 sums[i / 32] -= q[i];
             }
             for (const int32_t rest : sums)
-                if (rest) (*out)[0] = NAN;  // a sum that isn't that of its integers
-        }
-        compare("quantize", wanted.data(), got.data(), n, 1.0 / 127);
+                if (rest) y[0] = NAN;  // a sum that isn't that of its integers
+        }, 1.0 / 127);
     }
 
     void elementwise() {
         const size_t n = 96;
         const Numbers a = random(n, 4), b = random(n), c = random(n), d = random(4 * n);
-        const auto both = [&](const std::string &name, size_t size, auto &&run) {
-            Numbers wanted = random(size), got = wanted;
-            run(portable_, wanted.data());
-            run(k_, got.data());
-            compare(name, wanted.data(), got.data(), size);
-        };
         both("gated_silu", n, [&](const Kernels &k, float *y) {
             k.gated_silu(a.data(), b.data(), n, y);
         });
@@ -171,14 +157,11 @@ class Checker {
                 const float *window[] = {a.data(), b.data(), c.data(), a.data() + 16};
                 k.convolve(window, d.data(), b.data(), taps, 80, y);
             });
-        both("add_norm", 2 * n, [&](const Kernels &k, float *y) {
-            std::copy_n(a.data(), n, y);
-            k.add_norm(y, b.data(), 0.5f, c.data(), 1e-5f, n, y + n);
-        });
-        both("norm", 2 * n, [&](const Kernels &k, float *y) {
-            std::copy_n(a.data(), n, y);
-            k.add_norm(y, nullptr, 1, c.data(), 1e-5f, n, y + n);
-        });
+        for (const bool adds : {true, false})
+            both(adds ? "add_norm" : "norm", 2 * n, [&](const Kernels &k, float *y) {
+                std::copy_n(a.data(), n, y);
+                k.add_norm(y, adds ? b.data() : nullptr, 0.5f, c.data(), 1e-5f, n, y + n);
+            });
         both("rotate", 48, [&](const Kernels &k, float *y) {
             k.rotate(y, a.data(), b.data(), 48);
         });
@@ -188,77 +171,82 @@ class Checker {
     }
 
     void ssm() {
+        struct Shape {
+            size_t heads, dim, states;
+        };
         for (const auto &[heads, dim, states] :
-             {std::tuple{3, 32, 8}, {17, 16, 5}, {2, 64, 128}, {1, 16, 1}}) {
-            const size_t width = size_t(heads * dim), memory = width * size_t(states);
-            const Numbers z = random(width), u = random(width), B = random(size_t(states)),
-                          C = random(size_t(states)), dt = random(size_t(heads), 4),
-                          bias = random(size_t(heads)), d = random(size_t(heads)),
-                          weight = random(width);
-            Numbers decay = random(size_t(heads));
+             {Shape{3, 32, 8}, {17, 16, 5}, {2, 64, 128}, {1, 16, 1}}) {
+            const size_t width = heads * dim, memory = width * states;
+            const Numbers z = random(width), u = random(width), B = random(states),
+                          C = random(states), dt = random(heads, 4), bias = random(heads),
+                          d = random(heads), weight = random(width);
+            Numbers decay = random(heads);
             for (float &x : decay) x = -std::fabs(x);
-            Numbers wanted = random(memory + width), got = wanted;
-            for (const auto &[kernels, out] : {std::pair{&portable_, &wanted}, {&k_, &got}})
-                kernels->ssm_step(z.data(), u.data(), B.data(), C.data(), dt.data(), bias.data(),
-                                  decay.data(), d.data(), weight.data(), 1e-5f, size_t(heads),
-                                  size_t(dim), size_t(states), out->data(), out->data() + memory);
-            compare("ssm_step", wanted.data(), got.data(), memory + width, 5e-6);
+            both("ssm_step", memory + width, [&](const Kernels &k, float *y) {
+                k.ssm_step(z.data(), u.data(), B.data(), C.data(), dt.data(), bias.data(),
+                           decay.data(), d.data(), weight.data(), 1e-5f, heads, dim, states, y,
+                           y + memory);
+            }, 5e-6);
         }
     }
 
     void attention(size_t length) {
-        const size_t room = (length + kCacheStep - 1) / kCacheStep * kCacheStep;
+        const size_t room = round_up(length, kCacheStep);
         for (const auto &[heads, dim] : {std::pair<size_t, size_t>{5, 32}, {1, 48}, {4, 16}}) {
             const Numbers q = random(heads * dim, 2), keys = random(room * dim),
                           values = random(room * dim);
-            Numbers scratch(room * 4), wanted(heads * dim), got(heads * dim);
-            portable_.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,
-                             scratch.data(), wanted.data());
-            k_.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,
-                      scratch.data(), got.data());
-            compare("attend", wanted.data(), got.data(), heads * dim, 5e-6);
-            for (const auto &[kernels, out] : {std::pair{&portable_, &wanted}, {&k_, &got}}) {
+            Numbers scratch(room * 4);
+            const auto in_floats = [&](const Kernels &k, float *y) {
+                k.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,
+                         scratch.data(), y);
+            };
+            const auto in_bytes = [&](const Kernels &k, float *y) {
                 std::vector<uint8_t> k8(room * dim), v8(room * dim);
                 Numbers key_scales(room), value_scales(room);
                 const Cache8 cache{k8.data(), key_scales.data(), v8.data(), value_scales.data()};
                 for (size_t t = 0; t < length; t++)
-                    kernels->store8(cache, t, keys.data() + t * dim, values.data() + t * dim, dim);
-                kernels->attend8(q.data(), cache, heads, dim, length, 0.2f, out->data());
-            }
-            compare("attend8 and store8", wanted.data(), got.data(), heads * dim, kRounding);
-            // 8 bits against floats: what the compact memory costs.
-            portable_.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,
-                             scratch.data(), wanted.data());
-            compare("attend8 against floats", wanted.data(), got.data(), heads * dim, 0.05);
+                    k.store8(cache, t, keys.data() + t * dim, values.data() + t * dim, dim);
+                k.attend8(q.data(), cache, heads, dim, length, 0.2f, y);
+            };
+            both("attend", heads * dim, in_floats, 5e-6);
+            both("attend8 and store8", heads * dim, in_bytes, kRounding);
+            // What the 8 bits cost.
+            both("attend8 against floats", heads * dim, [&](const Kernels &k, float *y) {
+                if (&k == &portable_) in_floats(k, y);
+                else in_bytes(k, y);
+            }, 0.05);
         }
     }
 
     void search() {
         Numbers x = random(1000);
         for (const size_t n : {1, 16, 33, 999}) {
-            bool nan_wanted = false, nan_got = true;
-            const float wanted = portable_.maximum(x.data(), n, &nan_wanted);
-            float got = k_.maximum(x.data(), n, &nan_got);
-            if (nan_wanted != nan_got) got = NAN;
-            compare("maximum", &wanted, &got, 1, 0);
-            const auto at_wanted = float(portable_.find(x.data(), n, wanted));
-            const auto at_got = float(k_.find(x.data(), n, wanted));
-            compare("find", &at_wanted, &at_got, 1, 0);
+            const auto maximum = [&](const Kernels &k, float *y) {
+                bool has_nan = true;
+                *y = k.maximum(x.data(), n, &has_nan);
+                if (has_nan) *y = NAN;
+            };
+            both("maximum", 1, maximum, 0);
+            both("find", 1, [&](const Kernels &k, float *y) {
+                maximum(portable_, y);
+                *y = float(k.find(x.data(), n, *y));
+            }, 0);
         }
-        for (const auto &[n, k] : {std::pair<size_t, size_t>{24, 3}, {5, 5}, {64, 20}}) {
-            uint32_t chosen_wanted[32], chosen_got[32];
-            Numbers a(x.begin(), x.begin() + 96), b = a, wanted(k), got(k);
-            a[1] = b[1] = a[3] = b[3] = NAN;
-            portable_.route(a.data(), n, k, chosen_wanted, wanted.data());
-            k_.route(b.data(), n, k, chosen_got, got.data());
-            if (!std::equal(chosen_wanted, chosen_wanted + k, chosen_got)) got[0] = NAN;
-            compare("route", wanted.data(), got.data(), k);
-        }
+        for (const auto &[n, chosen] : {std::pair<size_t, size_t>{24, 3}, {5, 5}, {64, 20}})
+            for (const bool experts : {true, false})
+                both("route", chosen, [&](const Kernels &k, float *y) {
+                    Numbers logits(x.begin(), x.begin() + 96);
+                    logits[1] = logits[3] = NAN;
+                    std::vector<uint32_t> numbers(chosen);
+                    k.route(logits.data(), n, chosen, numbers.data(), y);
+                    if (experts) std::ranges::copy(numbers, y);
+                });
         x[500] = NAN;
-        bool has_nan = false;
-        k_.maximum(x.data(), 999, &has_nan);
-        const float wanted = 1, got = has_nan;
-        compare("maximum finds NaN", &wanted, &got, 1, 0);
+        both("maximum finds NaN", 1, [&](const Kernels &k, float *y) {
+            bool has_nan = false;
+            k.maximum(x.data(), 999, &has_nan);
+            *y = has_nan ? 1 : NAN;
+        }, 0);
     }
 
     const Kernels &portable_, &k_;

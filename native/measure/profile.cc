@@ -6,8 +6,8 @@
 #include <chrono>
 #include <type_traits>
 
-#include "text/sampler.h"
 #include "model/session.h"
+#include "text/sampler.h"
 
 namespace itera {
 
@@ -56,7 +56,7 @@ template <class R, class... A, R (*Kernels::*Member)(A...), Part P> struct Timed
     }
 };
 
-// Whose product it is shows in where its weights lie.
+// The address of its weights tells which layer's product it is.
 void timed_matmul(const Matrix &m, const Rows &rows, float *y, size_t stride) {
     const auto after = std::upper_bound(owners.begin(), owners.end(), m.data,
                                         [](auto at, const auto &o) { return at < o.first; });
@@ -80,7 +80,7 @@ Kernels clocked(const Kernels &kernels) {
 }
 
 void find_owners(const Model &model) {
-    owners = {{nullptr, kDenseProducts}, {model.head.data, kHead}};
+    owners = {{model.head.data, kHead}};
     for (const Layer &l : model.layers) {
         for (const Matrix &m : {l.in, l.out}) owners.emplace_back(m.data, kMambaProducts);
         for (const Matrix &m : {l.q, l.k, l.v, l.o})
@@ -89,9 +89,7 @@ void find_owners(const Model &model) {
             owners.emplace_back(m.data, kExpertProducts);
         for (const Matrix &m : {l.ffn_in, l.ffn_out}) owners.emplace_back(m.data, kDenseProducts);
     }
-    std::erase_if(owners, [first = true](const auto &o) mutable {
-        return !std::exchange(first, false) && !o.first;  // a matrix that this layer lacks
-    });
+    std::erase_if(owners, [](const auto &o) { return !o.first; });  // a matrix that a layer lacks
     std::sort(owners.begin(), owners.end());
 }
 
@@ -107,12 +105,13 @@ double decode(Session &session, size_t vocab, const State &read, int32_t last, u
     SamplerOptions greedy;
     greedy.temperature = 0;
     Sampler sampler(greedy, int32_t(vocab));
-    std::array<Row, 1> row{{{last, &state}}};
+    Row row{last, &state};
     const auto step = [&] {
-        session.forward(row);
-        float *logits = session.logits(0, 1);
-        const auto choose = [&] { return sampler.sample({logits, vocab}); };
-        row[0].token = clocks ? timed(kSampling, choose) : choose();
+        session.forward({&row, 1});
+        session.logits(0, 1, [&](uint32_t, float *logits) {
+            const auto choose = [&] { return sampler.sample({logits, vocab}); };
+            row.token = clocks ? timed(kSampling, choose) : choose();
+        });
     };
     step();  // warms up
     spent.fill(0);
@@ -152,13 +151,7 @@ std::vector<std::pair<const char *, double>> profile(const Model &model,
     const size_t vocab = model.config.vocab_size;
     State state(model);
     Session plain(model, 64), watched(model, 1, &with_clocks);
-    std::vector<Row> rows;
-    for (size_t at = 0; at + 1 < prompt.size(); at += rows.size()) {
-        rows.clear();
-        for (size_t i = at; i + 1 < prompt.size() && rows.size() < plain.max_rows(); i++)
-            rows.push_back({prompt[i], &state});
-        plain.forward(rows);
-    }
+    plain.read(state, prompt.first(prompt.size() - 1));
     std::vector<double> total, rest, samples[kParts];
     for (uint32_t p = 0; p < passes; p++) {
         total.push_back(decode(plain, vocab, state, prompt.back(), tokens, false));

@@ -20,10 +20,10 @@ struct Reader {
     std::string prefix;
 
     uint32_t number(const char *key, uint64_t low, uint64_t high) const {
-        return within(key, file.need_uint(prefix + key), low, high);
+        return within(key, file.need<uint64_t>(prefix + key), low, high);
     }
     uint32_t number_or(const char *key, uint64_t otherwise, uint64_t low, uint64_t high) const {
-        return within(key, file.uint_or(prefix + key, otherwise), low, high);
+        return within(key, file.get<uint64_t>(prefix + key, otherwise), low, high);
     }
     uint32_t within(const char *key, uint64_t value, uint64_t low, uint64_t high) const {
         if (value < low || value > high)
@@ -38,7 +38,7 @@ struct Reader {
     }
     // A scale as llama.cpp takes it: 0 means the same as no such key.
     float scale(const char *key, float otherwise) const {
-        const double value = file.float_or(prefix + key, 0);
+        const double value = file.get<double>(prefix + key, 0);
         return value == 0 ? otherwise : positive(key, value);
     }
 };
@@ -48,9 +48,9 @@ void read_rope(const Reader &r, Config &c) {
     c.rope_dims = r.number_or("rope.dimension_count", c.head_dim, 2, c.head_dim);
     if (c.rope_dims % 2) refuse(r.prefix + "rope.dimension_count", "an even number");
     c.rope_base =
-        r.positive("rope.freq_base", r.file.float_or(r.prefix + "rope.freq_base", 1e4), 1e12);
+        r.positive("rope.freq_base", r.file.get<double>(r.prefix + "rope.freq_base", 1e4), 1e12);
     // As llama.cpp: without a type the scaling is linear, and type "none" leaves the factor out.
-    const auto scaling = r.file.string_or(r.prefix + "rope.scaling.type", "linear");
+    const auto scaling = r.file.get<std::string_view>(r.prefix + "rope.scaling.type", "linear");
     if (scaling != "none" && scaling != "linear")
         refuse(r.prefix + "rope.scaling.type=" + quoted(scaling),
                "'none' or 'linear': this engine has no other rope scaling. Run it in llama.cpp");
@@ -61,8 +61,8 @@ void read_rope(const Reader &r, Config &c) {
     for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++)
         c.rope_frequencies.push_back(std::pow(double(c.rope_base), -2.0 * pair / c.rope_dims) /
                                      double(c.rope_factor));
-    if (!r.file.find("rope_freqs.weight")) return;
-    const Tensor &factors = r.file.need("rope_freqs.weight", {c.rope_dims / 2});
+    if (!r.file.find_tensor("rope_freqs.weight")) return;
+    const Tensor &factors = r.file.tensor("rope_freqs.weight", {c.rope_dims / 2});
     if (factors.type != TensorType::F32) refuse("the type of 'rope_freqs.weight'", "F32");
     for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++) {
         float factor;
@@ -96,7 +96,7 @@ void read_attention(const Reader &r, Config &c) {
     c.attention_scale = float(1 / std::sqrt(double(c.head_dim)));
     if (c.architecture == "granitehybrid")
         c.attention_scale = r.scale("attention.scale", c.attention_scale);
-    if (c.architecture == "llama" || r.file.bool_or(r.prefix + "rope.scaling.finetuned", true))
+    if (c.architecture == "llama" || r.file.get<bool>(r.prefix + "rope.scaling.finetuned", true))
         read_rope(r, c);
 }
 
@@ -120,7 +120,7 @@ void read_mamba(const Reader &r, Config &c) {
 Config read_config(const Gguf &file, uint32_t wanted_context, std::vector<std::string> &notes) {
     Config c;
     check_whole_model(file);
-    c.architecture = file.need_string("general.architecture");
+    c.architecture = file.need<std::string_view>("general.architecture");
     if (c.architecture != "granitehybrid" && c.architecture != "llama")
         refuse("general.architecture=" + quoted(c.architecture),
                "'granitehybrid' or 'llama'. Run other models in llama.cpp");
@@ -129,14 +129,14 @@ Config read_config(const Gguf &file, uint32_t wanted_context, std::vector<std::s
     c.n_layers = r.number("block_count", 1, kMaxLayers);
     c.d_model = r.number("embedding_length", 1, kMaxWidth);
     if (c.d_model % 32) refuse(r.prefix + "embedding_length", "a multiple of 32");
-    const Tensor *embedding = file.find("token_embd.weight");
+    const Tensor *embedding = file.find_tensor("token_embd.weight");
     if (!embedding) throw Error("the tensor 'token_embd.weight' is missing");
     c.vocab_size = r.number_or("vocab_size", embedding->rows(), 1, 1 << 24);
-    const uint64_t length = file.need_uint(r.prefix + "context_length");
+    const uint64_t length = file.need<uint64_t>(r.prefix + "context_length");
     if (!length) refuse(r.prefix + "context_length=0", "1 or more");
     c.context = uint32_t(wanted_context ? wanted_context : std::min(length, kMaxContext));
     c.norm_eps = r.positive("attention.layer_norm_rms_epsilon",
-                            file.need_float(r.prefix + "attention.layer_norm_rms_epsilon"), 1);
+                            file.need<double>(r.prefix + "attention.layer_norm_rms_epsilon"), 1);
     read_attention(r, c);
     bool mamba = false;
     for (const uint32_t n : c.n_kv_heads) mamba |= n == 0;

@@ -1,17 +1,15 @@
-// A model as the engine runs it: its shape, its weights repacked, its tokenizer.
+// A loaded model: its shape, its weights repacked for the kernels, its tokenizer.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "gguf/gguf.h"
 #include "kernels/kernels.h"
+#include "model/arena.h"
 #include "model/config.h"
-#include "model/pack.h"
-#include "text/sampling_defaults.h"
+#include "text/sampler.h"
 #include "text/tokenizer.h"
 
 namespace itera {
@@ -29,45 +27,32 @@ struct Layer {
     const float *gate_bias = nullptr, *up_bias = nullptr, *down_bias = nullptr;
 };
 
-struct LoadOptions {
-    uint32_t context = 0;  // 0: the file's own, at most 65,536
-};
-
 class Model {
   public:
-    // Throws `Error`, which names the file, where it can't be read, isn't valid or is of another
-    // kind.
-    static Model load(const std::string &path, const LoadOptions &options = {});
-    // The same over bytes, as `Gguf::from_memory` takes them (fuzzing).
-    static Model from_memory(std::span<const std::byte> bytes, const LoadOptions &options = {});
+    // A context of 0 is the file's own, at most 65,536 tokens. Throws `Error`, which names the
+    // file, where it can't be read, isn't valid or is of another kind.
+    static Model load(const std::string &path, uint32_t context = 0);
+    explicit Model(const Gguf &file, uint32_t context = 0);
 
-    std::vector<std::string> notes;  // what of the file is left out, a line each
+    std::vector<std::string> notes;  // a line for each key of the file that is left out
     Config config;
-    SamplingDefaults sampling;
+    SamplerOptions sampling;  // as the file advises
     std::string name;         // general.name
     Tokenizer tokenizer;
     const Kernels &kernels;
     Matrix embedding, head;   // the same matrix where the embeddings are tied
     std::vector<Layer> layers;
     const float *norm = nullptr;
-    bool cache8 = false;  // attention remembers in 8 bits, as a file with quantised weights asks
+    bool cache8 = false;  // keys and values in 8 bits, where the file has quantised weights
     uint64_t file_bytes = 0;
     uint64_t parameters = 0;
-    uint64_t fingerprint = 0;  // of shape and file, so that a state finds its model
+    uint64_t fingerprint = 0;  // a saved state has it too, and fits no other model
 
     // Bytes of weights that one decoded token reads, and of its state at `length` tokens.
     uint64_t weight_bytes_per_token() const;
     uint64_t state_bytes_per_token(uint64_t length) const;
 
   private:
-    Model(const Gguf &file, const LoadOptions &options);
-    void load_mamba(const Gguf &file, const std::string &prefix, Layer &layer);
-    void load_attention(const Gguf &file, const std::string &prefix, Layer &layer);
-    void load_feed_forward(const Gguf &file, const std::string &prefix, Layer &layer);
-    Matrix matrix(const Gguf &file, const std::string &name, uint64_t rows, uint64_t columns);
-    const float *floats(const Gguf &file, const std::string &name,
-                        std::initializer_list<uint64_t> shape);
-    const float *bias(const Gguf &file, const std::string &name, uint64_t size);  // or null
     Arena arena_;
 };
 

@@ -1,189 +1,150 @@
 #include "model/pack.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <utility>
+#include <string>
 
-#include "gguf/finite.h"
-
-#if defined(__has_feature)  // clang; gcc defines the macro by itself
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
-// The sanitizer knows nothing of an arena's parts by itself: what lies between them is forbidden.
-extern "C" void __asan_poison_memory_region(const volatile void *, size_t);
-extern "C" void __asan_unpoison_memory_region(const volatile void *, size_t);
-static constexpr size_t kGap = 64;
-static void forbid(std::byte *at, size_t n) { __asan_poison_memory_region(at, n); }
-static void permit(std::byte *at, size_t n) { __asan_unpoison_memory_region(at, n); }
-#else
-static constexpr size_t kGap = 0;
-static void forbid(std::byte *, size_t) {}
-static void permit(std::byte *, size_t) {}
-#endif
+#include "gguf/error.h"
+#include "gguf/parse.h"
 
 namespace itera {
 
 namespace {
 
-constexpr size_t align64(size_t n) { return (n + 63) & ~size_t(63); }
-
-size_t file_row_bytes(TensorType type, uint64_t columns) {
-    switch (type) {
-    case TensorType::F32: return columns * 4;
-    case TensorType::F16:
-    case TensorType::BF16: return columns * 2;
-    case TensorType::Q8_0: return columns / kBlock * 34;
-    case TensorType::Q4_0: return columns / kBlock * 18;
-    }
-    return 0;
+// How many numbers, one every `step` bytes, have all bits of the exponent set. By their bits: this
+// holds whatever the compiler assumes about floats.
+template <typename Bits>
+uint64_t count_not_finite(std::span<const std::byte> data, size_t step, Bits exponent) {
+    uint64_t count = 0;
+    for (size_t at = 0; at + sizeof(Bits) <= data.size(); at += step)
+        count += (read_as<Bits>(data.data() + at) & exponent) == exponent;
+    return count;
 }
 
-// Row `r` of the file to lane `lane` of a group.
-void place_row(const std::byte *row, TensorType type, uint64_t columns, uint32_t lane,
-               uint8_t flip, std::byte *group) {
-    const uint64_t blocks = columns / kBlock;
-    switch (type) {
-    case TensorType::F32:
-        for (uint64_t c = 0; c < columns; c++)
-            std::memcpy(group + (c * kLanes + lane) * 4, row + c * 4, 4);
-        break;
-    case TensorType::F16:
-    case TensorType::BF16:
-        for (uint64_t c = 0; c < columns; c++)
-            std::memcpy(group + (c * kLanes + lane) * 2, row + c * 2, 2);
-        break;
-    case TensorType::Q8_0:
-        for (uint64_t b = 0; b < blocks; b++, row += 34) {
-            std::memcpy(group + blocks * 512 + (b * kLanes + lane) * 2, row, 2);
-            auto *to = reinterpret_cast<uint8_t *>(group) + b * 512 + lane * 4;
-            for (int c = 0; c < 32; c++) {
-                auto w = int8_t(row[2 + c]);
-                if (w == -128) w = -127;  // no writer makes it, and AVX2 can't multiply it
-                to[(c / 4) * 64 + c % 4] = uint8_t(w) ^ flip;
-            }
-        }
-        break;
-    case TensorType::Q4_0:
-        for (uint64_t b = 0; b < blocks; b++, row += 18) {
-            std::memcpy(group + blocks * 256 + (b * kLanes + lane) * 2, row, 2);
-            auto *to = reinterpret_cast<uint8_t *>(group) + b * 256 + lane * 4;
-            for (int c = 0; c < 16; c++) to[(c / 4) * 64 + c % 4] = uint8_t(row[2 + c]);
-        }
-        break;
-    }
+void refuse_not_finite(const Tensor &tensor) {
+    const size_t step = info(tensor.type).bytes;  // a block begins with its scale, an F16
+    const uint64_t count =
+        tensor.type == TensorType::F32 ? count_not_finite<uint32_t>(tensor.data, step, 0x7f800000)
+        : tensor.type == TensorType::BF16 ? count_not_finite<uint16_t>(tensor.data, step, 0x7f80)
+                                          : count_not_finite<uint16_t>(tensor.data, step, 0x7c00);
+    if (count == 0) return;
+    throw Error("tensor " + quoted(tensor.name) + " has " + std::to_string(count) +
+                (is_quantized(tensor.type) ? " scales" : " weights") +
+                " that are NaN or infinite: the training diverged, or the file is damaged");
 }
 
-// Rows [first, first + n) of the tensor into the groups from `to` on.
-void place_rows(const Tensor &tensor, uint64_t first, uint32_t n, uint8_t flip, std::byte *to) {
-    const size_t row_bytes = file_row_bytes(tensor.type, tensor.columns());
-    const size_t step = group_bytes(tensor.type, tensor.columns());
-    const std::byte *row = tensor.data.data() + first * row_bytes;
-    for (uint32_t r = 0; r < n; r++, row += row_bytes)
-        place_row(row, tensor.type, tensor.columns(), r % kLanes, flip, to + r / kLanes * step);
-}
-
-uint64_t all_rows(const Tensor &t) { return t.shape[0] * t.shape[1] * t.shape[2]; }
-
-uint32_t checked_rows(uint64_t rows, const Tensor &tensor) {
-    if (rows > UINT32_MAX - kLanes || tensor.columns() > UINT32_MAX / 2)
-        throw Error("tensor '" + std::string(tensor.name) + "' has too many rows or columns");
-    return uint32_t(rows);
-}
-
-}  // namespace
-
-Arena::Arena(size_t bytes) : size_(align64(bytes) + 64) {
-    void *at = mmap(nullptr, size_, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) throw Error("no memory for " + std::to_string(size_) + " bytes");
-    base_ = static_cast<std::byte *>(at);
-    forbid(base_, size_);
-}
-Arena::Arena(Arena &&other) noexcept
-    : base_(std::exchange(other.base_, nullptr)), size_(std::exchange(other.size_, 0)),
-      used_(std::exchange(other.used_, 0)) {}
-Arena &Arena::operator=(Arena &&other) noexcept {
-    std::swap(base_, other.base_);
-    std::swap(size_, other.size_);
-    std::swap(used_, other.used_);
-    return *this;
-}
-Arena::~Arena() {
-    if (!base_) return;
-    permit(base_, size_);  // something else may be mapped here next
-    munmap(base_, size_);
-}
-std::byte *Arena::take(size_t bytes) {
-    bytes = align64(bytes);
-    if (!base_) {
-        used_ += bytes + kGap;
-        return nullptr;
-    }
-    if (bytes + kGap > size_ - used_) throw Error("internal: the memory plan was too small");
-    std::byte *part = base_ + std::exchange(used_, used_ + bytes + kGap);
-    permit(part, bytes);
-    return part;
+size_t row_bytes(TensorType type, uint64_t columns) {
+    return columns / info(type).values * info(type).bytes;
 }
 
 size_t group_bytes(TensorType type, uint64_t columns) {
-    return align64(file_row_bytes(type, columns) * kLanes);
+    return round_up(row_bytes(type, columns) * kLanes, 64);
 }
+
+// Where a group has the scales of a block of quantised rows; `Bytes` are those of a block's weights.
+template <size_t Bytes> size_t scales_at(uint32_t blocks, uint32_t block) {
+    return (blocks * Bytes + block * sizeof(uint16_t)) * kLanes;
+}
+
+template <class T>
+void place_numbers(const std::byte *row, uint32_t columns, uint32_t lane, std::byte *group) {
+    for (size_t c = 0; c < columns; c++)
+        std::memcpy(group + (c * kLanes + lane) * sizeof(T), row + c * sizeof(T), sizeof(T));
+}
+
+template <size_t Bytes>
+void place_blocks(const std::byte *row, uint32_t blocks, uint32_t lane, uint8_t flip,
+                  std::byte *group) {
+    for (uint32_t b = 0; b < blocks; b++, row += 2 + Bytes) {
+        std::memcpy(group + scales_at<Bytes>(blocks, b) + lane * 2, row, 2);
+        auto *to = reinterpret_cast<uint8_t *>(group) + b * Bytes * kLanes + lane * 4;
+        for (size_t c = 0; c < Bytes; c++) {
+            auto w = uint8_t(row[2 + c]);
+            if constexpr (Bytes == kBlock) {
+                if (w == 0x80) w = 0x81;  // -128: no writer makes it, and AVX2 can't multiply it
+                w ^= flip;
+            }
+            to[(c / 4) * 64 + c % 4] = w;
+        }
+    }
+}
+
+// A row of the file to lane `lane` of a group.
+void place_row(const std::byte *row, const Matrix &m, uint32_t lane, uint8_t flip,
+               std::byte *group) {
+    switch (m.type) {
+    case TensorType::F32: return place_numbers<uint32_t>(row, m.columns, lane, group);
+    case TensorType::F16:
+    case TensorType::BF16: return place_numbers<uint16_t>(row, m.columns, lane, group);
+    case TensorType::Q8_0: return place_blocks<32>(row, m.columns / kBlock, lane, flip, group);
+    case TensorType::Q4_0: return place_blocks<16>(row, m.columns / kBlock, lane, flip, group);
+    }
+}
+
+template <size_t Bytes>
+void unpack_blocks(const std::byte *group, uint32_t blocks, uint32_t lane, uint8_t flip,
+                   float *out) {
+    for (uint32_t b = 0; b < blocks; b++) {
+        const auto half = read_as<uint16_t>(group + scales_at<Bytes>(blocks, b) + lane * 2);
+        const float scale = half_to_float(half);
+        const auto *q = reinterpret_cast<const uint8_t *>(group) + b * Bytes * kLanes + lane * 4;
+        for (uint32_t c = 0; c < kBlock; c++) {
+            const uint8_t w = q[(c % Bytes / 4) * 64 + c % 4];
+            if constexpr (Bytes == kBlock)
+                *out++ = scale * float(int8_t(w ^ flip));
+            else
+                *out++ = scale * float(int(c < Bytes ? w & 15 : w >> 4) - 8);
+        }
+    }
+}
+
+float number_at(const std::byte *at, TensorType type) {
+    switch (type) {
+    case TensorType::F16: return half_to_float(read_as<uint16_t>(at));
+    case TensorType::BF16: return std::bit_cast<float>(uint32_t(read_as<uint16_t>(at)) << 16);
+    default: return read_as<float>(at);
+    }
+}
+
+}  // namespace
 
 size_t packed_bytes(const Tensor &tensor) {
     // A stack of experts fills up the last group of each of its parts.
     const uint64_t parts = tensor.shape[0] * tensor.shape[1];
     const uint64_t groups = parts * ((tensor.rows() + kLanes - 1) / kLanes);
     const size_t as_matrix = groups * group_bytes(tensor.type, tensor.columns());
-    const size_t as_floats = align64(all_rows(tensor) * tensor.columns() * 4);
-    const bool small = parts * tensor.rows() <= 8;  // a vector, a convolution's taps
+    const size_t as_floats = round_up(tensor.numbers() * 4, 64);
+    const bool small = tensor.all_rows() <= 8;  // a vector, a convolution's taps
     const bool thin = tensor.columns() <= 8;  // taps, which are turned into rows: twice
     return std::max(as_matrix, thin ? 2 * as_floats : small ? as_floats : 0);
 }
 
-Matrix pack(const Tensor &tensor, Arena &arena, const Kernels &kernels, uint32_t stack) {
-    refuse_not_finite(tensor);
-    Matrix m;
-    const uint32_t total = checked_rows(all_rows(tensor), tensor);
-    const uint32_t part = stack ? stack : total;
-    const uint32_t parts = total / part;
-    const uint32_t groups = (part + kLanes - 1) / kLanes;
-    m.type = tensor.type;
-    m.columns = uint32_t(tensor.columns());
-    m.rows = stack ? parts * groups * kLanes : total;
-    m.group_bytes = group_bytes(tensor.type, tensor.columns());
-    std::byte *to = arena.take(parts * groups * m.group_bytes);
-    for (uint32_t p = 0; p < parts; p++)
-        place_rows(tensor, uint64_t(p) * part, part, kernels.flip, to + p * groups * m.group_bytes);
-    m.data = to;
-    return m;
-}
-
-Matrix pack_pair(const Tensor &gate, const Tensor &up, Arena &arena, const Kernels &kernels,
-                 uint32_t stack) {
-    if (gate.type != up.type)
-        throw Error("tensors '" + std::string(gate.name) + "' and '" + std::string(up.name) +
-                    "' have types " + type_name(gate.type) + " and " + type_name(up.type) +
+Matrix pack(std::span<const Tensor *const> tensors, Arena &arena, const Kernels &kernels,
+            uint32_t stack) {
+    const Tensor &first = *tensors.front(), &last = *tensors.back();
+    if (first.type != last.type)
+        throw Error("tensors '" + std::string(first.name) + "' and '" + std::string(last.name) +
+                    "' have types " + info(first.type).name + " and " + info(last.type).name +
                     ": expected one type for both");
-    refuse_not_finite(gate);
-    refuse_not_finite(up);
+    for (const Tensor *tensor : tensors) refuse_not_finite(*tensor);
+    const uint64_t total = first.all_rows();
+    if (total * tensors.size() > UINT32_MAX - kLanes || first.columns() > UINT32_MAX / 2)
+        throw Error("tensor '" + std::string(first.name) + "' has too many rows or columns");
+    const uint32_t part = stack ? stack : uint32_t(total), groups = (part + kLanes - 1) / kLanes;
     Matrix m;
-    const uint32_t total = checked_rows(all_rows(gate) * 2, gate) / 2;
-    const uint32_t parts = total / stack, groups = (stack + kLanes - 1) / kLanes;
-    m.type = gate.type;
-    m.columns = uint32_t(gate.columns());
-    m.rows = 2 * parts * groups * kLanes;
-    m.group_bytes = group_bytes(gate.type, gate.columns());
-    std::byte *to = arena.take(2 * parts * groups * m.group_bytes);
+    m.type = first.type;
+    m.columns = uint32_t(first.columns());
+    m.rows = stack ? uint32_t(total / stack * tensors.size()) * groups * kLanes : uint32_t(total);
+    m.group_bytes = group_bytes(m.type, m.columns);
+    const size_t row_size = row_bytes(m.type, m.columns);
+    std::byte *to = arena.take(m.groups() * m.group_bytes);
     m.data = to;
-    for (uint32_t p = 0; p < parts; p++)
-        for (const Tensor *half : {&gate, &up}) {
-            place_rows(*half, uint64_t(p) * stack, stack, kernels.flip, to);
+    for (uint64_t begin = 0; begin < total; begin += part)
+        for (const Tensor *tensor : tensors) {
+            const std::byte *row = tensor->data.data() + begin * row_size;
+            for (uint32_t r = 0; r < part; r++, row += row_size)
+                place_row(row, m, r % kLanes, kernels.flip, to + r / kLanes * m.group_bytes);
             to += groups * m.group_bytes;
         }
     return m;
@@ -191,66 +152,23 @@ Matrix pack_pair(const Tensor &gate, const Tensor &up, Arena &arena, const Kerne
 
 float *pack_floats(const Tensor &tensor, Arena &arena) {
     refuse_not_finite(tensor);
-    const size_t n = all_rows(tensor) * tensor.columns();
-    auto *out = reinterpret_cast<float *>(arena.take(n * 4));
-    for (size_t i = 0; i < n; i++) {
-        uint16_t half;
-        switch (tensor.type) {
-        case TensorType::F32: std::memcpy(out + i, tensor.data.data() + 4 * i, 4); break;
-        case TensorType::F16:
-            std::memcpy(&half, tensor.data.data() + 2 * i, 2);
-            out[i] = half_to_float(half);
-            break;
-        case TensorType::BF16:
-            std::memcpy(&half, tensor.data.data() + 2 * i, 2);
-            out[i] = std::bit_cast<float>(uint32_t(half) << 16);
-            break;
-        default:
-            throw Error("tensor '" + std::string(tensor.name) + "' has type " +
-                        type_name(tensor.type) + ": expected F32, F16 or BF16");
-        }
-    }
+    if (is_quantized(tensor.type))
+        throw Error("tensor '" + std::string(tensor.name) + "' has type " + info(tensor.type).name +
+                    ": expected F32, F16 or BF16");
+    const size_t n = tensor.numbers(), size = info(tensor.type).bytes;
+    auto *out = arena.take<float>(n);
+    for (size_t i = 0; i < n; i++) out[i] = number_at(tensor.data.data() + i * size, tensor.type);
     return out;
 }
 
 void unpack_row(const Matrix &m, uint32_t row, uint8_t flip, float *out) {
     const std::byte *group = m.data + row / kLanes * m.group_bytes;
     const uint32_t lane = row % kLanes, blocks = m.columns / kBlock;
-    uint16_t half;
-    switch (m.type) {
-    case TensorType::F32:
-        for (uint32_t c = 0; c < m.columns; c++)
-            std::memcpy(out + c, group + (c * kLanes + lane) * 4, 4);
-        break;
-    case TensorType::F16:
-    case TensorType::BF16:
-        for (uint32_t c = 0; c < m.columns; c++) {
-            std::memcpy(&half, group + (c * kLanes + lane) * 2, 2);
-            out[c] = m.type == TensorType::F16 ? half_to_float(half)
-                                               : std::bit_cast<float>(uint32_t(half) << 16);
-        }
-        break;
-    case TensorType::Q8_0:
-        for (uint32_t b = 0; b < blocks; b++) {
-            std::memcpy(&half, group + blocks * 512 + (b * kLanes + lane) * 2, 2);
-            const float scale = half_to_float(half);
-            const auto *q = reinterpret_cast<const uint8_t *>(group) + b * 512 + lane * 4;
-            for (uint32_t c = 0; c < kBlock; c++)
-                *out++ = scale * float(int8_t(q[(c / 4) * 64 + c % 4] ^ flip));
-        }
-        break;
-    case TensorType::Q4_0:
-        for (uint32_t b = 0; b < blocks; b++) {
-            std::memcpy(&half, group + blocks * 256 + (b * kLanes + lane) * 2, 2);
-            const float scale = half_to_float(half);
-            const auto *q = reinterpret_cast<const uint8_t *>(group) + b * 256 + lane * 4;
-            for (uint32_t c = 0; c < kBlock; c++) {
-                const uint8_t both = q[(c % 16 / 4) * 64 + c % 4];
-                *out++ = scale * float(int(c < 16 ? both & 15 : both >> 4) - 8);
-            }
-        }
-        break;
-    }
+    if (m.type == TensorType::Q8_0) return unpack_blocks<32>(group, blocks, lane, flip, out);
+    if (m.type == TensorType::Q4_0) return unpack_blocks<16>(group, blocks, lane, flip, out);
+    const size_t size = info(m.type).bytes;
+    for (uint32_t c = 0; c < m.columns; c++)
+        out[c] = number_at(group + (c * kLanes + lane) * size, m.type);
 }
 
 }  // namespace itera

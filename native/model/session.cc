@@ -4,13 +4,13 @@
 #include <cmath>
 #include <utility>
 
+#include "model/pack.h"
+
 namespace itera {
 
 namespace {
 
-constexpr size_t align(size_t n, size_t to) { return (n + to - 1) / to * to; }
-
-// Adds the bias, where there is one, to `width` floats of each of `n` rows.
+// Adds the bias, unless it is null, to `width` floats of each of `n` rows.
 void add_bias(const float *bias, size_t width, float *x, size_t stride, uint32_t n) {
     if (!bias) return;
     for (uint32_t i = 0; i < n; i++)
@@ -36,9 +36,7 @@ void Session::layout() {
         kv = std::max<size_t>(kv, size_t(l.n_kv_heads) * c.head_dim);
     }
     const size_t q = size_t(c.n_heads) * c.head_dim;
-    const size_t inner = std::max(align(c.d_expert, kLanes), align(c.d_ff, kLanes));
-    const auto floats = [this](size_t n) { return reinterpret_cast<float *>(arena_.take(4 * n)); };
-    const auto ints = [this](size_t n) { return reinterpret_cast<uint32_t *>(arena_.take(4 * n)); };
+    const size_t inner = std::max(round_up(c.d_expert, kLanes), round_up(c.d_ff, kLanes));
     stream_ = buffer(c.d_model, rows);
     normed_ = buffer(c.d_model, rows);
     added_ = buffer(c.d_model, rows);
@@ -49,27 +47,27 @@ void Session::layout() {
     queries_ = buffer(q, rows);
     keys_ = buffer(kv, rows);
     values_ = buffer(kv, rows);
-    head_stride_ = align(c.vocab_size, kLanes);
-    logits_ = floats(kLogitRows * head_stride_);
-    conv_ = floats(c.d_inner ? c.conv_channels() : 0);
-    scores_ = floats(model_.cache8 ? 0 : align(c.context, kLanes));
-    router_ = floats(rows * align(c.n_experts, kLanes));
-    weights_ = floats(rows * c.top_k);
-    chosen_ = ints(rows * c.top_k);
-    members_ = ints(rows * c.top_k);
-    slots_ = ints(rows * c.top_k);
-    starts_ = ints(c.n_experts + 1);
-    cosines_ = floats(rows * c.rope_dims);
-    sines_ = floats(rows * c.rope_dims);
+    head_stride_ = round_up(c.vocab_size, kLanes);
+    logits_ = arena_.take<float>(kLogitRows * head_stride_);
+    conv_ = arena_.take<float>(c.d_inner ? c.conv_channels() : 0);
+    scores_ = arena_.take<float>(model_.cache8 ? 0 : round_up(c.context, kLanes));
+    router_ = arena_.take<float>(rows * round_up(c.n_experts, kLanes));
+    weights_ = arena_.take<float>(rows * c.top_k);
+    chosen_ = arena_.take<uint32_t>(rows * c.top_k);
+    members_ = arena_.take<uint32_t>(rows * c.top_k);
+    slots_ = arena_.take<uint32_t>(rows * c.top_k);
+    starts_ = arena_.take<uint32_t>(c.n_experts + 1);
+    cosines_ = arena_.take<float>(rows * c.rope_dims);
+    sines_ = arena_.take<float>(rows * c.rope_dims);
 }
 
 Session::Buffer Session::buffer(size_t width, size_t rows) {
     Buffer b;
-    b.width = align(width, kBlock);
-    b.x = reinterpret_cast<float *>(arena_.take(4 * b.width * rows));
-    b.q = reinterpret_cast<int8_t *>(arena_.take(b.width * rows));
-    b.scales = reinterpret_cast<float *>(arena_.take(b.width / kBlock * rows * 4));
-    b.sums = reinterpret_cast<int32_t *>(arena_.take(b.width / kBlock * rows * 4));
+    b.width = round_up(width, kBlock);
+    b.x = arena_.take<float>(b.width * rows);
+    b.q = arena_.take<int8_t>(b.width * rows);
+    b.scales = arena_.take<float>(b.width / kBlock * rows);
+    b.sums = arena_.take<int32_t>(b.width / kBlock * rows);
     return b;
 }
 
@@ -81,8 +79,18 @@ Rows Session::input(const Buffer &b, uint32_t n, bool quantize, uint32_t first) 
     return {b.x + from, b.width, b.q + from, b.scales + block, b.sums + block, nullptr, n};
 }
 
+// out = in @ matrix^T + bias; a null bias adds nothing.
+void Session::multiply(const Matrix &matrix, const Rows &in, const Buffer &out, const float *bias) {
+    k_.matmul(matrix, in, out.x, out.width);
+    add_bias(bias, matrix.rows, out.x, out.width, in.n);
+}
+void Session::multiply(const Matrix &matrix, const Buffer &in, uint32_t n, const Buffer &out,
+                       const float *bias) {
+    multiply(matrix, input(in, n, matrix.quantized()), out, bias);
+}
+
 // Checks the rows and finds each one's position in its text.
-void Session::place(std::span<const Row> rows) {
+void Session::find_positions(std::span<const Row> rows) {
     const uint32_t vocab = model_.config.vocab_size;
     if (rows.size() > max_rows_)
         throw UsageError(std::to_string(rows.size()) +
@@ -110,7 +118,7 @@ void Session::place(std::span<const Row> rows) {
 void Session::embed(std::span<const Row> rows) {
     const Config &c = model_.config;
     for (uint32_t i = 0; i < rows.size(); i++) {
-        float *x = stream_.x + i * stream_.width;
+        float *x = stream_.row(i);
         unpack_row(model_.embedding, uint32_t(rows[i].token), k_.flip, x);
         if (c.embedding_scale != 1)
             for (uint32_t d = 0; d < c.d_model; d++) x[d] *= c.embedding_scale;
@@ -125,14 +133,13 @@ void Session::embed(std::span<const Row> rows) {
 void Session::forward(std::span<const Row> rows) {
     const Config &c = model_.config;
     const auto n = uint32_t(rows.size());
-    place(rows);
+    find_positions(rows);
     embed(rows);
     bool has_added = false;
     const auto norm = [&](const float *weight) {
         for (uint32_t i = 0; i < n; i++)
-            k_.add_norm(stream_.x + i * stream_.width,
-                        has_added ? added_.x + i * added_.width : nullptr, c.residual_scale,
-                        weight, c.norm_eps, c.d_model, normed_.x + i * normed_.width);
+            k_.add_norm(stream_.row(i), has_added ? added_.row(i) : nullptr, c.residual_scale,
+                        weight, c.norm_eps, c.d_model, normed_.row(i));
         has_added = true;
     };
     for (size_t l = 0; l < model_.layers.size(); l++) {
@@ -149,21 +156,20 @@ void Session::forward(std::span<const Row> rows) {
     for (const Row &row : rows) row.state->advance();
 }
 
-float *Session::logits(uint32_t first, uint32_t n) {
+void Session::multiply_head(uint32_t first, uint32_t n) {
     k_.matmul(model_.head, input(normed_, n, model_.head.quantized(), first), logits_,
               head_stride_);
     if (const float scale = model_.config.logit_scale; scale != 1)
         for (size_t i = 0; i < n * head_stride_; i++) logits_[i] /= scale;
-    return logits_;
 }
 
 void Session::mamba(const Layer &layer, size_t number, std::span<const Row> rows) {
     const Config &c = model_.config;
     const auto n = uint32_t(rows.size());
     const uint32_t channels = c.conv_channels(), before = c.d_conv - 1;
-    k_.matmul(layer.in, input(normed_, n, layer.in.quantized()), wide_.x, wide_.width);
+    multiply(layer.in, normed_, n, wide_);
     for (uint32_t i = 0; i < n; i++) {
-        const float *z = wide_.x + i * wide_.width, *xbc = z + c.d_inner;
+        const float *z = wide_.row(i), *xbc = z + c.d_inner;
         float *ring = rows[i].state->window(number);  // the last inputs, the oldest overwritten
         const float *window[8];
         for (uint32_t k = 0; k < before; k++)
@@ -173,10 +179,9 @@ void Session::mamba(const Layer &layer, size_t number, std::span<const Row> rows
         std::copy_n(xbc, channels, ring + positions_[i] % before * channels);
         k_.ssm_step(z, conv_, conv_ + c.d_inner, conv_ + c.d_inner + c.d_state, xbc + channels,
                     layer.dt_bias, layer.a, layer.d, layer.ssm_norm, c.norm_eps, c.n_ssm_heads,
-                    c.ssm_head_dim(), c.d_state, rows[i].state->ssm(number),
-                    mixed_.x + i * mixed_.width);
+                    c.ssm_head_dim(), c.d_state, rows[i].state->ssm(number), mixed_.row(i));
     }
-    k_.matmul(layer.out, input(mixed_, n, layer.out.quantized()), added_.x, added_.width);
+    multiply(layer.out, mixed_, n, added_);
 }
 
 void Session::attention(const Layer &layer, size_t number, std::span<const Row> rows) {
@@ -184,17 +189,12 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
     const auto n = uint32_t(rows.size());
     const bool any = layer.q.quantized() || layer.k.quantized() || layer.v.quantized();
     const Rows x = input(normed_, n, any);
-    k_.matmul(layer.q, x, queries_.x, queries_.width);
-    k_.matmul(layer.k, x, keys_.x, keys_.width);
-    k_.matmul(layer.v, x, values_.x, values_.width);
-    const size_t q_width = size_t(c.n_heads) * c.head_dim;
-    const size_t kv_width = size_t(layer.n_kv_heads) * c.head_dim;
-    add_bias(layer.q_bias, q_width, queries_.x, queries_.width, n);
-    add_bias(layer.k_bias, kv_width, keys_.x, keys_.width, n);
-    add_bias(layer.v_bias, kv_width, values_.x, values_.width, n);
+    multiply(layer.q, x, queries_, layer.q_bias);
+    multiply(layer.k, x, keys_, layer.k_bias);
+    multiply(layer.v, x, values_, layer.v_bias);
     const uint32_t group = c.n_heads / layer.n_kv_heads;
     for (uint32_t i = 0; i < n; i++) {
-        float *q = queries_.x + i * queries_.width, *k = keys_.x + i * keys_.width;
+        float *q = queries_.row(i), *k = keys_.row(i);
         if (c.rope_dims) {
             const float *cosines = cosines_ + i * c.rope_dims, *sines = sines_ + i * c.rope_dims;
             for (uint32_t h = 0; h < c.n_heads; h++)
@@ -204,9 +204,9 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
         }
         for (uint32_t h = 0; h < layer.n_kv_heads; h++) {
             const float *key = k + h * c.head_dim;
-            const float *value = values_.x + i * values_.width + h * c.head_dim;
+            const float *value = values_.row(i) + h * c.head_dim;
             const float *query = q + size_t(h) * group * c.head_dim;
-            float *out = mixed_.x + i * mixed_.width + size_t(h) * group * c.head_dim;
+            float *out = mixed_.row(i) + size_t(h) * group * c.head_dim;
             const size_t at = positions_[i];
             if (model_.cache8) {
                 const Cache8 cache = rows[i].state->cache8(number, h);
@@ -215,7 +215,7 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
             } else {
                 float *keys = rows[i].state->keys(number, h);
                 float *values = rows[i].state->values(number, h);
-                const size_t width = align(c.head_dim, kLanes);
+                const size_t width = round_up(c.head_dim, kLanes);
                 std::copy_n(key, c.head_dim, keys + at * width);
                 std::copy_n(value, c.head_dim, values + at * width);
                 k_.attend(query, keys, values, group, c.head_dim, at + 1, c.attention_scale,
@@ -223,8 +223,7 @@ void Session::attention(const Layer &layer, size_t number, std::span<const Row> 
             }
         }
     }
-    k_.matmul(layer.o, input(mixed_, n, layer.o.quantized()), added_.x, added_.width);
-    add_bias(layer.o_bias, c.d_model, added_.x, added_.width, n);
+    multiply(layer.o, mixed_, n, added_, layer.o_bias);
 }
 
 void Session::feed_forward(const Layer &layer, uint32_t n) {
@@ -232,25 +231,24 @@ void Session::feed_forward(const Layer &layer, uint32_t n) {
     std::fill_n(added_.x, n * added_.width, 0.0f);
     if (c.n_experts) experts(layer, n);
     if (!c.d_ff) return;
-    const size_t padded = align(c.d_ff, kLanes);
-    k_.matmul(layer.ffn_in, input(normed_, n, layer.ffn_in.quantized()), hidden_.x, hidden_.width);
+    const size_t padded = round_up(c.d_ff, kLanes);
+    multiply(layer.ffn_in, normed_, n, hidden_);
     add_bias(layer.gate_bias, c.d_ff, hidden_.x, hidden_.width, n);
     add_bias(layer.up_bias, c.d_ff, hidden_.x + padded, hidden_.width, n);
     for (uint32_t i = 0; i < n; i++) {
-        const float *gate = hidden_.x + i * hidden_.width;
-        k_.gated_silu(gate, gate + padded, c.d_ff, gated_.x + i * gated_.width);
+        const float *gate = hidden_.row(i);
+        k_.gated_silu(gate, gate + padded, c.d_ff, gated_.row(i));
     }
-    // Not to `added_` at once: what the experts gave is there already.
-    k_.matmul(layer.ffn_out, input(gated_, n, layer.ffn_out.quantized()), wide_.x, wide_.width);
-    add_bias(layer.down_bias, c.d_model, wide_.x, wide_.width, n);
+    // To another buffer first: `added_` holds what the experts computed.
+    multiply(layer.ffn_out, gated_, n, wide_, layer.down_bias);
     for (uint32_t i = 0; i < n; i++)
-        k_.axpy(1.0f, wide_.x + i * wide_.width, c.d_model, added_.x + i * added_.width);
+        k_.axpy(1.0f, wide_.row(i), c.d_model, added_.row(i));
 }
 
 void Session::experts(const Layer &layer, uint32_t n) {
     const Config &c = model_.config;
-    const uint32_t k = c.top_k, stride = uint32_t(align(c.n_experts, kLanes));
-    const uint32_t padded = uint32_t(align(c.d_expert, kLanes));
+    const uint32_t k = c.top_k, stride = uint32_t(round_up(c.n_experts, kLanes));
+    const uint32_t padded = uint32_t(round_up(c.d_expert, kLanes));
     const uint32_t in_groups = 2 * padded / kLanes, out_groups = c.d_model / kLanes;
     const bool quantized = layer.experts_in.quantized() || layer.router.quantized();
     Rows x = input(normed_, n, quantized);
@@ -271,20 +269,20 @@ void Session::experts(const Layer &layer, uint32_t n) {
         x.index = members_ + s;
         x.n = m;
         k_.matmul(layer.experts_in.slice(e * in_groups, 2 * padded), x,
-                  hidden_.x + s * hidden_.width, hidden_.width);
+                  hidden_.row(s), hidden_.width);
     });
     for (uint32_t s = 0; s < n * k; s++) {
-        const float *gate = hidden_.x + s * hidden_.width;
-        k_.gated_silu(gate, gate + padded, c.d_expert, gated_.x + s * gated_.width);
+        const float *gate = hidden_.row(s);
+        k_.gated_silu(gate, gate + padded, c.d_expert, gated_.row(s));
     }
     const Rows inner = input(gated_, n * k, layer.experts_out.quantized());
     each_expert([&](uint32_t e, uint32_t s, uint32_t m) {
         k_.matmul(layer.experts_out.slice(e * out_groups, c.d_model), inner.slice(s, m),
-                  wide_.x + s * wide_.width, wide_.width);
+                  wide_.row(s), wide_.width);
     });
     for (uint32_t s = 0; s < n * k; s++)
-        k_.axpy(weights_[slots_[s]], wide_.x + s * wide_.width, c.d_model,
-                added_.x + members_[s] * added_.width);
+        k_.axpy(weights_[slots_[s]], wide_.row(s), c.d_model,
+                added_.row(members_[s]));
 }
 
 // Slots (row, choice) in the order of their experts, and their rows.

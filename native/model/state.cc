@@ -2,26 +2,27 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
+
+#include "text/hash.h"
 
 namespace itera {
 
 namespace {
 
-constexpr size_t align64(size_t n) { return (n + 63) & ~size_t(63); }
 constexpr uint64_t kMagic = 0x3274617473617469;  // "itastat2"
 
 struct Header {
     uint64_t magic, fingerprint, length, bytes, checksum;
 };
 
-// FNV-1a over words: against damage, not against malice.
 uint64_t checksum_of(std::string_view bytes) {
-    uint64_t sum = 0xcbf29ce484222325;
+    uint64_t sum = kFnvStart;
     while (!bytes.empty()) {
         uint64_t word = 0;
         const size_t n = std::min(sizeof word, bytes.size());
         std::memcpy(&word, bytes.data(), n);
-        sum = (sum ^ word) * 0x100000001b3;
+        sum = fnv1a(sum, word);
         sum ^= sum >> 32;  // or the upper bits of a word would never reach the lower ones
         bytes.remove_prefix(n);
     }
@@ -32,63 +33,41 @@ uint64_t checksum_of(std::string_view bytes) {
 
 State::State(const Model &model) : model_(&model), context_(model.config.context) {
     const Config &c = model.config;
-    // Positions; kernels read whole steps.
-    const size_t room = (size_t(context_) + kCacheStep - 1) / kCacheStep * kCacheStep;
+    const size_t positions = round_up(context_, kCacheStep);  // kernels read whole steps
+    const size_t width = round_up(c.head_dim, kLanes) * (model.cache8 ? 1 : sizeof(float));
     size_t total = 0;
-    const auto take = [&total](size_t bytes) {
-        const size_t at = total;
-        total += align64(bytes);
-        return at;
+    const auto areas = [&](size_t count, size_t fixed, size_t per_position) {
+        const size_t stride = round_up(fixed + per_position * positions, 64);
+        const size_t begin = std::exchange(total, total + count * stride);
+        return Areas{begin, stride, count, fixed, per_position};
     };
     for (const Layer &layer : model.layers) {
-        LayerPlan &p = plan_.emplace_back();
-        if (!layer.n_kv_heads) {
-            p.window = take(4 * size_t(c.d_conv - 1) * c.conv_channels());
-            p.ssm = take(4 * size_t(c.d_inner) * c.d_state);
-            continue;
-        }
-        p.head_keys = align64(room * ((c.head_dim + 15) / 16 * 16) * (model.cache8 ? 1 : 4));
-        p.keys = take(layer.n_kv_heads * p.head_keys);
-        p.values = take(layer.n_kv_heads * p.head_keys);
-        if (model.cache8) {
-            p.head_scales = align64(4 * room);
-            p.key_scales = take(layer.n_kv_heads * p.head_scales);
-            p.value_scales = take(layer.n_kv_heads * p.head_scales);
+        auto &of = layers_.emplace_back();
+        if (const size_t heads = layer.n_kv_heads) {
+            of[kKeys] = areas(heads, 0, width);
+            of[kValues] = areas(heads, 0, width);
+            if (!model.cache8) continue;
+            of[kKeyScales] = areas(heads, 0, sizeof(float));
+            of[kValueScales] = areas(heads, 0, sizeof(float));
+        } else {
+            of[kWindow] = areas(1, 4 * size_t(c.d_conv - 1) * c.conv_channels(), 0);
+            of[kSsm] = areas(1, 4 * size_t(c.d_inner) * c.d_state, 0);
         }
     }
     arena_ = Arena(total);
     memory_ = arena_.take(total);
 }
 
-Cache8 State::cache8(size_t layer, size_t head) {
-    const LayerPlan &p = plan_[layer];
-    return {at<uint8_t>(p.keys + head * p.head_keys),
-            at<float>(p.key_scales + head * p.head_scales),
-            at<uint8_t>(p.values + head * p.head_keys),
-            at<float>(p.value_scales + head * p.head_scales)};
-}
-
-// The parts of the memory that hold something after `length_` tokens.
-std::vector<State::Part> State::used_parts() const {
-    const Config &c = model_->config;
-    std::vector<Part> parts;
-    const size_t used = (size_t(length_) + 15) & ~size_t(15);
-    for (size_t i = 0; i < plan_.size(); i++) {
-        const LayerPlan &p = plan_[i];
-        if (const uint32_t heads = model_->layers[i].n_kv_heads) {
-            const size_t width = (c.head_dim + 15) / 16 * 16;
-            const size_t bytes = used * width * (model_->cache8 ? 1 : 4);
-            for (uint32_t h = 0; h < heads; h++) {
-                parts.push_back({p.keys + h * p.head_keys, bytes});
-                parts.push_back({p.values + h * p.head_keys, bytes});
-                if (!model_->cache8) continue;
-                parts.push_back({p.key_scales + h * p.head_scales, 4 * used});
-                parts.push_back({p.value_scales + h * p.head_scales, 4 * used});
-            }
-        } else {
-            parts.push_back({p.window, 4 * size_t(c.d_conv - 1) * c.conv_channels()});
-            parts.push_back({p.ssm, 4 * size_t(c.d_inner) * c.d_state});
-        }
+std::vector<std::span<std::byte>> State::used_parts() const {
+    std::vector<std::span<std::byte>> parts;
+    const size_t used = round_up(length_, kLanes);
+    for (const auto &layer : layers_) {
+        const size_t heads = std::max(layer[kKeys].count, layer[kWindow].count);
+        for (size_t h = 0; h < heads; h++)
+            for (const Areas &a : layer)
+                if (h < a.count)
+                    parts.emplace_back(memory_ + a.begin + h * a.stride,
+                                       a.fixed + a.per_position * used);
     }
     return parts;
 }
@@ -96,25 +75,25 @@ std::vector<State::Part> State::used_parts() const {
 State State::fork() const {
     State copy(*model_);
     copy.length_ = length_;
-    for (const Part &part : used_parts())
-        std::memcpy(copy.memory_ + part.begin, memory_ + part.begin, part.bytes);
+    for (const auto &part : used_parts())
+        std::copy(part.begin(), part.end(), copy.memory_ + (part.data() - memory_));
     return copy;
 }
 
 void State::clear() {
-    for (const Part &part : used_parts()) std::memset(memory_ + part.begin, 0, part.bytes);
+    for (const auto &part : used_parts()) std::ranges::fill(part, std::byte{0});
     length_ = 0;
 }
 
 std::string State::save() const {
-    const std::vector<Part> parts = used_parts();
+    const auto parts = used_parts();
     Header header{kMagic, model_->fingerprint ^ model_->kernels.flip, length_, 0, 0};
-    for (const Part &part : parts) header.bytes += part.bytes;
+    for (const auto &part : parts) header.bytes += part.size();
     std::string out(sizeof header + header.bytes, '\0');
     char *to = out.data() + sizeof header;
-    for (const Part &part : parts) {
-        std::memcpy(to, memory_ + part.begin, part.bytes);
-        to += part.bytes;
+    for (const auto &part : parts) {
+        std::memcpy(to, part.data(), part.size());
+        to += part.size();
     }
     header.checksum = checksum_of(std::string_view(out).substr(sizeof header));
     std::memcpy(out.data(), &header, sizeof header);
@@ -134,18 +113,18 @@ State State::restore(const Model &model, std::string_view bytes) {
                     " tokens, this model has room for " + std::to_string(state.context_) +
                     ": load it with a larger context");
     state.length_ = uint32_t(header.length);
-    const std::vector<Part> parts = state.used_parts();
+    const auto parts = state.used_parts();
     size_t expected = 0;
-    for (const Part &part : parts) expected += part.bytes;
+    for (const auto &part : parts) expected += part.size();
     if (header.bytes != expected || bytes.size() != sizeof header + expected)
         throw Error("a saved state of " + std::to_string(bytes.size()) + " bytes: expected " +
                     std::to_string(sizeof header + expected));
     if (header.checksum != checksum_of(bytes.substr(sizeof header)))
         throw Error("a saved state is damaged: its checksum doesn't match");
     const char *from = bytes.data() + sizeof header;
-    for (const Part &part : parts) {
-        std::memcpy(state.memory_ + part.begin, from, part.bytes);
-        from += part.bytes;
+    for (const auto &part : parts) {
+        std::memcpy(part.data(), from, part.size());
+        from += part.size();
     }
     return state;
 }

@@ -1,7 +1,9 @@
 // What a model remembers of one text: convolution windows, state-space states, keys and values.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -9,14 +11,6 @@
 #include "model/model.h"
 
 namespace itera {
-
-// Where one layer's memory lies inside a state. Sizes in floats, or bytes for 8-bit memories.
-struct LayerPlan {
-    size_t window = 0, ssm = 0;                    // Mamba-2: [d_conv - 1][channels], states
-    size_t keys = 0, values = 0;                   // attention: of all kv heads
-    size_t key_scales = 0, value_scales = 0;       // 8-bit memories only
-    size_t head_keys = 0, head_scales = 0;         // strides from head to head
-};
 
 class State {
   public:
@@ -29,34 +23,42 @@ class State {
     uint32_t context() const { return context_; }
     State fork() const;  // an independent copy
 
-    // The used part as bytes, and back. `restore` throws `Error` where the bytes are damaged or
-    // of another model.
+    // The used part as bytes, and a state from them. `restore` throws `Error` where the bytes are
+    // damaged or of another model.
     std::string save() const;
     static State restore(const Model &model, std::string_view bytes);
 
     void clear();  // as before the first token
 
-    // For the layers.
-    float *window(size_t layer) { return at<float>(plan_[layer].window); }
-    float *ssm(size_t layer) { return at<float>(plan_[layer].ssm); }
-    float *keys(size_t layer, size_t head) {
-        return at<float>(plan_[layer].keys + head * plan_[layer].head_keys);
+    // The memory of one layer, and of one of its key/value heads. Keys and values are floats where
+    // the model's `cache8` is false.
+    float *window(size_t layer) { return at<float>(layer, kWindow); }
+    float *ssm(size_t layer) { return at<float>(layer, kSsm); }
+    float *keys(size_t layer, size_t head) { return at<float>(layer, kKeys, head); }
+    float *values(size_t layer, size_t head) { return at<float>(layer, kValues, head); }
+    Cache8 cache8(size_t layer, size_t head) {
+        return {at<uint8_t>(layer, kKeys, head), at<float>(layer, kKeyScales, head),
+                at<uint8_t>(layer, kValues, head), at<float>(layer, kValueScales, head)};
     }
-    float *values(size_t layer, size_t head) {
-        return at<float>(plan_[layer].values + head * plan_[layer].head_keys);
-    }
-    Cache8 cache8(size_t layer, size_t head);
     void advance() { length_++; }
 
   private:
-    template <class T> T *at(size_t offset) { return reinterpret_cast<T *>(memory_ + offset); }
-    struct Part {
-        size_t begin, bytes;
+    // What a layer remembers: a window and states of Mamba-2, or keys and values of each head, with
+    // scales where they have 8 bits. `count` areas begin `stride` bytes apart; each has `fixed`
+    // bytes and `per_position` for every token.
+    enum Kind { kWindow, kSsm, kKeys, kValues, kKeyScales, kValueScales, kKinds };
+    struct Areas {
+        size_t begin = 0, stride = 0, count = 0, fixed = 0, per_position = 0;
     };
-    std::vector<Part> used_parts() const;
+    template <class T> T *at(size_t layer, Kind kind, size_t index = 0) {
+        const Areas &areas = layers_[layer][kind];
+        return reinterpret_cast<T *>(memory_ + areas.begin + index * areas.stride);
+    }
+    // The parts of the memory that hold something after `length_` tokens.
+    std::vector<std::span<std::byte>> used_parts() const;
 
     const Model *model_;
-    std::vector<LayerPlan> plan_;
+    std::vector<std::array<Areas, kKinds>> layers_;
     Arena arena_;
     std::byte *memory_ = nullptr;
     uint32_t length_ = 0, context_ = 0;

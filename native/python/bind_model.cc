@@ -10,17 +10,18 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <unordered_map>
 
 #include "measure/bandwidth.h"
-#include "run/generate.h"
-#include "model/model.h"
 #include "measure/profile.h"
-#include "run/score.h"
+#include "model/model.h"
 #include "model/session.h"
 #include "model/state.h"
+#include "run/generate.h"
+#include "run/score.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -61,7 +62,7 @@ class Turn {
 
 Model load(const std::string &path, uint32_t context) {
     const nb::gil_scoped_release release;
-    return Model::load(path, {context});
+    return Model::load(path, context);
 }
 
 struct PythonState {
@@ -72,46 +73,35 @@ struct PythonState {
 
 PythonState *fork(const State &state) { return new PythonState(state.fork()); }
 
-// Reads ids on from the state. Wants logits: of every position (all) or of the last one. `begin`
-// puts the token that begins a document in front where the state is fresh.
+// Reads ids on from the state. Returns the logits of every position (`all`) or of the last one.
+// `begin` puts the token that begins a document in front where the state is empty.
 Floats read(const Model &model, PythonState &python, Ids ids, bool all, bool begin) {
     State &state = python.state;
     if (&state.model() != &model)
         throw UsageError(
             "a state of another model, or of another instance of it: expected this one's");
     const size_t vocab = model.config.vocab_size;
-    size_t n_out = 1;
     std::unique_ptr<float[]> out;
     {
         const Turn turn(python.mutex);
         if (begin && !state.length() && model.tokenizer.bos() >= 0)
             ids.insert(ids.begin(), model.tokenizer.bos());
         if (ids.empty()) throw UsageError("no tokens: expected at least one");
-        if (all) n_out = ids.size();
-        out.reset(new float[n_out * vocab]);
         if (state.length() + ids.size() > state.context())
             throw UsageError(std::to_string(state.length() + ids.size()) +
                              " tokens: there is room for " + std::to_string(state.context()) +
                              ". Load with a larger context");
+        const size_t first = all ? 0 : ids.size() - 1;  // whose logits are returned
+        out.reset(new float[(ids.size() - first) * vocab]);
         Session session(model, std::min<uint32_t>(kRows, uint32_t(ids.size())));
-        std::vector<Row> rows;
-        for (size_t at = 0; at < ids.size(); at += rows.size()) {
-            rows.clear();
-            for (size_t i = at; i < std::min<size_t>(ids.size(), at + session.max_rows()); i++)
-                rows.push_back({ids[i], &state});
-            session.forward(rows);
-            const uint32_t from = all ? 0 : uint32_t(rows.size()) - 1;
-            if (!all && at + rows.size() < ids.size()) continue;
-            for (uint32_t r = from; r < rows.size(); r += Session::kLogitRows) {
-                const auto n = uint32_t(std::min<size_t>(Session::kLogitRows, rows.size() - r));
-                const float *logits = session.logits(r, n);
-                for (uint32_t i = 0; i < n; i++)
-                    std::copy_n(logits + i * session.logit_stride(), vocab,
-                                out.get() + (all ? at + r + i : 0) * vocab);
-            }
-        }
+        session.read(state, ids, [&](size_t at, uint32_t n) {
+            if (at + n <= first) return;
+            session.logits(all ? 0 : n - 1, n, [&](uint32_t row, const float *logits) {
+                std::copy_n(logits, vocab, out.get() + (at + row - first) * vocab);
+            });
+        });
     }
-    if (all) return array(std::move(out), {n_out, vocab});
+    if (all) return array(std::move(out), {ids.size(), vocab});
     return array(std::move(out), {vocab});
 }
 
@@ -137,42 +127,35 @@ struct PythonStream {
 };
 
 PythonStream *start(const Model &model, const PythonState *from, const Ids &prompt,
-                    const GenerateOptions &options) {
+                    int32_t max_tokens, float temperature, int32_t top_k, float top_p, float min_p,
+                    float repetition_penalty, int32_t repetition_window, uint64_t seed,
+                    const std::unordered_map<int32_t, float> &logit_bias,
+                    const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
+    std::vector<std::string> stops;
+    for (const nb::bytes &text : stop) stops.emplace_back(text.c_str(), text.size());
+    const GenerateOptions options{max_tokens,
+                                  {temperature, top_k, top_p, min_p, repetition_penalty,
+                                   repetition_window, seed, {logit_bias.begin(), logit_bias.end()}},
+                                  std::move(stops), log_probabilities, ignore_end};
     if (!from) return new PythonStream(model, State(model), prompt, options);
     const Turn turn(from->mutex);
     return new PythonStream(model, from->state.fork(), prompt, options);
 }
 
-// Something of a stream, as it is between two steps.
+// A property of a stream, read between two steps.
 template <class Get> auto between_steps(const PythonStream &self, Get get) {
     const Turn turn(self.mutex);
     return get(self.stream);
 }
 
-GenerateOptions options(int32_t max_tokens, float temperature, int32_t top_k, float top_p,
-                        float min_p, float repetition_penalty, int32_t repetition_window,
-                        uint64_t seed, const std::unordered_map<int32_t, float> &logit_bias,
-                        const std::vector<nb::bytes> &stop, bool log_probabilities,
-                        bool ignore_end) {
-    GenerateOptions o;
-    o.max_tokens = max_tokens;
-    o.sampler = {temperature, top_k, top_p, min_p, repetition_penalty, repetition_window, seed,
-                 {logit_bias.begin(), logit_bias.end()}};
-    for (const nb::bytes &text : stop) o.stops.emplace_back(text.c_str(), text.size());
-    o.log_probabilities = log_probabilities;
-    o.ignore_end = ignore_end;
-    return o;
-}
-
-// Advances a stream by one token; its ready bytes.
+// Advances a stream by one token, unless it is done; returns its ready bytes.
 nb::bytes next(PythonStream &self) {
-    std::vector<std::string> pieces;
+    std::string piece;
     {
         const Turn turn(self.mutex);
-        std::vector<Stream *> streams{&self.stream};
-        step(self.session, streams, pieces);
+        if (!self.stream.done()) piece = step(self.session, self.stream);
     }
-    return nb::bytes(pieces[0].data(), pieces[0].size());
+    return nb::bytes(piece.data(), piece.size());
 }
 
 // All of them at once, always in the same order, so that no two threads wait for each other.
@@ -316,7 +299,7 @@ void bind_facts(nb::class_<Model> &model) {
         .def_ro("file_bytes", &Model::file_bytes)
         .def_prop_ro("sampling",
                      [](const Model &self) {
-                         const SamplingDefaults &s = self.sampling;
+                         const SamplerOptions &s = self.sampling;
                          nb::dict d;
                          d["temperature"] = s.temperature;
                          d["top_k"] = s.top_k;
@@ -367,17 +350,7 @@ void bind_model(nb::module_ &m) {
              },
              nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
         .def("read", &read, "state"_a, "ids"_a, "all"_a, "begin"_a = false)
-        .def("stream",
-             [](const Model &self, const PythonState *state, const Ids &prompt, int32_t max_tokens,
-                float temperature, int32_t top_k, float top_p, float min_p,
-                float repetition_penalty, int32_t repetition_window, uint64_t seed,
-                const std::unordered_map<int32_t, float> &logit_bias,
-                const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
-                 return start(self, state, prompt,
-                              options(max_tokens, temperature, top_k, top_p, min_p,
-                                      repetition_penalty, repetition_window, seed, logit_bias,
-                                      stop, log_probabilities, ignore_end));
-             },
+        .def("stream", &start,
              "state"_a.none(), "prompt"_a, nb::kw_only(), "max_tokens"_a, "temperature"_a,
              "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "repetition_window"_a,
              "seed"_a, "logit_bias"_a, "stop"_a, "log_probabilities"_a, "ignore_end"_a,

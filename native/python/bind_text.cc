@@ -24,7 +24,7 @@ using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::c
 std::span<const float> view(const Logits &logits) { return {logits.data(), logits.size()}; }
 
 Tokenizer open_tokenizer(const std::string &path) {
-    return naming(path, [&] { return Tokenizer(Gguf::open(path)); });
+    return naming(path, [&] { return Tokenizer(Gguf(path)); });
 }
 
 int32_t sample(Sampler &sampler, std::vector<float> logits) { return sampler.sample(logits); }

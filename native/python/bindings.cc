@@ -3,9 +3,9 @@
 
 #include <cstring>
 
+#include "gguf/error.h"
 #include "python/bind_model.h"
 #include "python/bind_text.h"
-#include "gguf/error.h"
 
 namespace nb = nanobind;
 

@@ -1,6 +1,6 @@
 #include "run/generate.h"
 
-#include <algorithm>
+#include <span>
 #include <utility>
 
 namespace itera {
@@ -57,7 +57,7 @@ std::string Stream::choose(float *logits) {
     if (options_.log_probabilities)
         log_probabilities_.push_back(before_[size_t(token)] - log_sum);
     sampler_.accept(token);
-    pending_.push_back(token);
+    pending_.assign(1, token);
     std::string ready = text_.push(model_.tokenizer.bytes(token));
     written_ += ready.size();
     if (text_.stopped()) {
@@ -70,7 +70,7 @@ std::string Stream::choose(float *logits) {
     return ready;
 }
 
-// Leaves the tokens that the text before the stop text needs: the last may reach beyond it.
+// Drops the tokens after the text that was written; the last one kept may reach beyond it.
 void Stream::cut_tokens() {
     size_t bytes = 0;
     for (const int32_t token : tokens_) bytes += model_.tokenizer.bytes(token).size();
@@ -82,40 +82,44 @@ void Stream::cut_tokens() {
     }
 }
 
-void step(Session &session, std::vector<Stream *> &streams, std::vector<std::string> &pieces) {
+void Stream::read_prompt(Session &session) {
+    if (pending_.size() < 2) return;
+    session.read(state_, std::span(pending_).first(pending_.size() - 1));
+    pending_.assign(1, pending_.back());
+}
+
+void step(Session &session, const std::vector<Stream *> &streams,
+          std::vector<std::string> &pieces) {
     pieces.assign(streams.size(), {});
     // Kept from step to step, so that a token takes no memory.
     thread_local std::vector<Row> rows;
-    thread_local std::vector<size_t> ready;  // streams of the rows of this pass
-    // Long prompts first, alone; then everybody's last token together.
+    thread_local std::vector<size_t> indices;  // of the rows' streams
+    // Prompts first, each alone; then the last tokens of all streams together.
     for (Stream *stream : streams)
-        while (!stream->done() && stream->pending().size() > 1) {
-            const size_t n = std::min<size_t>(stream->pending().size() - 1, session.max_rows());
-            rows.clear();
-            for (size_t i = 0; i < n; i++) rows.push_back({stream->pending()[i], &stream->state()});
-            session.forward(rows);
-            stream->read(n);
-        }
+        if (!stream->done()) stream->read_prompt(session);
     for (size_t next = 0; next < streams.size();) {
         rows.clear();
-        ready.clear();
+        indices.clear();
         for (; next < streams.size() && rows.size() < session.max_rows(); next++)
             if (!streams[next]->done()) {
-                rows.push_back({streams[next]->pending()[0], &streams[next]->state()});
-                ready.push_back(next);
+                rows.push_back(streams[next]->row());
+                indices.push_back(next);
             }
         if (rows.empty()) return;
         session.forward(rows);
-        for (uint32_t first = 0; first < rows.size(); first += Session::kLogitRows) {
-            const auto n = uint32_t(std::min<size_t>(Session::kLogitRows, rows.size() - first));
-            float *logits = session.logits(first, n);
-            for (uint32_t i = 0; i < n; i++) {
-                Stream &stream = *streams[ready[first + i]];
-                stream.read(1);
-                pieces[ready[first + i]] = stream.choose(logits + i * session.logit_stride());
-            }
-        }
+        session.logits(0, uint32_t(rows.size()), [&](uint32_t row, float *logits) {
+            pieces[indices[row]] = streams[indices[row]]->choose(logits);
+        });
     }
+}
+
+std::string step(Session &session, Stream &stream) {
+    std::string piece;
+    stream.read_prompt(session);
+    const Row row = stream.row();
+    session.forward({&row, 1});
+    session.logits(0, 1, [&](uint32_t, float *logits) { piece = stream.choose(logits); });
+    return piece;
 }
 
 }  // namespace itera

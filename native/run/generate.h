@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "text/sampler.h"
 #include "model/session.h"
 #include "model/state.h"
+#include "text/sampler.h"
 #include "text/text_stream.h"
 
 namespace itera {
@@ -25,23 +25,24 @@ struct GenerateOptions {
 // One text that is being written.
 class Stream {
   public:
-    // Goes on from `state` after the prompt's tokens; a fresh state gets the token
-    // that begins a document first, where the file has one.
-    // Throws `UsageError` where an option is out of range or the text would not fit the context.
+    // Goes on from `state` with the prompt's tokens. A state without tokens reads the token that
+    // begins a document first, where the file has one. Throws `UsageError` where an option is out
+    // of range or the text would not fit the context.
     Stream(const Model &model, State state, const std::vector<int32_t> &prompt,
            const GenerateOptions &options);
 
     bool done() const { return finish_ != Finish::none; }
     Finish finish() const { return finish_; }
-    // Those that the text is made of: what made only a stop text isn't among them.
+    // Of the text so far; those of which only a stop text is made are left out.
     const std::vector<int32_t> &tokens() const { return tokens_; }
-    // Of each token, where asked for: its log-probability before sampling options.
+    // Of each token, by the logits before sampling options; empty unless the options ask for it.
     const std::vector<float> &log_probabilities() const { return log_probabilities_; }
     State &state() { return state_; }
 
-    // Tokens that are still to be read before the next one can be chosen.
-    const std::vector<int32_t> &pending() const { return pending_; }
-    void read(size_t n) { pending_.erase(pending_.begin(), pending_.begin() + long(n)); }
+    // Reads all pending tokens but the last, in passes of the session's size.
+    void read_prompt(Session &session);
+    // The pending token that the next one is chosen after.
+    Row row() { return {pending_.back(), &state_}; }
     // Chooses the next token from logits (vocab_size), which are changed; returns ready text.
     std::string choose(float *logits);
 
@@ -54,14 +55,15 @@ class Stream {
     Sampler sampler_;
     TextStream text_;
     Finish finish_ = Finish::none;
-    std::vector<int32_t> pending_, tokens_;
+    std::vector<int32_t> pending_, tokens_;  // to be read; of the text
     size_t written_ = 0;  // bytes of the text that `choose` gave
     std::vector<float> log_probabilities_;
     std::vector<float> before_;  // logits as the model gave them
 };
 
 // Advances every stream that isn't done by one token; pieces[i] gets the ready text of stream i.
-// Prompts are read in blocks of the session's size first.
-void step(Session &session, std::vector<Stream *> &streams, std::vector<std::string> &pieces);
+void step(Session &session, const std::vector<Stream *> &streams, std::vector<std::string> &pieces);
+// The same for one stream, which isn't done; returns its ready text.
+std::string step(Session &session, Stream &stream);
 
 }  // namespace itera

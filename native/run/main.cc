@@ -2,18 +2,18 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <random>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "measure/check.h"
-#include "run/generate.h"
 #include "model/model.h"
+#include "run/generate.h"
 #include "run/run_options.h"
 #include "run/score.h"
 #include "run/standard_io.h"
 #include "run/text_lines.h"
+#include "text/hash.h"
 
 namespace {
 
@@ -25,27 +25,23 @@ double seconds_since(Clock::time_point begin) {
 }
 
 int write_text(const Model &model, RunOptions &o) {
-    const SamplingDefaults &advice = model.sampling;
     SamplerOptions &s = o.generate.sampler;
-    s.temperature = o.temperature.value_or(advice.temperature);
-    s.top_k = o.top_k.value_or(advice.top_k);
-    s.top_p = o.top_p.value_or(advice.top_p);
-    s.min_p = o.min_p.value_or(advice.min_p);
-    s.repetition_penalty = o.repetition_penalty.value_or(advice.repetition_penalty);
-    if (!o.repetition_penalty) s.repetition_window = advice.repetition_window;
-    s.seed = o.seed ? *o.seed : (uint64_t(std::random_device{}()) << 32) | std::random_device{}();
+    s = model.sampling;
+    // The window goes with the penalty: one that is given here has the default window.
+    if (o.repetition_penalty) s.repetition_window = SamplerOptions{}.repetition_window;
+    s.temperature = o.temperature.value_or(s.temperature);
+    s.top_k = o.top_k.value_or(s.top_k);
+    s.top_p = o.top_p.value_or(s.top_p);
+    s.min_p = o.min_p.value_or(s.min_p);
+    s.repetition_penalty = o.repetition_penalty.value_or(s.repetition_penalty);
+    s.seed = o.seed ? *o.seed : random_key();
     if (o.prompt == "-") o.prompt = read_input("-");
     const std::vector<int32_t> prompt = model.tokenizer.encode(o.prompt);
     Stream stream(model, State(model), prompt, o.generate);
     Session session(model, uint32_t(std::clamp<size_t>(prompt.size(), 1, 64)));
-    std::vector<Stream *> streams{&stream};
-    std::vector<std::string> pieces;
     write_output(o.prompt);
     const auto begin = Clock::now();
-    while (!stream.done()) {
-        step(session, streams, pieces);
-        write_output(pieces[0]);
-    }
+    while (!stream.done()) write_output(step(session, stream));
     const double seconds = seconds_since(begin);
     write_output("\n");
     if (!o.quiet)
@@ -56,12 +52,9 @@ int write_text(const Model &model, RunOptions &o) {
 }
 
 std::string score_json(const Score &s) {
-    char text[160];
-    std::snprintf(text, sizeof text,
-                  "\"bytes\": %llu, \"tokens\": %llu, \"nats\": %.6f, \"bits_per_byte\": %.6f}\n",
-                  (unsigned long long)s.bytes, (unsigned long long)s.tokens, s.nats,
-                  s.bits_per_byte());
-    return text;
+    return formatted(
+        "\"bytes\": %llu, \"tokens\": %llu, \"nats\": %.6f, \"bits_per_byte\": %.6f}\n",
+        (unsigned long long)s.bytes, (unsigned long long)s.tokens, s.nats, s.bits_per_byte());
 }
 
 int score_file(const Model &model, const RunOptions &o) {
@@ -88,8 +81,9 @@ int check() {
         const Kernels *kernels = kernels_named(name);
         if (!kernels) continue;
         for (const KernelCheck &c : check_kernels(*kernels)) {
-            print_output("%-9s %-30s %9.2e  of %7.1e allowed  %s\n", name, c.kernel.c_str(),
-                         c.difference, c.allowed, c.good() ? "good" : "WRONG");
+            write_output(formatted("%-9s %-30s %9.2e  of %7.1e allowed  %s\n", name,
+                                   c.kernel.c_str(), c.difference, c.allowed,
+                                   c.good() ? "good" : "WRONG"));
             good &= c.good();
         }
     }
@@ -99,41 +93,30 @@ int check() {
 int bench(const Model &model) {
     constexpr int kRepeats = 15, kTokens = 200, kContext = 128;
     GenerateOptions options;
+    options.ignore_end = true;
+    // The model writes the prompt itself, so that experts are chosen as in use.
+    options.max_tokens = kContext;
+    options.sampler.temperature = 1;
+    std::vector<int32_t> first;
+    if (model.tokenizer.bos() < 0) first.push_back(model.tokenizer.eot());
+    Session session(model, 64);
+    Stream prompt(model, State(model), first, options);
+    while (!prompt.done()) step(session, prompt);
     options.max_tokens = kTokens;
     options.sampler.temperature = 0;
-    options.ignore_end = true;
-    // A prompt of the model's own making, so that experts are chosen as in use.
-    std::vector<int32_t> prompt;
-    {
-        options.max_tokens = kContext;
-        options.sampler.temperature = 1;
-        std::vector<int32_t> first;
-        if (model.tokenizer.bos() < 0) first.push_back(model.tokenizer.eot());
-        Stream stream(model, State(model), first, options);
-        Session session(model, 1);
-        std::vector<Stream *> streams{&stream};
-        std::vector<std::string> pieces;
-        while (!stream.done()) step(session, streams, pieces);
-        prompt = stream.tokens();
-        options.max_tokens = kTokens;
-        options.sampler.temperature = 0;
-    }
     std::vector<double> speeds;
-    Session session(model, 64);
     for (int repeat = 0; repeat <= kRepeats; repeat++) {
-        Stream stream(model, State(model), prompt, options);
-        std::vector<Stream *> streams{&stream};
-        std::vector<std::string> pieces;
-        step(session, streams, pieces);  // reads the prompt
+        Stream stream(model, State(model), prompt.tokens(), options);
+        step(session, stream);  // reads the prompt
         const auto begin = Clock::now();
-        while (!stream.done()) step(session, streams, pieces);
+        while (!stream.done()) step(session, stream);
         if (repeat) speeds.push_back((kTokens - 1) / seconds_since(begin));
     }
     std::sort(speeds.begin(), speeds.end());
-    print_output("decode, context %d, %d tokens, greedy, one thread, %s: median %.0f tokens/s, "
-           "%.0f to %.0f over %d repeats\n",
-           kContext, kTokens, model.kernels.name, speeds[kRepeats / 2], speeds.front(),
-           speeds.back(), kRepeats);
+    write_output(formatted("decode, context %d, %d tokens, greedy, one thread, %s: median %.0f "
+                           "tokens/s, %.0f to %.0f over %d repeats\n",
+                           kContext, kTokens, model.kernels.name, speeds[kRepeats / 2],
+                           speeds.front(), speeds.back(), kRepeats));
     return 0;
 }
 
@@ -147,7 +130,7 @@ int main(int argc, char **argv) {
         if (o.version) write_output("itera-run " ITERA_VERSION "\n");
         if (o.help || o.version) return 0;
         if (o.check) return check();
-        const Model model = Model::load(o.model, o.load);
+        const Model model = Model::load(o.model, o.context);
         for (const std::string &note : model.notes)
             fprintf(stderr, "itera-run: note: %s: %s\n", o.model.c_str(), note.c_str());
         if (o.bench) return bench(model);

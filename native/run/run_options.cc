@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <numeric>
 #include <string_view>
 #include <system_error>
@@ -44,84 +45,70 @@ Exit codes: 0 good, 1 failed, 2 wrong use.
 
 namespace {
 
-constexpr int64_t kMost = INT64_MAX;  // as a bound: nothing more is asked of the number
+// An option as it stands on the command line. The numbers throw `WrongUse`.
+struct Argument {
+    std::string_view name, value;
 
-std::string range_text(int64_t least, int64_t most) {
-    if (most == kMost) return "a whole number, " + std::to_string(least) + " or more";
-    return "a whole number from " + std::to_string(least) + " to " + std::to_string(most);
-}
+    template <class T> T parse(const std::string &expected) const {
+        T number{};
+        const char *end = value.data() + value.size();
+        const auto [stop, error] = std::from_chars(value.data(), end, number);
+        if (error != std::errc() || stop != end) refuse(expected);
+        return number;
+    }
+    [[noreturn]] void refuse(const std::string &expected) const {
+        throw WrongUse(std::string(name) + " " + std::string(value) + ": expected " + expected);
+    }
+    float number() const { return parse<float>("a number"); }
+    int64_t whole(int64_t least, int64_t most, const std::string &expected) const {
+        const auto number = parse<int64_t>(expected);
+        if (number < least || number > most) refuse(expected);
+        return number;
+    }
+    // A count without an upper bound: more than T can hold means its greatest number.
+    template <class T> T count(int64_t least) const {
+        const auto number = whole(least, INT64_MAX,
+                                  "a whole number, " + std::to_string(least) + " or more");
+        return T(std::min<int64_t>(number, std::numeric_limits<T>::max()));
+    }
+};
 
-int64_t whole(std::string_view option, std::string_view text, int64_t least, int64_t most,
-              const std::string &expected) {
-    int64_t value{};
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size() || value < least || value > most)
-        throw WrongUse(std::string(option) + " " + std::string(text) + ": expected " + expected);
-    return value;
-}
-
-int64_t whole(std::string_view option, std::string_view text, int64_t least, int64_t most) {
-    return whole(option, text, least, most, range_text(least, most));
-}
-
-float number(std::string_view option, std::string_view text) {
-    float value{};
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc() || end != text.data() + text.size())
-        throw WrongUse(std::string(option) + " " + std::string(text) + ": expected a number");
-    return value;
-}
-
-// An option: how it is called, and what it does with its value ("" where it takes none).
 struct Option {
     std::string_view short_name, name;
     bool takes_value;
-    void (*apply)(RunOptions &o, std::string_view name, std::string_view value);
+    void (*apply)(RunOptions &o, const Argument &a);
 };
 
-using Name = std::string_view;
-using Value = std::string_view;
+using O = RunOptions;
+using A = Argument;
 
 constexpr Option kOptions[] = {
-    {"-p", "--prompt", true, [](RunOptions &o, Name, Value v) { o.prompt = v; }},
+    {"-p", "--prompt", true, [](O &o, const A &a) { o.prompt = a.value; }},
     {"-n", "--max-tokens", true,
-     [](RunOptions &o, Name n, Value v) {
-         o.generate.max_tokens = int32_t(std::min<int64_t>(whole(n, v, 1, kMost), INT32_MAX));
-     }},
-    {"-t", "--temperature", true,
-     [](RunOptions &o, Name n, Value v) { o.temperature = number(n, v); }},
-    {"", "--top-k", true,
-     [](RunOptions &o, Name n, Value v) {
-         o.top_k = int32_t(std::min<int64_t>(whole(n, v, 0, kMost), INT32_MAX));
-     }},
-    {"", "--top-p", true, [](RunOptions &o, Name n, Value v) { o.top_p = number(n, v); }},
-    {"", "--min-p", true, [](RunOptions &o, Name n, Value v) { o.min_p = number(n, v); }},
-    {"", "--repeat", true,
-     [](RunOptions &o, Name n, Value v) { o.repetition_penalty = number(n, v); }},
+     [](O &o, const A &a) { o.generate.max_tokens = a.count<int32_t>(1); }},
+    {"-t", "--temperature", true, [](O &o, const A &a) { o.temperature = a.number(); }},
+    {"", "--top-k", true, [](O &o, const A &a) { o.top_k = a.count<int32_t>(0); }},
+    {"", "--top-p", true, [](O &o, const A &a) { o.top_p = a.number(); }},
+    {"", "--min-p", true, [](O &o, const A &a) { o.min_p = a.number(); }},
+    {"", "--repeat", true, [](O &o, const A &a) { o.repetition_penalty = a.number(); }},
     {"", "--seed", true,
-     [](RunOptions &o, Name n, Value v) {
-         o.seed = uint64_t(whole(n, v, 0, INT64_MAX, "a whole number from 0 to 2^63-1"));
-     }},
-    {"", "--stop", true, [](RunOptions &o, Name, Value v) { o.generate.stops.emplace_back(v); }},
+     [](O &o, const A &a) { o.seed = a.whole(0, INT64_MAX, "a whole number from 0 to 2^63-1"); }},
+    {"", "--stop", true, [](O &o, const A &a) { o.generate.stops.emplace_back(a.value); }},
     {"", "--context", true,
-     [](RunOptions &o, Name n, Value v) {
-         o.load.context = uint32_t(whole(n, v, 1, 1 << 24, "1 to 16777216 tokens"));
-     }},
-    {"-q", "--quiet", false, [](RunOptions &o, Name, Value) { o.quiet = true; }},
-    {"", "--score", true, [](RunOptions &o, Name, Value v) { o.score = v; }},
-    {"", "--lines", false, [](RunOptions &o, Name, Value) { o.lines = true; }},
-    {"", "--window", true,
-     [](RunOptions &o, Name n, Value v) {
-         o.scoring.window = uint32_t(std::min<int64_t>(whole(n, v, 1, kMost), UINT32_MAX));
-     }},
+     [](O &o, const A &a) { o.context = uint32_t(a.whole(1, 1 << 24, "1 to 16777216 tokens")); }},
+    {"-q", "--quiet", false, [](O &o, const A &) { o.quiet = true; }},
+    {"", "--score", true, [](O &o, const A &a) { o.score = a.value; }},
+    {"", "--lines", false, [](O &o, const A &) { o.lines = true; }},
+    {"", "--window", true, [](O &o, const A &a) { o.scoring.window = a.count<uint32_t>(1); }},
     {"", "--threads", true,
-     [](RunOptions &o, Name n, Value v) {
-         o.scoring.threads = uint32_t(whole(n, v, 1, kMostThreads));
+     [](O &o, const A &a) {
+         o.scoring.threads = uint32_t(a.whole(
+             1, kMostThreads, "a whole number from 1 to " + std::to_string(kMostThreads)));
      }},
-    {"", "--bench", false, [](RunOptions &o, Name, Value) { o.bench = true; }},
-    {"", "--check", false, [](RunOptions &o, Name, Value) { o.check = true; }},
-    {"-h", "--help", false, [](RunOptions &o, Name, Value) { o.help = true; }},
-    {"", "--version", false, [](RunOptions &o, Name, Value) { o.version = true; }},
+    {"", "--bench", false, [](O &o, const A &) { o.bench = true; }},
+    {"", "--check", false, [](O &o, const A &) { o.check = true; }},
+    {"-h", "--help", false, [](O &o, const A &) { o.help = true; }},
+    {"", "--version", false, [](O &o, const A &) { o.version = true; }},
 };
 
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -138,9 +125,9 @@ size_t edit_distance(std::string_view a, std::string_view b) {
     return row.back();
 }
 
-// The option that was probably meant, or "".
+// The option that the unknown one was probably meant to be, or "".
 std::string_view meant(std::string_view given) {
-    static constexpr std::pair<Name, Name> kOthers[] = {
+    static constexpr std::pair<std::string_view, std::string_view> kOthers[] = {
         {"--n-predict", "--max-tokens"}, {"--tokens", "--max-tokens"}, {"--length", "--max-tokens"},
         {"--repetition-penalty", "--repeat"}, {"--repeat-penalty", "--repeat"},
         {"--ctx-size", "--context"},     {"--text", "--prompt"},       {"--file", "--score"},
@@ -183,24 +170,22 @@ RunOptions parse_options(int argc, char **argv) {
             o.model = arg;
             continue;
         }
-        std::string_view attached;
-        bool has_attached = false;
+        std::optional<std::string_view> value;
         if (const size_t at = arg.find('='); arg.starts_with("--") && at != arg.npos) {
-            attached = arg.substr(at + 1);
+            value = arg.substr(at + 1);
             arg = arg.substr(0, at);
-            has_attached = true;
         }
         const auto option = std::find_if(std::begin(kOptions), std::end(kOptions), [&](auto &each) {
             return arg == each.name || arg == each.short_name;
         });
         if (option == std::end(kOptions)) unknown_option(arg, argv[i]);
-        if (has_attached && !option->takes_value)
+        if (value && !option->takes_value)
             throw WrongUse(std::string(arg) + " takes no value");
-        if (option->takes_value && !has_attached) {
+        if (option->takes_value && !value) {
             if (++i >= argc) throw WrongUse(std::string(arg) + " needs a value");
-            attached = argv[i];
+            value = argv[i];
         }
-        option->apply(o, arg, attached);
+        option->apply(o, {arg, value.value_or("")});
         if (o.help || o.version || o.check) return o;
     }
     if (o.model.empty())

@@ -1,4 +1,4 @@
-// What itera-run is asked to do.
+// The command line of itera-run.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,6 @@
 #include <string>
 
 #include "run/generate.h"
-#include "model/model.h"
 #include "run/score.h"
 
 namespace itera {
@@ -18,16 +17,16 @@ struct RunOptions {
     std::string model, prompt, score;
     bool bench = false, lines = false, quiet = false;
     bool help = false, version = false, check = false;  // instead of all else, without a model
-    // The file's advice is taken where nothing is given.
+    uint32_t context = 0;
+    // An option that isn't given is as the model's file advises.
     std::optional<float> temperature, top_p, min_p, repetition_penalty;
     std::optional<int32_t> top_k;
     std::optional<uint64_t> seed;
-    LoadOptions load;
     GenerateOptions generate;
     ScoreOptions scoring;
 };
 
-// A command line that can't be meant: the help is worth a look.
+// A command line that is no valid one; the message is shown with a reference to the help.
 struct WrongUse : std::runtime_error {
     using std::runtime_error::runtime_error;
 };

@@ -6,6 +6,7 @@
 #include <exception>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <system_error>
 #include <thread>
 
@@ -18,32 +19,20 @@ namespace {
 
 constexpr uint32_t kRows = 64;  // tokens read in one pass
 
-// Reads ids[begin, end) on from a fresh state and scores the targets from `from` on: target i is
-// ids[i], predicted by the row before it.
-void score_window(Session &session, State &state, const std::vector<int32_t> &ids, size_t begin,
-                  size_t end, size_t from, const Model &model, bool keep, Score &out) {
+// Reads ids from an empty state, each but the last; ids[i] predicts ids[i + 1], which is scored
+// unless i is less than `context`.
+void score_window(Session &session, State &state, std::span<const int32_t> ids, size_t context,
+                  const Model &model, bool keep, Score &out) {
     state.clear();
-    std::vector<Row> rows;
-    for (size_t at = begin; at + 1 < end; at += rows.size()) {
-        rows.clear();
-        const size_t n = std::min<size_t>(session.max_rows(), end - 1 - at);
-        for (size_t i = 0; i < n; i++) rows.push_back({ids[at + i], &state});
-        session.forward(rows);
-        for (uint32_t r = 0; r < n; r += Session::kLogitRows) {
-            const auto m = uint32_t(std::min<size_t>(Session::kLogitRows, n - r));
-            if (at + r + m < from) continue;  // context only
-            const float *logits = session.logits(r, m);
-            for (uint32_t i = 0; i < m; i++) {
-                const size_t target = at + r + i + 1;
-                if (target < from) continue;
-                const float *row = logits + i * session.logit_stride();
-                const float p = row[ids[target]] -
-                                model.kernels.log_sum_exp(row, model.config.vocab_size);
-                out.nats -= double(p);
-                if (keep) out.log_probabilities.push_back(p);
-            }
-        }
-    }
+    session.read(state, ids.first(ids.size() - 1), [&](size_t at, uint32_t n) {
+        const size_t first = context > at ? std::min<size_t>(n, context - at) : 0;
+        session.logits(uint32_t(first), n, [&](uint32_t row, const float *logits) {
+            const float p = logits[ids[at + row + 1]] -
+                            model.kernels.log_sum_exp(logits, model.config.vocab_size);
+            out.nats -= double(p);
+            if (keep) out.log_probabilities.push_back(p);
+        });
+    });
 }
 
 Score score_text(Session &session, State &state, const Model &model, std::string_view text,
@@ -51,7 +40,7 @@ Score score_text(Session &session, State &state, const Model &model, std::string
     Score out;
     std::vector<int32_t> ids = model.tokenizer.encode(text);
     out.bytes = text.size();
-    // Nothing predicts the first token of a text that begins without a mark.
+    // Nothing predicts the first token of a text that no token begins.
     if (model.tokenizer.bos() >= 0)
         ids.insert(ids.begin(), model.tokenizer.bos());
     else if (!ids.empty())
@@ -66,8 +55,8 @@ Score score_text(Session &session, State &state, const Model &model, std::string
     for (size_t scored = 0; scored < n;) {
         const size_t end = std::min(n, scored ? scored + stride : window);
         const size_t begin = scored ? end - window : 0;
-        score_window(session, state, ids, begin, end + 1, scored + 1, model,
-                     options.log_probabilities, out);
+        score_window(session, state, std::span(ids).subspan(begin, end + 1 - begin),
+                     scored - begin, model, options.log_probabilities, out);
         scored = end;
         between_windows();
     }
@@ -105,7 +94,7 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
                 if (is_extra) return;  // too little memory for another thread: the others go on
                 throw;
             }
-            // A text may be a whole book: whoever watches can stop it between two windows.
+            // A text may be a whole book: `progress` can stop it between two windows.
             const auto between_windows = [&] {
                 const std::lock_guard lock(mutex);
                 if (failed) std::rethrow_exception(failed);
@@ -129,7 +118,7 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
     try {
         for (size_t t = 1; t < threads; t++) others.emplace_back(work, true);
     } catch (const std::system_error &) {
-        // The system has no more threads to give: those that there are do the work.
+        // The system starts no more threads: those that run do the work.
     }
     work(false);
     for (std::thread &other : others) other.join();

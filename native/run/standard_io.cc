@@ -4,7 +4,6 @@
 #include <csignal>
 #include <cstdarg>
 #include <cstdio>
-#include <system_error>
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -12,16 +11,11 @@
 #include "gguf/error.h"
 
 namespace itera {
-namespace {
-
-std::string reason(int code) { return std::generic_category().message(code); }
-
-}  // namespace
 
 void guard_standard_streams() {
     for (const int number : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
         if (fcntl(number, F_GETFD) >= 0 || errno != EBADF) continue;
-        // The wrong way round: reading or writing goes on to fail.
+        // Opened the wrong way round, so that reading or writing still fails.
         if (open("/dev/null", number == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0) return;
     }
     std::signal(SIGPIPE, SIG_IGN);
@@ -40,16 +34,13 @@ void write_output(std::string_view text) {
     }
 }
 
-void print_output(const char *format, ...) {
-    va_list arguments, again;
+std::string formatted(const char *format, ...) {
+    char text[256];
+    va_list arguments;
     va_start(arguments, format);
-    va_copy(again, arguments);
-    std::string text(size_t(std::vsnprintf(nullptr, 0, format, arguments)) + 1, '\0');
-    std::vsnprintf(text.data(), text.size(), format, again);
-    va_end(again);
+    std::vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    text.pop_back();
-    write_output(text);
+    return text;
 }
 
 std::string read_input(const std::string &path) {

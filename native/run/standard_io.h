@@ -1,4 +1,4 @@
-// Standard input and output of itera-run, with every failure seen.
+// Standard input and output of itera-run. Every failed read or write is an error.
 #pragma once
 
 #include <stdexcept>
@@ -7,7 +7,7 @@
 
 namespace itera {
 
-// Nobody reads the output any more: the program ends without a word.
+// Nobody reads the output any more: the program ends without a message.
 struct BrokenPipe : std::runtime_error {
     BrokenPipe() : std::runtime_error("broken pipe") {}
 };
@@ -18,8 +18,8 @@ void guard_standard_streams();
 
 // Writes all of the text at once. Throws `BrokenPipe`, or `Error` where it can't be written.
 void write_output(std::string_view text);
-// The same with the format of printf.
-[[gnu::format(printf, 1, 2)]] void print_output(const char *format, ...);
+// A line of at most 255 bytes, with the format of printf.
+[[gnu::format(printf, 1, 2)]] std::string formatted(const char *format, ...);
 
 // All of a file, or of standard input for "-". Throws `Error` where it can't be read.
 std::string read_input(const std::string &path);

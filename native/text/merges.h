@@ -8,32 +8,21 @@
 #include <cstdint>
 #include <functional>
 #include <queue>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "gguf/error.h"
+#include "text/hash.h"
 
 namespace itera {
-
-// Drawn anew for each table, so that no file can be made whose entries all fall together in it.
-inline uint64_t hash_key() {
-    std::random_device device;
-    return uint64_t{device()} << 32 | device();
-}
-
-inline uint64_t mix(uint64_t value, uint64_t key) {
-    value = (value ^ key) * 0x9E3779B97F4A7C15u;
-    value = (value ^ value >> 32 ^ std::rotl(key, 32)) * 0xD6E8FEB86659FD93u;
-    return value ^ value >> 32;
-}
 
 class Merges {
   public:
     static constexpr uint32_t kNone = UINT32_MAX;
 
-    explicit Merges(size_t count)
+    // Room for `count` merges.
+    explicit Merges(size_t count = 0)
         : slots_(std::bit_ceil(2 * count + 1)), mask_(slots_.size() - 1) {
         results_.reserve(count);
     }
@@ -52,7 +41,7 @@ class Merges {
         return const_cast<Merges *>(this)->find(pair_key(left, right))->rank;
     }
 
-    // Merges the symbols and appends what remains to `out`. The symbols are used up.
+    // Merges the symbols, which are changed, and appends the result to `out`.
     void apply(std::vector<int32_t> &symbols, std::vector<int32_t> &out) const {
         if (symbols.size() <= kShort) {
             apply_short(symbols.data(), symbols.size(), out);
@@ -73,7 +62,7 @@ class Merges {
     }
 
     Slot *find(uint64_t key) {  // its slot, or the free one where it belongs
-        size_t i = mix(key, key_) & mask_;
+        size_t i = mix64(key ^ key_) & mask_;
         while (slots_[i].rank != kNone && slots_[i].key != key) i = (i + 1) & mask_;
         return &slots_[i];
     }
@@ -102,7 +91,7 @@ class Merges {
         }
         const auto n = static_cast<uint32_t>(symbols.size());
         std::vector<uint32_t> ranks(n), next(n), previous(n);
-        std::vector<uint64_t> entries;  // rank << 32 | place; stale ones are passed over
+        std::vector<uint64_t> entries;  // rank << 32 | index; stale ones are skipped
         entries.reserve(n);
         for (uint32_t i = 0; i < n; ++i) {
             next[i] = i + 1;
@@ -134,7 +123,7 @@ class Merges {
 
     std::vector<Slot> slots_;
     size_t mask_;
-    uint64_t key_ = hash_key();
+    uint64_t key_ = random_key();
     std::vector<int32_t> results_;  // by rank
 };
 

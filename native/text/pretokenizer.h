@@ -1,6 +1,6 @@
 // Cuts text into the pieces of GPT-2's pre-tokenizer, without a regex engine. Its pattern:
 //   's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-// Bytes that aren't UTF-8 end the text as far as the pattern sees; each is a piece of its own.
+// A byte that isn't UTF-8 is a piece of its own, and to the pattern an end of the text.
 #pragma once
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "text/unicode.h"
+#include "text/utf8.h"
 
 namespace itera {
 
@@ -38,7 +39,7 @@ class PreTokenizer {
         return static_cast<Kind>(after[-1] & 3);
     }
 
-    // Text is mostly ASCII: its kinds are looked up, not searched for.
+    // Text is mostly ASCII: a table is faster than the search.
     static const std::array<Kind, 128> &ascii_kinds() {
         static const auto kinds = [] {
             std::array<Kind, 128> result{};
@@ -48,24 +49,12 @@ class PreTokenizer {
         return kinds;
     }
 
-    uint8_t byte(size_t i) const { return static_cast<uint8_t>(text_[i]); }
-
     Char char_at(size_t i) const {
         if (i >= text_.size()) return {Kind::None, 0};
-        const uint8_t lead = byte(i);
-        if (lead < 0x80) return {ascii_[lead], 1};
-        if (lead < 0xC2 || lead > 0xF4) return {Kind::None, 1};
-        const int length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-        if (text_.size() - i < static_cast<size_t>(length)) return {Kind::None, 1};
-        uint32_t point = lead & (0x7Fu >> length);
-        for (size_t k = 1; k < static_cast<size_t>(length); ++k) {
-            if ((byte(i + k) & 0xC0) != 0x80) return {Kind::None, 1};
-            point = point << 6 | (byte(i + k) & 0x3Fu);
-        }
-        const bool overlong = (length == 3 && point < 0x800) || (length == 4 && point < 0x10000);
-        const bool surrogate = point >= 0xD800 && point < 0xE000;
-        if (overlong || surrogate || point > 0x10FFFF) return {Kind::None, 1};
-        return {kind_of(point), static_cast<uint8_t>(length)};
+        if (const auto byte = uint8_t(text_[i]); byte < 0x80) return {ascii_[byte], 1};
+        const Character c = first_character(text_.substr(i));
+        if (!c.is_valid) return {Kind::None, 1};
+        return {kind_of(c.point), c.bytes};
     }
 
     size_t end_of_run(size_t i, Kind kind) const {
@@ -93,7 +82,7 @@ class PreTokenizer {
         }
         size_t last = i, end = i;  // where the last white space begins and ends
         for (Char c; (c = char_at(end)).kind == Kind::Space; end += c.length) last = end;
-        // The last one before a word is left to it, unless it is alone.
+        // The last white space before a word belongs to the word, unless it is the only one.
         return char_at(end).kind == Kind::None || last == i ? end : last;
     }
 

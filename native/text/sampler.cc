@@ -9,6 +9,7 @@
 #include <string>
 
 #include "kernels/kernels.h"
+#include "text/hash.h"
 #include "text/softmax.h"
 
 namespace itera {
@@ -125,13 +126,8 @@ Sampler::Sampler(const SamplerOptions &options, int32_t vocab_size) : options_(o
     }
     vocab_size_ = vocab_size;
 
-    uint64_t state = o.seed;  // xoroshiro wants its state filled by splitmix64 (Vigna)
-    for (uint64_t &word : random_) {
-        state += 0x9E3779B97F4A7C15u;
-        word = (state ^ state >> 30) * 0xBF58476D1CE4E5B9u;
-        word = (word ^ word >> 27) * 0x94D049BB133111EBu;
-        word ^= word >> 31;
-    }
+    uint64_t state = o.seed;
+    for (uint64_t &word : random_) word = splitmix64(state);  // as xoroshiro's authors advise
 }
 
 void Sampler::accept(int32_t token) {

@@ -4,8 +4,6 @@
 #include <limits>
 #include <string_view>
 
-#include "text/sampler.h"
-
 namespace itera {
 namespace {
 
@@ -23,9 +21,9 @@ template <class Range> bool holds(const Range &range, std::string_view name) {
 }
 
 // Whether an unsupported sampler is off with this value.
-bool is_off(const Gguf &file, std::string_view key, std::string_view name) {
+bool is_off(const Entry &entry, std::string_view name) {
     if (name == "xtc_threshold" || name == "mirostat_tau" || name == "mirostat_eta") return true;
-    if (name == "xtc_probability" || name == "mirostat") return file.number(key) == 0;
+    if (name == "xtc_probability" || name == "mirostat") return number(entry) == 0;
     return false;
 }
 
@@ -44,10 +42,10 @@ void read_sequence(std::string_view sequence, std::vector<std::string_view> &kno
 }
 
 // A sampler that the sequence leaves out isn't used.
-void apply_sequence(const Gguf &file, SamplingDefaults &s, std::vector<std::string> &notes) {
+void apply_sequence(const Gguf &file, SamplerOptions &s, std::vector<std::string> &notes) {
     std::vector<std::string_view> named;
     std::string unknown;
-    read_sequence(file.need_string("general.sampling.sequence"), named, unknown);
+    read_sequence(file.need<std::string_view>("general.sampling.sequence"), named, unknown);
     if (!unknown.empty())
         notes.push_back("general.sampling.sequence names " + unknown +
                         ", which this engine doesn't know: it is left out");
@@ -76,34 +74,34 @@ void apply_sequence(const Gguf &file, SamplingDefaults &s, std::vector<std::stri
 
 }  // namespace
 
-SamplingDefaults read_sampling(const Gguf &file, std::vector<std::string> &notes) {
-    SamplingDefaults s;
-    const auto number = [&](const char *name, float otherwise) {
-        return file.float_or(std::string(kPrefix) + name, otherwise);
+SamplerOptions read_sampling(const Gguf &file, std::vector<std::string> &notes) {
+    SamplerOptions s;
+    const auto real = [&](const char *name, float otherwise) {
+        return file.get<double>(std::string(kPrefix) + name, otherwise);
     };
     const auto whole = [&](const char *name, int64_t otherwise, int64_t most) {
-        return int32_t(std::clamp<int64_t>(file.int_or(std::string(kPrefix) + name, otherwise), -1,
+        return int32_t(std::clamp<int64_t>(file.get<int64_t>(std::string(kPrefix) + name, otherwise), -1,
                                            most));
     };
     // Out of their ranges: as llama.cpp, where any temperature up to 0 is greedy and any top-p
     // up to 0 leaves one token.
-    s.temperature = float(std::clamp(number("temp", s.temperature), 0.0, 1e6));
-    s.top_p = float(std::clamp<double>(number("top_p", s.top_p),
+    s.temperature = float(std::clamp(real("temp", s.temperature), 0.0, 1e6));
+    s.top_p = float(std::clamp<double>(real("top_p", s.top_p),
                                        std::numeric_limits<float>::min(), 1.0));
-    s.min_p = float(std::clamp(number("min_p", s.min_p), 0.0, 1.0));
+    s.min_p = float(std::clamp(real("min_p", s.min_p), 0.0, 1.0));
     s.top_k = std::max(0, whole("top_k", s.top_k, 1 << 24));
     s.repetition_window = whole("penalty_last_n", s.repetition_window, kLongestWindow);
     if (s.repetition_window < 0) s.repetition_window = kLongestWindow;  // all of the text
-    if (const double penalty = number("penalty_repeat", 1); penalty > 0 && penalty <= 1e6)
+    if (const double penalty = real("penalty_repeat", 1); penalty > 0 && penalty <= 1e6)
         s.repetition_penalty = float(penalty);
     else
         throw Error("general.sampling.penalty_repeat is " + std::to_string(penalty) +
                     "; expected more than 0, at most 1000000; 1 changes nothing");
-    for (const std::string_view key : file.keys()) {
-        if (!key.starts_with(kPrefix)) continue;
-        const std::string_view name = key.substr(kPrefix.size());
-        if (!holds(kRead, name) && !is_off(file, key, name))
-            notes.push_back(quoted(key) + " is left out: this engine has no such sampler");
+    for (const Entry &entry : file.entries()) {
+        if (!entry.key.starts_with(kPrefix)) continue;
+        const std::string_view name = entry.key.substr(kPrefix.size());
+        if (!holds(kRead, name) && !is_off(entry, name))
+            notes.push_back(quoted(entry.key) + " is left out: this engine has no such sampler");
     }
     if (file.has("general.sampling.sequence")) apply_sequence(file, s, notes);
     return s;

@@ -1,29 +1,37 @@
-#include "gguf/gguf_parse.h"
+#include "gguf/parse.h"
 
-#include <algorithm>
-#include <array>
+#include <iterator>
+#include <string>
+
+#include "gguf/error.h"
 
 namespace itera {
 namespace {
 
 using std::to_string;
 
-constexpr std::array<const char *, 13> kind_names = {
-    "uint8",   "int8", "uint16", "int16", "uint32", "int32",  "float32",
-    "boolean", "text", "array",  "uint64", "int64", "float64"};
-constexpr std::array<uint8_t, 13> kind_sizes = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+// A kind of metadata value, and the bytes of one; 0: the size depends on the value.
+struct KindInfo {
+    const char *name;
+    uint8_t bytes;
+};
+constexpr KindInfo kKinds[] = {
+    {"uint8", 1},   {"int8", 1},    {"uint16", 2}, {"int16", 2}, {"uint32", 4},
+    {"int32", 4},   {"float32", 4}, {"boolean", 1}, {"text", 0}, {"array", 0},
+    {"uint64", 8},  {"int64", 8},   {"float64", 8},
+};
 
 // The fewest bytes that one of each takes: they bound a count before anything is allocated.
 constexpr uint64_t smallest_entry = 8 + 1 + 4 + 1;            // key, kind, value
 constexpr uint64_t smallest_tensor = 8 + 1 + 4 + 8 + 4 + 8;  // name, n_dims, dim, type, offset
 
-constexpr uint64_t longest_key = 65535;  // as the format says
+constexpr uint64_t longest_key = 65535;  // the format's limit
 constexpr uint64_t longest_name = 64;
 constexpr uint64_t largest_alignment = uint64_t{1} << 20;
 
 constexpr const char *damaged = "; the file is cut short or damaged";
 
-// Walks over the bytes and never past their end.
+// Reads forward through the bytes and never past their end.
 class Cursor {
   public:
     explicit Cursor(std::span<const std::byte> bytes) : bytes_(bytes) {}
@@ -45,7 +53,7 @@ class Cursor {
     T take(const char *what) {
         const std::byte *from = here();
         skip(sizeof(T), what);
-        return load<T>(from);
+        return read_as<T>(from);
     }
 
     std::string_view text(const char *what) {
@@ -75,7 +83,7 @@ void read_version(Cursor &cursor) {
     if (cursor.left() < 4 || std::memcmp(cursor.here(), "GGUF", 4) != 0) {
         // A safetensors file begins with the length of its JSON header, an object.
         const bool safetensors = cursor.left() > 9 && cursor.here()[8] == std::byte{'{'} &&
-                                 load<uint64_t>(cursor.here()) < cursor.left();
+                                 read_as<uint64_t>(cursor.here()) < cursor.left();
         throw Error((safetensors ? "is a safetensors file" : "doesn't begin with 'GGUF'") +
                     std::string(kExpected));
     }
@@ -92,9 +100,9 @@ void read_version(Cursor &cursor) {
 
 Kind read_kind(Cursor &cursor, std::string_view key) {
     const auto number = cursor.take<uint32_t>("a metadata type");
-    if (number >= kind_names.size()) {
+    if (number >= std::size(kKinds)) {
         throw Error("metadata key " + quoted(key) + " has type " + to_string(number) +
-                    "; expected 0 to " + to_string(kind_names.size() - 1));
+                    "; expected 0 to " + to_string(std::size(kKinds) - 1));
     }
     return static_cast<Kind>(number);
 }
@@ -131,23 +139,7 @@ Entry read_entry(Cursor &cursor) {
     return entry;
 }
 
-struct Block {
-    uint64_t values;
-    uint64_t bytes;
-};
-
-Block block_of(TensorType type) {
-    switch (type) {
-        case TensorType::F32: return {1, 4};
-        case TensorType::F16: return {1, 2};
-        case TensorType::BF16: return {1, 2};
-        case TensorType::Q4_0: return {32, 18};
-        case TensorType::Q8_0: return {32, 34};
-    }
-    return {0, 0};
-}
-
-// What a tensor's description says, before the place of the data is known.
+// A tensor as the file describes it, before its data is found.
 struct Description {
     Tensor tensor;
     uint64_t offset;
@@ -172,21 +164,21 @@ Description read_description(Cursor &cursor) {
     result.tensor.type = static_cast<TensorType>(cursor.take<uint32_t>("a tensor's type"));
     result.offset = cursor.take<uint64_t>("a tensor's offset");
 
-    const Block block = block_of(result.tensor.type);
-    if (block.values == 0) {
+    const TypeInfo type = info(result.tensor.type);
+    if (type.values == 0) {
         throw Error(who + " has type " + to_string(static_cast<uint32_t>(result.tensor.type)) +
-                    " (" + type_name(result.tensor.type) +
+                    " (" + type.name +
                     "); expected F32, F16, BF16, Q8_0 or Q4_0: export it again in one of these");
     }
-    if (result.tensor.columns() % block.values != 0) {
+    if (result.tensor.columns() % type.values != 0) {
         throw Error(who + " has rows of " + to_string(result.tensor.columns()) +
-                    " values; expected a multiple of " + to_string(block.values) + " for " +
-                    type_name(result.tensor.type));
+                    " values; expected a multiple of " + to_string(type.values) + " for " +
+                    type.name);
     }
-    result.bytes = block.bytes;
+    result.bytes = type.bytes;
     uint64_t factors[4];
     std::copy_n(result.tensor.shape, 4, factors);
-    factors[3] /= block.values;
+    factors[3] /= type.values;
     for (const uint64_t factor : factors) {
         if (factor == 0) throw Error(who + " has a dimension of 0; expected at least 1");
         if (__builtin_mul_overflow(result.bytes, factor, &result.bytes)) {
@@ -198,12 +190,12 @@ Description read_description(Cursor &cursor) {
 
 uint64_t read_alignment(const std::vector<Entry> &entries) {
     constexpr std::string_view key = "general.alignment";
-    const auto entry = std::ranges::lower_bound(entries, key, {}, &Entry::key);
-    if (entry == entries.end() || entry->key != key) return 32;  // as the format says
+    const Entry *entry = find_named(entries, &Entry::key, key);
+    if (entry == nullptr) return 32;  // the format's default
     if (entry->kind != Kind::U32 || entry->is_array) {
         throw Error("metadata key " + quoted(key) + " is not a single uint32");
     }
-    const auto alignment = load<uint32_t>(entry->values);
+    const auto alignment = read_as<uint32_t>(entry->values);
     if (!std::has_single_bit(alignment) || alignment < 8 || alignment > largest_alignment) {
         throw Error("metadata key " + quoted(key) + " is " + to_string(alignment) +
                     "; expected a power of two from 8 to " + to_string(largest_alignment));
@@ -247,8 +239,8 @@ void sort_distinct(std::vector<T> &things, std::string_view T::*name, const char
 
 }  // namespace
 
-const char *kind_name(Kind kind) { return kind_names[static_cast<size_t>(kind)]; }
-size_t kind_bytes(Kind kind) { return kind_sizes[static_cast<size_t>(kind)]; }
+const char *kind_name(Kind kind) { return kKinds[static_cast<size_t>(kind)].name; }
+size_t kind_bytes(Kind kind) { return kKinds[static_cast<size_t>(kind)].bytes; }
 
 Parts parse_gguf(std::span<const std::byte> bytes) {
     Parts parts;
