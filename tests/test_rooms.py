@@ -20,8 +20,18 @@ ROOMS = (
         "evaluate",
         "checkpoint",
     ),
-    *("model", "ops", "report", "data"),
-    *("machine", "stats", "quantities", "sampling", "config", "files", "torchrun", "errors"),
+    *("model", "ops", "report", "data", "records"),
+    *(
+        "machine",
+        "stats",
+        "quantities",
+        "sampling",
+        "config",
+        "files",
+        "terminal",
+        "torchrun",
+        "errors",
+    ),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.

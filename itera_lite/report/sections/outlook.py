@@ -7,13 +7,14 @@ from typing import Any
 
 from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import RUNG_COSTS, rung_quality, rung_value, seeds_of
-from itera_lite.report.ladder_table import references_tried, target_table, unused_tokens
 from itera_lite.report.metrics import Pair
 from itera_lite.report.results import ModelResults, number
 from itera_lite.report.text import (
     MISSING,
     code,
+    count,
     escape,
+    fixed,
     paragraphs,
     percent,
     quantity,
@@ -53,7 +54,9 @@ def compression(context: Context) -> str:
         "changes quality, not bytes." if sized else "",
         context.model_table(bounds, sized) if sized else "",
         context.gap("train", "the parameters", lambda m: number(m.params, "total")),
-        _rungs(context.results.ladder),
+        f"Measured, the compression ladder:\n\n{rungs_table(context.results.ladder)}"
+        if context.results.ladder
+        else "> **Not measured:** the compression ladder (no `ladder.json` among the results).",
         context.figure("ladder", "The compression ladder: quality against each measured cost."),
     )  # fmt: skip
 
@@ -103,10 +106,8 @@ def _stored(bits: float) -> Any:
     return read
 
 
-def _rungs(rungs: list[dict[str, Any]]) -> str:
+def rungs_table(rungs: list[dict[str, Any]]) -> str:
     """The ladder as measured, a row a rung, each cost with its ratio to the reference."""
-    if not rungs:
-        return "> **Not measured:** the compression ladder (no `ladder.json` among the results)."
     costs = [c for c in RUNG_COSTS if any(rung_value(r, c.key) is not None for r in rungs)]
     rows = []
     for index, rung in enumerate(rungs):
@@ -121,7 +122,7 @@ def _rungs(rungs: list[dict[str, Any]]) -> str:
     headers = ["Rung", "bits/byte", *(f"{c.label}, {c.unit}" for c in costs)]
     note = "In brackets: against rung 0, measured end to end. Lower is better everywhere."
     note = f"{note} {seeds_of(rungs)}".strip()
-    return f"Measured, the compression ladder:\n\n{table(headers, rows)}\n\n{note}"
+    return f"{table(headers, rows)}\n\n{note}"
 
 
 def _change(before: float, after: float) -> str:
@@ -172,6 +173,66 @@ def _end_to_end(rungs: list[dict[str, Any]]) -> str:
         f"rung '{escape(good[-1].get('name', 'unnamed'))}' at equal or better bits per byte: "
         + (", ".join(parts) or "no cost measured")
     )
+
+
+def references_tried(references: list[dict[str, Any]]) -> str:
+    """Which conventional models were trained, and that the better one is the reference."""
+    if len(references) < 2:
+        return ""
+    parts = [
+        f"{significant((number(r, 'params') or 0) / 1e6)} M parameters, "
+        f"{significant(number(r, 'train_minutes'))} minutes, {significant(number(r, 'epochs'))} "
+        f"passes over the text: {fixed(number(r, 'valid_bpb'))}"
+        + (" (rung 0)" if r.get("chosen") else "")
+        for r in references
+    ]
+    return (
+        f"Rung 0 is the best of {len(references)} conventional models that were trained, by bits "
+        f"per byte on the validation text: {'; '.join(parts)}."
+    )
+
+
+def unused_tokens(rungs: list[dict[str, Any]]) -> str:
+    """What the reference would weigh without the tokens that its text doesn't use."""
+    first, last = rungs[0], rungs[-1]
+    size, shipped = (rung_value(rung, "bytes_on_disk") for rung in (first, last))
+    total, used = number(first, "vocab_size"), number(first, "tokens_in_use")
+    width = number(first, "d_model")
+    if not (size and shipped and total and used and width):
+        return ""
+    without = size - 4 * width * (total - used)
+    return (
+        f"Of the reference's {count(total)} tokens {count(used)} occur in its training text. "
+        f"Without the rows of the others it would have {significant(without / 1e6)} MB, "
+        f"{significant(without / shipped)} times the last rung (computed, not measured)."
+    )
+
+
+def target_table(targets: list[dict[str, Any]]) -> str:
+    """A row a target, with the factor found and its computed verdict; empty without targets."""
+    if not targets:
+        return ""
+    rows = []
+    for target in targets:
+        least, goal = number(target, "least"), number(target, "goal")
+        wanted = f"at least {significant(least)}×"
+        if goal:
+            wanted += f", goal {significant(goal)}×"
+        verdict = "reached" if target.get("reached") else "**missed**"
+        if goal:
+            verdict += ", the goal too" if target.get("goal_reached") else ", the goal missed"
+        if not target.get("as_good"):
+            verdict = "**missed**: the quality is below the reference's"
+        label = escape(target.get("label", "?"))
+        rows.append(
+            [
+                label[:1].upper() + label[1:],
+                f"{significant(number(target, 'factor'))}× lower",
+                wanted,
+                verdict,
+            ]
+        )
+    return table(["last rung against rung 0", "found", "wanted", "verdict"], rows, "lrrl")
 
 
 def _time_to_train(rungs: list[dict[str, Any]]) -> str:

@@ -34,17 +34,21 @@ EXPLAINED = (
 
 def training_steps(context: Context) -> str:
     """Speed of training, a row a contender, with the ratio to the fastest of ours."""
-    rows = [row for model in context.models for row in _rows(model)]
-    headers = ["Model", "Trained by", "Precision", "tokens/s", "Spread", "Share of the peak",
-               "Ratio", "Verdict"]  # fmt: skip
+    shown = steps_table(context.models)
     return paragraphs(
-        f"Training, tokens/s (higher is better):\n\n{table(headers, rows, 'lllrrrll')}"
-        if rows
-        else "",
-        EXPLAINED if rows else "",
+        f"Training, tokens/s (higher is better):\n\n{shown}" if shown else "",
+        EXPLAINED if shown else "",
         bullets(filter(None, map(_measured_on, context.models))),
         context.gap("steps", "training steps beside `transformers`", _has_peer),
     )
+
+
+def steps_table(models: list[ModelResults]) -> str:
+    """A row a contender, ours with the most threads first; empty where nothing was measured."""
+    rows = [row for model in models for row in _rows(model)]
+    headers = ["Model", "Trained by", "Precision", "tokens/s", "Spread", "Share of the peak",
+               "Ratio", "Verdict"]  # fmt: skip
+    return table(headers, rows, "lllrrrll") if rows else ""
 
 
 def against_first(model: ModelResults) -> dict[str, Comparison]:
