@@ -13,11 +13,11 @@ from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K
 from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
+from itera_lite.train.compute import Compute, threads_restored
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.run_files import locked, refuse_input
-from itera_lite.train.session import Compute, run_training, threads_restored
+from itera_lite.train.run_files import RunFiles, locked, refuse_input
+from itera_lite.train.train import run_training
 
 
 def distill(

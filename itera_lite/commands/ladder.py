@@ -9,6 +9,7 @@ from typing import Any
 from itera_lite.compress.targets import show, targets_of
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
+from itera_lite.evaluate.bits import FINAL_BYTES
 from itera_lite.files import check_writable, write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import minutes_of, threads_of, whole_number
@@ -21,8 +22,8 @@ from itera_lite.studies.ladder_stages import (
     note_options,
     stages,
 )
+from itera_lite.train.compute import Compute, threads_restored
 from itera_lite.train.precision import Precision
-from itera_lite.train.session import FINAL_BYTES, Compute, threads_restored
 
 MINUTES = 30.0
 QUICK_MINUTES = 0.15

@@ -19,10 +19,11 @@ from itera_lite.commands.train import train
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from itera_lite.evaluate.score import Score
-from itera_lite.train import session, validate
-from itera_lite.train.interrupt import Stopped
+from itera_lite.train import loop
+from itera_lite.train import train as training
 from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import fit_to
+from itera_lite.train.terminal import Stopped
 from tests.train.small import make_small
 from tests.train.test_train import SETTINGS, curve, run
 
@@ -121,7 +122,7 @@ def test_a_terminal_that_goes_away_does_not_end_the_training(text, tmp_path, mon
 
 def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeypatch, done):
     """It was lost, and the next model trained."""
-    scoring = validate.score
+    scoring = loop.score_part
 
     def score(model, dataset, seq_len):
         if "run" not in seen:
@@ -130,7 +131,7 @@ def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeyp
         return scoring(model, dataset, seq_len)
 
     seen: set[str] = set()
-    monkeypatch.setattr(validate, "score", score)
+    monkeypatch.setattr(loop, "score_part", score)
     with pytest.raises(Stopped):
         run(text, tmp_path, model="both", evaluations=1)
     assert not list((tmp_path / "c").glob("transformer*"))
@@ -141,15 +142,15 @@ def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeyp
 
 
 def test_ctrl_c_in_the_final_scoring_loses_nothing(text, tmp_path, monkeypatch, done):
-    scoring = session.score_documents
+    scoring = training.score_documents
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "score_documents", stopped)
+    monkeypatch.setattr(training, "score_documents", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(text, tmp_path)
-    monkeypatch.setattr(session, "score_documents", scoring)
+    monkeypatch.setattr(training, "score_documents", scoring)
     summary = run(text, tmp_path, resume=True)[NAME]
     for key in ("valid", "expert_load", "best", "samples"):
         assert summary[key] == done[1][key]
@@ -185,7 +186,7 @@ def test_the_second_model_stopped_leaves_the_first_as_it_is(text, tmp_path, monk
 def scores_that_worsen(monkeypatch) -> None:
     values = iter([3.0, 2.0, 1.0, *(2.0 + i for i in range(40))])
     monkeypatch.setattr(
-        validate, "stream_bits", lambda *_, **__: Score(next(values) * 100, tokens=100, bytes=100)
+        loop, "stream_bits", lambda *_, **__: Score(next(values) * 100, tokens=100, bytes=100)
     )
 
 
@@ -245,16 +246,14 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
 
 def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypatch):
     """Its vocabulary is larger than the text alone supports."""
-    from itera_lite.commands import train as module
-
     asked = []
 
     def general(data, size, quiet):
         asked.append(size)
         return prepare(data, vocab_size=300, quiet=quiet)
 
-    monkeypatch.setattr(module, "prepare_general", general)
-    monkeypatch.setattr(module, "REFERENCE_VOCABULARY", 300)
+    monkeypatch.setattr(training, "prepare_general", general)
+    monkeypatch.setattr(training, "REFERENCE_VOCABULARY", 300)
     options = {"model": "both", "config": "reference_small", "vocab_size": None, "batch_size": 1}
     run(text, tmp_path, tokens="32", **options)
     run(text, tmp_path, tokens="64", resume=True, **options)

@@ -18,7 +18,7 @@ from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.train import train
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
 from itera_lite.evaluate.score import Score
-from itera_lite.train import loop, validate
+from itera_lite.train import loop
 from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import Budget
 from tests.train.small import make_small
@@ -206,7 +206,7 @@ def test_early_stopping(text, tmp_path, monkeypatch):
     def scored(*_, **__):
         return Score(nats=next(scores) * 100, tokens=100, bytes=100)
 
-    monkeypatch.setattr(validate, "stream_bits", scored)
+    monkeypatch.setattr(loop, "stream_bits", scored)
     summary = run(text, tmp_path, patience=2, tokens="20K")["itera_lite_tiny"]
     assert summary["train"]["stopped"] == "early"
     assert len(summary["samples"]) == 5
