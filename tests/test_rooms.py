@@ -26,7 +26,6 @@ ROOMS = (
         "stats",
         "quantities",
         "config",
-        "reading",
         "files",
         "terminal",
         "torchrun",

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from itera_lite.config import PRESETS, preset_of
 from itera_lite.errors import IteraError
-from itera_lite.reading import exists, is_file, is_folder
+from itera_lite.files import exists, is_file, is_folder
 from itera_lite.report.shapes import PROVENANCE, SHAPES, conform
 from itera_lite.stats.comparison import is_number
 

@@ -10,7 +10,7 @@ import torch
 
 from itera_lite import ops
 from itera_lite.machine.provenance import default_threads
-from itera_lite.ops.build import keep_memory
+from itera_lite.ops.library import keep_memory
 from itera_lite.quantities import threads_of
 from itera_lite.train.distributed import World
 from itera_lite.train.precision import Precision, PrecisionChoice, choose

@@ -1,21 +1,55 @@
-"""Compressed files, decompressed as they are read."""
+"""gzip and Zstandard files, recognised by their endings."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from itera_lite.errors import DataError, MissingExtra
 
+SUFFIXES = (".gz", ".zst")
+
+
+def uncompressed_name(path: str | Path) -> str:
+    """A file's name in lower case, without the ending of a compressed file."""
+    name = Path(path).name.lower()
+    for suffix in SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def compressor(suffix: str, path: Path) -> Callable[[BinaryIO], Any]:
+    """What opens a compressed file for writing on top of a raw one.
+
+    Args:
+        suffix: ``.gz`` or ``.zst``.
+        path: the file, for the message.
+
+    Raises:
+        MissingExtra: Zstandard support isn't installed.
+    """
+    if suffix == ".gz":
+        return lambda raw: gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+    zstandard = _zstandard(f"Writing {path.name}")
+    return lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
+
+
+def _zstandard(purpose: str) -> Any:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtra("zstandard", "hub", purpose) from error
+    return zstandard
+
 
 @contextmanager
-def unpacked(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    """The contents of ``raw``: by the name of ``path``, gzip, Zstandard or itself.
+def decompressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    """The contents of ``raw``, decompressed if the name of ``path`` ends in .gz or .zst.
 
     Raises:
         DataError: where reading fails, or the file is damaged or cut off.
@@ -27,7 +61,7 @@ def unpacked(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
             with gzip.open(raw) as file:
                 yield file  # type: ignore[misc]
         elif suffix == ".zst":
-            with _zstandard(raw, path) as file:
+            with _decompressed_zstandard(raw, path) as file:
                 yield file
         else:
             yield raw
@@ -39,22 +73,20 @@ def unpacked(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _zstandard(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    try:
-        import zstandard
-    except ImportError as error:
-        raise MissingExtra("zstandard", "hub", f"Reading {path.name}") from error
+def _decompressed_zstandard(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    zstandard = _zstandard(f"Reading {path.name}")
     try:
         # Large texts are often packed with `zstd --long=31`.
         decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
-        with io.BufferedReader(_Zstandard(raw, decompressor)) as file:
+        with io.BufferedReader(_ZstandardReader(raw, decompressor)) as file:
             yield file
     except zstandard.ZstdError as error:
         raise DataError(f"{path}: damaged Zstandard file ({error}); copy it again") from error
 
 
-class _Zstandard(io.RawIOBase):
-    """The contents of a Zstandard file. zstandard's own reader is silent where one is cut off."""
+class _ZstandardReader(io.RawIOBase):
+    """Decompresses a Zstandard file; unlike the library's own reader, it fails where the file is
+    cut off."""
 
     def __init__(self, raw: BinaryIO, decompressor: Any) -> None:
         self._raw, self._decompressor = raw, decompressor

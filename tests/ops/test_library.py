@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from itera_lite import ops
-from itera_lite.ops import build, library
+from itera_lite.ops import library
 from tests.other_user import as_other_user, shared_folder
 
 
@@ -16,9 +16,9 @@ def sources(tmp_path, monkeypatch) -> Path:
     """A copy of the sources that a test may change, and an empty cache."""
     folder = tmp_path / "kernels"
     folder.mkdir()
-    for path in (*build.FOLDER.glob("*.cc"), *build.FOLDER.glob("*.h")):
+    for path in (*library.FOLDER.glob("*.cc"), *library.FOLDER.glob("*.h")):
         shutil.copy(path, folder)
-    monkeypatch.setattr(build, "FOLDER", folder)
+    monkeypatch.setattr(library, "FOLDER", folder)
     monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
     return folder
 
@@ -30,11 +30,11 @@ def test_every_source_is_compiled_and_counts_in_the_name(sources, monkeypatch):
         asked.append((path, files))
         raise OSError("not now")
 
-    monkeypatch.setattr(build, "_compile", compile_nothing)
+    monkeypatch.setattr(library, "_compile", compile_nothing)
 
     def ask() -> Path:
         with pytest.raises(OSError, match="not now"):
-            build.load()
+            library.load()
         return asked[-1][0]
 
     first = ask()
@@ -57,10 +57,10 @@ def test_what_does_not_compile_is_said_and_leaves_nothing(sources):
     (sources / "good.cc").write_text('extern "C" long one() { return 1; }\n')
     (sources / "broken.cc").write_text("int broken(\n")
     with pytest.raises(OSError, match=r"broken\.cc"):
-        build.load()
+        library.load()
     (sources / "broken.cc").unlink()
-    library = build.load()
-    assert library.one() == 1
+    loaded = library.load()
+    assert loaded.one() == 1
     left = list((sources.parent / "cache" / "kernels").iterdir())
     assert sorted(path.suffix for path in left) == [".sha256", ".so"]
 
@@ -88,7 +88,7 @@ def test_a_compiler_may_have_arguments_and_spaces(one, monkeypatch):
     script.chmod(0o755)
     for given in (f"'{script}' -DONE", str(script)):
         monkeypatch.setenv("CXX", given)
-        assert build.load().one() == 1
+        assert library.load().one() == 1
     assert "-DONE" in (folder / "calls").read_text()
     assert len(list((one.parent / "cache" / "kernels").glob("*.so"))) == 2
 
@@ -104,7 +104,7 @@ def test_a_compiler_may_have_arguments_and_spaces(one, monkeypatch):
 def test_a_compiler_that_does_not_work_is_said_once(compiler, message, one, monkeypatch, capsys):
     monkeypatch.setenv("CXX", compiler)
     with pytest.raises(OSError, match=message):
-        build.load()
+        library.load()
     monkeypatch.setattr(library, "_library", None)
     monkeypatch.setattr(ops, "_said", None)
     monkeypatch.setattr(ops, "_enabled", False)
@@ -118,17 +118,17 @@ def test_no_compiler_at_all(one, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(one))
     with pytest.raises(OSError, match=r"no C\+\+ compiler found.*install one"):
-        build.load()
+        library.load()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_library_is_compiled_again(damage, one):
-    build.load()
+    library.load()
     path = library_of(one)
     whole = path.read_bytes()
     path.unlink()  # this process has the old one in use
     path.write_bytes({"cut": whole[:5000], "empty": b"", "other": b"\x7fELF" + whole[:90]}[damage])
-    assert build.load().one() == 1
+    assert library.load().one() == 1
     assert path.read_bytes() == whole
 
 
@@ -137,13 +137,13 @@ def test_a_cache_that_cannot_be_written_is_said(one, monkeypatch):
     file.write_text("")
     monkeypatch.setenv("ITERA_CACHE", str(file))
     with pytest.raises(OSError, match=r"can't be written to '.*a_file.kernels' .*ITERA_CACHE"):
-        build.load()
+        library.load()
     with shared_folder() as folder:
-        monkeypatch.setattr(build, "FOLDER", shutil.copytree(one, folder / "sources"))
+        monkeypatch.setattr(library, "FOLDER", shutil.copytree(one, folder / "sources"))
         monkeypatch.setenv("ITERA_CACHE", str(folder))
         folder.chmod(0o555)
         with as_other_user(), pytest.raises(OSError, match=r"Permission denied.*ITERA_CACHE"):
-            build.load()
+            library.load()
 
 
 def test_two_processes_at_once_both_get_a_whole_library(one):
@@ -151,7 +151,7 @@ def test_two_processes_at_once_both_get_a_whole_library(one):
     for _ in range(2):
         child = os.fork()
         if not child:
-            os._exit(0 if build.load().one() == 1 else 1)
+            os._exit(0 if library.load().one() == 1 else 1)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    assert build.load().one() == 1
+    assert library.load().one() == 1
