@@ -11,6 +11,7 @@ from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
 from itera_lite.evaluate.bits import FINAL_BYTES
 from itera_lite.files import check_writable, write_json
+from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import minutes_of, threads_of, whole_number
 from itera_lite.studies.ladder_stages import (
@@ -22,7 +23,7 @@ from itera_lite.studies.ladder_stages import (
     note_options,
     stages,
 )
-from itera_lite.train.compute import Compute, threads_restored
+from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
 
 MINUTES = 30.0
@@ -33,7 +34,7 @@ REPEATS = 5
 QUICK_REPEATS = 3
 
 
-@threads_restored()
+@torch_threads()
 def ladder(
     data: str = "python",
     *,

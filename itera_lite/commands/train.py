@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from itera_lite.config import NAMES, PRESETS, Family
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.quantities import check_numbers, number_of, whole_number
+from itera_lite.records import Summary
 from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
 from itera_lite.train.run_files import RunFiles
@@ -44,7 +45,7 @@ def train(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Summary]:
     """Train a model, or both.
 
     Writes checkpoints/NAME (the best model, a Hugging Face folder), checkpoints/NAME-last

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -50,13 +48,3 @@ class Compute:
         problem = ops.enable()
         keep_memory()
         return cls(world, choose(precision, world.device), problem, quiet)
-
-
-@contextmanager
-def threads_restored() -> Iterator[None]:
-    """Put PyTorch's number of threads back when the block ends, for a caller from Python."""
-    before = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -97,33 +97,32 @@ class World:
         dist.broadcast(tensor, 0)
         return tuple(tensor.tolist())
 
-    def on_leader(self, action: Callable[[], None]) -> None:
-        """Run ``action`` in the leading process, while the others wait.
+    def on_leader(self, action: Callable[[], T]) -> T:
+        """Run ``action`` in the leading process, while the others wait for what it returns.
 
         Raises:
             LeaderFailed: in the others, where ``action`` raised in the leader.
         """
+        outcome: list[Any] = [None, None]  # what it returned; the message and code of its failure
         failure: BaseException | None = None
         if self.is_leader:
             try:
-                action()
+                outcome[0] = action()
             except BaseException as error:
-                failure = error
+                failure, outcome[1] = error, (str(error), getattr(error, "exit_code", 1))
         if self.size > 1:
-            outcome: list[tuple[str, int] | None] = [None]
-            if failure is not None:
-                outcome = [(str(failure), getattr(failure, "exit_code", 1))]
             dist.broadcast_object_list(outcome, 0, device=torch.device(self.device))
-            if outcome[0] is not None and not self.is_leader:
-                raise LeaderFailed(*outcome[0])
         if failure is not None:
             raise failure
+        if outcome[1] is not None:
+            raise LeaderFailed(*outcome[1])
+        return cast(T, outcome[0])
 
     def leader_first(self, action: Callable[[], T]) -> T:
         """Run ``action`` in every process, in the leading one first: the others find what it left
         in a cache."""
         results: list[T] = []
-        self.on_leader(lambda: results.append(action()))
+        self.on_leader(lambda: results.append(action()))  # which gives the others None
         return results[0] if self.is_leader else action()
 
     def mean(self, value: Tensor) -> float:

@@ -115,6 +115,14 @@ class RunFiles:
             raise self.unusable_state(error) from None
         return settings
 
+    def saved_budget(self) -> Budget:
+        """The budget that the run was saved with.
+
+        Raises:
+            CheckpointError: it can't be read.
+        """
+        return Budget(**self.saved_settings()["budget"])
+
     def unusable_state(self, error: BaseException) -> CheckpointError:
         """The error to raise where the saved training state can't be used because of ``error``."""
         reason = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
@@ -217,8 +225,10 @@ class RunFiles:
         """Whether a file is a summary of this name, or empty: then a run may replace it."""
         try:
             text = file.read_text(encoding="utf-8")
-            return not text or json.loads(text)["name"] == self.name
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            summary = json.loads(text or "{}")
+            # Earlier versions wrote the name at the top.
+            return not text or summary.get("model", summary)["name"] == self.name
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
 
     def _refuse_model(self, resume: bool) -> None:

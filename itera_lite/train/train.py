@@ -22,17 +22,18 @@ from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import FINAL_BYTES, first_bytes, score_documents
-from itera_lite.files import write_json
+from itera_lite.machine.peak import torch_threads
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.train.compute import Compute, threads_restored
+from itera_lite.records import DistillationRecord, Summary
+from itera_lite.train.compute import Compute
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES, Budget, budget_of, fit_to, train_config
 from itera_lite.train.run_files import RunFiles
-from itera_lite.train.summary import summary_of_finished, training_summary
+from itera_lite.train.summary import AnyCompression, summary_of_finished, training_summary
 
 
 @dataclass(frozen=True)
@@ -116,24 +117,23 @@ class TrainingRequest:
         Args:
             saved: settings of the run that is resumed (`RunFiles.saved_settings`).
         """
-        budget = budget_of(dataset, self.epochs, self.minutes, self.tokens)
-        overrides, seed = self.overrides, self.seed
+        overrides, seed, before = self.overrides, self.seed or 0, None
         if saved is not None:
-            if self.epochs is None and self.minutes is None and self.tokens is None:
-                budget = Budget(**saved["budget"])
+            before = Budget(**saved["budget"])
             overrides = {
                 key: saved["train"].get(key) if value is None else value
                 for key, value in overrides.items()
             }
-            seed = saved["train"].get("seed", 0) if seed is None else seed
-        return train_config(shape, budget, overrides, seed or 0), budget
+            seed = saved["train"].get("seed", 0) if self.seed is None else seed
+        budget = budget_of(dataset, self.epochs, self.minutes, self.tokens, before)
+        return train_config(shape, budget, overrides, seed), budget
 
 
-def train_models(request: TrainingRequest) -> dict[str, dict[str, Any]]:
+def train_models(request: TrainingRequest) -> dict[str, Summary]:
     """Claim the files of all runs, prepare the text, train every model of the request.
 
     Returns:
-        Each run's summary, by its name; empty in a process that doesn't lead.
+        Each run's summary, by its name.
 
     Raises:
         IteraError: see `TrainingRequest`, `RunFiles.claimed`, `prepare` and `Trainer`.
@@ -142,7 +142,7 @@ def train_models(request: TrainingRequest) -> dict[str, dict[str, Any]]:
     world = World.join()
     with ExitStack() as stack:
         stack.callback(world.leave)
-        stack.enter_context(threads_restored())
+        stack.enter_context(torch_threads())
 
         def claim() -> None:
             for files in request.files.values():
@@ -184,7 +184,7 @@ def train_models(request: TrainingRequest) -> dict[str, dict[str, Any]]:
                 patience=request.patience,
                 evaluations=request.evaluations,
             )
-        return summaries if world.is_leader else {}
+        return summaries
 
 
 def run_training(
@@ -201,10 +201,11 @@ def run_training(
     resume: bool = False,
     patience: int = 6,
     evaluations: int = EVALUATIONS,
-    notes: dict[str, Any] | None = None,
+    compression: AnyCompression | None = None,
+    distillation: DistillationRecord | None = None,
     scored: Callable[[float], None] | None = None,
     final_bytes: int = FINAL_BYTES,
-) -> dict[str, Any]:
+) -> Summary:
     """Train a model, score its best checkpoint, write and return the summary.
 
     The caller has claimed the run's files (`RunFiles.claimed`). A resumed run that is finished is
@@ -215,9 +216,9 @@ def run_training(
         initial: a model to begin with, instead of random weights; it is changed.
         objective: what a step minimises; the next token by default.
         resume: go on where the run of this name was stopped.
-        notes: more for the summary, such as what the run began from.
+        compression, distillation: how the model was made, for the summary.
         scored: called with the last score, in bits per byte, before the summary is written; it may
-            add to ``notes``.
+            add to ``compression``.
         final_bytes: of validation text for the last score.
     """
     world = compute.world
@@ -247,28 +248,31 @@ def run_training(
     elif world.is_leader:  # what a run before this one has left, and which may be replaced
         files.forget()
     trainer.run()
-    summary: dict[str, Any] = {}
 
-    def finish() -> None:
+    def finish() -> Summary:
         """Score the best model on the validation text, in float32, and write the summary."""
         model, tokenizer = load_checkpoint(files.best)
         texts = first_bytes(dataset.documents("valid"), final_bytes)
         score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
         if scored:
             scored(score.bpb)
-        summary.update(training_summary(trainer, model.config, score, source), **(notes or {}))
-        write_json(files.summary, summary)
+        summary = training_summary(
+            *(trainer, model.config, score, source),
+            compression=compression,
+            distillation=distillation,
+        )
+        summary.write(files.summary)
         if not trainer.quiet:
-            state, train = trainer.state, summary["train"]
+            state, speed = trainer.state, trainer.tokens / trainer.state.seconds
             print(
                 f"{files.name}: {score.bpb:.4f} bits per byte on the validation text "
                 f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
-                f"{state.seconds:.0f} s, {train['tokens_per_second']:,.0f} tokens/s, "
-                f"{train['mfu']:.0%} of the peak; checkpoint {files.best}"
+                f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {trainer.mfu(speed):.0%} of the "
+                f"peak; checkpoint {files.best}"
             )
+        return summary
 
-    world.on_leader(finish)
-    return summary
+    return world.on_leader(finish)
 
 
 def _announce(
