@@ -12,13 +12,12 @@ from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.compress.start import Start, adopt, check_numbers, trials
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
+from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.export.gguf import check_exportable
 from itera_lite.export.types import SCHEMES
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import bytes_of, share_of
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import first_bytes
+from itera_lite.train.run_files import RunFiles
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")
 
