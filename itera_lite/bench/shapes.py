@@ -1,12 +1,15 @@
-"""Models of llama2.c's sizes with random weights, as GGUF files: speed doesn't ask for sense.
+"""The GGUF files that `bench decode` and `bench score` measure.
 
-The sizes are those of stories260K and stories15M (https://github.com/karpathy/llama2.c).
+They are exported checkpoints, or models of llama2.c's sizes with random weights: speed doesn't
+depend on what a model has learnt. The sizes are those of stories260K and stories15M
+(https://github.com/karpathy/llama2.c).
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +19,76 @@ from gguf import TokenType
 from numpy.typing import NDArray
 from tokenizers.pre_tokenizers import ByteLevel
 
+from itera_lite import _engine
+from itera_lite.checkpoint.weights import weight_files
 from itera_lite.data.tokenizer import EOT
+from itera_lite.export.gguf import export_gguf
 from itera_lite.export.types import SCHEMES, pack, stored_type
+from itera_lite.files import folder_name
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A model in GGUF files.
+
+    Attributes:
+        name: of the checkpoint, or of the shape.
+        family: ``itera`` or ``transformer``.
+        params: numbers in all tensors.
+        paths: type of the weights -> file.
+        isa: instruction set of the engine's kernels.
+        folder: the checkpoint; None for a shape.
+        weights_sha256: of the checkpoint's weights.
+    """
+
+    name: str
+    family: str
+    params: int
+    paths: dict[str, Path]
+    isa: str
+    folder: Path | None = None
+    weights_sha256: str = ""
+
+    @property
+    def main_type(self) -> str:
+        """The type that targets are about."""
+        return "q8_0" if "q8_0" in self.paths else self.first_type
+
+    @property
+    def first_type(self) -> str:
+        """The type of the first file."""
+        return next(iter(self.paths))
+
+
+def export_model(folder: Path, types: Sequence[str], scratch: Path) -> ModelFiles:
+    """Export a checkpoint to a file of each type in ``scratch``."""
+    name, paths = folder_name(folder), {}
+    for kind in dict.fromkeys(types):
+        paths[kind] = scratch / f"{name}-{kind}.gguf"
+        export_gguf(folder, kind, paths[kind])
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        digest.update(file.read_bytes())
+    return _model_files(name, paths, folder, digest.hexdigest())
+
+
+def shape_model(name: str, scratch: Path) -> ModelFiles:
+    """One of `SHAPES`, in a file of each of its types in ``scratch``."""
+    return _model_files(
+        name,
+        {
+            kind: write_shape(name, kind, scratch / f"{name}-{kind}.gguf")
+            for kind in SHAPES[name].types
+        },
+    )
+
+
+def _model_files(
+    name: str, paths: dict[str, Path], folder: Path | None = None, sha256: str = ""
+) -> ModelFiles:
+    model = _engine.Model.load(str(next(iter(paths.values()))), 256)
+    family = "transformer" if model.architecture == "llama" else "itera"
+    return ModelFiles(name, family, model.parameters, paths, model.isa, folder, sha256)
 
 
 @dataclass(frozen=True)
