@@ -20,8 +20,18 @@ ROOMS = (
         "evaluate",
         "checkpoint",
     ),
-    *("sampling", "model", "ops", "report", "data"),
-    *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
+    *("sampling", "model", "ops", "report", "data", "records"),
+    *(
+        "machine",
+        "stats",
+        "quantities",
+        "config",
+        "reading",
+        "files",
+        "terminal",
+        "torchrun",
+        "errors",
+    ),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.

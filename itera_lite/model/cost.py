@@ -11,8 +11,10 @@ positions that a causal mask lets through.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from itera_lite.config import ModelConfig
+from itera_lite.config import ModelConfig, preset_of
+from itera_lite.records import ModelDescription, Params
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,16 @@ class Cost:
     state_floats_fixed: int  # numbers in the state that don't grow
     state_floats_per_token: int  # numbers that each token of context adds
     breakdown: dict[str, float] = field(default_factory=dict)  # of flops_forward
+
+    @property
+    def params(self) -> Params:
+        """The parameters, as result files hold them."""
+        return Params(
+            total=self.params_total,
+            embedding=self.params_embedding,
+            non_embedding=self.params_non_embedding,
+            active=self.params_active,
+        )
 
     def state_bytes(self, context: int, bytes_per_number: int = 4) -> int:
         """Bytes of the decoding state after ``context`` tokens."""
@@ -94,4 +106,21 @@ def cost(config: ModelConfig, context: int = 256) -> Cost:
         state_floats_fixed=n_mamba * (inner * c.d_state + c.d_conv_channels * (c.d_conv - 1)),
         state_floats_per_token=2 * n_attention * kv,
         breakdown={name: value for name, value in breakdown.items() if value},
+    )
+
+
+def describe(name: str, config: ModelConfig, **more: Any) -> ModelDescription:
+    """A model as result files describe it.
+
+    Args:
+        name: of its run, or of its checkpoint's folder.
+        more: further fields of `ModelDescription`, where they are known.
+    """
+    return ModelDescription(
+        name=name,
+        family=config.family,
+        size=preset_of(config.to_dict()),
+        params=cost(config).params,
+        config=config,
+        **more,
     )
