@@ -7,34 +7,34 @@ turn lasts as long as a few passes need, so that a second program disturbs few o
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from itera_lite import _engine, ops
+from itera_lite.bench import runtimes
 from itera_lite.bench.processes import measure_startup
-from itera_lite.bench.runtimes import (
-    LLAMA,
-    OURS,
-    TRANSFORMERS,
-    EngineRuntime,
-    LlamaRuntime,
-    Runtime,
-    TorchRuntime,
-    TransformersRuntime,
-    installed,
-    prompt_ids,
-    runtime_versions,
-)
-from itera_lite.bench.shapes import SHAPES, ModelFiles, export_model, shape_model
-from itera_lite.bench.turns import progress_bar, speed_ratios, turns
+from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Runtime, installed, prompt_ids
+from itera_lite.bench.shapes import SHAPES, ModelFiles, export_model, save_shape
+from itera_lite.bench.turns import Entry, progress_bar, speed_ratios, take_turns
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.machine.peak import torch_threads
-from itera_lite.machine.provenance import provenance
+from itera_lite.machine.provenance import Provenance
+from itera_lite.records import (
+    ContextGrowth,
+    Decode,
+    EngineSizes,
+    Growth,
+    ModelDecoding,
+    Roofline,
+    RuntimeDecoding,
+    Startup,
+    TypeDecoding,
+)
 from itera_lite.stats.comparison import Measurement, Metric
-from itera_lite.stats.samples import stat
-from itera_lite.stats.targets import Target, judge, ratio
+from itera_lite.stats.samples import Stat
+from itera_lite.stats.targets import Target, ratio
 
 SAMPLED, OUR_PYTORCH = "itera-lite, sampling", "itera-lite in PyTorch"
 SPEED = Metric("decode", "Decoding", "tokens/s", "higher", "timing", "speed")
@@ -43,6 +43,7 @@ BANDWIDTH_SECONDS = 0.02  # a turn of reading memory
 TOKENS = 64  # a pass
 SLOW_TOKENS = 16  # of what takes milliseconds a token
 SAMPLING = {"temperature": 0.8, "top_k": 0, "top_p": 0.95}
+ROOFLINE = "share of the roofline"
 LEAST_GROWTH = 1e-3  # where an interval reaches down to none: a ratio needs more than zero
 
 # The types of weights that a target is about, and the target.
@@ -54,280 +55,226 @@ TARGETS = (
         (
             [kind],
             Target(
-                f"roofline_{kind}",
-                f"Decoding {kind.upper()}, share of the roofline",
-                "at least",
-                0.65,
-                "%",
+                f"roofline_{kind}", f"Decoding {kind.upper()}, {ROOFLINE}", "at least", 0.65, "%"
             ),
         )
         for kind in ("q8_0", "q4_0")
     ),
 )
-STARTUP_TARGETS = (
-    Target("load", "Model.load", "at most", 20, "ms"),
-    Target("first_token", "itera-run, first token", "at most", 50, "ms"),
-    Target("import", "import itera_lite", "at most", 300, "ms"),
-)
 
 
-@dataclass
-class Decoder:
-    """A runtime that decodes after a prompt, and its times.
+@dataclass(kw_only=True)
+class Decoder(Entry[tuple[float, float]]):
+    """A runtime that decodes after a prompt; its samples are seconds a token, whole and inside
+    the library alone."""
 
-    Attributes:
-        name: of what is decoded and with what, for the progress.
-        kind: type of the weights (``q8_0``, ``fp32``).
-        runtime: its name in the results.
-        loaded: the runtime.
-        prompt: token ids.
-        tokens: decoded a pass.
-        seconds: a token, the mean of each turn.
-        inside: the same, inside the library alone.
-    """
+    kind: str  # type of the weights: q8_0, or fp32 in PyTorch
+    label: str  # the runtime's name in the results
+    runtime: Runtime
+    context: int  # tokens of the prompt
+    tokens: int  # decoded a pass
 
-    name: str
-    kind: str
-    runtime: str
-    loaded: Runtime
-    prompt: list[int]
-    tokens: int
-    seconds: list[float] = field(default_factory=list)
-    inside: list[float] = field(default_factory=list)
+    @property
+    def inside(self) -> list[float]:
+        return [inside for _, inside in self.samples]
+
+    @property
+    def seconds(self) -> Measurement:
+        """Seconds a token inside the library, which is the kinder number for llama.cpp."""
+        return Measurement.of_samples(self.inside)
 
     @property
     def speeds(self) -> list[float]:
-        """Tokens a second inside the library, which is the kinder number for llama.cpp."""
         return [1 / s for s in self.inside]
 
     @property
-    def seconds_inside(self) -> Measurement:
-        """Seconds a token inside the library."""
-        return Measurement.of_samples(self.inside)
+    def microseconds(self) -> Stat:
+        return Stat.of([1e6 * s for s in self.inside])
 
-    def take_turn(self, repeat: int) -> None:
-        """Measure for one turn; in the round that warms up, one pass that isn't counted."""
-        passes = [self.loaded.decode(self.prompt, self.tokens)]
-        if repeat < 0:
-            return
-        while sum(one.seconds for one in passes) < TURN_SECONDS:
-            passes.append(self.loaded.decode(self.prompt, self.tokens))
-        tokens = self.tokens * len(passes)
-        self.seconds.append(sum(one.seconds for one in passes) / tokens)
-        self.inside.append(sum(one.inside for one in passes) / tokens)
-
-    def record(self) -> dict[str, Any]:
-        found = {
-            "tokens_per_second": stat(self.speeds),
-            "microseconds_per_token": stat([1e6 * s for s in self.inside]),
-            "tokens_a_pass": self.tokens,
-        }
-        if self.inside != self.seconds:
-            found["tokens_per_second_with_python"] = stat([1 / s for s in self.seconds])
-        return found
+    def record(self) -> RuntimeDecoding:
+        whole = [seconds for seconds, _ in self.samples]
+        return RuntimeDecoding(
+            tokens_per_second=Stat.of(self.speeds),
+            microseconds_per_token=self.microseconds,
+            tokens_per_pass=self.tokens,
+            tokens_per_second_with_python=None
+            if whole == self.inside
+            else Stat.of([1 / s for s in whole]),
+        )
 
 
-@dataclass
-class Bandwidth:
-    """How fast the bytes that one token needs can be read; measured in turn with the decoders.
+@dataclass(kw_only=True)
+class Bandwidth(Entry[float]):
+    """Reading as many bytes as a token needs; its samples are bytes a second."""
 
-    Attributes:
-        name: for the progress.
-        weights: bytes of weights that a token reads.
-        state: bytes of the text's state that it reads.
-        samples: bytes a second.
-    """
-
-    name: str
-    weights: int
-    state: int
-    samples: list[float] = field(default_factory=list)
-
-    def take_turn(self, repeat: int) -> None:
-        found = _engine.read_bandwidth(self.weights + self.state, BANDWIDTH_SECONDS)
-        if repeat >= 0:
-            self.samples.append(found)
+    weights: int  # bytes that a token reads of the weights
+    state: int  # and of the text's state
 
     @property
     def seconds(self) -> Measurement:
         """The least seconds that a token can take."""
-        total, found = self.weights + self.state, Measurement.of_samples(self.samples)
-        return Measurement(
-            total / found.value, total / found.high, total / found.low, found.repeats
-        )
+        size, found = self.weights + self.state, Measurement.of_samples(self.samples)
+        return Measurement(size / found.value, size / found.high, size / found.low, found.repeats)
 
 
 @dataclass
 class DecodedModel:
-    """A model, the runtimes that decode it, and what was measured.
-
-    Attributes:
-        files: the model.
-        context: tokens of the prompt.
-        long_context: tokens of the long prompt; 0: none.
-        decoders: runtimes with each type of weights.
-        bandwidths: of each type.
-        profiles: type -> seconds a token by part.
-        long_profile: the same after the long context, of the main type.
-        startup: see `measure_startup`.
-    """
+    """A model, the runtimes that decode it, and what was measured of it."""
 
     files: ModelFiles
-    context: int
-    long_context: int = 0
+    context: int  # tokens of the prompt
+    long_context: int = 0  # tokens of the long prompt; 0: there is none
     decoders: list[Decoder] = field(default_factory=list)
-    bandwidths: dict[str, Bandwidth] = field(default_factory=dict)
-    profiles: dict[str, dict[str, float]] = field(default_factory=dict)
-    long_profile: dict[str, float] = field(default_factory=dict)
-    startup: dict[str, Any] = field(default_factory=dict)
+    bandwidths: dict[str, Bandwidth] = field(default_factory=dict)  # by type
+    profiles: dict[str, dict[str, float]] = field(default_factory=dict)  # type -> part -> µs
+    long_profile: dict[str, float] = field(default_factory=dict)  # of the main type
 
-    def prompt(self, length: int) -> list[int]:
-        """The first ids of the prompt's text in the model's own tokenizer."""
-        path = self.files.paths[self.files.first_type]
-        return prompt_ids(_engine.Model.load(str(path), 256), length)
-
-    def find(self, kind: str, runtime: str, context: int) -> Decoder | None:
+    def find(self, kind: str, label: str, context: int) -> Decoder | None:
         """The decoder of that kind, if there is one."""
         for one in self.decoders:
-            if (one.kind, one.runtime, len(one.prompt)) == (kind, runtime, context):
+            if (one.kind, one.label, one.context) == (kind, label, context):
                 return one
         return None
 
-    def seconds(self, kind: str, runtime: str, context: int) -> Measurement | None:
-        """Seconds a token, where they were measured."""
-        one = self.find(kind, runtime, context)
-        return one and one.seconds_inside
+    def seconds(self, kind: str, label: str, context: int | None = None) -> Measurement | None:
+        """Seconds a token after so many tokens, where they were measured."""
+        one = self.find(kind, label, self.context if context is None else context)
+        return one.seconds if one else None
 
     def roofline_share(self, kind: str) -> Measurement | None:
         """Time that reading a token's bytes takes at least, over the time that the token takes."""
-        least = self.bandwidths.get(kind)
-        return ratio(least and least.seconds, self.seconds(kind, OURS, self.context))
+        return ratio(self.bandwidths[kind].seconds, self.seconds(kind, OURS))
 
-    def add_decoders(self, *, peers: bool, sampling: bool) -> None:
+    def add_native(self, *, peers: bool, sampling: bool) -> None:
         """Add the engine, and llama.cpp, with every file."""
-        prompt, room = self.prompt(self.context), self.context + TOKENS + 1
+        room = self.context + TOKENS + 1
         for kind, path in self.files.paths.items():
-            engine = EngineRuntime(path, room)
-            self._add(kind, OURS, engine, prompt, TOKENS)
+            engine = runtimes.Engine(path, room)
+            self._add(kind, OURS, engine)
             if sampling:
-                sampled = EngineRuntime(path, room, sampling=SAMPLING)
-                self._add(kind, SAMPLED, sampled, prompt, TOKENS)
+                self._add(kind, SAMPLED, runtimes.Engine(path, room, sampling=SAMPLING))
+            weights = engine.model.weight_bytes_per_token()
+            state = engine.model.state_bytes_per_token(self.context + TOKENS // 2)
             self.bandwidths[kind] = Bandwidth(
-                f"{self.files.name} {kind} bandwidth",
-                engine.model.weight_bytes_per_token(),
-                engine.model.state_bytes_per_token(self.context + TOKENS // 2),
+                name=f"{self.files.model.name} {kind}, bandwidth",
+                measure=partial(_engine.read_bandwidth, weights + state, BANDWIDTH_SECONDS),
+                weights=weights,
+                state=state,
             )
             if peers and installed(LLAMA):
-                self._add(kind, LLAMA, LlamaRuntime(path, room), prompt, TOKENS)
+                self._add(kind, LLAMA, runtimes.Llama(path, room))
 
-    def add_torch(self, folder: Path, *, peers: bool, pytorch: bool) -> None:
+    def add_torch(self, *, peers: bool, pytorch: bool) -> None:
         """Add `transformers`, and our own PyTorch model, in float32."""
-        prompt = self.prompt(self.context)
+        folder = self.files.folder
         if peers and installed(TRANSFORMERS):
-            self._add("fp32", TRANSFORMERS, TransformersRuntime(folder), prompt, SLOW_TOKENS)
+            self._add("fp32", TRANSFORMERS, runtimes.Transformers(folder), tokens=SLOW_TOKENS)
         if pytorch:
             ops.enable()
-            ours = TorchRuntime(load_checkpoint(folder)[0])
-            self._add("fp32", OUR_PYTORCH, ours, prompt, SLOW_TOKENS)
+            ours = runtimes.Torch(load_checkpoint(folder)[0])
+            self._add("fp32", OUR_PYTORCH, ours, tokens=SLOW_TOKENS)
 
     def add_long(self, *, peers: bool) -> None:
         """Add the engine, and llama.cpp, after the long prompt."""
-        kind = self.files.main_type
-        path, room = self.files.paths[kind], self.long_context + TOKENS + 1
-        prompt = self.prompt(self.long_context)
-        self._add(kind, OURS, EngineRuntime(path, room), prompt, SLOW_TOKENS)
+        kind, context = self.files.main_type, self.long_context
+        path, room = self.files.paths[kind], context + TOKENS + 1
+        self._add(kind, OURS, runtimes.Engine(path, room), context, SLOW_TOKENS)
         if peers and installed(LLAMA):
-            self._add(kind, LLAMA, LlamaRuntime(path, room), prompt, SLOW_TOKENS)
+            self._add(kind, LLAMA, runtimes.Llama(path, room), context, SLOW_TOKENS)
 
     def _add(
-        self, kind: str, runtime: str, loaded: Runtime, prompt: list[int], tokens: int
+        self,
+        kind: str,
+        label: str,
+        runtime: Runtime,
+        context: int | None = None,
+        tokens: int | None = None,
     ) -> None:
-        name = f"{self.files.name} {kind} {runtime} {len(prompt)}"
-        self.decoders.append(Decoder(name, kind, runtime, loaded, prompt, tokens))
+        context, tokens = context or self.context, tokens or TOKENS
+        prompt = prompt_ids(self.files.load(256), context)
+        self.decoders.append(
+            Decoder(
+                name=f"{self.files.model.name} {kind} {label} {context}",
+                measure=partial(_turn, runtime, prompt, tokens),
+                kind=kind,
+                label=label,
+                runtime=runtime,
+                context=context,
+                tokens=tokens,
+            )
+        )
 
     def profile(self, repeats: int) -> None:
         """Measure where the time of a token goes, for each type; for the main one after the long
         prompt too."""
 
         def profile(kind: str, length: int) -> dict[str, float]:
-            model = _engine.Model.load(str(self.files.paths[kind]), length + TOKENS + 1)
-            return _engine.profile(model, self.prompt(length), TOKENS, 2 * repeats)
+            model = self.files.load(length + TOKENS + 1, kind)
+            parts = _engine.profile(model, prompt_ids(model, length), TOKENS, 2 * repeats)
+            return {part: 1e6 * seconds for part, seconds in parts.items()}
 
         self.profiles = {kind: profile(kind, self.context) for kind in self.files.paths}
         if self.long_context:
             self.long_profile = profile(self.files.main_type, self.long_context)
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> ModelDecoding:
         """Everything measured, with ratios, shares and verdicts."""
-        found: dict[str, Any] = {
-            "name": self.files.name,
-            "family": self.files.family,
-            "params": self.files.params,
-            "context": self.context,
-            "threads": 1,
-            "main_type": self.files.main_type,
-            "types": {kind: self._type_record(kind) for kind in self.files.paths},
-            "torch": {one.runtime: one.record() for one in self.decoders if one.kind == "fp32"},
-            "ratios": speed_ratios(
+        after_short = [one for one in self.decoders if one.context == self.context]
+        return ModelDecoding(
+            model=self.files.model,
+            context=self.context,
+            threads=1,
+            main_type=self.files.main_type,
+            types={
+                kind: self._type_record(kind, [one for one in after_short if one.kind == kind])
+                for kind in self.files.paths
+            },
+            torch={one.label: one.record() for one in after_short if one.kind == "fp32"},
+            ratios=speed_ratios(
                 SPEED,
                 self.files.paths,
-                [one for one in self._after_short() if one.runtime != SAMPLED],
+                {(one.kind, one.label): one.speeds for one in after_short if one.label != SAMPLED},
                 OURS,
             ),
-        }
-        if self.long_context:
-            found["growth"] = {
-                "type": self.files.main_type,
-                "context": self.long_context,
-                "runtimes": dict(self._growth()),
-                "profile_microseconds": _microseconds(self.long_profile),
-            }
-        if self.startup:
-            found["startup"] = self.startup
-        return found
+            growth=self._growth() if self.long_context else None,
+        )
 
-    def _after_short(self) -> list[Decoder]:
-        return [one for one in self.decoders if len(one.prompt) == self.context]
-
-    def _type_record(self, kind: str) -> dict[str, Any]:
+    def _type_record(self, kind: str, decoders: Sequence[Decoder]) -> TypeDecoding:
         bandwidth, share = self.bandwidths[kind], self.roofline_share(kind)
-        return {
-            "file_bytes": self.files.paths[kind].stat().st_size,
-            "weight_bytes_per_token": bandwidth.weights,
-            "state_bytes_per_token": bandwidth.state,
-            "runtimes": {
-                one.runtime: one.record() for one in self._after_short() if one.kind == kind
-            },
-            "roofline": {
-                "bandwidth_bytes_per_second": stat(bandwidth.samples),
-                "floor_microseconds": 1e6 * bandwidth.seconds.value,
-                "share": share and share.value,
-                "share_low": share and share.low,
-                "share_high": share and share.high,
-            },
-            "profile_microseconds": _microseconds(self.profiles.get(kind, {})),
-        }
+        return TypeDecoding(
+            file_bytes=self.files.paths[kind].stat().st_size,
+            weight_bytes_per_token=bandwidth.weights,
+            state_bytes_per_token=bandwidth.state,
+            runtimes={one.label: one.record() for one in decoders},
+            roofline=Roofline(
+                bandwidth_bytes_per_second=Stat.of(bandwidth.samples),
+                floor_microseconds=1e6 * bandwidth.seconds.value,
+                share=share and share.value,
+                share_low=share and share.low,
+                share_high=share and share.high,
+            ),
+            profile_microseconds=self.profiles.get(kind, {}),
+        )
 
-    def _growth(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _growth(self) -> Growth:
         """What a long context costs, by runtime."""
-        lengths = (self.context, self.long_context)
-        for runtime in (OURS, LLAMA):
-            short, long = (self.find(self.files.main_type, runtime, n) for n in lengths)
-            if short is None or long is None:
-                continue
-            a, b = short.seconds_inside, long.seconds_inside
-            slower = ratio(b, a)
-            yield (
-                runtime,
-                {
-                    "microseconds_per_token": {
-                        str(len(one.prompt)): stat([1e6 * s for s in one.inside])
-                        for one in (short, long)
-                    },
-                    "ratio": slower and slower.value,
-                    "added_microseconds": 1e6 * (b.value - a.value),
-                },
-            )
+        kind, found = self.files.main_type, {}
+        for label in (OURS, LLAMA):
+            short = self.find(kind, label, self.context)
+            long = self.find(kind, label, self.long_context)
+            if short and long:
+                slower = ratio(long.seconds, short.seconds)
+                found[label] = ContextGrowth(
+                    microseconds_per_token={one.context: one.microseconds for one in (short, long)},
+                    ratio=slower and slower.value,
+                    added_microseconds=1e6 * (long.seconds.value - short.seconds.value),
+                )
+        return Growth(
+            type=kind,
+            context=self.long_context,
+            runtimes=found,
+            profile_microseconds=self.long_profile,
+        )
 
 
 def measure_decoding(
@@ -336,163 +283,154 @@ def measure_decoding(
     types: Sequence[str],
     repeats: int,
     context: int,
-    long_context: int = 0,
-    peers: bool = True,
-    pytorch: bool = False,
-    sizes: bool = True,
-    startup: bool = True,
-) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    long_context: int,
+    peers: bool,
+    pytorch: bool,
+    sizes: bool,
+    startup: bool,
+) -> tuple[list[Decode], EngineSizes | None]:
     """Export the checkpoints, and let all runtimes decode all files in turns.
 
-    Args:
-        folders: checkpoints.
-        types: of the exported weights.
-        repeats: turns of each.
-        context: tokens of the prompt.
-        long_context: tokens of a long prompt; 0 leaves it out.
-        peers: whether to measure llama.cpp and `transformers`, where they are installed.
-        pytorch: whether to measure our PyTorch models.
-        sizes: whether to measure the models of `SHAPES`.
-        startup: whether to measure loading, the first token, memory and the import.
+    The arguments are the options of `itera bench decode`.
 
     Returns:
-        The record of each checkpoint, and one of all shapes.
+        A record of each checkpoint, and one of all models of `SHAPES`, where they were measured.
     """
     with torch_threads(1), tempfile.TemporaryDirectory() as scratch:
         models = [
             DecodedModel(export_model(folder, types, Path(scratch)), context, long_context)
             for folder in folders
         ]
-        for model, folder in zip(models, folders, strict=True):
-            model.add_decoders(peers=peers, sampling=True)
-            model.add_torch(folder, peers=peers, pytorch=pytorch)
+        for model in models:
+            model.add_native(peers=peers, sampling=True)
+            model.add_torch(peers=peers, pytorch=pytorch)
             if long_context:
                 model.add_long(peers=peers)
-        names = SHAPES if sizes else ()
-        shapes = [DecodedModel(shape_model(name, Path(scratch)), context) for name in names]
-        for model in shapes:
-            model.add_decoders(peers=peers, sampling=False)
+        shapes = []
+        for name in SHAPES if sizes else ():
+            folder = save_shape(name, Path(scratch))
+            files = export_model(folder, SHAPES[name].types, Path(scratch))
+            shapes.append(DecodedModel(files, context))
+            shapes[-1].add_native(peers=peers, sampling=False)
         everybody = [*models, *shapes]
         entries: list[Decoder | Bandwidth] = []
         for model in everybody:
             entries += [*model.decoders, *model.bandwidths.values()]
         with progress_bar("bench decode", (repeats + 1) * len(entries)) as progress:
-            for repeat, entry in turns(entries, repeats, progress, lambda entry: entry.name):
-                entry.take_turn(repeat)
+            take_turns(entries, repeats, progress)
         for model in everybody:
             for decoder in model.decoders:
-                decoder.loaded.close()
+                decoder.runtime.close()
+        origin = engine_provenance([model.files for model in models], peers)
+        records = []
         for model in models:
             model.profile(repeats)
-            if startup:
-                path = model.files.paths[model.files.main_type]
-                model.startup = measure_startup(path, repeats)
-        origin = engine_provenance([model.files for model in models], peers)
-        records = [
-            {
-                **model.record(),
-                "targets": decode_targets(model, models),
-                "interleaved_with": [m.files.name for m in everybody if m is not model],
-                "provenance": origin,
-            }
-            for model in models
-        ]
+            path = model.files.paths[model.files.main_type]
+            started = measure_startup(path, repeats) if startup else None
+            records.append(
+                Decode(
+                    decoding=model.record(),
+                    startup=started,
+                    targets=decode_targets(model, models, started),
+                    interleaved_with=[m.files.model.name for m in everybody if m is not model],
+                    provenance=origin,
+                )
+            )
         small = [model.record() for model in shapes]
-    return records, {"models": small, "provenance": origin} if shapes else None
+    return records, EngineSizes(models=small, provenance=origin) if small else None
 
 
-def engine_provenance(models: Sequence[ModelFiles], peers: bool) -> dict[str, Any]:
+def _turn(runtime: Runtime, prompt: Sequence[int], tokens: int) -> tuple[float, float]:
+    """Decode for `TURN_SECONDS`; returns the seconds a token, whole and inside the library."""
+    passes = [runtime.decode(prompt, tokens)]
+    while sum(one.seconds for one in passes) < TURN_SECONDS:
+        passes.append(runtime.decode(prompt, tokens))
+    n = tokens * len(passes)
+    return sum(one.seconds for one in passes) / n, sum(one.inside for one in passes) / n
+
+
+def engine_provenance(models: Sequence[ModelFiles], peers: bool) -> Provenance:
     """The provenance of a result about the native engine."""
-    origin = provenance(
+    return Provenance.now(
         seed=0,
+        versions=runtimes.versions((TRANSFORMERS, LLAMA) if peers else ()),
         engine_isa=models[0].isa,
-        checkpoints={model.name: model.weights_sha256 for model in models},
+        checkpoints={files.model.name: files.model.sha256 or "" for files in models},
         prompt="source of Python's argparse",
     )
-    origin["versions"] |= runtime_versions((TRANSFORMERS, LLAMA) if peers else ())
-    return origin
 
 
-def decode_targets(model: DecodedModel, others: Sequence[DecodedModel]) -> list[dict[str, Any]]:
+def decode_targets(
+    model: DecodedModel, others: Sequence[DecodedModel], startup: Startup | None
+) -> list[Target]:
     """Judge the targets of an Itera model; the Transformer has none of its own.
 
     Args:
         model: what was measured.
         others: all models of the run; the Transformer among them is what growth is compared with.
+        startup: where it was measured.
     """
-    if model.files.family != "itera":
+    if model.files.model.family != "itera":
         return []
-    short, long = model.context, model.long_context
-    ours = model.seconds("q8_0", OURS, short)
+    ours = model.seconds("q8_0", OURS)
     found = {
-        "llama_cpp": ratio(model.seconds("q8_0", LLAMA, short), ours),
-        "transformers": ratio(model.seconds("fp32", TRANSFORMERS, short), ours),
-        "q4_0": ratio(ours, model.seconds("q4_0", OURS, short)),
-        **{f"roofline_{kind}": model.roofline_share(kind) for kind in ("q8_0", "q4_0")},
+        "llama_cpp": ratio(model.seconds("q8_0", LLAMA), ours),
+        "transformers": ratio(model.seconds("fp32", TRANSFORMERS), ours),
+        "q4_0": ratio(ours, model.seconds("q4_0", OURS)),
+        **{f"roofline_{kind}": model.roofline_share(kind) for kind in model.bandwidths},
     }
     judged = [
-        judge(target, found[target.key])
+        target.judged(found[target.key])
         for types, target in TARGETS
         if model.files.paths.keys() >= set(types)
     ]
-    if long:
-        main = model.files.main_type
-        label = f"Time of a token after {long:,} against {short}"
-        slower = ratio(model.seconds(main, OURS, long), model.seconds(main, OURS, short))
-        judged.append(judge(Target("growth", label, "at most", 2), slower))
-        label = "Transformer's growth of that time against ours"
-        other = next((one for one in others if one.files.family == "transformer"), None)
-        less = other and _less_growth(model, other)
-        judged.append(judge(Target("growth_vs", label, "at least", 5), less))
-    return judged + startup_targets(model.startup)
+    if model.long_context:
+        kind, long = model.files.main_type, model.long_context
+        label = f"Time of a token after {long:,} against {model.context}"
+        slower = ratio(model.seconds(kind, OURS, long), model.seconds(kind, OURS))
+        other = next((one for one in others if one.files.model.family == "transformer"), None)
+        less = _less_growth(model, other) if other else None
+        judged += [
+            Target("growth", label, "at most", 2).judged(slower),
+            Target(
+                "growth_vs", "Transformer's growth of that time against ours", "at least", 5
+            ).judged(less),
+        ]
+    return judged + startup_targets(startup)
 
 
-def startup_targets(startup: dict[str, Any]) -> list[dict[str, Any]]:
+def startup_targets(startup: Startup | None) -> list[Target]:
     """Judge loading, the first token, the import and memory, where they were measured."""
-    if not startup:
+    if startup is None:
         return []
-    limit = 1.5 * startup["file_bytes"] + 4e6
-    peak = Measurement.read(startup.get("peak_rss_bytes"))
+    most_memory = (1.5 * startup.file_bytes + 4e6) / 1e6
+    rows = (
+        ("load", "Model.load", 20, "ms", startup.load_ms, 1),
+        ("first_token", "itera-run, first token", 50, "ms", startup.first_token_ms, 1),
+        ("import", "import itera_lite", 300, "ms", startup.import_ms, 1),
+        ("memory", "itera-run, peak memory", most_memory, "MB", startup.peak_rss_bytes, 1e6),
+    )
     return [
-        *(
-            judge(target, Measurement.read(startup.get(f"{target.key}_ms")))
-            for target in STARTUP_TARGETS
-        ),
-        judge(
-            Target("memory", "itera-run, peak memory", "at most", limit / 1e6, "MB"),
-            peak and Measurement(peak.value / 1e6, peak.low / 1e6, peak.high / 1e6, peak.repeats),
-        ),
+        Target(key, label, "at most", most, unit).judged(
+            Measurement.of_samples([x / scale for x in found.samples]) if found else None
+        )
+        for key, label, most, unit, found, scale in rows
     ]
 
 
 def _less_growth(model: DecodedModel, other: DecodedModel) -> Measurement | None:
     """The other's growth over the model's, of the added time or of the added share of the time:
     the smaller of the two."""
-    sides = []
+    growths: list[tuple[Measurement, Measurement]] = []  # (added time, added share) of each
     for one in (other, model):
-        short, long = (
-            one.seconds(one.files.main_type, OURS, n) for n in (model.context, model.long_context)
-        )
-        if short is None or long is None or long.value <= short.value:
+        kind = one.files.main_type
+        a, b = (one.seconds(kind, OURS, n) for n in (model.context, model.long_context))
+        if a is None or b is None or b.value <= a.value:
             return None
-        sides.append((short, long))
-    found = []
-    for relative in (False, True):
-        growths = []
-        for a, b in sides:
-            scale = a.value if relative else 1.0
-            added = b.value - a.value
-            growths.append(
-                Measurement(
-                    added / scale,
-                    max(b.low - a.high, LEAST_GROWTH * added) / scale,
-                    (b.high - a.low) / scale,
-                    min(a.repeats, b.repeats),
-                )
-            )
-        found.append(ratio(*growths))
-    return min((f for f in found if f is not None), key=lambda f: f.value, default=None)
-
-
-def _microseconds(profile: dict[str, float]) -> dict[str, float]:
-    return {part: 1e6 * seconds for part, seconds in profile.items()}
+        added = b.value - a.value
+        low, high = max(b.low - a.high, LEAST_GROWTH * added), b.high - a.low
+        repeats = min(a.repeats, b.repeats)
+        share = Measurement(added / a.value, low / a.value, high / a.value, repeats)
+        growths.append((Measurement(added, low, high, repeats), share))
+    found = [ratio(theirs, ours) for theirs, ours in zip(*growths, strict=True)]
+    return min((one for one in found if one), key=lambda one: one.value, default=None)

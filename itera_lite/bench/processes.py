@@ -13,11 +13,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from itera_lite.errors import IteraError
+
+if TYPE_CHECKING:
+    from itera_lite.records import Startup
 
 PROMPT = "Once upon a time"
 SELF_STATUS = Path("/proc/self/status")  # Linux only
@@ -98,16 +102,17 @@ def measure_fresh(
     return _in_fresh_process("load", checkpoint, threads, tokens, device)
 
 
-def measure_startup(path: Path, repeats: int) -> dict[str, Any]:
+def measure_startup(path: Path, repeats: int) -> Startup:
     """Times and memory of one GGUF file; the file is in the operating system's cache.
 
     Returns:
-        STATs: ``load_ms`` (the engine's load, in this process), ``import_ms`` and
-        ``import_runtime_ms`` (in fresh processes), and where `itera-run` is installed
-        ``first_token_ms`` (from before the process is started to its first token on the pipe)
-        and, on Linux, its ``peak_rss_bytes``. Also ``file_bytes`` and ``imports_torch``.
+        ``load_ms`` is the engine's load in this process, ``import_ms`` and ``import_runtime_ms``
+        are found in fresh processes. Where `itera-run` is installed, ``first_token_ms`` is from
+        before the process is started to its first token on the pipe, and on Linux there is its
+        ``peak_rss_bytes``.
     """
-    from itera_lite.stats.samples import stat
+    from itera_lite.records import Startup
+    from itera_lite.stats.samples import Stat
 
     program = find_program()
     samples: dict[str, list[float]] = {}
@@ -124,8 +129,11 @@ def measure_startup(path: Path, repeats: int) -> dict[str, Any]:
         if repeat >= 0:  # the first round only warms up
             for key, value in found.items():
                 samples.setdefault(key, []).append(value)
-    record: dict[str, Any] = {key: stat(values) for key, values in samples.items()}
-    return record | {"file_bytes": path.stat().st_size, "imports_torch": imports_torch}
+    return Startup(
+        file_bytes=path.stat().st_size,
+        imports_torch=imports_torch,
+        **{key: Stat.of(values) for key, values in samples.items()},
+    )
 
 
 def find_program() -> Path | None:
@@ -235,9 +243,7 @@ def _status(process: int | str) -> dict[str, str]:
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
-def _in_fresh_process(
-    work: str, model: Path, threads: int, *arguments: object
-) -> dict[str, float]:
+def _in_fresh_process(work: str, model: Path, threads: int, *arguments: object) -> dict[str, float]:
     """Do one of `WORK` in a fresh process; returns what it found."""
     words = [work, str(model), str(threads), *map(str, arguments)]
     failed = f"a fresh process with '{model}' failed"
@@ -305,16 +311,16 @@ def _load(checkpoint: str, threads: str, tokens: str, device: str) -> dict[str, 
 
 def _write(path: str, threads: str, runtime: str, tokens: str, seed: str) -> dict[str, float]:
     """What `DeployedModel.write_texts` returns, of this process."""
-    from itera_lite.bench.runtimes import ENGINE, EngineRuntime, TransformersRuntime
+    from itera_lite.bench.runtimes import ENGINE, Engine, Transformers
     from itera_lite.machine.energy import find_meter
 
     if runtime == ENGINE:
-        write = EngineRuntime(Path(path)).write
+        write = Engine(Path(path)).write
     else:
         import torch
 
         torch.set_num_threads(int(threads))
-        write = TransformersRuntime(Path(path)).write
+        write = Transformers(Path(path)).write
     write(16, int(seed))
     meter = find_meter()
     counters = None if meter is None else meter.read()
@@ -333,7 +339,7 @@ def _write(path: str, threads: str, runtime: str, tokens: str, seed: str) -> dic
     return found
 
 
-WORK = {"load": _load, "write": _write}
+WORK: dict[str, Callable[..., dict[str, float]]] = {"load": _load, "write": _write}
 
 if __name__ == "__main__":
     print(json.dumps(WORK[sys.argv[1]](*sys.argv[2:])))

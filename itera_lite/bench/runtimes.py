@@ -1,8 +1,8 @@
 """The runtimes that models are measured in: one protocol, and an adapter for each.
 
-`TorchRuntime` holds one of our PyTorch models and `TransformersRuntime` loads a checkpoint
-folder; `EngineRuntime` (our C++ engine) and `LlamaRuntime` (llama.cpp) load a GGUF file. PyTorch is
-imported only where it is used: a process that measures the engine's memory does without.
+`Torch` holds one of our PyTorch models and `Transformers` loads a checkpoint folder; `Engine` (our
+C++ engine) and `Llama` (llama.cpp) load a GGUF file. PyTorch is imported only where it is used: a
+process that measures the engine's memory does without.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class _PyTorch(Runtime):
         self.model = self._state = None
 
 
-class TorchRuntime(_PyTorch):
+class Torch(_PyTorch):
     """One of our own PyTorch models."""
 
     def __init__(self, model: LanguageModel) -> None:
@@ -150,7 +150,7 @@ class TorchRuntime(_PyTorch):
         return logits
 
 
-class TransformersRuntime(_PyTorch):
+class Transformers(_PyTorch):
     """A checkpoint folder in `transformers`: float32, with its own cache.
 
     Args:
@@ -200,7 +200,7 @@ class TransformersRuntime(_PyTorch):
         return Tokenizer.load(self._folder)
 
 
-class EngineRuntime(Runtime):
+class Engine(Runtime):
     """The native engine on a GGUF file.
 
     Args:
@@ -275,7 +275,7 @@ class EngineRuntime(Runtime):
         del self.model, self._texts
 
 
-class LlamaRuntime(Runtime):
+class Llama(Runtime):
     """llama.cpp on a GGUF file, through its C interface with as little Python as possible.
 
     Flash attention is off: for these models it is the faster setting, and the exact one.
@@ -463,24 +463,24 @@ def installed(runtime: str) -> bool:
     return find_spec(package) is not None
 
 
-def missing_runtimes(device: str = "cpu") -> dict[str, str]:
+def missing(device: str = "cpu") -> dict[str, str]:
     """Runtimes that can't be measured here beside our PyTorch models -> the reason.
 
     Args:
         device: what our models run on.
     """
-    missing = {}
+    found = {}
     if not installed(TRANSFORMERS):
-        missing[TRANSFORMERS] = "it isn't installed: pip install 'itera-lite[peers]'"
+        found[TRANSFORMERS] = "it isn't installed: pip install 'itera-lite[peers]'"
     if not installed(LLAMA):
-        missing[LLAMA] = "llama-cpp-python isn't installed: pip install 'itera-lite[llama]'"
+        found[LLAMA] = "llama-cpp-python isn't installed: pip install 'itera-lite[llama]'"
     if device != "cpu":
         for kind in (LLAMA, ENGINE):
-            missing[kind] = f"it runs on the CPU here, and the models on {device}"
-    return missing
+            found[kind] = f"it runs on the CPU here, and the models on {device}"
+    return found
 
 
-def runtime_versions(runtimes: Iterable[str]) -> dict[str, str]:
+def versions(runtimes: Iterable[str]) -> dict[str, str]:
     """Versions of the packages of other runtimes; of llama.cpp also the processor's features that
     its build uses. Runtimes that aren't installed are left out."""
     found = dict[str, str]()

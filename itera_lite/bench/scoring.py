@@ -6,72 +6,35 @@ Every runtime computes the probabilities of all tokens of the same documents, in
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from itera_lite import _engine
+from itera_lite.bench import runtimes
 from itera_lite.bench.decode import engine_provenance
-from itera_lite.bench.runtimes import (
-    LLAMA,
-    OURS,
-    TRANSFORMERS,
-    Document,
-    EngineRuntime,
-    LlamaRuntime,
-    Runtime,
-    TransformersRuntime,
-    installed,
-    prompt_ids,
-)
+from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Document, Runtime, installed
 from itera_lite.bench.shapes import ModelFiles, export_model
-from itera_lite.bench.turns import progress_bar, speed_ratios, turns
+from itera_lite.bench.turns import Entry, progress_bar, speed_ratios, take_turns
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import usable_cores
+from itera_lite.records import RuntimeScoring, Scoring
 from itera_lite.stats.comparison import Measurement, Metric
-from itera_lite.stats.samples import stat
-from itera_lite.stats.targets import Target, judge, ratio
+from itera_lite.stats.samples import Stat
+from itera_lite.stats.targets import Target, ratio
 
 BATCHES = (16, 4, 1)  # documents that transformers may read at a time
 SPEED = Metric("score", "Scoring", "tokens/s", "higher", "timing", "speed")
 
 
-@dataclass
-class Scorer:
-    """A runtime that scores all the documents, and its times.
+@dataclass(kw_only=True)
+class Scorer(Entry[float]):
+    """A runtime that scores all documents of a model; its samples are tokens/s."""
 
-    Attributes:
-        kind: type of the weights (``q8_0``, ``fp32``).
-        runtime: its name in the results.
-        loaded: the runtime.
-        documents: the same texts for everybody, in the model's tokenizer.
-        threads: that it has.
-        note: how it was set up, where that was chosen.
-        seconds: for all documents, a number a round.
-    """
-
-    kind: str
-    runtime: str
-    loaded: Runtime
-    documents: list[Document]
+    kind: str  # type of the weights: q8_0, or fp32 in PyTorch
+    label: str  # the runtime's name in the results
+    runtime: Runtime
     threads: int = 1
-    note: str = ""
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def speeds(self) -> list[float]:
-        """Tokens a second."""
-        return [count_tokens(self.documents) / s for s in self.seconds]
-
-    def record(self) -> dict[str, Any]:
-        return {
-            "type": self.kind,
-            "runtime": self.runtime,
-            "threads": self.threads,
-            "note": self.note,
-            "tokens_per_second": stat(self.speeds),
-        }
+    note: str = ""  # how it was set up, where that was chosen here
 
 
 def measure_scoring(
@@ -82,82 +45,106 @@ def measure_scoring(
     documents: int,
     length: int,
     threads: int,
-    peers: bool = True,
-) -> list[dict[str, Any]]:
+    peers: bool,
+) -> list[Scoring]:
     """Export the checkpoints, and let all runtimes score the same documents in turns.
 
-    Args:
-        folders: checkpoints.
-        types: of the exported weights.
-        repeats: turns of each.
-        documents: number of documents.
-        length: tokens of a document.
-        threads: of the engine's second measurement.
-        peers: whether to measure llama.cpp and `transformers`, where they are installed.
-
-    Returns:
-        The record of each checkpoint.
+    The arguments are the options of `itera bench score`. Returns a record of each checkpoint.
     """
     with torch_threads(1), tempfile.TemporaryDirectory() as scratch:
         models = [export_model(folder, types, Path(scratch)) for folder in folders]
-        scorers = [list(_scorers(model, documents, length, threads, peers)) for model in models]
+        texts = [_documents(files, documents, length) for files in models]
+        scorers = [
+            list(_scorers(files, text, threads, peers))
+            for files, text in zip(models, texts, strict=True)
+        ]
         everybody = [one for group in scorers for one in group]
         with progress_bar("bench score", (repeats + 1) * len(everybody)) as progress:
-            for repeat, one in turns(everybody, repeats, progress, lambda one: one.runtime):
-                seconds = one.loaded.score(one.documents)
-                if repeat >= 0:
-                    one.seconds.append(seconds)
+            take_turns(everybody, repeats, progress)
         for one in everybody:
-            one.loaded.close()
+            one.runtime.close()
         origin = engine_provenance(models, peers)
     return [
-        {
-            **_record(model, group, threads),
-            "interleaved_with": [m.name for m in models if m is not model],
-            "provenance": origin,
-        }
-        for model, group in zip(models, scorers, strict=True)
+        Scoring(
+            model=files.model,
+            documents=len(text),
+            tokens=_tokens(text),
+            main_type=files.main_type,
+            runtimes=[
+                RuntimeScoring(
+                    type=one.kind,
+                    runtime=one.label,
+                    threads=one.threads,
+                    tokens_per_second=Stat.of(one.samples),
+                    note=one.note,
+                )
+                for one in group
+            ],
+            ratios=speed_ratios(
+                SPEED,
+                files.paths,
+                {(one.kind, one.label): one.samples for one in group if one.threads == 1},
+                OURS,
+            ),
+            targets=_targets(files, group, threads),
+            interleaved_with=[other.model.name for other in models if other is not files],
+            provenance=origin,
+        )
+        for files, text, group in zip(models, texts, scorers, strict=True)
     ]
-
-
-def count_tokens(documents: Sequence[Document]) -> int:
-    """Tokens of all documents, ``<|endoftext|>`` in front of each among them."""
-    return sum(len(document.ids) for document in documents)
-
-
-def _scorers(
-    model: ModelFiles, count: int, length: int, threads: int, peers: bool
-) -> Iterator[Scorer]:
-    """All runtimes with one model."""
-    documents = _documents(model, count, length)
-    longest = max(len(document.ids) for document in documents)
-    for kind, path in model.paths.items():
-        for n in dict.fromkeys((1, threads)):
-            engine = EngineRuntime(path, longest + 1, threads=n)
-            yield Scorer(kind, OURS, engine, documents, n)
-        if peers and installed(LLAMA):
-            yield Scorer(kind, LLAMA, LlamaRuntime(path, longest, batch=longest), documents)
-    if peers and model.folder is not None and installed(TRANSFORMERS):
-        runtime, note = _fastest_transformers(model.folder, documents)
-        yield Scorer("fp32", TRANSFORMERS, runtime, documents, note=note)
 
 
 def _documents(files: ModelFiles, count: int, length: int) -> list[Document]:
     """Documents of about ``length`` tokens: consecutive pieces of a real text."""
-    model = _engine.Model.load(str(files.paths[files.first_type]), length + 64)
-    ids = prompt_ids(model, count * (length - 1) + 1)[1:]
+    model = files.load(length + 64)
+    ids = runtimes.prompt_ids(model, count * (length - 1) + 1)[1:]
     pieces = [ids[first : first + length - 1] for first in range(0, len(ids), length - 1)]
     texts = [model.decode(piece) for piece in pieces]
     return [Document(text, [model.eot, *model.encode(text)]) for text in texts]
 
 
+def _tokens(documents: Sequence[Document]) -> int:
+    return sum(len(document.ids) for document in documents)
+
+
+def _scorers(
+    files: ModelFiles, documents: list[Document], threads: int, peers: bool
+) -> Iterator[Scorer]:
+    """All runtimes with one model."""
+    longest = max(len(document.ids) for document in documents)
+
+    def scorer(kind: str, label: str, runtime: Runtime, threads: int = 1, note: str = "") -> Scorer:
+        return Scorer(
+            name=f"{files.model.name} {kind} {label}",
+            measure=_speed(runtime, documents),
+            kind=kind,
+            label=label,
+            runtime=runtime,
+            threads=threads,
+            note=note,
+        )
+
+    for kind, path in files.paths.items():
+        for n in dict.fromkeys((1, threads)):
+            yield scorer(kind, OURS, runtimes.Engine(path, longest + 1, threads=n), n)
+        if peers and installed(LLAMA):
+            yield scorer(kind, LLAMA, runtimes.Llama(path, longest, batch=longest))
+    if peers and installed(TRANSFORMERS):
+        runtime, note = _fastest_transformers(files.folder, documents)
+        yield scorer("fp32", TRANSFORMERS, runtime, note=note)
+
+
+def _speed(runtime: Runtime, documents: Sequence[Document]) -> Callable[[], float]:
+    return lambda: _tokens(documents) / runtime.score(documents)
+
+
 def _fastest_transformers(
     folder: Path, documents: Sequence[Document]
-) -> tuple[TransformersRuntime, str]:
+) -> tuple[runtimes.Transformers, str]:
     """`transformers` with the attention and the batch that are fastest here, and which they are."""
     found = {}
     for attention in ("sdpa", "eager"):
-        runtime = TransformersRuntime(folder, attention=attention)
+        runtime = runtimes.Transformers(folder, attention=attention)
         for runtime.batch in BATCHES:
             runtime.score(documents)
             seconds = min(runtime.score(documents) for _ in range(2))
@@ -166,43 +153,26 @@ def _fastest_transformers(
     return runtime, f"{attention} attention, {runtime.batch} documents at a time"
 
 
-def _record(model: ModelFiles, scorers: Sequence[Scorer], threads: int) -> dict[str, Any]:
-    documents = scorers[0].documents
-    return {
-        "name": model.name,
-        "family": model.family,
-        "params": model.params,
-        "documents": len(documents),
-        "tokens": count_tokens(documents),
-        "main_type": model.main_type,
-        "scorers": [one.record() for one in scorers],
-        "ratios": speed_ratios(SPEED, model.paths, scorers, OURS),
-        "targets": _targets(model.main_type, scorers, threads) if model.family == "itera" else [],
+def _targets(files: ModelFiles, scorers: Sequence[Scorer], threads: int) -> list[Target]:
+    """Judge the targets of an Itera model, with its main type of weights."""
+    if files.model.family != "itera":
+        return []
+    found = {
+        (one.kind, one.label, one.threads): Measurement.of_samples(one.samples) for one in scorers
     }
-
-
-def _targets(kind: str, scorers: Sequence[Scorer], threads: int) -> list[dict[str, Any]]:
-    """Judge the targets of a model, with its main type of weights."""
-
-    def find(kind: str, runtime: str, n: int = 1) -> Measurement | None:
-        for one in scorers:
-            if (one.kind, one.runtime, one.threads) == (kind, runtime, n):
-                return Measurement.of_samples(one.speeds)
-        return None
-
-    ours, label = find(kind, OURS), f"Scoring {kind.upper()}, against"
+    kind = files.main_type
+    ours, label = found.get((kind, OURS, 1)), f"Scoring {kind.upper()}, against"
     judged = [
-        judge(
-            Target("transformers", f"{label} transformers", "at least", 4),
-            ratio(ours, find("fp32", TRANSFORMERS)),
+        Target("transformers", f"{label} transformers", "at least", 4).judged(
+            ratio(ours, found.get(("fp32", TRANSFORMERS, 1)))
         ),
-        judge(
-            Target("llama_cpp", f"{label} llama.cpp", "at least", 5), ratio(ours, find(kind, LLAMA))
+        Target("llama_cpp", f"{label} llama.cpp", "at least", 5).judged(
+            ratio(ours, found.get((kind, LLAMA, 1)))
         ),
     ]
     if threads == 2:
-        target = Target("threads", "Scoring, two threads against one", "at least", 1.7)
         # Two busy threads on one core say nothing about the program.
-        both = find(kind, OURS, 2) if usable_cores() >= 2 else None
-        judged.append(judge(target, ratio(both, ours)))
+        both = found.get((kind, OURS, 2)) if usable_cores() >= 2 else None
+        target = Target("threads", "Scoring, two threads against one", "at least", 1.7)
+        judged.append(target.judged(ratio(both, ours)))
     return judged

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itera_lite import ops
-from itera_lite.bench.runtimes import TRANSFORMERS, load_transformers, runtime_versions
-from itera_lite.bench.turns import progress_bar, turns
+from itera_lite.bench import runtimes
+from itera_lite.bench.runtimes import OURS, TRANSFORMERS
+from itera_lite.bench.turns import Entry, progress_bar, take_turns
 from itera_lite.checkpoint.hf import load_model, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak, torch_threads
-from itera_lite.machine.provenance import default_threads, provenance
+from itera_lite.machine.provenance import Provenance, default_threads
 from itera_lite.model import LanguageModel
-from itera_lite.model.cost import cost
-from itera_lite.stats.samples import stat
+from itera_lite.model.cost import cost, describe
+from itera_lite.records import RuntimeTraining, TrainingSpeed
+from itera_lite.stats.samples import Stat
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Precision, choose
 
@@ -32,24 +33,28 @@ Step = Callable[[Tensor], float]  # one update on a batch (B, L+1); returns the 
 
 
 @dataclass
-class Trainer:
-    """A way to train, with some threads, and its speeds."""
+class Repeat:
+    """One repeat of some steps."""
 
-    label: str
-    step: Step
+    first_loss: float  # nats
+    tokens_per_second: float
+    peak: float  # of the processor just after, FLOP/s
+
+
+@dataclass(kw_only=True)
+class Trainer(Entry[Repeat]):
+    """A way to train."""
+
     threads: int
     dtype: torch.dtype
-    speeds: list[float] = field(default_factory=list)  # tokens/s, one a repeat
-    losses: list[float] = field(default_factory=list)
-    peaks: list[float] = field(default_factory=list)  # of the processor meanwhile, FLOP/s
 
-    def record(self) -> dict[str, Any]:
-        return {
-            "threads": self.threads,
-            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
-            "tokens_per_second": stat(self.speeds),
-            "first_loss": self.losses[0],
-        }
+    def record(self) -> RuntimeTraining:
+        return RuntimeTraining(
+            threads=self.threads,
+            precision="bf16" if self.dtype == torch.bfloat16 else "fp32",
+            tokens_per_second=Stat.of([one.tokens_per_second for one in self.samples]),
+            first_loss=self.samples[0].first_loss,
+        )
 
 
 def measure_training(
@@ -58,12 +63,12 @@ def measure_training(
     vocab_size: int,
     config: TrainConfig,
     *,
-    precision: Precision = "auto",
-    threads: int | None = None,
-    repeats: int = 7,
-    steps: int = 4,
-    peers: bool = True,
-) -> dict[str, dict[str, Any]]:
+    precision: Precision,
+    threads: int | None,
+    repeats: int,
+    steps: int,
+    peers: bool,
+) -> list[TrainingSpeed]:
     """Measure how fast models train, with all threads and with one, beside `transformers`.
 
     Args:
@@ -71,17 +76,13 @@ def measure_training(
         size: ``tiny``, ``small`` or ``base``.
         vocab_size: of the vocabulary.
         config: batch size and sequence length.
-        precision: of our matrix products.
-        threads: of the processor; None: one a core.
-        repeats: times that everything is measured.
-        steps: a repeat.
-        peers: whether to measure `transformers`.
+        precision, threads, repeats, steps, peers: the options of `itera bench train`.
 
     Returns:
-        The record of each model, by its name.
+        The record of each model.
     """
     threads = threads or default_threads()
-    records = {}
+    records = []
     with torch_threads(threads):
         problem = ops.enable()
         dtype = choose(precision, "cpu").dtype
@@ -91,13 +92,26 @@ def measure_training(
             model = LanguageModel(preset(family, size, vocab_size))
             with tempfile.TemporaryDirectory() as folder:
                 save_model(model, folder, eot_id=0)
-                trainers = _trainers(folder, config, dtype, threads, peers)
-            measure_trainers(name, trainers, vocab_size, config, repeats, steps)
-            record = _record(name, model, config, trainers)
-            record["fused_kernels"] = problem is None
-            record["provenance"] = provenance(seed=0)
-            record["provenance"]["versions"] |= runtime_versions((TRANSFORMERS,) if peers else ())
-            records[name] = record
+                trainers = list(_trainers(folder, config, dtype, threads, steps, peers))
+            _take_turns(name, trainers, repeats)
+            flops = cost(model.config, config.seq_len).flops_train
+            rows = _shares_of_peak(trainers, flops)
+            median = {label: row.tokens_per_second.median for label, row in rows.items()}
+            first, *others = median
+            records.append(
+                TrainingSpeed(
+                    model=describe(name, model.config),
+                    flops_train_per_token=flops,
+                    batch_size=config.batch_size,
+                    seq_len=config.seq_len,
+                    runtimes=rows,
+                    fused_operations=problem is None,
+                    speedup_of_first={label: median[first] / median[label] for label in others},
+                    provenance=Provenance.now(
+                        seed=0, versions=runtimes.versions((TRANSFORMERS,) if peers else ())
+                    ),
+                )
+            )
     return records
 
 
@@ -108,11 +122,11 @@ def training_speeds(
     threads: int | None = None,
     repeats: int = 9,
     steps: int = 2,
-) -> dict[str, Any]:
+) -> dict[str, RuntimeTraining]:
     """Measure how fast our two models of a size train, in turns with each other.
 
     Returns:
-        Each model's record, by its name: ``tokens_per_second``, ``threads``, ``precision``.
+        Each model's speed, by its name.
     """
     config = TrainConfig(batch_size=batch_size)
     threads = threads or default_threads()
@@ -124,10 +138,11 @@ def training_speeds(
             torch.manual_seed(0)
             model = LanguageModel(preset(family, size, vocab_size)).train()
             model.compute_dtype = dtype
-            label = f"{NAMES[family]}_{size}"
-            trainers.append(Trainer(label, our_step(model, config), threads, dtype))
-        measure_trainers(size, trainers, vocab_size, config, repeats, steps)
-    return {one.label: one.record() for one in trainers}
+            step = our_step(model, config)
+            name = f"{NAMES[family]}_{size}"
+            trainers.append(_trainer(name, step, config, vocab_size, threads, dtype, steps))
+        _take_turns(size, trainers, repeats)
+    return {one.name: one.record() for one in trainers}
 
 
 def our_step(model: LanguageModel, config: TrainConfig) -> Step:
@@ -164,89 +179,84 @@ def peer_step(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> Step
     return step
 
 
-def measure_trainers(
+def _trainer(
     name: str,
-    trainers: Sequence[Trainer],
-    vocab_size: int,
+    step: Step,
     config: TrainConfig,
-    repeats: int,
+    vocab_size: int,
+    threads: int,
+    dtype: torch.dtype,
     steps: int,
-) -> None:
-    """Let them train on random tokens in turns; adds speeds, losses and peaks to each."""
+) -> Trainer:
+    """Trains on one batch of random tokens, the same for everybody."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, config.seq_len + 1)
     batch = torch.randint(vocab_size, shape, generator=generator)
-    tokens = config.batch_size * config.seq_len
-    with progress_bar(f"bench train {name}", (repeats + 1) * len(trainers)) as progress:
-        for repeat, one in turns(trainers, repeats, progress, lambda one: one.label):
-            torch.set_num_threads(one.threads)
-            if repeat < 0:
-                one.losses.append(one.step(batch))
-                continue
-            seconds = sum(_seconds_of(one.step, batch) for _ in range(steps))
-            one.speeds.append(tokens * steps / seconds)
-            one.peaks.append(measured_peak(one.dtype, seconds=0.2))
 
+    def repeat() -> Repeat:
+        torch.set_num_threads(threads)
+        begin = time.perf_counter()
+        losses = [step(batch) for _ in range(steps)]
+        seconds = time.perf_counter() - begin
+        tokens = config.batch_size * config.seq_len * steps
+        return Repeat(losses[0], tokens / seconds, measured_peak(dtype, seconds=0.2))
 
-def _seconds_of(step: Step, batch: Tensor) -> float:
-    begin = time.perf_counter()
-    step(batch)
-    return time.perf_counter() - begin
+    return Trainer(name=name, measure=repeat, threads=threads, dtype=dtype)
 
 
 def _trainers(
-    folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, peers: bool
-) -> list[Trainer]:
+    folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, steps: int, peers: bool
+) -> Iterator[Trainer]:
     """Everybody loads the same weights, which a learning rate of zero keeps the same."""
 
-    def label(runtime: str, n: int) -> str:
-        return f"{runtime}, {n} thread{'s' if n > 1 else ''}"
+    def trainer(label: str, step: Step, n: int, dtype: torch.dtype) -> Trainer:
+        name = f"{label}, {n} thread{'s' if n > 1 else ''}"
+        return _trainer(name, step, config, vocab_size, n, dtype, steps)
 
-    found = []
     for n in dict.fromkeys((threads, 1)):
         model = load_model(folder).train()
+        vocab_size = model.config.vocab_size
         model.compute_dtype = dtype
-        found.append(Trainer(label("itera-lite", n), our_step(model, config), n, dtype))
+        yield trainer(OURS, our_step(model, config), n, dtype)
     if peers:
-        peer = load_transformers(folder, attention="sdpa").train()
+        peer = runtimes.load_transformers(folder, attention="sdpa").train()
         best = _best_precision(peer, config)
-        step = peer_step(peer, config, best)
-        found.append(Trainer(label(TRANSFORMERS, threads), step, threads, best))
-    return found
+        yield trainer(TRANSFORMERS, peer_step(peer, config, best), threads, best)
 
 
 def _best_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
     """The faster of float32 and bfloat16 autocast for ``model``; the better of two each."""
     batch = torch.zeros(config.batch_size, config.seq_len + 1, dtype=torch.int64)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
+
+    def seconds(dtype: torch.dtype) -> float:
         step = peer_step(model, config, dtype)
         step(batch)
-        seconds[dtype] = min(_seconds_of(step, batch) for _ in range(2))
-    return min(seconds, key=lambda dtype: seconds[dtype])
+        times = []
+        for _ in range(2):
+            begin = time.perf_counter()
+            step(batch)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return min((torch.float32, torch.bfloat16), key=seconds)
 
 
-def _record(
-    name: str, model: LanguageModel, config: TrainConfig, trainers: Sequence[Trainer]
-) -> dict[str, Any]:
-    """Shares of the peak, and ratios of medians: above 1 means that the first one is faster."""
-    flops = cost(model.config, config.seq_len).flops_train
+def _take_turns(name: str, trainers: Sequence[Trainer], repeats: int) -> None:
+    with progress_bar(f"bench train {name}", (repeats + 1) * len(trainers)) as progress:
+        take_turns(trainers, repeats, progress)
+
+
+def _shares_of_peak(trainers: Sequence[Trainer], flops: float) -> dict[str, RuntimeTraining]:
+    """Each trainer's record with the best peak that was measured in its precision and with its
+    threads, and its share of that."""
+    peaks: dict[tuple[torch.dtype, int], float] = {}
+    for one in trainers:
+        key = one.dtype, one.threads
+        peaks[key] = max(peaks.get(key, 0.0), *(repeat.peak for repeat in one.samples))
     rows = {}
     for one in trainers:
-        alike = [t for t in trainers if (t.dtype, t.threads) == (one.dtype, one.threads)]
-        peak = max(peak for other in alike for peak in other.peaks)
-        row = one.record() | {"peak_gflops": peak / 1e9}
-        row["share_of_peak"] = row["tokens_per_second"]["median"] * flops / peak
-        rows[one.label] = row
-    median = {label: row["tokens_per_second"]["median"] for label, row in rows.items()}
-    first = trainers[0].label
-    return {
-        "name": name,
-        "family": model.config.family,
-        "params": cost(model.config).params_total,
-        "flops_train_per_token": flops,
-        "batch_size": config.batch_size,
-        "seq_len": config.seq_len,
-        "contenders": rows,
-        "speedup_of_first": {k: median[first] / v for k, v in median.items() if k != first},
-    }
+        peak, row = peaks[one.dtype, one.threads], one.record()
+        row.peak_gflops = peak / 1e9
+        row.share_of_peak = row.tokens_per_second.median * flops / peak
+        rows[one.name] = row
+    return rows
