@@ -15,7 +15,7 @@ help: ## Show this list
 
 install: $(STAMP) ## Make .venv with what constraints.txt pins
 
-$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/src/*)
+$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/*/*.cc native/*/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.errors import CheckpointError, IteraWarning
-from itera_lite.reading import exists, read_object
+from itera_lite.files import exists, read_object
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,7 @@ ROOMS = (
         "checkpoint",
     ),
     *("sampling", "model", "ops", "report", "data", "records"),
-    *(
-        "machine",
-        "stats",
-        "quantities",
-        "config",
-        "reading",
-        "files",
-        "terminal",
-        "torchrun",
-        "errors",
-    ),
+    *("machine", "stats", "quantities", "config", "files", "terminal", "torchrun", "errors"),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.

@@ -29,14 +29,15 @@ from itera_lite.checkpoint.weights import write_tensors
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, OutputError
 from itera_lite.files import (
+    is_folder,
     named_in_utf8,
     output_errors,
+    read_object,
     reason_of,
     sync_folder,
     write_json,
 )
 from itera_lite.model import LanguageModel
-from itera_lite.reading import is_folder, read_object
 
 PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # that a vocabulary is rounded up to
 _STATE_PARTS = ("identity", "state", "loader", "window")  # of a training state

@@ -18,9 +18,8 @@ from itera_lite.checkpoint.hf_config import from_hf_config
 from itera_lite.checkpoint.weights import WEIGHTS, read_weights, require_checkpoint, write_tensors
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
-from itera_lite.files import write_json
+from itera_lite.files import read_json, write_json
 from itera_lite.model import LanguageModel
-from itera_lite.reading import read_json
 
 MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program's
 _BOTH = {

@@ -15,8 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from itera_lite.errors import CheckpointError
-from itera_lite.files import named_in_utf8, write_bytes
-from itera_lite.reading import exists, is_file, is_folder, read_object
+from itera_lite.files import exists, is_file, is_folder, named_in_utf8, read_object, write_bytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -95,7 +95,7 @@ def generate(
         logit_bias: A number to add to a token's logit, by its id, as in --logit-bias.17=-5.
         log_probabilities: Also write each token's natural log-probability to standard error.
     """
-    from itera_lite.engine.find import find_model, load_model, shown
+    from itera_lite.engine.find import display_name, find_model, load_model
 
     given: dict[str, Any] = {
         "max_tokens": whole_number("max_tokens", max_tokens),
@@ -131,7 +131,7 @@ def generate(
         _print_tokens(model, ids, pieces.log_probabilities)
     print(
         f"[{len(ids)} tokens in {seconds:.2f} s: {speed:,.0f} tokens/s, 1 thread; "
-        f"ended by {pieces.finish_reason}; model: {shown(path)}]",
+        f"ended by {pieces.finish_reason}; model: {display_name(path)}]",
         file=sys.stderr,
     )
     return Generation(

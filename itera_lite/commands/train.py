@@ -15,8 +15,7 @@ from itera_lite.config import (
     ModelConfig,
     preset,
 )
-from itera_lite.data.general import prepare_general
-from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.quantities import (

@@ -7,6 +7,6 @@ print(model.generate("Once upon a time").text)
 """
 
 from itera_lite.engine.model import Model, State
-from itera_lite.engine.results import Generation, Score, TextStream
+from itera_lite.engine.results import Generation, TextScore, TextStream
 
-__all__ = ["Generation", "Model", "Score", "State", "TextStream"]
+__all__ = ["Generation", "Model", "State", "TextScore", "TextStream"]

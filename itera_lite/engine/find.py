@@ -45,7 +45,7 @@ def find_model(given: Path | None = None) -> Path:
     return boxed[0]
 
 
-def shown(path: Path) -> str:
+def display_name(path: Path) -> str:
     """How a model is called in the output."""
     if path.parent == BOX:
         return f"{path.name}, which comes with Itera-Lite"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
-from itera_lite.engine.results import Generation, Score, TextStream
+from itera_lite.engine.results import Generation, TextScore, TextStream
 from itera_lite.errors import IteraWarning, UsageError
 
 MOST_SEED = 2**63 - 1
@@ -296,7 +296,7 @@ class Model:
         window: int | None = None,
         threads: int = 1,
         log_probabilities: bool = False,
-    ) -> list[Score]:
+    ) -> list[TextScore]:
         """Score texts; each starts fresh, and its end is scored too.
 
         Args:
@@ -320,7 +320,8 @@ class Model:
             end=True,
         )
         return [
-            Score(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities) for s in found
+            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities)
+            for s in found
         ]
 
 

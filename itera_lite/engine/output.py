@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import gzip
 import io
 import os
 import re
@@ -14,10 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from itera_lite.data.compression import SUFFIXES, compressor
 from itera_lite.data.lines import Line, LineReader
 from itera_lite.engine.resume import Progress
-from itera_lite.errors import IteraError, MissingExtra, UsageError
-from itera_lite.reading import require_place
+from itera_lite.errors import IteraError, UsageError
+from itera_lite.files import check_output_file
 
 _DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,4})")
@@ -44,17 +44,17 @@ class Output:
         self._descriptor = _descriptor(self.path)
         self.name = "standard output" if self._descriptor == 1 else f"'{self.path}'"
         self._found = _stat_of(self.path if self._descriptor is None else self._descriptor)
-        self._packed = self.path.suffix.lower() if self._descriptor is None else ""
-        if self._packed not in (".gz", ".zst"):
-            self._packed = ""
+        self._compression = self.path.suffix.lower() if self._descriptor is None else ""
+        if self._compression not in SUFFIXES:
+            self._compression = ""
         if self._descriptor is None:
-            require_place(self.path)
+            check_output_file(self.path)
         if self._found is not None and reader.is_file(self._found):
             raise UsageError(f"the output {self.name} is the input: name another file")
         self._regular = self._descriptor is None and (
             self._found is None or stat.S_ISREG(self._found.st_mode)
         )
-        self.resumable = self._regular and not self._packed
+        self.resumable = self._regular and not self._compression
         self._progress: Progress | None = None
         self._claimed: BinaryIO | None = None  # a regular file that nobody else writes to
         self._file: BinaryIO | None = None
@@ -119,7 +119,7 @@ class Output:
                 self._progress.cut(data)
             file = self._file or self._opened()
             _write(file, data)
-            if not self._packed:  # which gets larger with every flush
+            if not self._compression:  # which gets larger with every flush
                 file.flush()
             if self._progress:
                 self._progress.save(last)
@@ -147,10 +147,10 @@ class Output:
         elif self._descriptor is not None:
             self._file = self._open.enter_context(os.fdopen(os.dup(self._descriptor), "wb"))
         else:
-            pack = _packer(self._packed, self.path)
+            compress = compressor(self._compression, self.path) if self._compression else None
             # A device or a pipe can't be appended to.
             raw = self._claimed or self._open.enter_context(self.path.open("wb"))
-            self._file = raw if pack is None else self._open.enter_context(pack(raw))
+            self._file = self._open.enter_context(compress(raw)) if compress else raw
         if self._progress:
             self._progress.save(now=True)  # before the first result: without it none can be added
         return self._file
@@ -190,19 +190,6 @@ def _write(file: Any, data: bytes) -> None:
     left = memoryview(data)
     while left:
         left = left[file.write(left) or 0 :]
-
-
-def _packer(suffix: str, path: Path) -> Any:
-    """What compresses a file, by its suffix; None for none."""
-    if suffix == ".gz":
-        return lambda raw: gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
-    if suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtra("zstandard", "hub", f"Writing {path.name}") from error
-        return lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
-    return None
 
 
 def _descriptor(path: Path) -> int | None:

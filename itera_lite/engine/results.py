@@ -32,7 +32,7 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Score:
+class TextScore:
     """How probable a model finds a text.
 
     Attributes:

@@ -6,8 +6,10 @@ sampling defaults lie inside. docs/export.md says what is stored where.
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,10 @@ from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import ExportError, UsageError
-from itera_lite.export.output import refuse_output
-from itera_lite.export.summary import Stored, Summary
+from itera_lite.export.summary import ExportSummary, StoredTensors
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
-from itera_lite.files import folder_name, replacing
+from itera_lite.files import check_output_file, exists, folder_name, is_special, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
 
@@ -45,7 +46,7 @@ _CHAT_TEMPLATE = (
 
 def export_gguf(
     checkpoint: str | Path, type: str = "q8_0", output: str | Path | None = None
-) -> Summary:
+) -> ExportSummary:
     """Write a checkpoint as a GGUF file. The same checkpoint gives the same bytes.
 
     Args:
@@ -69,12 +70,12 @@ def export_gguf(
 
     scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
     writer = _writer(checkpoint, model.config, tokenizer, scheme)
-    by_type: dict[str, Stored] = {}
+    by_type: dict[str, StoredTensors] = {}
     for name, weights in gguf_tensors(model):
         kind = stored_type(name, scheme)
         packed = pack(name, weights, kind)
         writer.add_tensor(name, packed, raw_dtype=kind)
-        stored = by_type.get(kind.name, Stored())
+        stored = by_type.get(kind.name, StoredTensors())
         by_type[kind.name] = stored.plus(weights.size, packed.nbytes)
     with replacing(path) as temporary:
         try:
@@ -86,7 +87,34 @@ def export_gguf(
             with suppress(OSError):  # the first error is the one that is told
                 writer.close()
         size = temporary.stat().st_size
-    return Summary(path, type, size, by_type)
+    return ExportSummary(path, type, size, by_type)
+
+
+def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
+    """Raises `UsageError` where ``path`` may not be written. Devices and pipes may.
+
+    Args:
+        inputs: the files that are read, whether they are there or not.
+        magic: the bytes with which a file begins that may be replaced. An empty file may be too.
+    """
+    check_output_file(path)
+    if is_special(path):
+        return
+    target = os.path.realpath(path)
+    for source in inputs:
+        same = exists(source) and exists(path) and os.path.samefile(source, path)
+        if same or target == os.path.realpath(source):
+            raise UsageError(
+                f"the output '{path}' would replace a file that it is made from: give another name"
+            )
+    if exists(path):
+        with open(path, "rb") as file:
+            begins = file.read(len(magic))
+        if begins and begins != magic:
+            raise UsageError(
+                f"the output '{path}' is there already and is no {magic.decode()} file: it isn't "
+                "replaced. Give another name, or remove it first"
+            )
 
 
 def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:

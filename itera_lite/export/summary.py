@@ -1,4 +1,5 @@
-"""What an export wrote."""
+"""What an export wrote; apart from `itera_lite.export.gguf`, for the command line loads this first,
+without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,20 +8,20 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensors:
     """The tensors of one stored type."""
 
     tensors: int = 0
     weights: int = 0
     bytes: int = 0
 
-    def plus(self, weights: int, n_bytes: int) -> Stored:
+    def plus(self, weights: int, n_bytes: int) -> StoredTensors:
         """The same with one tensor more."""
-        return Stored(self.tensors + 1, self.weights + weights, self.bytes + n_bytes)
+        return StoredTensors(self.tensors + 1, self.weights + weights, self.bytes + n_bytes)
 
 
 @dataclass(frozen=True)
-class Summary:
+class ExportSummary:
     """What was written. As a string: some lines to print.
 
     Attributes:
@@ -33,7 +34,7 @@ class Summary:
     path: Path
     type: str
     bytes: int
-    by_type: dict[str, Stored]
+    by_type: dict[str, StoredTensors]
 
     @property
     def parameters(self) -> int:

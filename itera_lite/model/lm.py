@@ -20,7 +20,7 @@ from itera_lite.model.layers import GELU, LayerNorm, RMSNorm, SwiGLU
 from itera_lite.model.moe import MoE
 from itera_lite.model.ssd import Mamba2, MambaState
 
-State = list[MambaState | AttentionState]
+ModelState = list[MambaState | AttentionState]
 
 
 @dataclass
@@ -131,7 +131,7 @@ class LanguageModel(nn.Module):
         scale = self.config.embedding_multiplier
         return x if scale == 1 else x * scale
 
-    def _start(self, state: State | None) -> int:
+    def _start(self, state: ModelState | None) -> int:
         """The position of the next token; only learned positions ask for it."""
         first = state[0] if state else None
         return first.length if isinstance(first, AttentionState) else 0
@@ -140,7 +140,7 @@ class LanguageModel(nn.Module):
         weight = self.embedding.weight.to(hidden.dtype)
         return F.linear(hidden, weight).float() / self.config.logits_scaling
 
-    def hidden(self, ids: Tensor, state: State | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, state: ModelState | None = None) -> Tensor:
         """(B, L) -> (B, L, D), normalised, in ``compute_dtype``."""
         x, add = self._embed(ids, self._start(state)), torch.empty(0)
         for i, block in enumerate(self.blocks):
@@ -153,15 +153,15 @@ class LanguageModel(nn.Module):
         """(B, L) int64 -> logits (B, L, V) float32: row t is about token t+1."""
         return self._head(self.hidden(ids))
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int) -> ModelState:
         """The memory before the first token, for `prefill` and `step`."""
         return [block.mixer.initial_state(batch_size) for block in self.blocks]
 
-    def prefill(self, ids: Tensor, state: State) -> Tensor:
+    def prefill(self, ids: Tensor, state: ModelState) -> Tensor:
         """Read (B, L) tokens on from ``state``; returns the last position's logits (B, V)."""
         return self._head(self.hidden(ids, state)[:, -1])
 
-    def step(self, ids: Tensor, state: State) -> Tensor:
+    def step(self, ids: Tensor, state: ModelState) -> Tensor:
         """Read one token a row, (B,); returns logits (B, V). ``state`` is updated in place."""
         x = self._embed(ids, self._start(state))
         for block, memory in zip(self.blocks, state, strict=True):

@@ -17,7 +17,7 @@ from itera_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from itera_lite.data.tokenizer import Tokenizer
-    from itera_lite.model import LanguageModel, State
+    from itera_lite.model import LanguageModel, ModelState
 
 
 class Sampler:
@@ -196,14 +196,14 @@ class _Run:
 
 
 @torch.no_grad()
-def _read(model: LanguageModel, ids: list[int]) -> tuple[Tensor, State]:
+def _read(model: LanguageModel, ids: list[int]) -> tuple[Tensor, ModelState]:
     state = model.initial_state(1)
     device = next(model.parameters()).device
     return model.prefill(torch.tensor([ids], device=device), state)[0], state
 
 
 @torch.no_grad()
-def _step(model: LanguageModel, token: int, state: State) -> Tensor:
+def _step(model: LanguageModel, token: int, state: ModelState) -> Tensor:
     device = next(model.parameters()).device
     return model.step(torch.tensor([token], device=device), state)[0]
 

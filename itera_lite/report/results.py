@@ -14,7 +14,7 @@ from typing import Literal
 
 from itera_lite.config import PRESETS
 from itera_lite.errors import IteraError
-from itera_lite.reading import exists, is_file, is_folder
+from itera_lite.files import exists, is_file, is_folder
 from itera_lite.records import (
     Benchmark,
     DatasetDescription,

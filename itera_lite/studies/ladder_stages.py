@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
-from itera_lite.data.general import prepare_general
-from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.errors import IteraError, UsageError
-from itera_lite.files import write_json
-from itera_lite.reading import is_file, read_object
+from itera_lite.files import is_file, read_object, write_json
 from itera_lite.train.recipe import Budget, train_config
 from itera_lite.train.resume import RunFiles
 from itera_lite.train.session import Compute, run_training

@@ -20,7 +20,7 @@ from itera_lite.files import write_json
 from itera_lite.machine.provenance import default_threads, provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.ops.build import keep_memory
+from itera_lite.ops.library import keep_memory
 from itera_lite.quantities import threads_of
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
