@@ -47,7 +47,7 @@ def evaluate(
     from itera_lite.checkpoint.folder import load_checkpoint
     from itera_lite.evaluate.baselines import baselines as measure_baselines
     from itera_lite.evaluate.evaluate import HeldOutDocuments, evaluate_model
-    from itera_lite.machine.provenance import default_threads
+    from itera_lite.machine.processor import default_threads
 
     if seq_len is not None:
         whole_number("seq_len", seq_len)
