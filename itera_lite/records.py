@@ -9,7 +9,7 @@ reads a file of any kind. Times are in the unit of the field's name; ``bpb`` is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -22,16 +22,26 @@ from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target
 
 Made = Literal["trained", "compressed", "distilled"]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 
 
-class Part(msgspec.Struct, forbid_unknown_fields=True):
-    """An object inside a record; unknown keys are an error when it is read."""
+class Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """An object inside a record: unknown keys are an error, and defaults aren't written."""
+
+    def __bool__(self) -> Literal[True]:
+        """Always true: ``part and part.field`` is the field, or None where the part is missing."""
+        return True
 
 
-class Record(Part, kw_only=True, tag_field="kind"):
+class Record(Part, kw_only=True, omit_defaults=False, tag_field="kind"):
     """A result file. A subclass is a kind; it raises ``version`` when its fields change."""
 
     version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.version != _version(type(self)):  # also of a part of a `Run`
+            raise ValueError(f"version {self.version}: expected {_version(type(self))}")
 
     def write(self, path: str | Path) -> Path:
         """Write the record as JSON, atomically.
@@ -41,7 +51,8 @@ class Record(Part, kw_only=True, tag_field="kind"):
             ValueError: a number is NaN or infinite.
         """
         plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
-        first = {"kind": plain.pop("kind"), "version": plain.pop("version")}
+        first = {"kind": plain.pop("kind"), "version": self.version}
+        plain.pop("version", None)
         return write_json(path, first | plain)
 
     @classmethod
@@ -73,7 +84,7 @@ class Measured(Record, kw_only=True):
 class Params(Part):
     """Numbers of parameters; only the total where the shape wasn't known."""
 
-    total: int
+    total: PositiveInt
     embedding: int | None = None
     non_embedding: int | None = None
     active: int | None = None  # used by a token: all but the experts it isn't sent to
@@ -643,7 +654,7 @@ class SpeedRatio(Part):
     type: str
     peer: str
     peer_type: str
-    ratio: float
+    ratio: Positive
     winner: Literal["ours", "other"] | None
     verdict: str
     low: float | None = None
@@ -784,8 +795,8 @@ class Rung(Part):
     vocab_size: int
     tokens_in_use: int
     bytes_per_token: float
-    flops_per_byte: float
-    bytes_on_disk: int
+    flops_per_byte: Positive
+    bytes_on_disk: PositiveInt
     cpu_seconds_per_kb: Stat
     ms_per_byte: Stat
     peak_rss_bytes: Stat
@@ -812,7 +823,7 @@ class Ladder(Measured, tag="ladder"):
     energy: str
     threads: int
     text_bytes: int
-    rungs: list[Rung]
+    rungs: Annotated[list[Rung], msgspec.Meta(min_length=1)]
     references: list[Reference] = []
     targets: list[Target] = []
 
@@ -823,6 +834,7 @@ class SeedRun(Part):
     Attributes:
         budget: what all models of a comparison had alike.
         amount: tokens as they were given, such as ``3M``; or minutes.
+        batch_size, precision, git_commit, dataset_sha256: None where an early version ran it.
     """
 
     name: str
@@ -838,10 +850,10 @@ class SeedRun(Part):
     tokens: int
     tokens_per_second: float
     threads: int
-    batch_size: int
-    precision: str
-    git_commit: str | None
-    dataset_sha256: str
+    batch_size: int | None = None
+    precision: str | None = None
+    git_commit: str | None = None
+    dataset_sha256: str | None = None
 
 
 class SpeedsOfSize(Part):
@@ -921,7 +933,7 @@ class TeacherComparison(Measured, tag="teacher_comparison"):
 # --- The committed layout: results/SET/STUDY/STAGE/SEED.json -------------------------------------
 
 
-class Run(Record, tag="run"):
+class Run(Record, omit_defaults=True, tag="run"):
     """All that is known of one model of a study; each part has its own provenance.
 
     Attributes:
@@ -939,6 +951,8 @@ class Run(Record, tag="run"):
     decode: Decode | None = None
     scoring: Scoring | None = None
 
+
+ModelRecord = Summary | Evaluation | Benchmark | TrainingSpeed | Decode | Scoring
 
 # --- Reading -------------------------------------------------------------------------------------
 
@@ -960,7 +974,7 @@ def read_any(path: str | Path) -> Record:
         kind = _kind(path, header)
         record: Record = msgspec.json.decode(data, type=kind)
     except OSError as error:
-        raise IteraError(f"'{path}' can't be read: {error.strerror}") from None
+        raise IteraError(f"'{path}' can't be read: {error.strerror}") from error
     except (msgspec.ValidationError, ConfigError) as error:
         raise IteraError(
             f"'{path}' isn't a result file as this version of Itera-Lite writes it: {error}. Run "
@@ -981,7 +995,7 @@ def _kind(path: str | Path, header: _Header) -> type[Record]:
             f"'{path}' is of the kind '{header.kind}', which this version of Itera-Lite doesn't "
             f"know: expected {', '.join(KINDS)}. Update Itera-Lite, or leave the file out"
         )
-    expected = next(f.default for f in msgspec.structs.fields(kind) if f.name == "version")
+    expected = _version(kind)
     if header.version != expected:
         age, remedy = "older", "run the command that wrote it again"
         if header.version > expected:
@@ -996,6 +1010,10 @@ def _kind(path: str | Path, header: _Header) -> type[Record]:
 def kind_of(record: type[Record]) -> str:
     """The ``kind`` in a record's file; the class's name where it has several."""
     return str(record.__struct_config__.tag or record.__name__)
+
+
+def _version(kind: type[Record]) -> int:
+    return next(int(f.default) for f in msgspec.structs.fields(kind) if f.name == "version")
 
 
 _CLASSES: list[type[Record]] = [Run, *Measured.__subclasses__()]

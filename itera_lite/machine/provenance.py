@@ -43,7 +43,7 @@ class Machine(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     os: str
 
 
-class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where the numbers of a result come from. None: not known.
 
     Attributes:

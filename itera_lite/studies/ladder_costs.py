@@ -19,8 +19,8 @@ from itera_lite.data.corpus import load_documents
 from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
-from itera_lite.evaluate.baselines import sample_documents
 from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.documents import sample_documents
 from itera_lite.files import write_json
 from itera_lite.machine.energy import DEFAULT_WATTS
 from itera_lite.machine.provenance import provenance

@@ -24,9 +24,8 @@ from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
-from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
-from itera_lite.export.types import SCHEMES, scheme_of
+from itera_lite.export.types import SCHEMES, is_exact, scheme_of
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.train.conftest import text  # noqa: F401

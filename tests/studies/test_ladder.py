@@ -13,11 +13,12 @@ from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
 from itera_lite.compress.targets import targets_of
 from itera_lite.errors import IteraError, MissingExtra, UsageError
-from itera_lite.report.ladder_table import ladder_table
+from itera_lite.report.results import load_results
 from itera_lite.studies import ladder_costs as climb
 from itera_lite.studies import ladder_stages as rungs
 from itera_lite.studies.ladder_stages import REFERENCES, STAGES
 from tests.compress.checkpoints import text
+from tools.readme import ladder_table
 
 __all__ = ["text"]
 
@@ -118,7 +119,7 @@ def test_what_is_finished_is_not_done_again_and_is_reported(text, first, climbed
     page = (climbed / "reports" / "efficiency_report.md").read_text()
     assert "Path to 100-300x" in page and "7: the native engine" in page
     assert "best of 2 conventional models" in page
-    assert "Bytes on disk" in ladder_table(climbed / "r")
+    assert "Bytes on disk" in page
 
 
 def test_other_weights_are_scored_again(text, climbed, small):
@@ -138,7 +139,7 @@ def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
     assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
     spread = found["rungs"][-1]["bpb"]
     shown = f"{spread['median']:.4f} ({spread['min']:.4f} to {spread['max']:.4f})"
-    assert shown in ladder_table(climbed / "r")
+    assert shown in ladder_table(load_results(climbed / "r"))
     # a further seed: the chosen reference alone, the same teacher, as many tokens
     made = {path.name for path in (climbed / "c").glob("*-seed1")}
     assert made == {f"{rung['stage']}-seed1" for rung in found["rungs"]}

@@ -4,12 +4,12 @@ import fcntl
 import json
 
 import pytest
+from itera_lite.report.seeds import of_one_budget
 
 from itera_lite.bench import training
 from itera_lite.commands import bench_seeds as seeds
 from itera_lite.commands.bench_seeds import bench_seeds
 from itera_lite.errors import DataError, IteraError, UsageError
-from itera_lite.report.seeds import of_one_budget
 from tests.train.small import make_small
 
 
