@@ -290,27 +290,24 @@ class Llama(Runtime):
         import llama_cpp
 
         self._c: Any = llama_cpp
-        _silence(llama_cpp)
-        llama_cpp.llama_backend_init()
-        options = llama_cpp.llama_model_default_params()
-        options.n_gpu_layers = 0
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
-        if not self._model:
-            raise IteraError(f"llama.cpp can't load '{path}'")
         self._batch_size = min(batch, context)
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx = math.ceil(context / 256) * 256
-        settings.n_batch = settings.n_ubatch = self._batch_size
-        settings.n_threads = settings.n_threads_batch = threads
-        settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        settings.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(self._model, settings)
-        if not self._context:
-            llama_cpp.llama_model_free(self._model)
-            raise IteraError(f"llama.cpp can't make a context of {context} tokens for '{path}'")
-        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(vocabulary))
-        self._eot_id = int(llama_cpp.llama_vocab_eos(vocabulary))
+        try:
+            self._llama = llama_cpp.Llama(
+                str(path),
+                n_ctx=math.ceil(context / 256) * 256,
+                n_batch=self._batch_size,
+                n_ubatch=self._batch_size,
+                n_threads=threads,
+                n_threads_batch=threads,
+                no_perf=True,
+                verbose=False,
+            )
+        except ValueError as error:
+            raise IteraError(
+                f"llama.cpp can't load '{path}' for {context} tokens: {error}"
+            ) from error
+        self._context = self._llama.ctx
+        self._vocab_size, self._eot_id = self._llama.n_vocab(), self._llama.token_eos()
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(self._batch_size, 0, 1)
         for i in range(self._batch_size):
@@ -370,11 +367,8 @@ class Llama(Runtime):
         return seconds
 
     def close(self) -> None:
-        if self._context:
-            self._c.llama_batch_free(self._batch)
-            self._c.llama_free(self._context)
-            self._c.llama_model_free(self._model)
-            self._context = self._model = None
+        self._c.llama_batch_free(self._batch)
+        self._llama.close()
 
     def _clear(self) -> None:
         self._c.llama_memory_clear(self._memory, True)
@@ -500,11 +494,3 @@ def _only_row(ids: Tensor) -> list[int]:
         raise ValueError(f"{len(ids)} texts at once: expected one")
     row: list[int] = ids[0].tolist()
     return row
-
-
-def _silence(llama_cpp: Any) -> None:
-    if not hasattr(_silence, "callback"):  # it must live as long as the library
-        _silence.callback = llama_cpp.llama_log_callback(  # type: ignore[attr-defined]
-            lambda level, text, data: None
-        )
-        llama_cpp.llama_log_set(_silence.callback, None)  # type: ignore[attr-defined]

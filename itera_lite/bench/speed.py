@@ -260,15 +260,7 @@ def measure_cell(
 ) -> None:
     """Measure the candidates in one cell, in turns; adds a `Cell` to each.
 
-    Args:
-        candidates: what is compared.
-        prompts: token ids of the same text, a list for each checkpoint (its own tokenizer).
-        cell: batch and context.
-        repeats: timed repeats, after one round that isn't counted.
-        steps: tokens a row decoded in each repeat.
-        progress: called before each turn.
-        device: where the models are.
-        meter: read around decoding, where there is one.
+    ``prompts`` holds the ids of the same text for each checkpoint, in its own tokenizer.
     """
     batch, context = cell
     rows = [prompt_rows(ids, batch, context).to(device) for ids in prompts]
