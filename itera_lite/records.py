@@ -9,7 +9,7 @@ reads a file of any kind. Times are in the unit of the field's name; ``bpb`` is 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
@@ -22,10 +22,16 @@ from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target
 
 Made = Literal["trained", "compressed", "distilled"]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """An object inside a record: unknown keys are an error, and defaults aren't written."""
+
+    def __bool__(self) -> Literal[True]:
+        """Always true: ``part and part.field`` is the field, or None where the part is missing."""
+        return True
 
 
 class Record(Part, kw_only=True, omit_defaults=False, tag_field="kind"):
@@ -78,7 +84,7 @@ class Measured(Record, kw_only=True):
 class Params(Part):
     """Numbers of parameters; only the total where the shape wasn't known."""
 
-    total: int
+    total: PositiveInt
     embedding: int | None = None
     non_embedding: int | None = None
     active: int | None = None  # used by a token: all but the experts it isn't sent to
@@ -648,7 +654,7 @@ class SpeedRatio(Part):
     type: str
     peer: str
     peer_type: str
-    ratio: float
+    ratio: Positive
     winner: Literal["ours", "other"] | None
     verdict: str
     low: float | None = None
@@ -789,8 +795,8 @@ class Rung(Part):
     vocab_size: int
     tokens_in_use: int
     bytes_per_token: float
-    flops_per_byte: float
-    bytes_on_disk: int
+    flops_per_byte: Positive
+    bytes_on_disk: PositiveInt
     cpu_seconds_per_kb: Stat
     ms_per_byte: Stat
     peak_rss_bytes: Stat
@@ -817,7 +823,7 @@ class Ladder(Measured, tag="ladder"):
     energy: str
     threads: int
     text_bytes: int
-    rungs: list[Rung]
+    rungs: Annotated[list[Rung], msgspec.Meta(min_length=1)]
     references: list[Reference] = []
     targets: list[Target] = []
 
@@ -946,6 +952,8 @@ class Run(Record, omit_defaults=True, tag="run"):
     scoring: Scoring | None = None
 
 
+ModelRecord = Summary | Evaluation | Benchmark | TrainingSpeed | Decode | Scoring
+
 # --- Reading -------------------------------------------------------------------------------------
 
 
@@ -966,7 +974,7 @@ def read_any(path: str | Path) -> Record:
         kind = _kind(path, header)
         record: Record = msgspec.json.decode(data, type=kind)
     except OSError as error:
-        raise IteraError(f"'{path}' can't be read: {error.strerror}") from None
+        raise IteraError(f"'{path}' can't be read: {error.strerror}") from error
     except (msgspec.ValidationError, ConfigError) as error:
         raise IteraError(
             f"'{path}' isn't a result file as this version of Itera-Lite writes it: {error}. Run "

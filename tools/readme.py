@@ -14,13 +14,14 @@ from pathlib import Path
 
 from itera_lite.errors import IteraError
 from itera_lite.files import write_text
-from itera_lite.report.ladder import rung_value
+from itera_lite.records import SpeedRatio
+from itera_lite.report.ladder import CPU
 from itera_lite.report.metrics import compare_pairs
-from itera_lite.report.results import ModelResults, Results, get, load_results, number
+from itera_lite.report.results import ModelResults, Results, load_results
 from itera_lite.report.sections.engine import (
     OURS,
-    best_ratio,
     decode_speeds,
+    ratio_to,
     target_cells,
     targets,
 )
@@ -64,11 +65,18 @@ def renew(page: Path, root: Path = ROOT) -> None:
 
 
 def summary_table(results: Results) -> str:
-    """Four rows on the architectures, one on the engine, one on compression."""
+    """Four rows on the architectures, one on the engine, one on compression.
+
+    Raises:
+        IteraError: where one of them wasn't measured.
+    """
     pair = compare_pairs(results)[0]
-    trained = duration(number(pair.itera.summary, "train", "seconds"))
+    model, ladder = pair.ours, results.ladder
+    against = ratio_to(model.decode.decoding.ratios, "q8_0", "llama.cpp") if model.decode else None
+    if not (model.training and model.decode and against and ladder):
+        raise IteraError(f"'{results.folder}' lacks a training, the engine's decoding or a ladder")
     labels = {
-        "bpb": f"Bits per byte after {trained} of training each",
+        "bpb": f"Bits per byte after {duration(model.training.seconds)} of training each",
         "bpb_time": None,  # its own label has the number of tokens
         "flops_forward": "FLOPs a token",
         "decode_1_128": "Decoding with PyTorch",
@@ -78,24 +86,21 @@ def summary_table(results: Results) -> str:
         [label or own, ours, f"{other}: Transformer", verdict]
         for label, (own, ours, other, verdict) in zip(labels.values(), chosen, strict=True)
     ]
-    record = pair.itera.engine_decode
-    against = best_ratio(record, "q8_0", "llama.cpp")
-    runtimes = get(record, "types", "q8_0", "runtimes")
+    runtimes = model.decode.decoding.types["q8_0"].runtimes
     ours, other = (
-        count(number(runtimes, runtime, "tokens_per_second", "median"))
-        for runtime in (OURS, "llama.cpp")
+        count(runtimes[runtime].tokens_per_second.median) for runtime in (OURS, "llama.cpp")
     )
     rows.append(
         [
             "Decoding with the engine, 8-bit weights, one thread",
             f"{ours} tokens/s",
             f"{other} tokens/s: llama.cpp, same file",
-            str(against.get("verdict", MISSING)).replace(OURS, "Itera"),
+            against.verdict.replace(OURS, "Itera"),
         ]
     )
-    first, last = results.ladder[0], results.ladder[-1]
-    cpu = [1e3 * (rung_value(rung, "cpu_seconds_per_kb") or 0.0) for rung in (last, first)]
-    bpb = [fixed(rung_value(rung, "bpb")) for rung in (last, first)]
+    ends = (ladder.rungs[-1], ladder.rungs[0])
+    cpu = [1e3 * CPU.of(rung) for rung in ends]
+    bpb = [fixed(rung.bpb.median) for rung in ends]
     rows.append(
         [
             "CPU time of 1,000 bytes of text, 4-bit weights, the engine",
@@ -110,7 +115,7 @@ def summary_table(results: Results) -> str:
 def models_table(results: Results) -> str:
     """The first pair of models side by side."""
     pair = compare_pairs(results)[0]
-    headers = ["", code(pair.itera.name), code(pair.transformer.name), "verdict"]
+    headers = ["", code(pair.ours.name), code(pair.other.name), "verdict"]
     return table(headers, comparison_rows(pair, (*KEYS, "word_ppl")), "lrrl")
 
 
@@ -147,10 +152,10 @@ def ladder_table(results: Results) -> str:
     if not results.ladder:
         raise IteraError(f"'{results.folder}' has no ladder.json. Run `itera ladder` to make it.")
     return paragraphs(
-        rungs_table(results.ladder),
-        target_table(results.ladder_targets),
-        references_tried(results.ladder_references),
-        unused_tokens(results.ladder),
+        rungs_table(results.ladder.rungs),
+        target_table(results.ladder.targets),
+        references_tried(results.ladder.references),
+        unused_tokens(results.ladder.rungs),
     )
 
 
@@ -164,37 +169,39 @@ TABLES = {
 
 
 def _decoding(model: ModelResults) -> Iterator[list[str]]:
-    speeds = {(k, r): number(s, "tokens_per_second", "median") for k, r, s in decode_speeds(model)}
-    yield from _speed_rows(model, "decoding", speeds)
+    if model.decode:
+        speeds = {(k, r): s.tokens_per_second.median for k, r, s in decode_speeds(model)}
+        yield from _speed_rows(model, "decoding", speeds, model.decode.decoding.ratios)
 
 
 def _scoring(model: ModelResults) -> Iterator[list[str]]:
-    rows = model.engine_scoring.get("scorers")
-    speeds = {
-        (str(row.get("type")), str(row.get("runtime"))): number(row, "tokens_per_second", "median")
-        for row in (rows if isinstance(rows, list) else [])
-        if row.get("threads") == 1
-    }
-    yield from _speed_rows(model, "scoring", speeds)
+    if model.scoring:
+        speeds = {
+            (row.type, row.runtime): row.tokens_per_second.median
+            for row in model.scoring.runtimes
+            if row.threads == 1
+        }
+        yield from _speed_rows(model, "scoring", speeds, model.scoring.ratios)
 
 
 def _speed_rows(
-    model: ModelResults, what: str, speeds: dict[tuple[str, str], float | None]
+    model: ModelResults,
+    what: str,
+    speeds: dict[tuple[str, str], float],
+    ratios: list[SpeedRatio],
 ) -> Iterator[list[str]]:
     """A row for each type of weights; a peer's speed with our engine's advantage over it."""
-    record = model.engine_decode if what == "decoding" else model.engine_scoring
     for kind in [kind for kind, runtime in speeds if runtime == OURS]:
         cells = []
         for peer in PEERS:
             speed = speeds.get((kind, peer)) or speeds.get(("fp32", peer))
-            against = best_ratio(record, kind, peer)
-            ratio = number(against, "ratio")
-            if speed is None or not ratio:
+            against = ratio_to(ratios, kind, peer)
+            if speed is None or against is None:
                 cells.append(MISSING)
                 continue
             words = "no clear difference"
-            if " better by " in str(get(against, "verdict")):
-                words = f"{times(ratio)} {'faster' if ratio > 1 else 'slower'}"
+            if against.winner:
+                words = f"{times(against.ratio)} {'faster' if against.ratio > 1 else 'slower'}"
             cells.append(f"{count(speed)} ({words})")
         label = f"{code(model.name)}, {what}, {escape(kind.upper())}"
         yield [label, count(speeds[kind, OURS]), *cells]

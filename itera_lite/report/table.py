@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from itera_lite import terminal
 from itera_lite.report.metrics import Pair, compare_pairs
 from itera_lite.report.results import Results, load_results
 from itera_lite.report.text import MISSING, quantity
@@ -48,19 +49,13 @@ def comparison_rows(pair: Pair, keys: Sequence[str] = KEYS) -> list[list[str]]:
         key = c.metric.key
         if key not in keys and not key.startswith(tuple(k for k in keys if k.endswith("_"))):
             continue
-        label = c.metric.label + (f" ({c.note})" if c.note == "estimated" else "")
         sides = (
             MISSING if x is None else quantity(x.value, c.metric.unit) for x in (c.ours, c.other)
         )
-        rows.append([label, *sides, c.verdict])
+        rows.append([c.label, *sides, c.verdict])
     return rows
 
 
 def _table(pair: Pair) -> str:
-    rows = [["", pair.itera.name, pair.transformer.name, "verdict"], *comparison_rows(pair)]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]}".rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    header = ["", pair.ours.name, pair.other.name, "verdict"]
+    return terminal.table(header, comparison_rows(pair), "lrrl")
