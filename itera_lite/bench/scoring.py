@@ -6,7 +6,7 @@ Every runtime computes the probabilities of all tokens of the same documents, in
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +33,12 @@ class Scorer(Entry[float]):
     kind: str  # type of the weights: q8_0, or fp32 in PyTorch
     label: str  # the runtime's name in the results
     runtime: Runtime
+    documents: list[Document]
     threads: int = 1
     note: str = ""  # how it was set up, where that was chosen here
+
+    def measure(self) -> float:
+        return _tokens(self.documents) / self.runtime.score(self.documents)
 
 
 def measure_scoring(
@@ -116,10 +120,10 @@ def _scorers(
     def scorer(kind: str, label: str, runtime: Runtime, threads: int = 1, note: str = "") -> Scorer:
         return Scorer(
             name=f"{files.model.name} {kind} {label}",
-            measure=_speed(runtime, documents),
             kind=kind,
             label=label,
             runtime=runtime,
+            documents=documents,
             threads=threads,
             note=note,
         )
@@ -132,10 +136,6 @@ def _scorers(
     if peers and installed(TRANSFORMERS):
         runtime, note = _fastest_transformers(files.folder, documents)
         yield scorer("fp32", TRANSFORMERS, runtime, note=note)
-
-
-def _speed(runtime: Runtime, documents: Sequence[Document]) -> Callable[[], float]:
-    return lambda: _tokens(documents) / runtime.score(documents)
 
 
 def _fastest_transformers(

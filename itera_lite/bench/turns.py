@@ -6,6 +6,7 @@ round, so a machine that gets slower for a while slows all of them alike.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,12 +23,15 @@ Progress = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
-class Entry(Generic[T]):
-    """What takes turns: its name for the progress, a measurement, and what that gave, by round."""
+class Entry(ABC, Generic[T]):
+    """What takes turns: its name for the progress, and what its measurements gave."""
 
     name: str
-    measure: Callable[[], T]
     samples: list[T] = field(default_factory=list)
+
+    @abstractmethod
+    def measure(self) -> T:
+        """Measure once."""
 
 
 def take_turns(entries: Sequence[Entry[Any]], repeats: int, progress: Progress) -> None:

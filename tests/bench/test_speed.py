@@ -90,7 +90,9 @@ def test_meter_is_read_around_decoding_only(monkeypatch):
 def test_rows_of_a_cell():
     fast = Segment(0.5, [0.1, 0.1, 0.4], 1.1, 1.1, 0.6, None)
     slow = Segment(1.0, [0.2, 0.2, 0.2], 1.6, 0.8, 0.3, None)
-    cell = Cell(name="", measure=None, batch=2, context=100, samples=[fast, slow])
+    rows = torch.zeros(2, 100)
+    cell = Cell(name="", runtime=None, rows=rows, steps=3, device="cpu", meter=None)
+    cell.samples += [fast, slow]
     prefill, decode = cell.prefill, cell.decode
     assert prefill.tokens_per_second.samples == [400, 200]
     assert prefill.latency_ms.median == 750
