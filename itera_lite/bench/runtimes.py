@@ -283,6 +283,7 @@ class Llama(Runtime):
     """
 
     batches = False
+    _log: Any = None  # what llama.cpp calls with its messages; it must live as long as the library
 
     def __init__(self, path: Path, context: int, *, batch: int = 512, threads: int = 1) -> None:
         if not installed(LLAMA):
@@ -290,6 +291,9 @@ class Llama(Runtime):
         import llama_cpp
         from numpy.ctypeslib import as_array
 
+        if Llama._log is None:
+            Llama._log = llama_cpp.llama_log_callback(lambda level, text, data: None)
+            llama_cpp.llama_log_set(Llama._log, None)
         self._c: Any = llama_cpp
         self._as_array = as_array
         self._batch_size = min(batch, context)
