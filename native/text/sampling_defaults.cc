@@ -54,7 +54,7 @@ void apply_sequence(const Gguf &file, SamplerOptions &s, std::vector<std::string
     if (!holds(named, "top_k")) s.top_k = 0;
     if (!holds(named, "top_p")) s.top_p = 1;
     if (!holds(named, "min_p")) s.min_p = 0;
-    // What does nothing may stand anywhere, and top-k gives the same before temperature and after.
+    // The order of what does nothing is free, and top-k gives the same before temperature and after.
     std::erase_if(named, [&](std::string_view name) {
         return (name == "penalties" && s.repetition_penalty == 1) ||
                (name == "temperature" && (s.temperature == 1 || s.temperature == 0)) ||
@@ -80,8 +80,8 @@ SamplerOptions read_sampling(const Gguf &file, std::vector<std::string> &notes) 
         return file.get<double>(std::string(kPrefix) + name, otherwise);
     };
     const auto whole = [&](const char *name, int64_t otherwise, int64_t most) {
-        return int32_t(std::clamp<int64_t>(file.get<int64_t>(std::string(kPrefix) + name, otherwise), -1,
-                                           most));
+        const auto value = file.get<int64_t>(std::string(kPrefix) + name, otherwise);
+        return int32_t(std::clamp<int64_t>(value, -1, most));
     };
     // Out of their ranges: as llama.cpp, where any temperature up to 0 is greedy and any top-p
     // up to 0 leaves one token.

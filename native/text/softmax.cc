@@ -62,7 +62,7 @@ constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's b
 }
 
 #ifdef ITERA_AVX2
-const bool kAvx2 = __builtin_cpu_supports("avx2");
+const bool kHasAvx2 = __builtin_cpu_supports("avx2");
 
 [[gnu::target("avx2")]] double exponentials_avx2(std::span<const float> logits, float max,
                                                  float temperature, float *weights) {
@@ -88,7 +88,7 @@ double exponentials(std::span<const float> logits, float max, float temperature,
                     std::span<float> weights) {
     float *out = weights.empty() ? nullptr : weights.data();
 #ifdef ITERA_AVX2
-    if (kAvx2) return exponentials_avx2(logits, max, temperature, out);
+    if (kHasAvx2) return exponentials_avx2(logits, max, temperature, out);
 #endif
     return exponentials_of(logits, max, temperature, out);
 }
