@@ -36,7 +36,7 @@ class Checker {
     }
 
   private:
-    // Room for a whole vector after the last number, as the kernels are promised.
+    // With room for a whole vector after the last number, which kernels may touch.
     Numbers random(size_t n, float scale = 1) {
         Numbers out(n + 32);
         std::normal_distribution<float> normal(0, scale);

@@ -27,7 +27,7 @@ bool is_off(const Entry &entry, std::string_view name) {
     return false;
 }
 
-// The parts of the file's sequence that this engine has, and those that it doesn't know.
+// The samplers of the file's sequence that this engine has, and the first that it doesn't know.
 void read_sequence(std::string_view sequence, std::vector<std::string_view> &known,
                    std::string &unknown) {
     while (!sequence.empty()) {
@@ -41,7 +41,7 @@ void read_sequence(std::string_view sequence, std::vector<std::string_view> &kno
     }
 }
 
-// A sampler that the sequence leaves out isn't used.
+// Turns off the samplers that the sequence leaves out.
 void apply_sequence(const Gguf &file, SamplerOptions &s, std::vector<std::string> &notes) {
     std::vector<std::string_view> named;
     std::string unknown;
