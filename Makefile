@@ -52,8 +52,8 @@ fuzz: $(STAMP) ## Look for a model file that breaks the engine: make fuzz MINUTE
 	    -print_final_stats=1 build/fuzz/corpus build/fuzz/seeds || test $$? = 72 || { echo \
 	    "found: the file is kept in native/fuzz/cases, and 'make test' replays it from now on" >&2; exit 1; }
 
-readme: $(STAMP) ## Write the README's tables again from the committed results
-	$(BIN)/python -m itera_lite.report.table README.md
+readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the committed results
+	$(BIN)/python -m tools.readme
 
 report: $(STAMP) ## Write the report again from the result files
 	$(BIN)/itera report

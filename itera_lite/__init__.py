@@ -1,10 +1,10 @@
 """Itera-Lite: tiny language models that anybody can train, shrink and run on a CPU.
 
     from itera_lite import load_checkpoint, prepare
-    from itera_lite.generate import generate
-    from itera_lite.train.run import train
+    from itera_lite.commands.generate import generate
+    from itera_lite.commands.train import train
 
-What `itera VERB` does, the function of that verb does (the table is in `itera_lite.cli`).
+Each verb of the command line is a function (the table is in `itera_lite.cli`).
 Importing this package is fast: each public name is imported when it is first used.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from itera_lite.checkpoint.folder import save_checkpoint as save_checkpoint
     from itera_lite.config import ModelConfig as ModelConfig
     from itera_lite.data.corpus import load_documents as load_documents
-    from itera_lite.data.shards import prepare as prepare
+    from itera_lite.data.prepare import prepare as prepare
     from itera_lite.data.tokenizer import Tokenizer as Tokenizer
     from itera_lite.errors import CheckpointError as CheckpointError
     from itera_lite.errors import ConfigError as ConfigError
@@ -45,7 +45,7 @@ _PUBLIC = {
     "cost": "itera_lite.model.cost",
     "Tokenizer": "itera_lite.data.tokenizer",
     "load_documents": "itera_lite.data.corpus",
-    "prepare": "itera_lite.data.shards",
+    "prepare": "itera_lite.data.prepare",
     "load_checkpoint": "itera_lite.checkpoint.folder",
     "save_checkpoint": "itera_lite.checkpoint.folder",
     "IteraError": "itera_lite.errors",

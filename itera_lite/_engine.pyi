@@ -1,4 +1,4 @@
-"""Types of the native module; see `itera_lite.runtime` for what each thing does."""
+"""Types of the native module; see `itera_lite.engine` for what each thing does."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -34,58 +34,64 @@ if TYPE_CHECKING:
 
 # verb -> (module:function, the first line of its docstring; a test holds the two equal)
 VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("itera_lite.demo:demo", "Train, evaluate, benchmark and compare both models."),
+    "demo": (
+        "itera_lite.commands.demo:demo",
+        "Train, evaluate, benchmark and compare both models.",
+    ),
     "data": (
-        "itera_lite.data.describe:describe",
+        "itera_lite.commands.data:describe",
         "Prepare a text set and describe it: documents, bytes, tokens, samples.",
     ),
-    "train": ("itera_lite.train.run:train", "Train a model, or both."),
-    "eval": ("itera_lite.evaluate.run:evaluate", "Measure the quality of a checkpoint."),
-    "generate": ("itera_lite.generate:generate", "Write text with a model."),
+    "train": ("itera_lite.commands.train:train", "Train a model, or both."),
+    "eval": ("itera_lite.commands.evaluate:evaluate", "Measure the quality of a checkpoint."),
+    "generate": ("itera_lite.commands.generate:generate", "Write text with a model."),
     "score": (
-        "itera_lite.runtime.score:score_lines",
+        "itera_lite.commands.score:score_lines",
         "Score each line of a file: bits per byte and perplexity.",
     ),
-    "bench": ("itera_lite.bench.run:bench", "Measure speed, memory and energy."),
+    "bench": ("itera_lite.commands.bench:bench", "Measure speed, memory and energy."),
     "bench decode": (
-        "itera_lite.bench.decode:bench_decode",
+        "itera_lite.commands.bench_decode:bench_decode",
         "Measure the native engine's decoding beside llama.cpp and transformers.",
     ),
     "bench score": (
-        "itera_lite.bench.scoring:bench_score",
+        "itera_lite.commands.bench_score:bench_score",
         "Measure the native engine's scoring beside llama.cpp and transformers.",
     ),
-    "bench train": ("itera_lite.bench.training:bench_training", "Measure training speed."),
-    "bench seeds": ("itera_lite.bench.seeds:bench_seeds", "Train both models with several seeds."),
+    "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
+    "bench seeds": (
+        "itera_lite.commands.bench_seeds:bench_seeds",
+        "Train both models with several seeds.",
+    ),
     "export": (
-        "itera_lite.export.run:export",
+        "itera_lite.commands.export:export",
         "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
     ),
     "compress": (
-        "itera_lite.compress.fit:compress",
+        "itera_lite.commands.compress:compress",
         "Make a model smaller: say how small, or how much worse it may get.",
     ),
     "compress distill": (
-        "itera_lite.compress.distill:distill",
+        "itera_lite.commands.compress_distill:distill",
         "Train a small model on what a larger one says.",
     ),
     "compress vocab": (
-        "itera_lite.compress.vocabulary:vocab",
+        "itera_lite.commands.compress_vocab:vocab",
         "Give a model a smaller vocabulary, made for your text.",
     ),
     "compress experts": (
-        "itera_lite.compress.experts:experts",
+        "itera_lite.commands.compress_experts:experts",
         "Take out the experts that your text hardly uses.",
     ),
     "compress quantize": (
-        "itera_lite.compress.quantize:quantize",
+        "itera_lite.commands.compress_quantize:quantize",
         "Store a model in 8 or 4 bits, with as little loss as the time allows.",
     ),
     "ladder": (
-        "itera_lite.compress.ladder:ladder",
+        "itera_lite.commands.ladder:ladder",
         "Climb from a conventional Transformer to 100-300x, measured.",
     ),
-    "report": ("itera_lite.report.build:report", "Write the report from the result files."),
+    "report": ("itera_lite.commands.report:report", "Write the report from the result files."),
 }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from itera_lite import cli
-from itera_lite.runtime import Model
-from itera_lite.runtime.find import BOX
+from itera_lite.engine import Model
+from itera_lite.engine.find import BOX
 
 CARD = (BOX / "README.md").read_text()
 

@@ -49,7 +49,7 @@ def test_every_public_name_exists_and_is_reachable() -> None:
 
 
 def test_no_public_name_is_hidden_by_a_module_of_that_name() -> None:
-    """`import itera_lite.train.run` sets `itera_lite.train`: a function there would be lost."""
+    """`import itera_lite.train` sets the name `train` here: a function so named would be lost."""
     modules = {module.name for module in iter_modules(itera_lite.__path__)}
     assert not modules & set(itera_lite.__all__)
 

@@ -8,11 +8,34 @@ PACKAGE = Path(__file__).parents[1] / "itera_lite"
 
 # From the top to the bottom: a room imports only from those that stand after it.
 ROOMS = (
-    *("cli", "demo", "generate"),
-    *("compress", "bench", "runtime", "export", "train", "evaluate", "checkpoint"),
-    *("sampling", "model", "kernels", "report", "data"),
-    *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
+    *("cli", "commands"),
+    *(
+        "studies",
+        "compress",
+        "bench",
+        "distill",
+        "engine",
+        "export",
+        "train",
+        "evaluate",
+        "checkpoint",
+    ),
+    *("model", "ops", "report", "data", "records"),
+    *(
+        "machine",
+        "stats",
+        "quantities",
+        "sampling",
+        "config",
+        "files",
+        "terminal",
+        "torchrun",
+        "errors",
+    ),
 )
+
+# The ladder calls verbs, until their work leaves `commands`.
+UNTIL_SPLIT = {("studies", "commands")}
 
 
 def imports() -> Iterator[tuple[str, str]]:
@@ -46,4 +69,5 @@ def test_imports_point_down() -> None:
     places = {room: place for place, room in enumerate(ROOMS)}
     found = {pair for pair in imports() if pair[0] in places}
     assert ("train", "model") in found
-    assert not {(room, other) for room, other in found if places[other] < places[room]}
+    upward = {(room, other) for room, other in found if places[other] < places[room]}
+    assert upward <= UNTIL_SPLIT

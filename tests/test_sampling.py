@@ -11,9 +11,9 @@ import pytest
 from itera_lite import cli
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.checkpoint.hf import save_model
+from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, IteraWarning
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
 from itera_lite.sampling import SamplingDefaults, read_generation_config
 from tests.export.models import TRANSFORMER, random_model
 

@@ -1,188 +1,257 @@
-"""The verb `bench train`: training speed, against the processor's peak and `transformers`."""
+"""Measures training: whole steps of our models and of `transformers`, timed in turns.
+
+`itera bench train` reports them; `itera bench seeds` takes the ratio of our two models' speeds.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from itera_lite import kernels
-from itera_lite.bench.peers import load_transformers, peer_versions
-from itera_lite.bench.steps import Contender, our_step, peer_step, seconds_of, short, take_turns
-from itera_lite.checkpoint.hf import load_model, save_model
+from itera_lite import ops
+from itera_lite.bench import runtimes
+from itera_lite.bench.runtimes import OURS, TRANSFORMERS
+from itera_lite.bench.turns import Entry, progress_bar, take_turns
+from itera_lite.checkpoint.hf import load_model, read_config, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
-from itera_lite.files import check_writable, write_json
-from itera_lite.machine.provenance import default_threads, provenance
+from itera_lite.machine.peak import measured_peak, torch_threads
+from itera_lite.machine.provenance import Provenance, default_threads
 from itera_lite.model import LanguageModel
-from itera_lite.model.cost import cost
-from itera_lite.quantities import threads_of, whole_number
+from itera_lite.model.cost import cost, describe
+from itera_lite.records import RuntimeTraining, TrainingSpeed
+from itera_lite.stats.samples import Stat
+from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Precision, choose
 
-MOST_VOCABULARY = 1 << 20
+Step = Callable[[Tensor], float]  # one update on a batch (B, L+1); returns the loss in nats
 
 
-def bench_training(
+class Repeat(NamedTuple):
+    """One repeat of some steps."""
+
+    first_loss: float  # nats
+    tokens_per_second: float
+    peak: float  # of the processor just after, FLOP/s
+
+
+@dataclass(kw_only=True)
+class Trainer(Entry[Repeat]):
+    """A way to train."""
+
+    step: Step
+    batch: Tensor
+    steps: int  # a repeat
+    threads: int
+    dtype: torch.dtype
+
+    def measure(self) -> Repeat:
+        torch.set_num_threads(self.threads)
+        begin = time.perf_counter()
+        losses = [self.step(self.batch) for _ in range(self.steps)]
+        seconds = time.perf_counter() - begin
+        tokens = self.batch[:, 1:].numel() * self.steps
+        return Repeat(losses[0], tokens / seconds, measured_peak(self.dtype, seconds=0.2))
+
+    def record(self) -> RuntimeTraining:
+        return RuntimeTraining(
+            threads=self.threads,
+            precision="bf16" if self.dtype == torch.bfloat16 else "fp32",
+            tokens_per_second=Stat.of([one.tokens_per_second for one in self.samples]),
+            first_loss=self.samples[0].first_loss,
+        )
+
+
+def measure_training(
+    families: Sequence[Family],
+    size: str,
+    vocab_size: int,
+    config: TrainConfig,
     *,
-    model: Literal["itera", "transformer", "both"] = "both",
-    config: str = "tiny",
-    vocab_size: int = 2048,
-    batch_size: int | None = None,
-    seq_len: int | None = None,
-    precision: Precision = "auto",
-    threads: int | None = None,
-    repeats: int = 7,
-    steps: int = 4,
-    peers: bool = True,
-    results: Path = Path("results"),
-) -> dict[str, dict[str, Any]]:
-    """Measure training speed.
-
-    Whole steps (forward, backward, clipping, optimizer) on random tokens: ours with all
-    threads and with one, and `transformers` with the same weights, batch and threads at
-    the precision that is faster for it, in turns. Writes NAME_training_speed.json.
+    precision: Precision,
+    threads: int | None,
+    repeats: int,
+    steps: int,
+    peers: bool,
+) -> list[TrainingSpeed]:
+    """Measure how fast models train, with all threads and with one, beside `transformers`.
 
     Args:
-        model: Which of the two to measure.
-        config: Size: tiny, small or base.
-        vocab_size: Size of the vocabulary.
-        batch_size: Sequences a step; by default that of the training.
-        seq_len: Tokens a sequence; by default that of the training.
-        precision: Of our matrix products; auto measures what this processor is fast at.
-        threads: Processor threads; by default one a core.
-        repeats: Times that everything is measured.
-        steps: Steps a repeat.
-        peers: Also measure transformers, where it is installed.
-        results: Folder of the result files.
+        families: which models; they aren't timed in turns with each other.
+        size: ``tiny``, ``small`` or ``base``.
+        vocab_size: of the vocabulary.
+        config: batch size and sequence length.
+        precision, threads, repeats, steps, peers: the options of `itera bench train`.
+
+    Returns:
+        The record of each model.
     """
-    for option, value in (
-        *(("batch_size", batch_size), ("seq_len", seq_len)),
-        *(("repeats", repeats), ("steps", steps)),
-    ):
-        if value is not None:
-            whole_number(option, value)
-    if threads is not None:
-        threads_of(threads)
-    whole_number("vocab_size", vocab_size, most=MOST_VOCABULARY)
-    defaults = TrainConfig()
-    train = TrainConfig(
-        batch_size=batch_size or defaults.batch_size, seq_len=seq_len or defaults.seq_len
-    )
-    families: list[Family] = ["itera", "transformer"] if model == "both" else [model]
-    for family in families:
-        check_writable(Path(results) / f"{NAMES[family]}_{config}_training_speed.json")
-    before = torch.get_num_threads()
     threads = threads or default_threads()
-    torch.set_num_threads(threads)
-    try:
-        problem = kernels.enable()
-        choice = choose(precision, "cpu")
-        records = {}
+    records = []
+    with torch_threads(threads):
+        problem = ops.enable()
+        dtype = choose(precision, "cpu").dtype
         for family in families:
-            name = f"{NAMES[family]}_{config}"
+            name = f"{NAMES[family]}_{size}"
             torch.manual_seed(0)
-            built = LanguageModel(preset(family, config, vocab_size))
+            model = LanguageModel(preset(family, size, vocab_size))
             with tempfile.TemporaryDirectory() as folder:
-                save_model(built, folder, eot_id=0)
-                contenders = _contenders(folder, train, choice.dtype, threads, peers)
-            peaks = take_turns(name, contenders, built.config.vocab_size, train, repeats, steps)
-            record = _record(name, built, train, contenders, peaks)
-            record["fused_kernels"] = problem is None
-            record["provenance"] = provenance(seed=0)
-            record["provenance"]["versions"] |= peer_versions() if peers else {}
-            _print(record)
-            write_json(Path(results) / f"{name}_training_speed.json", record)
-            records[name] = record
-    finally:
-        torch.set_num_threads(before)
-    print(f"Written to {Path(results) / 'NAME_training_speed.json'}")
+                save_model(model, folder, eot_id=0)
+                trainers = list(_trainers(folder, config, dtype, threads, steps, peers))
+            _take_turns(name, trainers, repeats)
+            flops = cost(model.config, config.seq_len).flops_train
+            rows = _shares_of_peak(trainers, flops)
+            median = {label: row.tokens_per_second.median for label, row in rows.items()}
+            first, *others = median
+            records.append(
+                TrainingSpeed(
+                    model=describe(name, model.config),
+                    flops_train_per_token=flops,
+                    batch_size=config.batch_size,
+                    seq_len=config.seq_len,
+                    runtimes=rows,
+                    fused_operations=problem is None,
+                    speedup_of_first={label: median[first] / median[label] for label in others},
+                    provenance=Provenance.now(
+                        seed=0, versions=runtimes.versions((TRANSFORMERS,) if peers else ())
+                    ),
+                )
+            )
     return records
 
 
-def _contenders(
-    folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, peers: bool
-) -> list[Contender]:
-    """Everybody loads the same weights, which a learning rate of zero keeps the same."""
+def training_speeds(
+    size: str,
+    vocab_size: int,
+    batch_size: int,
+    threads: int | None = None,
+    repeats: int = 9,
+    steps: int = 2,
+) -> dict[str, RuntimeTraining]:
+    """Measure how fast our two models of a size train, in turns with each other.
 
-    def ours(n: int) -> Contender:
+    Returns:
+        Each model's speed, by its name.
+    """
+    config = TrainConfig(batch_size=batch_size)
+    threads = threads or default_threads()
+    with torch_threads(threads):
+        ops.enable()
+        dtype = choose("auto", "cpu").dtype
+        batch, trainers = _random_batch(vocab_size, config), []
+        for family in NAMES:
+            torch.manual_seed(0)
+            model = LanguageModel(preset(family, size, vocab_size)).train()
+            model.compute_dtype = dtype
+            trainers.append(
+                Trainer(
+                    name=f"{NAMES[family]}_{size}",
+                    step=our_step(model, config),
+                    batch=batch,
+                    steps=steps,
+                    threads=threads,
+                    dtype=dtype,
+                )
+            )
+        _take_turns(size, trainers, repeats)
+    return {one.name: one.record() for one in trainers}
+
+
+def our_step(model: LanguageModel, config: TrainConfig) -> Step:
+    """A step as `itera train` takes it: Muon and AdamW, with the experts' balance loss.
+
+    The learning rate is zero, so that the weights stay the same; so it is in `peer_step`.
+    """
+    optimizer = Optimizer(model, config)
+
+    def step(batch: Tensor) -> float:
+        loss = model.loss(batch[:, :-1], batch[:, 1:], config.balance_weight)
+        loss.total.backward()
+        optimizer.step(0.0)
+        return loss.cross_entropy.item()
+
+    return step
+
+
+def peer_step(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> Step:
+    """A step as a user of `transformers` writes it: autocast, clipping, fused AdamW."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.1, fused=True)
+
+    def step(batch: Tensor) -> float:
+        half = dtype != torch.float32
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+        loss = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip, foreach=True)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def _random_batch(vocab_size: int, config: TrainConfig) -> Tensor:
+    """Token ids (B, L+1), the same for everybody."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (config.batch_size, config.seq_len + 1)
+    return torch.randint(vocab_size, shape, generator=generator)
+
+
+def _trainers(
+    folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, steps: int, peers: bool
+) -> Iterator[Trainer]:
+    """Everybody loads the same weights, which a learning rate of zero keeps the same."""
+    batch = _random_batch(read_config(Path(folder)).vocab_size, config)
+
+    def trainer(label: str, step: Step, n: int, dtype: torch.dtype) -> Trainer:
+        name = f"{label}, {n} thread{'s' if n > 1 else ''}"
+        return Trainer(name=name, step=step, batch=batch, steps=steps, threads=n, dtype=dtype)
+
+    for n in dict.fromkeys((threads, 1)):
         model = load_model(folder).train()
         model.compute_dtype = dtype
-        return Contender(f"itera-lite, {_threads(n)}", our_step(model, config), n, short(dtype))
-
-    found = [ours(n) for n in dict.fromkeys((threads, 1))]
+        yield trainer(OURS, our_step(model, config), n, dtype)
     if peers:
-        peer = load_transformers(Path(folder), attention="sdpa").train()
-        best = _best_precision(peer, config)
-        found.append(
-            Contender(
-                f"transformers, {_threads(threads)}",
-                peer_step(peer, config, best),
-                threads,
-                short(best),
-            )
-        )
-    return found
+        peer = runtimes.load_transformers(folder, attention="sdpa").train()
+        best = min((torch.float32, torch.bfloat16), key=lambda d: _seconds(peer, config, batch, d))
+        yield trainer(TRANSFORMERS, peer_step(peer, config, best), threads, best)
 
 
-def _best_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
-    """The faster of float32 and bfloat16 autocast for ``model``; the better of two each."""
-    batch = torch.zeros(config.batch_size, config.seq_len + 1, dtype=torch.int64)
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        step = peer_step(model, config, dtype)
+def _seconds(model: nn.Module, config: TrainConfig, batch: Tensor, dtype: torch.dtype) -> float:
+    """Of a step of `transformers` in a precision, the better of two."""
+    step, times = peer_step(model, config, dtype), []
+    step(batch)
+    for _ in range(2):
+        begin = time.perf_counter()
         step(batch)
-        seconds[dtype] = min(seconds_of(step, batch) for _ in range(2))
-    return min(seconds, key=lambda dtype: seconds[dtype])
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
-def _record(
-    name: str,
-    model: LanguageModel,
-    config: TrainConfig,
-    contenders: Sequence[Contender],
-    peaks: dict[tuple[str, int], list[float]],
-) -> dict[str, Any]:
-    """Shares of the peak, and ratios of medians: above 1 means that the first one is faster."""
-    flops = cost(model.config, config.seq_len).flops_train
-    rows = {}
-    for one in contenders:
-        peak = max(peaks[one.precision, one.threads])
-        row = one.record() | {"peak_gflops": peak / 1e9}
-        row["share_of_peak"] = row["tokens_per_second"]["median"] * flops / peak
-        rows[one.label] = row
-    median = {label: row["tokens_per_second"]["median"] for label, row in rows.items()}
-    first = contenders[0].label
-    return {
-        "name": name,
-        "family": model.config.family,
-        "params": cost(model.config).params_total,
-        "flops_train_per_token": flops,
-        "batch_size": config.batch_size,
-        "seq_len": config.seq_len,
-        "contenders": rows,
-        "speedup_of_first": {k: median[first] / v for k, v in median.items() if k != first},
-    }
+def _take_turns(name: str, trainers: Sequence[Trainer], repeats: int) -> None:
+    with progress_bar(f"bench train {name}", (repeats + 1) * len(trainers)) as progress:
+        take_turns(trainers, repeats, progress)
 
 
-def _print(record: dict[str, Any]) -> None:
-    print(
-        f"\n{record['name']}: {record['params']:,} parameters, batch {record['batch_size']} x "
-        f"{record['seq_len']}, whole training steps"
-    )
-    for label, row in record["contenders"].items():
-        speed = row["tokens_per_second"]
-        print(
-            f"  {label:26} {row['precision']}  {speed['median']:9,.0f} tokens/s "
-            f"(spread {speed['spread']:,.0f}), {row['share_of_peak']:.0%} of "
-            f"{row['peak_gflops']:,.0f} GFLOP/s"
-        )
-    for label, ratio in record["speedup_of_first"].items():
-        first = next(iter(record["contenders"]))
-        print(f"  {first}: {ratio:.2f} times as fast as {label}")
-
-
-def _threads(n: int) -> str:
-    return f"{n} thread{'s' if n > 1 else ''}"
+def _shares_of_peak(trainers: Sequence[Trainer], flops: float) -> dict[str, RuntimeTraining]:
+    """Each trainer's record with the best peak that was measured in its precision and with its
+    threads, and its share of that."""
+    peaks, rows = defaultdict[tuple[torch.dtype, int], float](float), {}
+    for one in trainers:
+        key = one.dtype, one.threads
+        peaks[key] = max(peaks[key], *(repeat.peak for repeat in one.samples))
+    for one in trainers:
+        peak, row = peaks[one.dtype, one.threads], one.record()
+        row.peak_gflops = peak / 1e9
+        row.share_of_peak = row.tokens_per_second.median * flops / peak
+        rows[one.name] = row
+    return rows

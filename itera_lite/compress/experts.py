@@ -1,236 +1,182 @@
-"""The verb `compress experts`: a mixture without the experts that the user's text doesn't use."""
+"""Smaller mixtures of experts: which experts a text uses, and models with fewer of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from itera_lite.compress import mixture
-from itera_lite.compress.common import (
-    Start,
-    budget_for,
-    check_numbers,
-    gentle,
-    save_untrained,
-    score,
-)
-from itera_lite.compress.mixture import Usage
-from itera_lite.config import TrainConfig
-from itera_lite.data.shards import prepare
-from itera_lite.errors import UsageError
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from itera_lite.data.prepare import Dataset
+from itera_lite.errors import DataError
+from itera_lite.evaluate.bits import evaluating
 from itera_lite.model import LanguageModel
-from itera_lite.quantities import share_of, whole_number
-from itera_lite.train.session import Setting, first_bytes, run_training, threads_restored
+from itera_lite.model.moe import MoE
 
-USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
-PART_BYTES = 100_000  # of the validation text, to search the number of experts on
-RATE = 0.2  # of a new model's learning rates, for the training that follows
-
-Make = Callable[[int], LanguageModel]
+BATCH = 16  # windows at a time
 
 
-def experts(
-    checkpoint: Path,
-    *,
-    data: str,
-    keep: int | None = None,
-    max_loss: str | None = None,
-    merge: bool = False,
-    minutes: float | None = None,
-    tokens: str | None = None,
-    seed: int = 0,
-    name: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    threads: int | None = None,
-    quiet: bool = False,
-    checkpoints: Path = Path("checkpoints"),
-    results: Path = Path("results"),
-) -> dict[str, Any]:
-    """Take out the experts that your text hardly uses.
+@dataclass(frozen=True)
+class Usage:
+    """How much a text uses each expert; a row a layer, each row sums to 1.
 
-    Measures how much the text uses each expert, and drops or merges the least used ones, the
-    same number in every layer. The checkpoint itself stays as it is.
+    Attributes:
+        tokens: (layers, E) share of the tokens' top-k files.
+        weight: (layers, E) share of the gate weight: a place counts as much as the expert's
+            output does in it.
+        read: tokens of text that were read for it.
+    """
+
+    tokens: Tensor
+    weight: Tensor
+    read: int
+
+    def most_used(self, n: int) -> list[Tensor]:
+        """The ``n`` experts of each layer with the most gate weight, in their order."""
+        return list(self.weight.topk(n, dim=-1).indices.sort(dim=-1).values)
+
+
+def mixtures(model: LanguageModel) -> list[MoE]:
+    """The mixture of each layer; none in a dense model."""
+    return [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
+
+
+def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens: int) -> Usage:
+    """Read windows that are evenly spread over the train split, and see where they are sent.
 
     Args:
-        checkpoint: Folder of an Itera model with experts.
-        data: Set or path whose use of the experts counts, as in train.
-        keep: Experts to keep in each layer.
-        max_loss: Instead, as few as keep bits per byte within this of before; by default 1%.
-        merge: Average the experts that go into those most like them, instead of dropping them.
-        minutes: Training afterwards; none by default. --max-loss holds before it.
-        tokens: Train on this many tokens afterwards instead, such as 2M.
-        seed: Of the order of the text.
-        name: Name of the result; by default the checkpoint's with _e and the number kept.
-        resume: Go on where the training afterwards was stopped.
-        overwrite: Replace a model of this name, if there is one.
-        threads: Processor threads; by default one a core.
-        quiet: No progress bar.
-        checkpoints: Folder of the checkpoints.
-        results: Folder of the result files.
-
-    Returns:
-        The summary. Under ``compress`` it says what it began from, how much each expert was
-        used, and bits per byte before, after dropping, after merging and after training.
-    """
-    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens)
-    limit = share_of("max-loss", "1%" if max_loss is None else max_loss)
-    if keep is not None:
-        whole_number("keep", keep)
-    start = Start.load(checkpoint)
-    config = start.model.config
-    if not config.n_experts:
-        raise UsageError(
-            f"'{start.folder}' is a dense model: there are no experts to take out. Expected an "
-            "Itera model with experts"
-        )
-    if keep is not None and max_loss is not None:
-        raise UsageError("--keep and --max-loss each decide how many stay: give one of them")
-    least = max(2, config.top_k)
-    if keep is not None and not least <= keep < config.n_experts:
-        raise UsageError(
-            f"--keep {keep}: '{start.folder}' has {config.n_experts} experts a layer and sends a "
-            f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
-        )
-    with threads_restored():
-        setting = Setting.prepare(threads=threads, quiet=quiet)
-        dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-        budget = budget_for(dataset, minutes, tokens, default=0.0)
-        usage = mixture.measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
-        documents = list(first_bytes(dataset.documents("valid")))
-        before = start.score(documents)
-        make = _merging(start.model, usage) if merge else _dropping(start.model, usage)
-        if keep is None:
-            keep = fewest(start, make, documents, before.bpb, limit, least)
-        smaller = make(keep)
-        dropped = score(_dropping(start.model, usage)(keep), start.tokenizer, documents)
-        after = score(smaller, start.tokenizer, documents) if merge else dropped
-        record: dict[str, Any] = {
-            "verb": "experts",
-            "from": start.record(before),
-            "keep": keep,
-            "merge": merge,
-            "max_loss": None if max_loss is None else limit,
-            "usage": {
-                "tokens_read": usage.read,
-                "share_of_tokens": _rounded(usage.tokens),
-                "share_of_weight": _rounded(usage.weight),
-                "weight_lost": [
-                    round(1 - float(row[kept].sum()), 5)
-                    for row, kept in zip(usage.weight, usage.most_used(keep), strict=True)
-                ],
-            },
-            "bpb": {
-                "before": before.bpb,
-                "dropped": dropped.bpb,
-                "merged": after.bpb if merge else None,
-                "trained": None,
-            },
-        }
-        with start.claimed(
-            *(name, f"{start.name}_e{keep}", checkpoints, results),
-            resume=resume,
-            overwrite=overwrite,
-        ) as places:
-            if resume:
-                budget = budget_for(dataset, minutes, tokens, default=0.0, going_on=places)
-            notes = {"compress": record}
-            if budget is None:
-                summary = save_untrained(
-                    smaller, dataset, places, after, spec=data, seed=seed, notes=notes
-                )
-            else:
-                summary = run_training(
-                    smaller.config,
-                    gentle(config, budget, RATE, seed),
-                    dataset,
-                    budget,
-                    places,
-                    setting,
-                    spec=data,
-                    initial=smaller,
-                    resume=resume and places.resumable,
-                    patience=0,
-                    notes=notes,
-                    scored=lambda bpb: record["bpb"].update(trained=bpb),
-                )
-            if not quiet:
-                print(_in_words(summary))
-            return summary
-
-
-def _dropping(model: LanguageModel, usage: Usage) -> Make:
-    return lambda n: mixture.drop(model, usage.most_used(n))
-
-
-def _merging(model: LanguageModel, usage: Usage) -> Make:
-    return lambda n: mixture.merge(model, usage.most_used(n), usage.weight)
-
-
-def fewest(
-    start: Start, make: Make, documents: Sequence[bytes], bpb: float, limit: float, least: int
-) -> int:
-    """The smallest number of experts whose bits per byte stay within ``limit`` of before.
-
-    Halved down on a part of the validation text, then confirmed on all of it, with more
-    experts where that says so.
+        dataset: prepared with the model's tokenizer.
+        n_tokens: of text to read at most.
 
     Raises:
-        UsageError: not one expert can go.
+        DataError: where the text doesn't fill one window.
     """
-    part = list(_part(documents))
-    total = start.model.config.n_experts
+    stream = dataset.tokens("train")
+    available = (len(stream) - 1) // seq_len
+    if not available:
+        raise DataError(
+            f"{dataset.name} has {len(stream) - 1} tokens to read, which don't fill a window of "
+            f"{seq_len}: too short to tell which experts it uses. Give more text"
+        )
+    wanted = max(1, min(available, n_tokens // seq_len))
+    starts = [i * available // wanted * seq_len for i in range(wanted)]
+    config, moes = model.config, mixtures(model)
+    counts = torch.zeros(len(moes), config.n_experts, dtype=torch.float64)
+    weights = torch.zeros_like(counts)
 
-    def loss(n: int, texts: Sequence[bytes], base: float) -> float:
-        return score(make(n), start.tokenizer, texts).bpb / base - 1
+    def note(layer: int, _module: object, _inputs: object, logits: Tensor) -> None:
+        top, index = logits.float().topk(config.top_k, dim=-1)
+        gates = top.softmax(dim=-1).double()
+        counts[layer] += torch.bincount(index.flatten(), minlength=config.n_experts)
+        weights[layer].index_add_(0, index.flatten(), gates.flatten())
 
-    base = bpb if len(part) == len(documents) else start.score(part).bpb
-    low, high = least, total  # `high` is good, below `low` nothing is allowed
-    while low < high:
-        middle = (low + high) // 2
-        if loss(middle, part, base) <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    lost = 0.0
-    while high < total:
-        lost = loss(high, documents, bpb)
-        if lost <= limit:
-            return high
-        high += 1
-    lost = lost or loss(total - 1, documents, bpb)
-    raise UsageError(
-        f"--max-loss {limit:.3%}: without one expert of {total} bits per byte are already "
-        f"{lost:.3%} above before. Give a larger --max-loss, or --keep and --minutes"
-    )
-
-
-def _part(documents: Sequence[bytes]) -> Iterator[bytes]:
-    total = 0
-    for document in documents:
-        if total >= PART_BYTES:
-            return
-        yield document
-        total += len(document)
-
-
-def _rounded(shares: Any) -> list[list[float]]:
-    return [[round(share, 5) for share in row] for row in shares.tolist()]
-
-
-def _in_words(summary: dict[str, Any]) -> str:
-    record = summary["compress"]
-    began, bpb = record["from"], record["bpb"]
-    lost = max(record["usage"]["weight_lost"])
-    steps = [
-        f"{bpb[key]:.4f} {word}"
-        for key, word in (("dropped", "dropped"), ("merged", "merged"), ("trained", "trained"))
-        if bpb[key] is not None
+    hooks = [
+        moe.router.register_forward_hook(partial(note, layer)) for layer, moe in enumerate(moes)
     ]
-    return (
-        f"{summary['name']}: {began['n_experts']} -> {record['keep']} experts a layer, which "
-        f"had all but {lost:.1%} of the gate weight or more; {began['params']:,} -> "
-        f"{summary['params']['total']:,} parameters; bits per byte {bpb['before']:.4f} before, "
-        + ", ".join(steps)
+    try:
+        with evaluating(model):
+            for first in range(0, wanted, BATCH):
+                rows = [stream[s : s + seq_len].tolist() for s in starts[first : first + BATCH]]
+                model.hidden(torch.tensor(rows))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return Usage(
+        counts / counts.sum(dim=-1, keepdim=True),
+        weights / weights.sum(dim=-1, keepdim=True),
+        wanted * seq_len,
     )
+
+
+def drop(model: LanguageModel, keep: Sequence[Tensor]) -> LanguageModel:
+    """The model with these experts of each layer alone, the same number in every layer.
+
+    A token that was sent to a dropped expert goes to its next best one.
+    """
+
+    def chosen(moe: MoE, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return moe.router.weight[kept], moe.gate_up[kept], moe.down[kept]
+
+    return _with_mixtures(model, keep, chosen)
+
+
+def merge(model: LanguageModel, keep: Sequence[Tensor], weight: Tensor) -> LanguageModel:
+    """As `drop`, but each expert that goes is averaged into the most similar one that stays.
+
+    The router's rows are averaged likewise. Two experts are similar where the router sends them
+    the same inputs: where their rows of it point the same way. The order of the units inside an
+    expert means nothing, so they are paired by likeness before they are averaged.
+
+    Args:
+        weight: (layers, E), how much each counts in an average: `Usage.weight`.
+    """
+    shares = iter(weight)
+
+    def merged(moe: MoE, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        share = next(shares).float().clamp(min=1e-9)
+        router, gate_up, down = moe.router.weight, moe.gate_up, moe.down
+        likeness = F.normalize(router, dim=-1) @ F.normalize(router[kept], dim=-1).T
+        group = likeness.argmax(dim=-1)  # (E,), a place in `kept`
+        group[kept] = torch.arange(len(kept))
+        total = torch.zeros(len(kept)).index_add_(0, group, share)
+        sums = [torch.zeros_like(tensor[kept]) for tensor in (router, gate_up, down)]
+        for expert, place in enumerate(group.tolist()):
+            target = int(kept[place])
+            order = paired_units(gate_up[target], down[target], gate_up[expert], down[expert])
+            both = torch.cat([order, order + len(order)])  # the gate's rows, then the up rows
+            part = share[expert] / total[place]
+            sums[0][place] += part * router[expert]
+            sums[1][place] += part * gate_up[expert][both]
+            sums[2][place] += part * down[expert][:, order]
+        return sums[0], sums[1], sums[2]
+
+    return _with_mixtures(model, keep, merged)
+
+
+def paired_units(
+    gate_up: Tensor, down: Tensor, other_gate_up: Tensor, other_down: Tensor
+) -> Tensor:
+    """For each hidden unit of an expert the unit of the other that is most like it.
+
+    Args:
+        gate_up: (2F, D). down: (D, F). The others likewise.
+
+    Returns:
+        (F,), each unit of the other once; the likest pair is taken first, then the next.
+    """
+
+    def units(gate_up: Tensor, down: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2)
+        return torch.cat([F.normalize(part, dim=-1) for part in (gate, up, down.T)], dim=-1)
+
+    likeness = units(gate_up, down) @ units(other_gate_up, other_down).T
+    order = torch.empty(len(likeness), dtype=torch.long)
+    for _ in range(len(likeness)):
+        mine, its = divmod(int(likeness.argmax()), len(likeness))
+        order[mine] = its
+        likeness[mine], likeness[:, its] = -torch.inf, -torch.inf
+    return order
+
+
+@torch.no_grad()
+def _with_mixtures(
+    model: LanguageModel,
+    keep: Sequence[Tensor],
+    make: Callable[[MoE, Tensor], tuple[Tensor, Tensor, Tensor]],
+) -> LanguageModel:
+    """A copy of the model whose mixtures have the router, gate_up and down that ``make`` gives."""
+    smaller = LanguageModel(model.config.replace(n_experts=len(keep[0])))
+    weights = model.state_dict()
+    for layer, (moe, kept) in enumerate(zip(mixtures(model), keep, strict=True)):
+        router, gate_up, down = make(moe, kept)
+        prefix = f"layers.{layer}.ffn."
+        weights |= {
+            f"{prefix}router.weight": router,
+            f"{prefix}gate_up": gate_up,
+            f"{prefix}down": down,
+        }
+    smaller.load_state_dict(weights)
+    return smaller.eval()

@@ -9,16 +9,18 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from itera_lite.compress.common import Start, budget_for, gentle
-from itera_lite.compress.lesson import Lesson
-from itera_lite.compress.objective import TEMPERATURE, TOP_K
 from itera_lite.compress.rounding import Kinds, copy_of, rounded, straight_through
-from itera_lite.data.shards import Dataset
+from itera_lite.compress.start import Start, budget_for
+from itera_lite.data.prepare import Dataset
+from itera_lite.distill.objective import TEMPERATURE, TOP_K
+from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
+from itera_lite.train.compute import Compute
 from itera_lite.train.objective import Objective
-from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, run_training
+from itera_lite.train.recipe import gentle
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
@@ -41,19 +43,19 @@ class Rounded(Objective):
         self.kinds, self.inner = kinds, inner or Objective()
 
     def loss(
-        self, model: LanguageModel, tokens: Tensor, places: Tensor, balance_weight: float
+        self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
     ) -> StepLoss:
         call = _Call(model, self.inner)
         weights = straight_through(model, self.kinds)
         loss: StepLoss = functional_call(
             call,
             {f"model.{name}": value for name, value in weights.items()},
-            (tokens, places, balance_weight),
+            (tokens, positions, balance_weight),
         )
         return loss
 
-    def artifact(self, model: LanguageModel) -> LanguageModel:
-        return rounded(self.inner.artifact(model), self.kinds)
+    def deployed(self, model: LanguageModel) -> LanguageModel:
+        return rounded(self.inner.deployed(model), self.kinds)
 
     def identity(self) -> dict[str, Any]:
         kinds = {name: kind.name for name, kind in self.kinds.items()}
@@ -67,8 +69,8 @@ class _Call(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, tokens: Tensor, places: Tensor, balance_weight: float) -> StepLoss:
-        return self.objective.loss(self.model, tokens, places, balance_weight)
+    def forward(self, tokens: Tensor, positions: Tensor, balance_weight: float) -> StepLoss:
+        return self.objective.loss(self.model, tokens, positions, balance_weight)
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,9 @@ class Wish:
 def train_rounded(
     start: Start,
     dataset: Dataset,
-    places: Places,
+    files: RunFiles,
     kinds: Kinds,
-    setting: Setting,
+    compute: Compute,
     record: dict[str, Any],
     wish: Wish,
 ) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def train_rounded(
     Raises:
         UsageError: a budget of nothing, or a teacher that can't teach this model.
     """
-    going_on = places if wish.resume else None
+    going_on = files if wish.resume else None
     budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES, going_on)
     if budget is None:
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
@@ -120,16 +122,16 @@ def train_rounded(
     objective = Rounded(kinds)
     if wish.teachers:
         student = str(start.folder)
-        lesson = Lesson(wish.teachers, student, wish.data, k=TOP_K, quiet=setting.quiet)
+        lesson = Lesson(wish.teachers, student, wish.data, k=TOP_K, quiet=compute.quiet)
         taught = lesson.objective(TEMPERATURE, wish.mix)
-        notes |= lesson.notes(taught, lesson.prepare_for(config, budget, setting))
+        notes |= lesson.notes(taught, lesson.prepare_for(config, budget, compute))
         objective = Rounded(kinds, taught)
     return run_training(
-        *(start.model.config, config, dataset, budget, places, setting),
-        spec=wish.data,
+        *(start.model.config, config, dataset, budget, files, compute),
+        source=wish.data,
         initial=copy_of(start.model),
         objective=objective,
-        resume=wish.resume and places.resumable,
+        resume=wish.resume and files.resumable,
         patience=0,
         evaluations=EVALUATIONS,
         notes=notes,

@@ -1,212 +1,197 @@
-"""The verb `compress vocab`: a smaller vocabulary, made for the user's own text."""
+"""Which size of vocabulary is the cheapest that is good enough: `compress vocab --auto`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+from itera_lite.checkpoint.weights import weight_files
+from itera_lite.compress.start import Start, adopt, trials
+from itera_lite.config import TrainConfig
+from itera_lite.data.prepare import prepare
+from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
+from itera_lite.export.gguf import export_gguf
+from itera_lite.files import exists, read_object
+from itera_lite.model.cost import cost
+from itera_lite.train.run_files import RunFiles
 
-from itera_lite.compress.common import (
-    Start,
-    budget_for,
-    check_numbers,
-    gentle,
-    save_untrained,
-    score,
+SIZES = (512, 1024, 2048, 4096)
+RULE = (
+    "of the sizes tried whose bits per byte are at most {tolerance:.3g} % above the lowest, "
+    "the one with the smallest product of file size and FLOPs per byte of text"
 )
-from itera_lite.compress.vocabulary_size import choose
-from itera_lite.data.shards import Dataset, prepare
-from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
-from itera_lite.errors import UsageError
-from itera_lite.model import LanguageModel
-from itera_lite.quantities import share_of, whole_number
-from itera_lite.train.resume import Places
-from itera_lite.train.session import Setting, first_bytes, run_training
-
-MINUTES = 2.0  # of adaptation, where nothing is said
-RATE = 0.2  # of a new model's learning rates: found by a search (experiments/LOG.md)
-DEFAULT_SIZE = 2048
-
-
-def pieces_of(new: Tokenizer, old: Tokenizer) -> list[list[int]]:
-    """For each new token the old ones that make up its bytes: itself, where it is one."""
-    known = {piece: index for index, piece in enumerate(old.token_bytes) if piece}
-    pieces = [[known[piece]] if piece in known else old.encode(piece) for piece in new.token_bytes]
-    pieces[new.eot_id] = [old.eot_id]
-    return pieces
-
-
-@torch.no_grad()
-def carry_over(model: LanguageModel, old: Tokenizer, new: Tokenizer) -> LanguageModel:
-    """The same model with the vocabulary of ``new``; all but the embedding is copied.
-
-    A token that the old vocabulary has keeps its row, another one gets the mean of the rows of
-    its old pieces. Of the weightings that were tried no other was better (experiments/LOG.md).
-    """
-    rows = model.embedding.weight
-    carried: Tensor = torch.stack([rows[pieces].mean(dim=0) for pieces in pieces_of(new, old)])
-    smaller = LanguageModel(model.config.replace(vocab_size=new.vocab_size))
-    smaller.load_state_dict({**model.state_dict(), "embedding.weight": carried})
-    return smaller.eval()
 
 
 @dataclass(frozen=True)
-class Wish:
-    """How each size is tried."""
+class Row:
+    """A size and what it costs.
 
-    data: str
-    minutes: float | None
-    tokens: str | None
-    seed: int
-    resume: bool
+    Attributes:
+        bpb: bits per byte on the validation text.
+        file_q8_0, file_f32: bytes of the exported file; None where the model can't be stored so.
+        flops_per_byte: forward, of a byte of the validation text.
+        tokens_per_byte: likewise.
+    """
+
+    size: int
+    bpb: float
+    file_q8_0: int | None
+    file_f32: int
+    flops_per_byte: float
+    tokens_per_byte: float
+
+    @property
+    def cost(self) -> float:
+        """A percent of the file's size counts as much as one of the FLOPs."""
+        return (self.file_q8_0 or self.file_f32) * self.flops_per_byte
 
 
-def vocab(
-    checkpoint: Path,
-    *,
+def cheapest(rows: Sequence[Row], tolerance: float) -> Row:
+    """The row that `RULE` names."""
+    limit = min(row.bpb for row in rows) * (1 + tolerance)
+    return min((row for row in rows if row.bpb <= limit), key=lambda row: row.cost)
+
+
+def choose(
+    start: Start,
     data: str,
-    size: int | None = None,
-    auto: bool = False,
-    max_loss: str = "1%",
-    minutes: float | None = None,
-    tokens: str | None = None,
-    seed: int = 0,
-    name: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    threads: int | None = None,
-    quiet: bool = False,
-    checkpoints: Path = Path("checkpoints"),
-    results: Path = Path("results"),
+    files: RunFiles,
+    tolerance: float,
+    resize: Callable[[int, RunFiles], dict[str, Any]],
+    *,
+    resume: bool,
+    quiet: bool,
 ) -> dict[str, Any]:
-    """Give a model a smaller vocabulary, made for your text.
-
-    Trains a tokenizer on the text, carries the embedding over to it, and adapts the model.
-    The checkpoint itself stays as it is.
+    """Try each size that the model and the text allow, keep the cheapest good one.
 
     Args:
-        checkpoint: Folder of the model.
-        data: Set or path that the vocabulary is for, as in train.
-        size: Tokens of the new vocabulary; 2048 by default.
-        auto: Try 512, 1024, 2048 and 4096 and take the cheapest that is good enough.
-        max_loss: With --auto, how far bits per byte may be above those of the best size that was
-            tried. Where that is as far above the model as it was, there is a warning.
-        minutes: Adaptation, for each size that is tried; 2 by default, 0 for none.
-        tokens: Adapt on this many tokens instead, such as 2M.
-        seed: Of the order of the text.
-        name: Name of the result; by default the checkpoint's with _v and the size.
-        resume: Go on where the run of this name was stopped.
-        overwrite: Replace a model of this name, if there is one.
-        threads: Processor threads; by default one a core.
-        quiet: No progress bar.
-        checkpoints: Folder of the checkpoints.
-        results: Folder of the result files.
-
-    Returns:
-        The summary. Under ``compress`` it says what it began from, and bits per byte before,
-        right after the embedding was carried over, and after the adaptation.
-    """
-    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens)
-    if size is not None:
-        whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
-    if auto and size is not None:
-        raise UsageError("--auto chooses the size: leave out --size")
-    tolerance = share_of("max-loss", max_loss)
-    start = Start.load(checkpoint)
-    size = DEFAULT_SIZE if size is None else size
-    default = f"{start.name}_vauto" if auto else f"{start.name}_v{size}"
-    with start.claimed(
-        name, default, checkpoints, results, resume=resume, overwrite=overwrite
-    ) as places:
-        setting = Setting.prepare(threads=threads, quiet=quiet)
-        wish = Wish(data, minutes, tokens, seed, resume)
-        if not auto:
-            return resize(start, size, places, wish, setting)
-        return choose(
-            start,
-            data,
-            places,
-            tolerance,
-            lambda size, trial: resize(start, size, trial, wish, setting),
-            resume=resume,
-            quiet=quiet,
-        )
-
-
-def resize(start: Start, size: int, places: Places, wish: Wish, setting: Setting) -> dict[str, Any]:
-    """Write the model with a vocabulary of ``size`` to ``places``, adapted.
+        data: the set.
+        files: of the result. The sizes are tried in folders beside it, which go at the end.
+        tolerance: share by which bits per byte may be above the lowest.
+        resize: writes the model with a vocabulary of a size to files, and gives the summary.
+        resume: take the sizes that were finished before as they are.
 
     Raises:
-        UsageError: where the vocabulary isn't smaller than the model's.
-        DataError: where the text doesn't support one of this size.
+        UsageError: no size is below the vocabulary of the model and supported by the text.
     """
-    old = start.tokenizer
-    if size >= old.vocab_size:
-        raise UsageError(
-            f"--size {size}: '{start.folder}' has a vocabulary of {old.vocab_size:,} already, and "
-            "a smaller one is what this makes. Give a smaller --size"
-        )
-    dataset = prepare(wish.data, vocab_size=size, quiet=setting.quiet)
-    going_on = places if wish.resume else None
-    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES, going_on)
-    carried = carry_over(start.model, old, dataset.tokenizer)
-    documents = list(first_bytes(dataset.documents("valid")))
-    before = start.score(documents)
-    after = score(carried, dataset.tokenizer, documents)
-    exact = sum(len(pieces) == 1 for pieces in pieces_of(dataset.tokenizer, old))
-    record: dict[str, Any] = {
-        "verb": "vocab",
-        "from": start.record(before),
-        "bytes_per_token": {
-            "before": before.bytes / before.tokens,
-            "after": after.bytes / after.tokens,
-        },
-        "rows_kept": exact,
-        "rows_made": dataset.tokenizer.vocab_size - exact,
-        "bpb": {"before": before.bpb, "carried_over": after.bpb},
-        "learning_rates_times": RATE,
-    }
-    if budget is None:
-        record["bpb"]["adapted"] = None
-        summary = save_untrained(
-            carried,
-            dataset,
-            places,
-            after,
-            spec=wish.data,
-            seed=wish.seed,
-            notes={"compress": record},
-        )
-    else:
-        summary = run_training(
-            carried.config,
-            gentle(carried.config, budget, RATE, wish.seed),
-            dataset,
-            budget,
-            places,
-            setting,
-            spec=wish.data,
-            initial=carried,
-            resume=wish.resume and places.resumable,
-            patience=0,
-            notes={"compress": record},
-            scored=lambda bpb: record["bpb"].update(adapted=bpb),
-        )
-    if not setting.quiet:
-        print(_in_words(summary, start, dataset))
+    sizes = supported(start, data, quiet)
+    with trials(files) as folders:
+        rows, tried = [], {size: RunFiles(f"{files.name}_{size}", *folders) for size in sizes}
+        for size, trial in tried.items():
+            if not (resume and exists(trial.summary)):
+                if not (resume and trial.resumable):
+                    trial.discard()
+                with trial.claimed(resume=resume):
+                    resize(size, trial)
+            rows.append(measure(trial))
+        chosen = cheapest(rows, tolerance)
+        winner = tried[chosen.size]
+        summary = _read(winner)
+        before = _as_it_was(start, summary["compress"]["from"])
+        _warn(chosen, before, tolerance)
+        rule = RULE.format(tolerance=100 * tolerance)
+        summary["compress"]["sizes"] = {
+            "rule": rule,
+            "chosen": chosen.size,
+            "tried": [asdict(row) | {"cost": row.cost} for row in rows],
+            "before": asdict(before),
+        }
+        adopt(winner, files, summary)
+        for trial in tried.values():
+            trial.discard()
+    if not quiet:
+        print(table(rows, before, chosen))
+        print(f"{files.name}: {chosen.size:,} tokens: {rule}")
     return summary
 
 
-def _in_words(summary: dict[str, Any], start: Start, dataset: Dataset) -> str:
-    record, size = summary["compress"], dataset.tokenizer.vocab_size
-    bpb, length = record["bpb"], record["bytes_per_token"]
-    adapted = "" if bpb["adapted"] is None else f", {bpb['adapted']:.4f} adapted"
-    return (
-        f"{summary['name']}: vocabulary {start.tokenizer.vocab_size:,} -> {size:,}, "
-        f"{length['before']:.2f} -> {length['after']:.2f} bytes a token, "
-        f"{record['from']['params']:,} -> {summary['params']['total']:,} parameters; bits per "
-        f"byte {bpb['before']:.4f} before, {bpb['carried_over']:.4f} carried over{adapted}"
+def _warn(chosen: Row, before: Row, tolerance: float) -> None:
+    """Say so where even the chosen size lost more than the tolerance against the model itself."""
+    loss = chosen.bpb / before.bpb - 1
+    if loss > tolerance:
+        print(
+            f"warning: {chosen.size:,} tokens are {loss:.1%} above the model as it was "
+            f"({chosen.bpb:.4f} against {before.bpb:.4f} bits per byte): adapt for longer "
+            "(--minutes), or keep the model",
+            file=sys.stderr,
+        )
+
+
+def supported(start: Start, data: str, quiet: bool) -> list[int]:
+    """Those of `SIZES` that are below the model's vocabulary and that the text supports."""
+    sizes = []
+    for size in SIZES:
+        if size >= start.tokenizer.vocab_size:
+            break
+        try:
+            prepare(data, vocab_size=size, quiet=quiet)
+        except TextTooSmall:
+            break  # nor does it support a larger one
+        sizes.append(size)
+    if not sizes:
+        raise UsageError(
+            f"--auto: none of {', '.join(map(str, SIZES))} is below the vocabulary of "
+            f"'{start.folder}' ({start.tokenizer.vocab_size:,}) and supported by '{data}'. Name a "
+            "--size, or give more text"
+        )
+    return sizes
+
+
+def measure(files: RunFiles) -> Row:
+    """What a tried size costs."""
+    summary = _read(files)
+    valid = summary["valid"]
+    q8_0, f32 = file_sizes(files.best)
+    return Row(
+        size=summary["config"]["vocab_size"],
+        bpb=valid["bpb"],
+        file_q8_0=q8_0,
+        file_f32=f32,
+        flops_per_byte=summary["flops_per_token"]["forward"] * valid["tokens"] / valid["bytes"],
+        tokens_per_byte=valid["tokens"] / valid["bytes"],
     )
+
+
+def _as_it_was(start: Start, began: dict[str, Any]) -> Row:
+    q8_0, f32 = file_sizes(start.folder)
+    per_byte = 1 / began["bytes_per_token"]
+    flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
+    return Row(began["vocab_size"], began["bpb"], q8_0, f32, flops * per_byte, per_byte)
+
+
+def file_sizes(checkpoint: Path) -> tuple[int | None, int]:
+    """Bytes of the model as a GGUF file in Q8_0 and in F32; of the weights' file for one that
+    has no GGUF form."""
+    sizes: list[int | None] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("q8_0", "f32"):
+            try:
+                sizes.append(export_gguf(checkpoint, kind, Path(folder) / kind).bytes)
+            except ExportError:
+                sizes.append(None)
+    q8_0, f32 = sizes
+    return q8_0, f32 or sum(file.stat().st_size for file in weight_files(checkpoint))
+
+
+def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:
+    """The sizes side by side, and the model as it was."""
+    lines = [
+        f"{'vocabulary':>16} {'bits/byte':>10} {'Q8_0':>9} {'F32':>9} "
+        f"{'FLOPs/byte':>11} {'tokens/byte':>12}"
+    ]
+    for row in (*rows, before):
+        mark = "  as it was" if row is before else "  chosen" if row is chosen else ""
+        q8_0 = "-" if row.file_q8_0 is None else f"{row.file_q8_0 / 1e6:.2f} MB"
+        lines.append(
+            f"{row.size:>16,} {row.bpb:>10.4f} {q8_0:>9} {f'{row.file_f32 / 1e6:.2f} MB':>9} "
+            f"{row.flops_per_byte:>11,.0f} {row.tokens_per_byte:>12.4f}{mark}"
+        )
+    return "\n".join(lines)
+
+
+def _read(files: RunFiles) -> dict[str, Any]:
+    return read_object(files.summary, CheckpointError)

@@ -1,4 +1,4 @@
-"""The small parts that every layer is made of."""
+"""The parts of a layer: linear maps, norms, feed-forwards."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itera_lite import kernels
+from itera_lite import ops
 
 
 class Linear(nn.Module):
-    """A matrix product; weight and bias (none by default) are float32 and follow the input."""
+    """A matrix product in the input's type; weight and bias (none by default) are float32."""
 
     def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
         super().__init__()
@@ -34,27 +34,27 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalise (..., width); the result has ``dtype``, by default that of ``x``."""
         dtype = dtype or x.dtype
-        if kernels.usable(x):
-            return kernels.rms_norm(x, self.weight, self.eps, dtype)
+        if ops.usable(x):
+            return ops.rms_norm(x, self.weight, self.eps, dtype)
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(dtype)
 
     def after(self, x: Tensor, add: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Go on along the residual stream: ``x + scale * add``, and that normalised.
+        """Add a layer's output to the residual stream, ``x + scale * add``, and normalise that.
 
         Args:
-            x: (..., width), the stream. add: what the last layer adds, in the products' type.
+            x: (..., width), the stream. add: the layer's output, in the type of the products.
 
         Returns:
             The stream in the type of ``x``, its norm in the type of ``add``.
         """
-        if kernels.usable(x):
-            return kernels.add_rms_norm(x, add, scale, self.weight, self.eps)
+        if ops.usable(x):
+            return ops.add_rms_norm(x, add, scale, self.weight, self.eps)
         x = x + scale * add
         return x, self(x, add.dtype)
 
 
 class LayerNorm(nn.Module):
-    """Layer norm (Ba et al., 2016), computed in float32; GPT-2's. The faces are `RMSNorm`'s."""
+    """Layer norm (Ba et al., 2016), computed in float32; the methods are those of `RMSNorm`."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class LayerNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    """GPT-2's feed-forward: ``down(gelu(up(x)))`` with biases, in the tanh approximation."""
+    """GPT-2's feed-forward: ``down(gelu(up(x)))`` with biases and the tanh approximation."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class SwiGLU(nn.Module):
 
 def gated_silu(gate_up: Tensor) -> Tensor:
     """(..., 2F), the gate first -> silu(gate) * up, (..., F)."""
-    if kernels.usable(gate_up):
-        return kernels.gated_silu(gate_up)
+    if ops.usable(gate_up):
+        return ops.gated_silu(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
     return F.silu(gate) * up

@@ -24,16 +24,18 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, final
+
+from itera_lite.stats.samples import Stat
 
 Direction = Literal["lower", "higher"]
 Kind = Literal["count", "timing", "run"]
-Side = Literal["itera", "transformer"]
+Side = Literal["ours", "other"]
 
 MIN_REPEATS = 3
 ENOUGH_REPEATS = 5
 LEAST_DIFFERENCE = 0.01  # smaller relative differences of timings and single runs are noise
-SIDE_NAMES: dict[Side, str] = {"itera": "Itera", "transformer": "Transformer"}
+SIDE_NAMES: dict[Side, str] = {"ours": "Itera", "other": "Transformer"}
 
 
 def is_number(value: object) -> bool:
@@ -63,6 +65,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     return ordered[k - 1], ordered[n - k]
 
 
+@final
 @dataclass(frozen=True)
 class Measurement:
     """A number with what is known about its spread, in the metric's unit."""
@@ -88,6 +91,18 @@ class Measurement:
         """The median of ``samples`` (at least one) and its interval."""
         low, high = median_interval(samples)
         return cls(statistics.median(samples), low, high, len(samples))
+
+    @classmethod
+    def of(cls, value: float | Stat | None) -> Measurement | None:
+        """A number that was found once, or all samples of one; None stays None."""
+        if isinstance(value, Stat):
+            return cls.of_samples(value.samples)
+        return None if value is None else cls.once(value)
+
+    def scaled(self, factor: float) -> Measurement:
+        """In another unit."""
+        low, high = self.low * factor, self.high * factor
+        return Measurement(self.value * factor, low, high, self.repeats)
 
     @classmethod
     def read(cls, value: Any) -> Measurement | None:
@@ -143,8 +158,8 @@ class Comparison:
     """
 
     metric: Metric
-    itera: Measurement | None
-    transformer: Measurement | None
+    ours: Measurement | None
+    other: Measurement | None
     winner: Side | None
     reason: str = ""
     note: str = ""
@@ -152,9 +167,14 @@ class Comparison:
     names: Mapping[Side, str] = field(default_factory=lambda: SIDE_NAMES)
 
     @property
+    def label(self) -> str:
+        """Of the metric; with a word where the numbers are estimated."""
+        return self.metric.label + (f" ({self.note})" if self.note == "estimated" else "")
+
+    @property
     def ratio(self) -> float | None:
-        """Itera over Transformer; None where a side is missing or not positive."""
-        a, b = self.itera, self.transformer
+        """Ours over the other; None where a side is missing or not positive."""
+        a, b = self.ours, self.other
         if a is None or b is None or a.value <= 0 or b.value <= 0:
             return None
         return a.value / b.value
@@ -166,7 +186,7 @@ class Comparison:
 
     @property
     def ratio_text(self) -> str:
-        """Ratio and direction of Itera against the Transformer: ``2.41× lower (better)``."""
+        """Ratio and direction of ours against the other: ``2.41× lower (better)``."""
         if self.ratio is None or not self.comparable:
             return "—"
         if self.ratio == 1:
@@ -178,7 +198,7 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """``Itera better by 2.41×``, ``Transformer better by 1.1×``, ``no clear difference`` …"""
-        if self.itera is None or self.transformer is None:
+        if self.ours is None or self.other is None:
             return "not measured"
         if not self.comparable:
             return f"not comparable: {self.reason}"
@@ -186,12 +206,14 @@ class Comparison:
         if self.winner:
             by = f" by {self.factor}" if self.factor else ""
             return f"{self.names[self.winner]} better{by}{tail}"
-        equal = self.itera.value == self.transformer.value
+        equal = self.ours.value == self.other.value
         return "equal" if equal and self.metric.kind == "count" else f"no clear difference{tail}"
 
 
 def times(ratio: float) -> str:
-    """A ratio as a factor of at least 1: ``1.013×``, ``2.41×``, ``38×``."""
+    """A ratio as a factor of at least 1: ``1.013×``, ``2.41×``, ``38×``; ``∞×`` for none."""
+    if ratio <= 0:
+        return "∞×"
     factor = max(ratio, 1 / ratio)
     digits = 3 if factor < 1.1 else 2 if factor < 10 else 1 if factor < 100 else 0
     return f"{factor:,.{digits}f}×"
@@ -199,8 +221,8 @@ def times(ratio: float) -> str:
 
 def compare(
     metric: Metric,
-    itera: Measurement | None,
-    transformer: Measurement | None,
+    ours: Measurement | None,
+    other: Measurement | None,
     *,
     note: str = "",
     refuse: str = "",
@@ -210,26 +232,24 @@ def compare(
 
     Args:
         metric: What is compared and which direction is better.
-        itera: The Itera side; None where it wasn't measured.
-        transformer: The Transformer side; None where it wasn't measured.
+        ours: One side; None where it wasn't measured.
+        other: The other side; None where it wasn't measured.
         note: Said beside the numbers.
         refuse: A reason why the two may not be compared; empty where they may.
         names: What the verdict calls the sides.
     """
-    if itera is None or transformer is None:
-        return Comparison(metric, itera, transformer, None, "", note, names=names)
+    if ours is None or other is None:
+        return Comparison(metric, ours, other, None, "", note, names=names)
     if refuse:
-        return Comparison(
-            metric, itera, transformer, None, refuse, note, comparable=False, names=names
-        )
-    winner, reason = _judge(metric, itera, transformer)
-    return Comparison(metric, itera, transformer, winner, reason, note, names=names)
+        return Comparison(metric, ours, other, None, refuse, note, comparable=False, names=names)
+    winner, reason = _judge(metric, ours, other)
+    return Comparison(metric, ours, other, winner, reason, note, names=names)
 
 
 def _judge(metric: Metric, a: Measurement, b: Measurement) -> tuple[Side | None, str]:
     if a.value == b.value:
         return None, ""
-    better: Side = "itera" if (a.value < b.value) == (metric.better == "lower") else "transformer"
+    better: Side = "ours" if (a.value < b.value) == (metric.better == "lower") else "other"
     if metric.kind == "count":
         return better, ""
     x, y = (math.log(v.value) if metric.log and v.value > 0 else v.value for v in (a, b))

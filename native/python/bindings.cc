@@ -9,8 +9,8 @@
 namespace nb = nanobind;
 
 NB_MODULE(_engine, m) {
-    m.doc() = "The native engine; use it through itera_lite.runtime.";
-    // Errors of the engine are raised as those of the package, which the command line shows without a
+    m.doc() = "The native engine; use it through itera_lite.engine.";
+    // Errors of the engine are raised as the package's own: the command line shows these without a
     // traceback.
     nb::register_exception_translator([](const std::exception_ptr &thrown, void *) {
         const auto raise = [](const char *name, const char *message) {

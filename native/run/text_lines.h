@@ -1,4 +1,4 @@
-// Documents from plain text, one a line, by the rules of itera_lite/runtime/lines.py.
+// Documents from plain text, one a line, by the rules of itera_lite/data/lines.py.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,7 @@ import pytest
 
 from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.config import ModelConfig
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from tests.export.models import random_model
 from tests.train.conftest import text

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.compress import experts as verb
-from itera_lite.compress.common import score
-from itera_lite.compress.experts import experts, fewest
-from itera_lite.compress.mixture import drop, measure_usage, merge, mixtures
-from itera_lite.data.shards import prepare
+from itera_lite.commands import compress_experts as verb
+from itera_lite.commands.compress_experts import experts, fewest
+from itera_lite.compress.experts import drop, measure_usage, merge, mixtures
+from itera_lite.data.prepare import prepare
+from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
 from tests.compress.checkpoints import ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
@@ -113,7 +113,9 @@ def test_the_verb_leaves_a_model_that_everything_reads(merging, save, text, tmp_
     folder = tmp_path / "c" / "given_e4"
     model, tokenizer = load_checkpoint(folder)
     documents = list(prepare(str(text), tokenizer=old, quiet=True).documents("valid"))
-    assert score(model, tokenizer, documents).bpb == pytest.approx(summary["valid"]["bpb"])
+    assert validation_score(model, tokenizer, documents).bpb == pytest.approx(
+        summary["valid"]["bpb"]
+    )
 
     engine = Model.load(export_gguf(folder, "f32").path).score([d.decode() for d in documents])
     sizes = [len(d) for d in documents]
@@ -149,7 +151,7 @@ def searched(monkeypatch, on_part: dict[int, float], on_all: dict[int, float], l
     def known(n: int, _tokenizer: object, texts: list[bytes]) -> SimpleNamespace:
         return SimpleNamespace(bpb=(on_all if len(texts) == 3 else on_part)[n])
 
-    monkeypatch.setattr(verb, "score", known)
+    monkeypatch.setattr(verb, "validation_score", known)
     start = SimpleNamespace(
         model=SimpleNamespace(config=ITERA.replace(n_experts=8)),
         tokenizer=None,

@@ -12,20 +12,20 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
+from itera_lite.commands.compress_quantize import engine_bpb, file_bytes, quantize
+from itera_lite.commands.train import train
 from itera_lite.compress import qat
-from itera_lite.compress.common import Start, score
 from itera_lite.compress.gptq import compensate, gptq
-from itera_lite.compress.quantize import engine_bpb, file_bytes, quantize
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
 from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
+from itera_lite.compress.start import Start
 from itera_lite.config import ModelConfig
+from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
-from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
-from itera_lite.export.types import SCHEMES, scheme_of
-from itera_lite.runtime import Model
-from itera_lite.train.run import train
+from itera_lite.export.types import SCHEMES, is_exact, scheme_of
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.train.conftest import text  # noqa: F401
@@ -74,7 +74,7 @@ def test_the_rounded_models_loss_is_the_engines_on_the_file(type, checkpoint, te
     engine = Model.load(export_gguf(checkpoint, type, tmp_path / "model.gguf").path)
     found = engine.score(texts, window=256)
     nats = {
-        name: np.array([score(model, start.tokenizer, [each]).nats for each in texts])
+        name: np.array([validation_score(model, start.tokenizer, [each]).nats for each in texts])
         for name, model in (("exact", start.model), ("rounded", small))
     }
     off = np.array([each.nats for each in found]) - nats["rounded"]

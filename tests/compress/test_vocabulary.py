@@ -7,15 +7,16 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.compress import common, vocabulary_size
-from itera_lite.compress.vocabulary import carry_over, pieces_of, vocab
-from itera_lite.compress.vocabulary_size import Row, cheapest
-from itera_lite.data.shards import prepare
+from itera_lite.commands.compress_vocab import carry_over, pieces_of, vocab
+from itera_lite.compress import start as common
+from itera_lite.compress import vocabulary as vocabulary_size
+from itera_lite.compress.vocabulary import Row, cheapest
+from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, DataError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.runtime import Model
-from itera_lite.train import session
+from itera_lite.train import train as training
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
@@ -104,7 +105,7 @@ def test_without_adaptation_the_model_is_the_carried_one(save, text, tmp_path, o
 
 
 def test_auto_tries_what_fits_and_says_why(save, text, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("itera_lite.compress.vocabulary_size.SIZES", (270, 290, 1024))
+    monkeypatch.setattr("itera_lite.compress.vocabulary.SIZES", (270, 290, 1024))
     options = out(tmp_path) | {"quiet": False}
     summary = vocab(save(ITERA), data=str(text), auto=True, minutes=0, name="best", **options)
     sizes = summary["compress"]["sizes"]
@@ -146,7 +147,7 @@ def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_pa
 
 def test_a_summary_is_whole_from_its_first_writing_on(save, text, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(session, "write_json", lambda path, value: written.append(dict(value)))
+    monkeypatch.setattr(training, "write_json", lambda path, value: written.append(dict(value)))
     summary = vocab(save(ITERA), data=str(text), size=280, tokens="8K", **out(tmp_path))
     assert written == [summary]
     assert written[0]["compress"]["bpb"]["adapted"] == summary["valid"]["bpb"]

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from itera_lite.commands.data import describe
 from itera_lite.data.corpus import load_documents, locate
-from itera_lite.data.describe import describe
 from itera_lite.data.folder import list_folder
-from itera_lite.data.shards import prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.errors import DataError
 
 METRICS = "step,tokens,seconds,epoch,flops,train_loss\n20,1,1,1,1,1\n"

@@ -14,7 +14,7 @@ from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.types import SCHEMES
-from itera_lite.generate import Sampler, stream_ids
+from itera_lite.model.stream import Sampler, stream_ids
 from tests.export.models import SHAPES, VOCAB, random_model, shape_name
 
 llama_cpp = pytest.importorskip("llama_cpp")

@@ -8,10 +8,10 @@ from safetensors.numpy import load_file, save_file
 
 from itera_lite.checkpoint.folder import save_checkpoint
 from itera_lite.cli import main
+from itera_lite.commands.export import export
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ExportError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.export.run import export
 from itera_lite.export.types import SCHEMES
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 

@@ -8,7 +8,7 @@ from itera_lite.config import NAMES, PRESETS, preset
 from itera_lite.errors import ConfigError
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.train.sizing import fit_to
+from itera_lite.train.recipe import fit_to
 
 ALL = [(family, size) for size, families in PRESETS.items() for family in families]
 

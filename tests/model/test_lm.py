@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from itera_lite import kernels
+from itera_lite import ops
 from itera_lite.config import PRESETS, ModelConfig, preset
 from itera_lite.errors import ConfigError
 from itera_lite.model import LanguageModel
@@ -30,14 +30,14 @@ def test_steps_and_prefill_equal_the_whole_pass(family, size, fused):
     ids = torch.randint(0, 300, (2, 40))
     whole = model(ids)
     if fused:
-        assert kernels.enable() is None
+        assert ops.enable() is None
     try:
         state = model.initial_state(2)
         found = [model.prefill(ids[:, :2], state), model.prefill(ids[:, 2:7], state)]
         found += [model.prefill(ids[:, 7:25], state)]
         found += [model.step(ids[:, t], state) for t in range(25, 40)]
     finally:
-        kernels.disable()
+        ops.disable()
     found = found[1:]
     expected = whole[:, [6, *range(24, 40)]]
     assert torch.allclose(torch.stack(found, dim=1), expected, atol=1e-4)
@@ -52,11 +52,11 @@ def test_no_future_token_reaches_a_past_logit(family, fused):
     changed = ids.clone()
     changed[0, 37] = (ids[0, 37] + 1) % 300
     if fused:
-        kernels.enable()
+        ops.enable()
     try:
         difference = (model(ids) - model(changed)).abs().amax(dim=-1)[0]
     finally:
-        kernels.disable()
+        ops.disable()
     assert difference[:37].max() < 1e-5
     assert difference[37:].min() > 1e-4
 

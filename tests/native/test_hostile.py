@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from itera_lite.engine import Model
 from itera_lite.errors import ModelFileError, UsageError
-from itera_lite.runtime import Model
 from tests.native.gguf_models import hybrid
 from tests.native.hostile import EITHER, GROUPS, Hostile, valid, write
 
@@ -96,7 +96,7 @@ def test_version_2_and_other_alignments_give_the_same_model(tmp_path: Path) -> N
 _MEMORY = """
 import pathlib, resource, sys
 from itera_lite.errors import ModelFileError
-from itera_lite.runtime import Model
+from itera_lite.engine import Model
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 valid, *hostile = map(pathlib.Path, sys.argv[1:])
 Model.load(valid).generate("the heat", max_tokens=3)

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from itera_lite.bench.startup import find_program
-from itera_lite.runtime.lines import LineReader
-from itera_lite.runtime.model import Model
+from itera_lite.bench.processes import find_program
+from itera_lite.data.lines import LineReader
+from itera_lite.engine.model import Model
 from tests.native.gguf_bytes import BOOL, F32, scalar
 from tests.native.gguf_models import llama
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from itera_lite.report.build import report
+from itera_lite.commands.report import report
 
 from .synthetic import write_ladder, write_results, write_seeds
 

@@ -110,7 +110,7 @@ def test_old_command_draws_from_the_default_folders(tmp_path):
 
 def test_importing_the_plots_needs_no_matplotlib():
     code = (
-        "import sys, itera_lite.report.plots, itera_lite.report.build, itera_lite.report.table\n"
+        "import sys, itera_lite.report.plots, itera_lite.commands.report, itera_lite.report.table\n"
         "print({'matplotlib', 'torch', 'numpy', 'markdown_it'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

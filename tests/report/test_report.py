@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from itera_lite.commands.report import report
 from itera_lite.errors import IteraError
-from itera_lite.report.build import report
 from itera_lite.report.results import KINDS, load_results
 from itera_lite.report.seeds import length_words, of_one_budget
 from itera_lite.report.table import comparison_table

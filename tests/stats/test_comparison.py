@@ -5,7 +5,14 @@ import random
 
 import pytest
 
-from itera_lite.stats.comparison import Measurement, Metric, compare, median_interval, times
+from itera_lite.stats.comparison import (
+    SIDE_NAMES,
+    Measurement,
+    Metric,
+    compare,
+    median_interval,
+    times,
+)
 
 SPEED = Metric("speed", "Speed", "tokens/s", "higher", "timing", "speed")
 LATENCY = Metric("latency", "Latency", "ms", "lower", "timing", "speed")
@@ -18,18 +25,18 @@ HIGH = Measurement.of_samples([198, 199, 200, 201, 202])
 
 
 @pytest.mark.parametrize(
-    ("metric", "itera", "transformer", "winner"),
+    ("metric", "ours", "other", "winner"),
     [
-        (SPEED, HIGH, LOW, "itera"),
-        (SPEED, LOW, HIGH, "transformer"),
-        (LATENCY, HIGH, LOW, "transformer"),
-        (LATENCY, LOW, HIGH, "itera"),
+        (SPEED, HIGH, LOW, "ours"),
+        (SPEED, LOW, HIGH, "other"),
+        (LATENCY, HIGH, LOW, "other"),
+        (LATENCY, LOW, HIGH, "ours"),
     ],
 )
-def test_the_direction_decides_who_is_better(metric, itera, transformer, winner):
-    result = compare(metric, itera, transformer)
+def test_the_direction_decides_who_is_better(metric, ours, other, winner):
+    result = compare(metric, ours, other)
     assert result.winner == winner
-    assert result.verdict == f"{winner.capitalize()} better by 2.00×"
+    assert result.verdict == f"{SIDE_NAMES[winner]} better by 2.00×"
 
 
 def test_ratio_says_direction_and_what_is_better():
@@ -50,7 +57,7 @@ def test_overlapping_intervals_are_no_clear_difference():
 def test_intervals_that_just_touch_are_no_clear_difference():
     a, b = Measurement(100, 99, 105, 5), Measurement(110, 105, 111, 5)
     assert compare(SPEED, a, b).winner is None
-    assert compare(SPEED, a, Measurement(110, 105.1, 111, 5)).winner == "transformer"
+    assert compare(SPEED, a, Measurement(110, 105.1, 111, 5)).winner == "other"
 
 
 def test_a_clear_but_tiny_difference_of_timings_is_none():
@@ -67,7 +74,7 @@ def test_too_few_repeats_give_no_verdict(repeats):
 
 def test_a_count_is_exact_so_one_parameter_decides():
     result = compare(PARAMS, Measurement.once(1_000_001), Measurement.once(1_000_000))
-    assert result.winner == "transformer"
+    assert result.winner == "other"
     equal = compare(PARAMS, Measurement.once(7), Measurement.once(7))
     assert (equal.winner, equal.verdict, equal.ratio_text) == (None, "equal", "equal")
 
@@ -82,7 +89,7 @@ def test_one_run_each_ranks_the_checkpoints_and_says_so():
 
 def test_seeds_decide_quality_by_their_intervals():
     a = Measurement.of_samples([0.780, 0.781, 0.782])
-    assert compare(BPB, a, Measurement.of_samples([0.785, 0.786, 0.787])).winner == "itera"
+    assert compare(BPB, a, Measurement.of_samples([0.785, 0.786, 0.787])).winner == "ours"
     assert compare(BPB, a, Measurement.of_samples([0.779, 0.786, 0.787])).winner is None
 
 
@@ -105,7 +112,7 @@ def test_missing_and_refused():
 
 def test_zero_has_a_winner_and_no_ratio():
     result = compare(PARAMS, Measurement.once(0), Measurement.once(5))
-    assert (result.winner, result.ratio, result.verdict) == ("itera", None, "Itera better")
+    assert (result.winner, result.ratio, result.verdict) == ("ours", None, "Itera better")
 
 
 @pytest.mark.parametrize("n", range(1, 30))
@@ -143,14 +150,14 @@ def test_speeds_that_differ_by_a_quarter_do_get_one(repeats):
     def around(center: float) -> Measurement:
         return Measurement.of_samples([center * rng.uniform(0.95, 1.05) for _ in range(repeats)])
 
-    wins = sum(compare(SPEED, around(125), around(100)).winner == "itera" for _ in range(500))
+    wins = sum(compare(SPEED, around(125), around(100)).winner == "ours" for _ in range(500))
     assert wins > 470
 
 
 def test_one_outlier_makes_no_verdict_and_hides_none():
     slow = Measurement.of_samples([100, 101, 102, 103, 104, 105, 106, 107, 108, 900])
     assert slow.high < 900
-    assert compare(LATENCY, slow, Measurement.of_samples([150] * 5 + [151] * 5)).winner == "itera"
+    assert compare(LATENCY, slow, Measurement.of_samples([150] * 5 + [151] * 5)).winner == "ours"
 
 
 def test_read_takes_stats_and_plain_numbers():

@@ -13,8 +13,8 @@ from itera_lite.checkpoint import folder as checkpoint
 from itera_lite.checkpoint.folder import is_own, load_checkpoint, save_checkpoint, tidy
 from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import replacing, write_json, write_text
-from itera_lite.train.metrics import write_metrics
-from itera_lite.train.run_files import Places, checked_name
+from itera_lite.train.log import write_metrics
+from itera_lite.train.run_files import RunFiles, checked_name
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def model(tiny_pair):
     return load_checkpoint(tiny_pair["itera_lite_test"])
 
 
-def places(folder: Path, name: str = "mine") -> Places:
-    return Places(name, folder / "c", folder / "r")
+def files(folder: Path, name: str = "mine") -> RunFiles:
+    return RunFiles(name, folder / "c", folder / "r")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_folder_of_the_users_is_never_taken(tmp_path, suffix):
     for options in ({}, {"overwrite": True}, {"resume": True}):
         with (
             pytest.raises(UsageError, match=r"didn't write: it holds notes\.txt"),
-            places(tmp_path).claimed(**options),
+            files(tmp_path).claimed(**options),
         ):
             pass
     assert notes.read_text() == "mine"
@@ -57,7 +57,7 @@ def test_a_folder_of_the_users_is_never_taken(tmp_path, suffix):
 
 def test_a_file_of_that_name_is_never_taken(tmp_path):
     write_text(tmp_path / "c" / "mine", "text")
-    with pytest.raises(UsageError, match="is a file"), places(tmp_path).claimed(overwrite=True):
+    with pytest.raises(UsageError, match="is a file"), files(tmp_path).claimed(overwrite=True):
         pass
     assert (tmp_path / "c" / "mine").read_text() == "text"
 
@@ -66,13 +66,13 @@ def test_a_model_of_another_program_is_never_taken(tmp_path):
     write_text(tmp_path / "c" / "mine" / "config.json", '{"model_type": "llama"}')
     with (
         pytest.raises(UsageError, match="Itera-Lite didn't write"),
-        places(tmp_path).claimed(overwrite=True),
+        files(tmp_path).claimed(overwrite=True),
     ):
         pass
 
 
 def test_a_model_is_replaced_only_when_asked(tmp_path, model):
-    mine = places(tmp_path)
+    mine = files(tmp_path)
     save_checkpoint(mine.best, *model)
     write_json(mine.summary, {"name": "mine", "valid": {"bpb": 1.25}})
     with (
@@ -90,7 +90,7 @@ def test_a_model_is_replaced_only_when_asked(tmp_path, model):
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
     with (
         pytest.raises(UsageError, match="give one of them"),
-        places(tmp_path).claimed(resume=True, overwrite=True),
+        files(tmp_path).claimed(resume=True, overwrite=True),
     ):
         pass
 
@@ -149,7 +149,7 @@ def test_a_link_stays_a_link(tmp_path, model):
 def test_a_dangling_link_is_named(tmp_path):
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine").symlink_to(tmp_path / "gone")
-    with pytest.raises(UsageError, match="which isn't there"), places(tmp_path).claimed():
+    with pytest.raises(UsageError, match="which isn't there"), files(tmp_path).claimed():
         pass
 
 
@@ -162,8 +162,8 @@ def test_a_saved_folder_of_the_users_is_not_replaced(tmp_path, model):
 
 def test_two_runs_of_one_name_exclude_each_other(tmp_path):
     code = (
-        "import sys, pathlib; from itera_lite.train.run_files import Places\n"
-        "with Places('mine', pathlib.Path('c'), pathlib.Path('r')).claimed():\n"
+        "import sys, pathlib; from itera_lite.train.run_files import RunFiles\n"
+        "with RunFiles('mine', pathlib.Path('c'), pathlib.Path('r')).claimed():\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
@@ -176,13 +176,13 @@ def test_two_runs_of_one_name_exclude_each_other(tmp_path):
         assert other.stdout is not None and other.stdout.readline() == "held\n"
         with (
             pytest.raises(UsageError, match=f"in use by process {other.pid} on"),
-            places(tmp_path).claimed(overwrite=True),
+            files(tmp_path).claimed(overwrite=True),
         ):
             pass
-        with places(tmp_path, "other").claimed():
+        with files(tmp_path, "other").claimed():
             pass
         other.kill()
-    with places(tmp_path).claimed():  # a lock goes with its process
+    with files(tmp_path).claimed():  # a lock goes with its process
         pass
     assert not list(tmp_path.rglob(".*.lock"))
 
@@ -192,12 +192,12 @@ def test_two_threads_of_one_process_exclude_each_other(tmp_path):
 
     def claim():
         try:
-            with places(tmp_path).claimed():
+            with files(tmp_path).claimed():
                 pass
         except UsageError as error:
             failures.append(str(error))
 
-    with places(tmp_path).claimed():
+    with files(tmp_path).claimed():
         thread = threading.Thread(target=claim)
         thread.start()
         thread.join()
@@ -205,7 +205,7 @@ def test_two_threads_of_one_process_exclude_each_other(tmp_path):
 
 
 def test_discarding_a_run_leaves_what_is_not_its_own(tmp_path, model):
-    mine = places(tmp_path)
+    mine = files(tmp_path)
     save_checkpoint(mine.best, *model)
     save_checkpoint(mine.last, *model, training_state={})
     write_text(mine.best / "notes.txt", "mine")
@@ -216,11 +216,11 @@ def test_discarding_a_run_leaves_what_is_not_its_own(tmp_path, model):
 
 def test_folders_that_cannot_be_written_are_named_first(tmp_path):
     write_text(tmp_path / "r", "a file")
-    with pytest.raises(UsageError, match="is no folder"), places(tmp_path).claimed():
+    with pytest.raises(UsageError, match="is no folder"), files(tmp_path).claimed():
         pass
     with (
         pytest.raises(OutputError, match="nothing can be written to the folder '/proc/x"),
-        Places("mine", Path("/proc/x"), tmp_path / "r2").claimed(),
+        RunFiles("mine", Path("/proc/x"), tmp_path / "r2").claimed(),
     ):
         pass
 
@@ -295,7 +295,7 @@ def test_saved_files_follow_the_umask(tmp_path, model):
 
 def test_a_reader_waits_for_a_save_that_is_going_on(tmp_path, model, monkeypatch):
     """Between the two renames of a save the folder is away for a moment."""
-    mine = places(tmp_path)
+    mine = files(tmp_path)
     save_checkpoint(mine.best, *model)
     with mine.claimed(overwrite=True):
         old = mine.best.with_name(".mine.old")
@@ -317,26 +317,26 @@ def test_a_file_of_the_users_is_never_taken_for_a_result(tmp_path, suffix, conte
     for options in ({}, {"overwrite": True}, {"resume": True}):
         with (
             pytest.raises(UsageError, match="holds something that Itera-Lite didn't write"),
-            places(tmp_path).claimed(**options),
+            files(tmp_path).claimed(**options),
         ):
             pass
     assert path.read_text() == content
 
 
 def test_the_results_of_a_model_elsewhere_are_replaced_only_when_asked(tmp_path, model):
-    first = Places("mine", tmp_path / "first", tmp_path / "r")
+    first = RunFiles("mine", tmp_path / "first", tmp_path / "r")
     save_checkpoint(first.best, *model)
     write_json(first.summary, {"name": "mine"})
     write_metrics(first.metrics, [{"step": 1}])
-    with pytest.raises(UsageError, match="result of another run"), places(tmp_path).claimed():
+    with pytest.raises(UsageError, match="result of another run"), files(tmp_path).claimed():
         pass
     assert json.loads(first.summary.read_text()) == {"name": "mine"}
-    with places(tmp_path).claimed(overwrite=True):
+    with files(tmp_path).claimed(overwrite=True):
         pass
 
 
 def test_what_describes_a_replaced_model_goes(tmp_path, model):
-    mine = places(tmp_path)
+    mine = files(tmp_path)
     for folder in (mine.best, mine.last):
         save_checkpoint(folder, *model, training_state={})
     write_text(mine.last / "notes.txt", "mine")
@@ -347,12 +347,12 @@ def test_what_describes_a_replaced_model_goes(tmp_path, model):
 
 
 def test_a_folder_that_one_is_in_is_not_replaced(tmp_path, model, monkeypatch):
-    mine = places(tmp_path)
+    mine = files(tmp_path)
     save_checkpoint(mine.best, *model)
     monkeypatch.chdir(mine.best)
     with (
         pytest.raises(UsageError, match="is the current folder"),
-        Places("mine", Path(".."), Path("../../r")).claimed(overwrite=True),
+        RunFiles("mine", Path(".."), Path("../../r")).claimed(overwrite=True),
     ):
         pass
 
@@ -363,7 +363,7 @@ def test_a_name_may_begin_with_any_letter():
 
 def test_who_asks_whether_a_run_can_go_on_leaves_its_save_alone(tmp_path, model, monkeypatch):
     """Between the two renames of a save the folder must stay away until the run puts it there."""
-    mine = places(tmp_path)
+    mine = files(tmp_path)
     monkeypatch.setattr(checkpoint.time, "sleep", lambda _: None)
     with mine.claimed():
         save_checkpoint(mine.last, *model, training_state={})
@@ -374,7 +374,7 @@ def test_who_asks_whether_a_run_can_go_on_leaves_its_save_alone(tmp_path, model,
 
 def test_a_second_demo_says_how_to_replace_the_first(tmp_path, model):
     """In its own options: it has no --name and no --resume."""
-    from itera_lite.demo import demo
+    from itera_lite.commands.demo import demo
 
     save_checkpoint(tmp_path / "c" / "transformer_tiny", *model)
     folders = {"checkpoints": tmp_path / "c", "results": tmp_path / "r", "reports": tmp_path / "p"}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from itera_lite.commands.train import train
 from itera_lite.errors import CheckpointError
-from itera_lite.train.run import train
 from tests.other_user import as_other_user, shared_folder
 from tests.train.small import make_small
 
@@ -16,10 +16,10 @@ SETTINGS = {"vocab_size": 300, "batch_size": 4, "seq_len": 32, "threads": 1, "qu
 NAME = "itera_lite_tiny-last"
 
 
-def run(text, out, **wishes):
+def run(text, out, **overrides):
     return train(
         str(text), checkpoints=out / "c", results=out / "r", model="itera", tokens="2K",
-        precision="fp32", **SETTINGS, **wishes,
+        precision="fp32", **SETTINGS, **overrides,
     )  # fmt: skip
 
 

@@ -1,0 +1,336 @@
+"""Teachers' likeliest tokens and their probabilities, by place in the stream, kept on disk.
+
+A folder of the cache, under a key of everything that decides its content:
+
+    manifest.json    what it is of
+    ids.bin          (positions, k) uint16, or uint32 for a large vocabulary
+    shares.bin       (positions, k) float16: their probabilities, falling
+    filled.bin       a byte for each `BLOCK` positions: 1 where they are done
+    spent.json       teacher seconds so far, and how the teachers do on the text
+
+The files are sparse: a place takes room on disk, and a teacher's time, only when a student is to
+see it. What is marked as filled is on the disk: ids and shares are synchronised before the marks
+that say so, so that a stop or a power cut loses the last seconds and nothing else. A folder whose
+manifest is missing or another's, or whose files have the wrong size, begins anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from itera_lite.data.prepare import Dataset
+from itera_lite.distill import teacher as teaching
+from itera_lite.distill.alignment import Bridge
+from itera_lite.distill.teacher import Teacher
+from itera_lite.errors import DataError
+from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
+
+FORMAT = 1
+BLOCK = 32  # positions that are filled together
+PIECE = 4096  # positions that the teachers speak about before anything is written
+FLUSH_SECONDS = 20.0
+
+
+class SoftTargets:
+    """The teachers' mean distribution at each place of a set's train stream, its top k.
+
+    Args:
+        teachers: one or more; their probabilities are averaged.
+        dataset: the student's, in the student's tokens.
+        k: how many tokens are kept a place.
+        quiet: no progress bar.
+    """
+
+    def __init__(
+        self, teachers: Sequence[Teacher], dataset: Dataset, k: int, *, quiet: bool = False
+    ) -> None:
+        self.teachers, self.dataset, self.quiet = list(teachers), dataset, quiet
+        self.vocab_size = dataset.tokenizer.vocab_size
+        self.k = min(k, self.vocab_size - 1)
+        self.positions = dataset.n_tokens("train")
+        self._ready = False
+        manifest = {
+            "format": FORMAT,
+            "text_sha256": dataset.manifest["sha256"],
+            "tokenizer_sha256": dataset.tokenizer.sha256,
+            "teachers_sha256": sorted(teacher.sha256 for teacher in teachers),
+            "teacher_tokenizers_sha256": sorted(t.tokenizer.sha256 for t in teachers),
+            "k": self.k,
+            "window": teaching.WINDOW,
+            "context": teaching.CONTEXT,
+        }
+        key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = cache_folder() / "teachers" / f"{dataset.name}-{key}".replace("/", "_")
+        wide = "<u2" if self.vocab_size <= 65_536 else "<u4"
+        blocks = -(-self.positions // BLOCK)
+        tables = [
+            _Table(self.folder / "ids.bin", wide, (self.positions, self.k)),
+            _Table(self.folder / "shares.bin", "<f2", (self.positions, self.k)),
+            _Table(self.folder / "filled.bin", "u1", (blocks, 1)),
+        ]
+        self._ids, self._shares, self._filled = tables
+        with self._writing():
+            self._open(tables, manifest)
+        self._known = self._filled.rows[:, 0] != 0  # filled, whether the disk has it yet or not
+        self._unmarked: list[NDArray[np.int64]] = []  # filled since the last flush
+
+    def at(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The teachers' tokens and probabilities at positions; asks the teachers where needed.
+
+        Returns:
+            (n, k) int64 ids, different in each row, and (n, k) float32 probabilities. Where no
+            teacher says anything the row's probabilities are 0.
+        """
+        positions = positions.ravel() % self.positions
+        self.fill(np.unique(positions // BLOCK))
+        ids = torch.from_numpy(self._ids.rows[positions].astype(np.int64))
+        return ids, torch.from_numpy(self._shares.rows[positions].astype(np.float32))
+
+    def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the blocks that aren't filled."""
+        done = self._known[blocks] | (self._filled.rows[blocks, 0] != 0)
+        missing: NDArray[np.int64] = blocks[~done]
+        return missing
+
+    def fill(self, blocks: NDArray[np.int64], say: str = "") -> None:
+        """Have the teachers speak about blocks, rising, that aren't filled; ``say`` shows a bar.
+
+        Raises:
+            DataError: the disk has no room for it.
+            TokenizerMismatch: a teacher's tokens don't fit the student's on this text.
+        """
+        missing = self.missing(blocks)
+        if not len(missing):
+            return
+        self._need_room(len(missing) * BLOCK)
+        self._prepare()
+        rows = max(BLOCK, min(PIECE, teaching.LOGITS // self.vocab_size))
+        bar = tqdm(
+            total=len(missing) * BLOCK,
+            desc=say,
+            unit="tok",
+            unit_scale=True,
+            disable=True if self.quiet or not say else None,
+        )
+        with self._writing():
+            self._fill(missing, rows // BLOCK, bar)
+
+    def _fill(self, missing: NDArray[np.int64], at_a_time: int, bar: tqdm[Any]) -> None:
+        spent, flushed = _Spent(), time.monotonic()
+        try:
+            for first in range(0, len(missing), at_a_time):
+                piece = missing[first : first + at_a_time]
+                begin = time.perf_counter()
+                spent = spent.plus(self._fill_piece(piece), time.perf_counter() - begin)
+                bar.update(len(piece) * BLOCK)
+                if time.monotonic() - flushed > FLUSH_SECONDS:
+                    spent, flushed = self._flush(spent), time.monotonic()
+        finally:
+            bar.close()
+            self._flush(spent)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raises a `DataError` that names ITERA_CACHE where the block raises an `OSError`."""
+        try:
+            yield
+        except OSError as error:
+            raise DataError(
+                f"the teachers' cache '{self.folder}' can't be written ({reason_of(error)}). Make "
+                "room, or set ITERA_CACHE to another folder that you may write to"
+            ) from error
+
+    def _open(self, tables: Sequence[_Table], manifest: dict[str, Any]) -> None:
+        """Open the files, and make them anew where they aren't a whole cache of this content."""
+        path = self.folder / "manifest.json"
+        try:
+            whole = json.loads(path.read_text(encoding="utf-8")) == manifest
+        except (FileNotFoundError, ValueError, RecursionError):
+            whole = False
+        spent = self.folder / "spent.json"
+        whole = whole and all(table.is_whole() for table in tables) and _Spent.is_whole(spent)
+        if not whole:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # The marks go first, the manifest comes last: whatever happens in between, no mark
+            # stands beside values that it isn't of.
+            self._filled.path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            sync_folder(self.folder)
+            _Spent().write(spent)
+        for table in tables:
+            table.open()
+        if not whole:
+            write_json(path, manifest)
+
+    def spent(self) -> dict[str, float]:
+        """The whole cache: positions filled, teacher seconds, share taught, top-k mass, loss."""
+        return _Spent.read(self.folder / "spent.json").report()
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the cache takes on disk."""
+        return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
+
+    def _fill_piece(self, blocks: NDArray[np.int64]) -> Tensor:
+        """Fill some blocks. Returns positions, positions taught, their top-k mass, their nats."""
+        positions = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
+        positions = positions[positions < self.positions]
+        mean, said = self.teachers[0].speak(positions, self.vocab_size)
+        if len(self.teachers) > 1:
+            voices = said.float()
+            for teacher in self.teachers[1:]:
+                more, speaks = teacher.speak(positions, self.vocab_size)
+                mean += more
+                voices += speaks
+            mean /= voices.clamp(min=1)[:, None]
+            said = voices > 0
+        top, ids = mean.topk(self.k)
+        targets = self.dataset.tokens("train")[positions].astype(np.int64)
+        right = mean[torch.arange(len(positions)), torch.from_numpy(targets)]
+        self._ids.write(positions, ids.numpy())
+        self._shares.write(positions, top.numpy())
+        self._known[blocks] = True
+        self._unmarked.append(blocks)
+        nats = -right[said].clamp(min=1e-9).log().sum()
+        return torch.stack([torch.tensor(float(len(positions))), said.sum(), top.sum(), nats])
+
+    def _need_room(self, positions: int) -> None:
+        """A full disk under a sparse mapped file would end the process without a word."""
+        needed = positions * self.k * (self._ids.dtype.itemsize + self._shares.dtype.itemsize)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise DataError(
+                f"what the teachers say takes {needed / 1e6:,.0f} MB and {self.folder} has "
+                f"{free / 1e6:,.0f} MB free. Give a smaller --top-k or budget, make room, or set "
+                "ITERA_CACHE to another folder"
+            )
+
+    def _prepare(self) -> None:
+        """Give the teachers their text; another tokenizer's takes a while, so only on demand."""
+        if self._ready:
+            return
+        for teacher in self.teachers:
+            bridge = None
+            if teacher.tokenizer.sha256 != self.dataset.tokenizer.sha256:
+                documents, stream = self.dataset.documents("train"), self.dataset.tokens("train")
+                bridge = Bridge.build(documents, stream, self.dataset.tokenizer, teacher.tokenizer)
+            teacher.read(self.dataset.tokens("train"), bridge)
+        self._ready = True
+
+    def _flush(self, spent: _Spent) -> _Spent:
+        """To disk, the values before the marks that say they are there; a fresh count."""
+        if not self._unmarked:
+            return spent
+        self._ids.sync()
+        self._shares.sync()
+        path = self.folder / "spent.json"
+        _Spent.read(path).plus(spent.counts, spent.seconds).write(path)
+        blocks = np.unique(np.concatenate(self._unmarked))
+        self._filled.write(blocks, np.ones((len(blocks), 1)))
+        self._filled.sync()
+        self._unmarked = []
+        return _Spent()
+
+
+class _Table:
+    """A file of rows of numbers, which is read through a memory map.
+
+    It is written by calls, not through the map: a full disk is an error then, and not the end of
+    the process. Call `open` first.
+    """
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, int]) -> None:
+        self.path, self.dtype, self.shape = path, np.dtype(dtype), shape
+        self._bytes = shape[1] * self.dtype.itemsize  # of a row
+
+    def is_whole(self) -> bool:
+        """Whether the file is there, in full length."""
+        try:
+            return self.path.stat().st_size == self.shape[0] * self._bytes
+        except FileNotFoundError:
+            return False
+
+    def open(self) -> None:
+        """Open the file, and make it where it isn't whole; new rows are zeros."""
+        whole = self.is_whole()
+        if not whole:
+            self.path.unlink(missing_ok=True)  # another process may have it mapped
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        weakref.finalize(self, os.close, self._file)
+        if not whole:
+            os.ftruncate(self._file, self.shape[0] * self._bytes)
+            os.fsync(self._file)
+        self.rows: NDArray[Any] = np.memmap(self.path, self.dtype, "r", shape=self.shape)
+
+    def write(self, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write (n, columns) values to rising rows."""
+        data = np.ascontiguousarray(values, self.dtype)
+        borders = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1), len(rows)]
+        for first, end in pairwise(borders):
+            left, at = memoryview(data[first:end].tobytes()), int(rows[first]) * self._bytes
+            while left:
+                written = os.pwrite(self._file, left, at)
+                left, at = left[written:], at + written
+
+    def sync(self) -> None:
+        """Return when the disk has what was written."""
+        os.fsync(self._file)
+
+
+class _Spent:
+    """What a cache has cost and what is in it: sums that are added to as it fills."""
+
+    NAMES = ("positions", "taught", "mass", "nats")
+
+    def __init__(self, counts: Tensor | None = None, seconds: float = 0.0) -> None:
+        self.counts = torch.zeros(4, dtype=torch.float64) if counts is None else counts
+        self.seconds = seconds
+
+    def plus(self, counts: Tensor, seconds: float) -> _Spent:
+        return _Spent(self.counts + counts.double(), self.seconds + seconds)
+
+    @classmethod
+    def is_whole(cls, path: Path) -> bool:
+        """Whether the file can be read."""
+        try:
+            cls.read(path)
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, RecursionError):
+            return False
+        return True
+
+    @classmethod
+    def read(cls, path: Path) -> _Spent:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        counts = torch.tensor([raw[name] for name in cls.NAMES], dtype=torch.float64)
+        return cls(counts, float(raw["seconds"]))
+
+    def write(self, path: Path) -> None:
+        sums = dict(zip(self.NAMES, self.counts.tolist(), strict=True))
+        write_json(path, sums | {"seconds": self.seconds})
+
+    def report(self) -> dict[str, float]:
+        positions, taught, mass, nats = self.counts.tolist()
+        some = max(taught, 1.0)
+        return {
+            "positions": positions,
+            "seconds": self.seconds,
+            "share_taught": taught / max(positions, 1.0),
+            "top_k_mass": mass / some,
+            "teacher_loss": nats / some,
+        }

@@ -1,0 +1,121 @@
+"""What a teacher says about each token of a text, in the student's vocabulary.
+
+A teacher reads the stream in windows: `WINDOW` positions that it speaks about, and the `CONTEXT`
+tokens before them, so that every place has at least that much context. Short documents stand
+in the stream one after the other, as in training. The layers compute in the precision that is
+set on the model, the head and the probabilities in float32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.weights import weight_files
+from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.distill.alignment import Bridge
+from itera_lite.errors import CheckpointError, ConfigError, UsageError
+from itera_lite.evaluate.bits import evaluating
+from itera_lite.model import LanguageModel
+
+WINDOW = 256  # positions that a teacher speaks about at a time
+CONTEXT = 64  # tokens before them
+LOGITS = 2**23  # logits that exist at a time
+
+
+@dataclass
+class Teacher:
+    """A model that teaches. Make one with `load`, and give it the text with `read`."""
+
+    folder: Path
+    model: LanguageModel
+    tokenizer: Tokenizer
+    sha256: str  # of its weights and its shape
+    tokens: NDArray[Any] | None = None  # the text, as the teacher tokenises it
+    bridge: Bridge | None = None  # to a student with another tokenizer
+
+    @classmethod
+    def load(cls, folder: Path) -> Teacher:
+        """A checkpoint's folder, of any family.
+
+        Raises:
+            CheckpointError: it isn't one, or is damaged.
+        """
+        try:
+            model, tokenizer = load_checkpoint(folder)
+        except ConfigError as error:
+            raise CheckpointError(f"the teacher '{folder}' can't be loaded: {error}") from None
+        digest = hashlib.sha256()
+        for file in (Path(folder) / "config.json", *weight_files(Path(folder))):
+            digest.update(file.read_bytes())
+        return cls(Path(folder), model, tokenizer, digest.hexdigest())
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def read(self, tokens: NDArray[Any], bridge: Bridge | None) -> None:
+        """Take the student's stream, or with another tokenizer the bridge from it."""
+        self.tokens = tokens if bridge is None else bridge.tokens
+        self.bridge = bridge
+
+    def speak(self, positions: NDArray[np.int64], vocab_size: int) -> tuple[Tensor, Tensor]:
+        """The distribution over the student's token at each place.
+
+        Args:
+            positions: (n,) positions of the student's stream, rising.
+
+        Returns:
+            (n, vocab_size) probabilities, and (n,) whether the teacher has any here; the
+            others' rows are 0.
+        """
+        if self.tokens is None:
+            raise UsageError("this teacher has no text yet: call read first")
+        found = torch.zeros(len(positions), vocab_size)
+        mine = (
+            positions if self.bridge is None else self.bridge.positions[positions].astype(np.int64)
+        )
+        rows = np.flatnonzero(mine >= 0)
+        with evaluating(self.model):
+            for part, probabilities in self._windows(mine[rows]):
+                if self.bridge is not None:
+                    probabilities = self.bridge.fold(probabilities)
+                found[torch.from_numpy(rows[part])] = probabilities
+        return found, torch.from_numpy(mine >= 0)
+
+    def _windows(self, targets: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        """(which of the rising targets, probabilities of the teacher's own tokens there)."""
+        assert self.tokens is not None
+        limit, circle = self.model.config.max_seq_len, len(self.tokens) - 1
+        context = min(CONTEXT, limit // 4)
+        window = min(WINDOW, limit - context)
+        borders = [0]
+        while borders[-1] < len(targets):
+            end = targets[borders[-1]] + window
+            borders.append(int(np.searchsorted(targets, end)))
+        spans = list(pairwise(borders))
+        width = context + max((int(targets[b - 1] - targets[a]) + 1 for a, b in spans), default=0)
+        # Row a of the inputs begins `context` before the token that predicts its first target.
+        # The stream is a circle; what lies after the last target is padding that nothing sees.
+        starts = np.array([targets[a] - 1 - context for a, _ in spans], dtype=np.int64)
+        inputs = self.tokens[(starts[:, None] + np.arange(width)) % circle].astype(np.int64)
+        hidden = self.model.hidden(torch.from_numpy(inputs)) if spans else torch.empty(0)
+        row = np.repeat(np.arange(len(spans)), [b - a for a, b in spans])
+        column = targets - 1 - starts[row]
+        vectors = hidden[torch.from_numpy(row), torch.from_numpy(column)].float()
+        size = max(1, LOGITS // self.model.config.vocab_size)
+        for first in range(0, len(targets), size):
+            logits = F.linear(vectors[first : first + size], self.model.embedding.weight)
+            part = np.arange(first, min(first + size, len(targets)))
+            yield part, (logits / self.model.config.logits_scaling).softmax(-1)

@@ -1,0 +1,74 @@
+"""Fused operations for training on a CPU; `itera_lite.model` has each in plain PyTorch too.
+
+They are off until `enable` is called; then the model calls them wherever `usable` is true.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor
+
+from itera_lite.config import ModelConfig
+from itera_lite.ops.attention import attention
+from itera_lite.ops.experts import experts, gated_silu, route
+from itera_lite.ops.library import load_library
+from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
+from itera_lite.ops.mamba2 import mamba2, mamba2_from
+from itera_lite.ops.norm import add_rms_norm, rms_norm
+
+__all__ = [
+    "add_rms_norm",
+    "attention",
+    "disable",
+    "enable",
+    "experts",
+    "gated_silu",
+    "linear_cross_entropy",
+    "linear_soft_cross_entropy",
+    "mamba2",
+    "mamba2_from",
+    "rms_norm",
+    "route",
+    "usable",
+]
+
+_TYPES = (torch.float32, torch.bfloat16)
+_enabled = False
+_warned: str | None = None  # the reason in the last warning
+
+
+def enable() -> str | None:
+    """Compile (once) and switch on. Returns None, or the reason why that failed.
+
+    The reason is also printed to standard error, once: everything still works in plain PyTorch,
+    but several times slower.
+    """
+    global _enabled, _warned
+    try:
+        load_library()
+    except OSError as error:
+        if str(error) != _warned:
+            _warned = str(error)
+            print(
+                f"warning: without the fused operations, which makes this several times slower: "
+                f"{_warned}",
+                file=sys.stderr,
+            )
+        return _warned
+    _enabled = True
+    return None
+
+
+def disable() -> None:
+    """Back to plain PyTorch."""
+    global _enabled
+    _enabled = False
+
+
+def usable(x: Tensor, mamba: ModelConfig | None = None) -> bool:
+    """Whether the fused operations take this tensor (and this Mamba-2 shape)."""
+    if not (_enabled and x.device.type == "cpu" and x.dtype in _TYPES):
+        return False
+    return mamba is None or (mamba.ssm_head_dim % 16 == 0 and mamba.d_state % 8 == 0)

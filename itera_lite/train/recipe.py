@@ -1,0 +1,148 @@
+"""What a training is derived from: a model of a given size, a budget, and the recipe of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from itera_lite.config import (
+    PRESETS,
+    Family,
+    ModelConfig,
+    TrainConfig,
+    preset,
+    reference_recipe,
+)
+from itera_lite.data.prepare import Dataset
+from itera_lite.errors import ConfigError
+from itera_lite.model.cost import cost
+from itera_lite.quantities import number_of
+
+DEFAULT_MINUTES = 10.0
+FURTHEST = 0.5  # the model has at least this share of the parameters asked for
+# Up to here, the number of optimizer steps limits quality, so the batch is small.
+SHORT = {"tokens": 4e6, "seconds": 240.0}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train."""
+
+    unit: Literal["tokens", "seconds"]
+    amount: float
+
+    def __str__(self) -> str:
+        if self.unit == "tokens":
+            return f"{self.amount:,.0f} tokens"
+        return f"{self.amount / 60:.3g} minutes"
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences a step: half as many in a short run, which gains more from more steps.
+
+        Small steps cost 10 to 14 % of the tokens/s, and were worth a third more tokens at 2 M;
+        the longer a run, the less.
+        """
+        full = TrainConfig().batch_size
+        return full // 2 if self.amount <= SHORT[self.unit] else full
+
+
+def budget_of(
+    dataset: Dataset,
+    epochs: float | None,
+    minutes: float | None,
+    tokens: str | None,
+    saved: Budget | None = None,
+) -> Budget:
+    """The budget that was asked for; epochs become tokens.
+
+    Args:
+        saved: of the run that is resumed, which it keeps where nothing else is asked for.
+    """
+    if tokens is not None:
+        return Budget("tokens", number_of("tokens", tokens))
+    if epochs is not None:
+        return Budget("tokens", epochs * (len(dataset.tokens("train")) - 1))
+    if minutes is None and saved is not None:
+        return saved
+    return Budget("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
+
+
+def fit_to(
+    family: Family, params: float, vocab_size: int, pattern: str | None = None
+) -> ModelConfig:
+    """The largest scaled preset that stays within ``params`` parameters.
+
+    Width grows in steps of 32, and the feed-forward keeps its ratio to the width.
+
+    Args:
+        pattern: layers to use instead of the presets'.
+
+    Raises:
+        ConfigError: where even the smallest shape is larger, or the largest is far smaller; says
+            how large it is.
+    """
+    best: tuple[int, ModelConfig] | None = None
+    smallest: int | None = None
+    for size, families in PRESETS.items():
+        if family not in families:
+            continue
+        model = preset(family, size, vocab_size)
+        if pattern is not None:
+            model = model.replace(pattern=pattern)
+        for width in range(32, 1025, 32):
+            scale = width / model.d_model
+            shape = model.replace(
+                d_model=width,
+                d_ff=_round(model.d_ff * scale),
+                d_expert=_round(model.d_expert * scale),
+                n_kv_heads=width // 32 if family == "transformer" else model.n_kv_heads,
+            )
+            total = cost(shape).params_total
+            smallest = total if smallest is None else min(smallest, total)
+            if total <= params and (best is None or total > best[0]):
+                best = (total, shape)
+    if best is None:
+        raise ConfigError(
+            f"--params {params:,.0f} is too small: the smallest {family} model with a vocabulary "
+            f"of {vocab_size} has {smallest:,} parameters. A smaller --vocab-size helps"
+        )
+    if best[0] < FURTHEST * params:
+        raise ConfigError(
+            f"--params {params:,.0f}: the nearest {family} model below that has {best[0]:,} "
+            "parameters. Give about that many, or another --pattern"
+        )
+    return best[1]
+
+
+def _round(width: float) -> int:
+    """To a multiple of 32, which quantised rows need; 0 stays 0."""
+    return max(32, round(width / 32) * 32) if width else 0
+
+
+def train_config(
+    shape: ModelConfig, budget: Budget, overrides: dict[str, Any], seed: int = 0
+) -> TrainConfig:
+    """What follows from the budget, over it a family's recipe, over it what was asked for.
+
+    Args:
+        shape: of the model; a gpt2 has a recipe of its own.
+        overrides: fields of `TrainConfig`; None where nothing was asked for.
+    """
+    longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
+    derived = {"batch_size": budget.batch_size, "seq_len": longest}
+    recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
+    asked = {key: value for key, value in overrides.items() if value is not None}
+    return replace(TrainConfig(seed=seed), **(derived | recipe | asked))
+
+
+def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
+    """A family's recipe for going on from trained weights: every learning rate times
+    ``rate``."""
+    config = train_config(shape, budget, {}, seed)
+    return replace(
+        config,
+        lr_matrix=config.lr_matrix * rate,
+        lr_embedding=config.lr_embedding * rate,
+        lr_other=config.lr_other * rate,
+    )

@@ -1,0 +1,100 @@
+"""Scores are `itera eval`'s, for texts of any length, in any number of threads."""
+
+import math
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.engine import Model
+from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import score_documents
+
+TEXTS = ["a", "héllo wörld", "x y z " * 7, "long document " * 40, "end."]
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 64, 200, 512])
+def test_scores_are_those_of_the_evaluation(
+    window: int, name: str, engine: Model, tiny_pair: dict[str, Path]
+) -> None:
+    model, tokenizer = load_checkpoint(tiny_pair[name])
+    ours = engine.score(TEXTS, window=window)
+    for text, score in zip(TEXTS, ours, strict=True):
+        expected = score_documents(model, tokenizer, [text.encode()], seq_len=window)
+        assert (score.bytes, score.tokens) == (expected.bytes, expected.tokens)
+        assert score.bits_per_byte == pytest.approx(expected.bpb, abs=1e-5)
+        assert score.perplexity == pytest.approx(expected.ppl, rel=1e-4)
+
+
+def test_by_default_the_window_is_the_whole_context(engine: Model) -> None:
+    assert engine.score(TEXTS) == engine.score(TEXTS, window=512)
+    assert engine.score(TEXTS, window=10**6) == engine.score(TEXTS)
+    assert engine.score(TEXTS[3]) != engine.score(TEXTS[3], window=100)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 64])
+def test_threads_change_nothing(threads: int, engine: Model) -> None:
+    many = TEXTS * 5
+    one = engine.score(many, window=64, log_probabilities=True)
+    assert engine.score(many, window=64, log_probabilities=True, threads=threads) == one
+    assert one[: len(TEXTS)] == one[-len(TEXTS) :]
+
+
+def test_log_probabilities_are_those_of_the_logits(engine: Model) -> None:
+    (score,) = engine.score("some text", log_probabilities=True)
+    row = [engine.eot_id, *engine.tokenize("some text"), engine.eot_id]
+    log_p = torch.from_numpy(engine.logits(row[:-1])).double().log_softmax(-1).numpy()
+    np.testing.assert_allclose(
+        score.log_probabilities, log_p[range(len(row) - 1), row[1:]], atol=1e-5
+    )
+    assert score.nats == pytest.approx(-sum(score.log_probabilities))
+    assert len(score.log_probabilities) == score.tokens == len(row) - 1
+
+
+def test_empty_and_odd_texts(engine: Model) -> None:
+    assert engine.score([]) == []
+    (empty,) = engine.score("")
+    assert (empty.bytes, empty.tokens, empty.bits_per_byte) == (0, 1, 0.0)
+    assert empty.nats > 0 and empty.perplexity == pytest.approx(math.exp(empty.nats))
+    odd, special = engine.score([bytes(range(256)), "<|endoftext|>"])
+    assert odd.bytes == odd.tokens - 1 == 256
+    assert special.tokens == 14, "text that looks like a mark is text"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"window": 0}, "window=0"),
+        ({"window": -3}, "window=-3"),
+        ({"threads": 0}, "threads=0"),
+        ({"threads": -1}, "threads=-1"),
+    ],
+)
+def test_wrong_options_are_said(options: dict[str, int], told: str, engine: Model) -> None:
+    with pytest.raises(UsageError, match=told):
+        engine.score("a", **options)  # type: ignore[arg-type]
+
+
+def test_a_signal_ends_even_a_single_long_text(engine: Model) -> None:
+    """Scoring all of it would take minutes."""
+
+    class Rang(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Rang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    begin = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(Rang):
+            engine.score("a word " * 3_000_000, window=512)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.perf_counter() - begin < 30

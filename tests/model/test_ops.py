@@ -1,0 +1,192 @@
+"""Each fused operation against its naive oracle: values and gradients."""
+
+import pytest
+import torch
+
+from itera_lite import ops
+from itera_lite.config import ModelConfig
+from itera_lite.model import LanguageModel
+from itera_lite.model.attention import Attention
+from itera_lite.model.layers import RMSNorm, gated_silu
+from itera_lite.model.moe import experts_naive, experts_of_few
+from itera_lite.model.ssd import Mamba2, ssd_chunked, ssd_recurrent
+
+ITERA = ModelConfig("itera", "ma", 256, 64, n_experts=4, d_expert=32, d_ff=32, d_state=16)
+
+
+@pytest.fixture(autouse=True)
+def fused():
+    torch.manual_seed(0)
+    problem = ops.enable()
+    assert problem is None, problem
+    yield
+    ops.disable()
+
+
+def both(function, *inputs):
+    """Results and gradients of ``function``, fused and in plain PyTorch."""
+    found = []
+    for switch in (ops.enable, ops.disable):
+        switch()
+        leaves = [x.detach().clone().requires_grad_(x.is_floating_point()) for x in inputs]
+        y = function(*leaves)
+        weight = torch.linspace(-1, 1, y.numel()).view_as(y)
+        (y.float() * weight).sum().backward()
+        found.append([y.detach(), *(x.grad for x in leaves if x.requires_grad)])
+    return zip(*found, strict=True)
+
+
+def close(pairs, tolerance):
+    for fast, naive in pairs:
+        assert fast.dtype == naive.dtype
+        scale = naive.float().abs().max().clamp(min=1e-3)
+        assert ((fast.float() - naive.float()).abs().max() / scale) < tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm(dtype):
+    layer = RMSNorm(96, 1e-5)
+
+    def run(x, weight):
+        return torch.func.functional_call(layer, {"weight": weight}, (x, dtype))
+
+    close(both(run, torch.randn(3, 70, 96), torch.rand(96)), 1e-5 if dtype.itemsize == 4 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_along_the_residual_stream(dtype):
+    def run(x, add, weight):
+        if ops.usable(x):
+            stream, normed = ops.add_rms_norm(x, add, 0.7, weight, 1e-5)
+        else:
+            stream = x + 0.7 * add
+            normed = torch.nn.functional.rms_norm(stream, (96,), weight, 1e-5).to(dtype)
+        return torch.cat([stream, normed.float()])
+
+    given = (torch.randn(3, 70, 96), torch.randn(3, 70, 96).to(dtype), torch.rand(96))
+    close(both(run, *given), 1e-5 if dtype.itemsize == 4 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gated_silu(dtype):
+    x = (4 * torch.randn(5, 37, 2 * 48)).to(dtype)
+    close(both(gated_silu, x), 1e-6 if dtype.itemsize == 4 else 2e-2)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_route_and_experts(k):
+    x, logits = torch.randn(150, 64), torch.randn(150, 5)
+    logits[:, 3] = -9.0  # an expert that nobody uses
+    up, down = torch.randn(5, 64, 64) / 8, torch.randn(5, 64, 32) / 6
+
+    def run(x, logits, up, down):
+        if ops.usable(x):
+            gates, probability, routing = ops.route(logits, k)
+            y = ops.experts(x, routing, gates, up, down)
+        else:
+            top, index = logits.topk(k, dim=-1)
+            gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
+            y = experts_naive(x, index, gates, up, down)
+        return torch.cat([y, probability.expand(150, 5)], dim=1)
+
+    close(both(run, x, logits, up, down), 1e-5)
+
+
+def test_experts_of_few():
+    x, gates = torch.randn(3, 64), torch.rand(3, 2)
+    index = torch.tensor([[0, 4], [4, 1], [2, 3]])
+    up, down = torch.randn(5, 64, 64) / 8, torch.randn(5, 64, 32) / 6
+    ops.disable()
+    few, naive = (mix(x, index, gates, up, down) for mix in (experts_of_few, experts_naive))
+    assert torch.allclose(few, naive, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["itera", "transformer"])
+def test_attention(family):
+    config = ITERA.replace(n_kv_heads=1)
+    if family == "transformer":
+        config = ModelConfig("transformer", "a", 256, 64, d_ff=64, n_kv_heads=2)
+    layer = Attention(config)
+    weights = [p.detach() for p in layer.parameters()]
+
+    def run(x, *weights):
+        names = dict(zip([n for n, _ in layer.named_parameters()], weights, strict=True))
+        return torch.func.functional_call(layer, names, x)
+
+    close(both(run, torch.randn(3, 77, 64), *weights), 1e-5)
+
+
+@pytest.mark.parametrize("scaling", [1.0, 2.5])
+def test_linear_cross_entropy(scaling):
+    hidden, weight = torch.randn(1500, 32), torch.randn(300, 32)
+    targets = torch.randint(0, 300, (1500,))
+
+    def run(hidden, weight):
+        if ops.usable(hidden):
+            return ops.linear_cross_entropy(hidden, weight, targets, scaling)
+        return torch.nn.functional.cross_entropy(hidden @ weight.T / scaling, targets)
+
+    close(both(run, hidden, weight), 1e-5)
+
+
+def test_chunked_ssd_equals_the_recurrence():
+    x, dt, A = torch.randn(2, 150, 4, 16), torch.rand(2, 150, 4), -4 * torch.rand(4)
+    B, C, state = torch.randn(2, 150, 8), torch.randn(2, 150, 8), torch.randn(2, 4, 16, 8)
+    fast, naive = ssd_chunked(x, dt, A, B, C, state), ssd_recurrent(x, dt, A, B, C, state)
+    close(zip(fast, naive, strict=True), 1e-5)
+
+
+@pytest.mark.parametrize("d_state", [16, 24, 32])
+@pytest.mark.parametrize("length", [1, 31, 32, 100])
+def test_mamba2_values_and_every_gradient(d_state, length):
+    config = ITERA.replace(d_state=d_state, ssm_head_dim=32)
+    layer = Mamba2(config)
+    torch.nn.init.normal_(layer.out_proj.weight, std=0.1)
+    torch.nn.init.uniform_(layer.dt_bias, -3, 1)
+    x = torch.randn(3, length, 64)
+    found = []
+    for switch in (ops.enable, ops.disable):
+        switch()
+        leaf = x.clone().requires_grad_()
+        layer.zero_grad()
+        y = layer(leaf)
+        (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+        found.append([y.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters())])
+    close(zip(*found, strict=True), 5e-4)  # sums over time that nearly cancel
+
+
+@pytest.mark.parametrize("family", ["itera", "transformer"])
+def test_a_whole_model_in_bfloat16_has_the_gradients_of_float32(family):
+    config = ITERA
+    if family == "transformer":
+        config = ModelConfig("transformer", "aa", 256, 64, d_ff=96)
+    model = LanguageModel(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.1)
+    ids = torch.randint(0, 256, (4, 65))
+    grads = []
+    for dtype, switch in ((torch.bfloat16, ops.enable), (torch.float32, ops.disable)):
+        switch()
+        model.compute_dtype = dtype
+        model.zero_grad()
+        model.loss(ids[:, :-1], ids[:, 1:], balance_weight=0.0).total.backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    for fast, naive in zip(*grads, strict=True):
+        cosine = torch.nn.functional.cosine_similarity(fast.flatten(), naive.flatten(), dim=0)
+        assert cosine > 0.98
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads():
+    model = LanguageModel(ITERA)
+    ids = torch.randint(0, 256, (6, 65))
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        model.zero_grad()
+        model.loss(ids[:, :-1], ids[:, 1:]).total.backward()
+        found.append([p.grad.clone() for p in model.blocks[0].mixer.norm.parameters()])
+    torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)

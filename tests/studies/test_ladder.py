@@ -1,0 +1,280 @@
+"""The ladder: every stage is made, finished ones stay, the verdicts follow from the numbers."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from itera_lite import config
+from itera_lite.bench.processes import DeployedModel
+from itera_lite.commands.ladder import ladder
+from itera_lite.commands.report import report
+from itera_lite.compress.targets import targets_of
+from itera_lite.errors import IteraError, MissingExtra, UsageError
+from itera_lite.report.results import load_results
+from itera_lite.studies import ladder_costs as climb
+from itera_lite.studies import ladder_stages as rungs
+from itera_lite.studies.ladder_stages import REFERENCES, STAGES
+from tests.compress.checkpoints import text
+from tools.readme import ladder_table
+
+__all__ = ["text"]
+
+ITERA = {"pattern": "ma", "d_model": 64, "n_experts": 4, "d_expert": 32, "d_state": 16}
+LLAMA = {"pattern": "aa", "d_model": 64, "d_ff": 96, "n_kv_heads": 2}
+GPT2 = {"pattern": "aa", "d_model": 64, "d_ff": 128, "n_kv_heads": 2, "max_seq_len": 256}
+WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes": 4e8}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[list[DeployedModel]]:
+    """Shapes that train in an instant; transformers writes on paper. Gives what was measured."""
+    measured: list[DeployedModel] = []
+    real = DeployedModel.write_texts
+
+    def write_texts(self: DeployedModel, seed: int, threads: int = 1) -> dict[str, float]:
+        measured.append(self)
+        return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for size in ("pico", "tiny", "small"):
+            shape = {"itera": ITERA, "transformer": LLAMA}
+            if size == "small":
+                shape = {"itera": {**ITERA, "d_model": 96}}
+            patch.setitem(config.PRESETS, size, shape)
+        patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
+        patch.setitem(config.PRESETS, "reference_small", {"gpt2": {**GPT2, "pattern": "a"}})
+        patch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
+        patch.setattr(DeployedModel, "write_texts", write_texts)
+        yield measured
+
+
+def climb_it(text: Path, folder: Path, **options):
+    return ladder(
+        str(text),
+        **{"minutes": 0.004, "size": 300} | options,
+        repeats=2,
+        threads=1,
+        quiet=True,
+        checkpoints=folder / "c",
+        results=folder / "r",
+    )
+
+
+@pytest.fixture(scope="module")
+def first(text, small, tmp_path_factory):
+    """What the first climb gives, and the folder that it leaves."""
+    folder = tmp_path_factory.mktemp("ladder")
+    return climb_it(text, folder), folder
+
+
+@pytest.fixture
+def climbed(first, tmp_path) -> Path:
+    """A copy of that folder."""
+    shutil.copytree(first[1], tmp_path / "again")
+    return tmp_path / "again"
+
+
+def test_every_rung_is_made_and_measured(first, small):
+    found, folder = first
+    names = [rung["stage"] for rung in found["rungs"]]
+    wanted = [s.name for s in STAGES if s.name != "teacher"]
+    tried = {r["stage"]: r for r in found["references"]}
+    assert list(tried) == [stage.name for stage in REFERENCES]
+    best = min(tried, key=lambda name: tried[name]["valid_bpb"])
+    assert [name for name in tried if tried[name]["chosen"]] == [best]
+    assert names == [best, *wanted, "q4_0"]
+    reference, last = found["rungs"][0], found["rungs"][-1]
+    assert last["runtime"] == "engine"
+    file = climb.model_file(folder / "c" / "q4_0")
+    assert last["bytes_on_disk"] == file.stat().st_size < reference["bytes_on_disk"]
+    assert last["cpu_seconds_per_kb"]["median"] < reference["cpu_seconds_per_kb"]["median"]
+    assert last["vocab_size"] == 300 < reference["vocab_size"] == 320
+    # the measurements went in turns: every artifact once, then every one again
+    assert small[: len(names)] == small[len(names) : 2 * len(names)]
+    # each reference had as much time as all that the last rung was made from
+    budgets = {
+        name: json.loads((folder / "r" / "ladder" / f"{name}_summary.json").read_text())["train"]
+        for name in (*tried, "teacher", "distilled", "q4_0")
+    }
+    seconds = {name: train["budget"]["amount"] for name, train in budgets.items()}
+    references = [seconds.pop(name) for name in tried]
+    assert references == pytest.approx(2 * [sum(seconds.values())])
+    assert 0 < reference["tokens_in_use"] <= reference["vocab_size"]
+    assert last["outside_teacher"] is None
+
+
+def test_what_is_finished_is_not_done_again_and_is_reported(text, first, climbed, small, capsys):
+    stamps = {p: p.stat().st_mtime_ns for p in (climbed / "c").glob("*/model.safetensors")}
+    scores = {p: p.stat().st_mtime_ns for p in (climbed / "r").glob("ladder/*_heldout.json")}
+    assert len(scores) == len(first[0]["rungs"]) - 1
+    again = climb_it(text, climbed)
+    assert {p: p.stat().st_mtime_ns for p in (*stamps, *scores)} == {**stamps, **scores}
+    assert [r["bpb"] for r in again["rungs"]] == [r["bpb"] for r in first[0]["rungs"]]
+    assert "bytes on disk: " in capsys.readouterr().out
+
+    report(results=climbed / "r", reports=climbed / "reports")
+    page = (climbed / "reports" / "efficiency_report.md").read_text()
+    assert "Path to 100-300x" in page and "7: the native engine" in page
+    assert "best of 2 conventional models" in page
+    assert "Bytes on disk" in page
+
+
+def test_other_weights_are_scored_again(text, climbed, small):
+    kept = climbed / "r" / "ladder" / "itera_heldout.json"
+    record = json.loads(kept.read_text())
+    kept.write_text(json.dumps({**record, "bpb": 1.0, "weights_sha256": "of another model"}))
+    again = climb_it(text, climbed)
+    assert again["rungs"][2]["bpb"] == record["bpb"]
+
+
+def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
+    before = (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
+    found = climb_it(text, climbed, seeds=2)
+    assert (found["provenance"]["seed"], found["provenance"]["seeds"]) == (None, [0, 1])
+    assert (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
+    assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
+    assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
+    spread = found["rungs"][-1]["bpb"]
+    shown = f"{spread['median']:.4f} ({spread['min']:.4f} to {spread['max']:.4f})"
+    assert shown in ladder_table(load_results(climbed / "r"))
+    # a further seed: the chosen reference alone, the same teacher, as many tokens
+    made = {path.name for path in (climbed / "c").glob("*-seed1")}
+    assert made == {f"{rung['stage']}-seed1" for rung in found["rungs"]}
+    for rung in found["rungs"]:
+        own, further = (
+            json.loads((climbed / "r" / "ladder" / f"{rung['stage']}{s}_summary.json").read_text())
+            for s in ("", "-seed1")
+        )
+        assert own.get("train", {}).get("tokens") == further.get("train", {}).get("tokens")
+        assert own["config"] == further["config"]
+
+
+def test_a_teacher_of_ones_own_is_taken(text, climbed, small):
+    for stage in ("distilled", "q8_0", "q4_0"):
+        (climbed / "r" / "ladder" / f"{stage}_summary.json").unlink()
+    other = climbed / "mine"
+    (climbed / "c" / "teacher").rename(other)
+    found = climb_it(text, climbed, teacher=other, overwrite=True)
+    outside = {rung["stage"]: rung["outside_teacher"] for rung in found["rungs"]}
+    assert (outside["vocabulary"], outside["q4_0"]) == (None, "mine")
+    summary = json.loads((climbed / "r" / "ladder" / "distilled_summary.json").read_text())
+    assert [t["name"] for t in summary["distillation"]["teachers"]] == ["mine"]
+    assert not (climbed / "c" / "teacher").exists()
+
+
+def test_a_quantised_rung_without_its_file_is_not_finished(text, climbed, small):
+    path = climbed / "r" / "ladder" / "q8_0_summary.json"
+    summary = json.loads(path.read_text())
+    del summary["compress"]["file"]
+    path.write_text(json.dumps(summary))
+    (climbed / "c" / "q8_0" / "model-q8_0.gguf").unlink()
+    with pytest.raises(UsageError, match=r"q8_0' holds a model already.*--overwrite replaces it"):
+        climb_it(text, climbed)
+    climb_it(text, climbed, overwrite=True)
+    assert json.loads(path.read_text())["compress"]["file"]
+
+
+def test_finished_stages_of_other_options_are_not_taken(text, climbed, small):
+    """They were taken, and ladder.json then said what had been asked for this time."""
+    record = climbed / "r" / "ladder.json"
+    before = record.read_bytes()
+    for options, said in (
+        ({"student": "tiny"}, "distilled' is finished, and was made with --student pico"),
+        ({"minutes": 0.008}, "reference' is finished, and was made with --minutes 0.004"),
+        ({"size": 280}, "vocabulary' is finished, and was made with --size 300"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            climb_it(text, climbed, **options)
+    assert record.read_bytes() == before
+
+
+def test_a_stage_of_other_options_is_made_again_when_asked(text, climbed, small):
+    made = []
+    plan = rungs.Plan(
+        data=str(text),
+        minutes=0.004,
+        size=300,
+        student="tiny",
+        teacher=None,
+        seed=0,
+        checkpoints=climbed / "c",
+        results=climbed / "r" / "ladder",
+        compute=None,
+        threads=1,
+        final_bytes=1000,
+        overwrite=True,
+    )
+    for stage, _ in rungs.stages(plan):
+        if not rungs.is_finished(plan, stage):
+            rungs.discard(plan, stage)
+            made.append(stage.name)
+    assert made == ["distilled", "q8_0", "q4_0"]
+    assert not (climbed / "c" / "distilled").exists() and (climbed / "c" / "itera").exists()
+
+
+def test_a_damaged_summary_is_named(text, climbed, small):
+    (climbed / "r" / "ladder" / "itera_summary.json").write_text("{")
+    with pytest.raises(IteraError, match=r"itera_summary.json.*damaged"):
+        climb_it(text, climbed)
+
+
+def rung(bpb: float, cpu: float, size: float, memory: float) -> dict[str, object]:
+    return {
+        "bpb": bpb,
+        "cpu_seconds_per_kb": {"median": cpu},
+        "bytes_on_disk": size,
+        "peak_rss_bytes": {"median": memory},
+    }
+
+
+def test_targets_are_reached_by_numbers_alone():
+    first = rung(0.8, 4.0, 60e6, 500e6)
+    good = targets_of([first, rung(0.8, 0.01, 0.7e6, 5e6)])
+    assert [t["reached"] for t in good] == [True, True, True]
+    assert [t["goal_reached"] for t in good] == [None, False, None]
+    assert targets_of([first, rung(0.8, 0.01, 0.6e6, 5e6)])[1]["goal_reached"]
+    slow = targets_of([first, rung(0.7, 0.02, 1.1e6, 11e6)])
+    assert [t["reached"] for t in slow] == [False, False, False]
+    worse = targets_of([first, rung(0.81, 0.001, 0.1e6, 1e6)])
+    assert not any(t["reached"] for t in worse), "no factor counts at a lower quality"
+    seeds = {**first, "bpb": {"median": 0.85, "samples": [0.8, 0.9]}}
+    assert all(t["reached"] for t in targets_of([seeds, rung(0.8, 0.01, 0.7e6, 5e6)]))
+    assert not any(t["reached"] for t in targets_of([seeds, rung(0.81, 0.01, 0.7e6, 5e6)]))
+
+
+@pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])
+def test_impossible_wishes_are_refused(options, tmp_path):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        ladder("python", quiet=True, checkpoints=tmp_path, results=tmp_path, **options)
+
+
+def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("itera_lite.commands.ladder.find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match="transformers"):
+        ladder("python", quiet=True, checkpoints=tmp_path / "c", results=tmp_path / "r")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_deployed_model_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
+    pytest.importorskip("transformers")
+    from itera_lite.export.gguf import export_gguf
+
+    folder = tiny_pair["itera_lite_test"]
+    file = tmp_path / "model.gguf"
+    export_gguf(folder, "f32", file)
+    slow = DeployedModel("transformers", folder, 20)
+    fast = DeployedModel("engine", file, 20)
+    assert fast.size == file.stat().st_size
+    assert slow.size > (folder / "model.safetensors").stat().st_size
+    costs = []
+    for model in (slow, fast):
+        found = model.write_texts(seed=1)
+        assert found["bytes"] > 0 and found["cpu_seconds"] > 0
+        costs.append(found["cpu_seconds"] / found["bytes"])
+        assert model.peak_bytes(found) > 1e6
+    assert costs[1] < costs[0]
+    with pytest.raises(IteraError, match=r"nothing.gguf"):
+        DeployedModel("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)
