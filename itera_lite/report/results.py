@@ -255,9 +255,9 @@ def _runs(results: Results) -> Iterator[ModelResults]:
     for path, run in runs.items():
         several = stages.count(run.stage) > 1
         model = ModelResults(f"{run.stage}, seed {run.seed}" if several else run.stage)
-        for part in PARTS.values():
-            if (record := getattr(run, part)) is not None:
-                file = path.relative_to(results.folder).as_posix()
+        file = path.relative_to(results.folder).as_posix()
+        for part, record in run.parts.items():
+            if isinstance(record, ModelRecord):
                 _add(model, f"{file}: {part.replace('_', ' ')}", record, results.notes)
         if exists(log := path.with_suffix(".csv")):
             model.metrics = _read_log(log, results.notes) or {}
