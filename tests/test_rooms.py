@@ -20,8 +20,18 @@ ROOMS = (
         "evaluate",
         "checkpoint",
     ),
-    *("sampling", "model", "ops", "report", "data", "records"),
-    *("machine", "stats", "quantities", "config", "files", "terminal", "torchrun", "errors"),
+    *("model", "ops", "report", "data", "records"),
+    *(
+        "machine",
+        "stats",
+        "quantities",
+        "sampling",
+        "config",
+        "files",
+        "terminal",
+        "torchrun",
+        "errors",
+    ),
 )
 
 # The ladder calls verbs, until their work leaves `commands`.

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from itera_lite.checkpoint.folder import lock_path
 from itera_lite.config import DEFAULT_VOCABULARY, NAMES, Family
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
@@ -200,13 +202,14 @@ def _speeds(
     threads: int | None,
 ) -> dict[Family, float]:
     """Training tokens/s of both models, measured once: later runs keep to the same ratio."""
-    from itera_lite.bench.steps import training_speeds
+    from itera_lite.bench.training import training_speeds
 
     known, key = record.setdefault("speeds", {}), f"{config}, batch {batch_size}"
     if vocab_size != DEFAULT_VOCABULARY:
         key += f", vocabulary {vocab_size}"
     if key not in known:
-        known[key] = training_speeds(config, vocab_size, batch_size, threads)
+        found = training_speeds(config, vocab_size, batch_size, threads)
+        known[key] = msgspec.to_builtins(found)
         write_json(path, record)
     return {
         family: known[key][f"{NAMES[family]}_{config}"]["tokens_per_second"]["median"]

@@ -12,13 +12,12 @@ from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.compress.start import Start, adopt, check_numbers, trials
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
-from itera_lite.export.gguf import refuse_gpt2
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.export.gguf import check_exportable
 from itera_lite.export.types import SCHEMES
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import bytes_of, share_of
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import first_bytes
+from itera_lite.train.run_files import RunFiles
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")
 
@@ -78,7 +77,7 @@ def compress(
     limit = None if target_bytes is None else bytes_of("target-bytes", target_bytes)
     loss = None if max_loss is None else share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
-    refuse_gpt2(start.folder, start.model.config)
+    check_exportable(start.folder, start.model.config)
     files = start.files(name, f"{start.name}_small", checkpoints, results)
     steps: list[str] = []
 

@@ -12,12 +12,13 @@ from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K
 from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
+from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
+from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.run_files import locked, refuse_input
-from itera_lite.train.session import Compute, run_training, threads_restored
+from itera_lite.train.run_files import RunFiles, locked, refuse_input
+from itera_lite.train.train import run_training
 
 
 def distill(
@@ -105,12 +106,12 @@ def distill(
 
         file = lock_path(files.results / f"{files.name}_comparison.json")
         file.parent.mkdir(parents=True, exist_ok=True)
-        with locked(file, files.name), threads_restored():
+        with locked(file, files.name), torch_threads():
             compute = Compute.prepare(precision, threads, quiet)
             return compare_distillation(
                 *(lesson, objective, budget, files, compute, seeds, seed), overwrite=overwrite
             )
-    with files.claimed(resume=resume, overwrite=overwrite), threads_restored():
+    with files.claimed(resume=resume, overwrite=overwrite), torch_threads():
         compute = Compute.prepare(precision, threads, quiet)
         config = lesson.student.recipe(budget, seed)
         seconds = lesson.prepare_for(config, budget, compute)

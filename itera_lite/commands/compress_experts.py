@@ -12,11 +12,13 @@ from itera_lite.compress.start import Start, budget_for, check_numbers, save_unt
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.machine.peak import torch_threads
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import gentle
-from itera_lite.train.session import Compute, first_bytes, run_training, threads_restored
+from itera_lite.train.train import run_training
 
 USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
 PART_BYTES = 100_000  # of the validation text, to search the number of experts on
@@ -88,7 +90,7 @@ def experts(
             f"--keep {keep}: '{start.folder}' has {config.n_experts} experts a layer and sends a "
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
-    with threads_restored():
+    with torch_threads():
         compute = Compute.prepare(threads=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
         budget = budget_for(dataset, minutes, tokens, default=0.0)

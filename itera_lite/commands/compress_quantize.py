@@ -29,16 +29,15 @@ from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
-from itera_lite.export.gguf import export_gguf, header_bytes, refuse_gpt2
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.export.gguf import check_exportable, export_gguf, header_bytes
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_matrix, packed_bytes
 from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import bytes_of
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.run_files import refuse_input
-from itera_lite.train.session import Compute, first_bytes
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles, refuse_input
 
 Type = Literal["q8_0", "q4_0", "mixed"]
 Method = Literal["auto", "plain", "gptq", "qat"]
@@ -116,7 +115,7 @@ def quantize(
         if needed and data is None:
             raise UsageError(f"{wanted} needs text: name a set or a path with --data")
     start = Start.load(checkpoint)
-    refuse_gpt2(start.folder, start.model.config)
+    check_exportable(start.folder, start.model.config)
     with start.claimed(
         *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
     ) as files:

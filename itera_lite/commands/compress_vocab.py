@@ -14,12 +14,13 @@ from itera_lite.compress.vocabulary import choose
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB, Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
+from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import share_of, whole_number
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import gentle
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, first_bytes, run_training
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 MINUTES = 2.0  # of adaptation, where nothing is said
 RATE = 0.2  # of a new model's learning rates: found by a search (experiments/LOG.md)

@@ -18,18 +18,6 @@ from itera_lite.quantities import finite_number, seed_of, whole_number
 
 if TYPE_CHECKING:
     from itera_lite.engine import Model
-    from itera_lite.model.stream import Sampler as Sampler
-    from itera_lite.model.stream import stream as stream
-    from itera_lite.model.stream import stream_ids as stream_ids
-
-
-def __getattr__(name: str) -> Any:
-    """The PyTorch side, for those who import it from here; the verb itself does without."""
-    if name not in ("Sampler", "stream", "stream_ids"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from itera_lite.model import stream as module
-
-    return getattr(module, name)
 
 
 @dataclass

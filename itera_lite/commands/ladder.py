@@ -9,7 +9,9 @@ from typing import Any
 from itera_lite.compress.targets import show, targets_of
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
+from itera_lite.evaluate.bits import FINAL_BYTES
 from itera_lite.files import check_writable, write_json
+from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import provenance
 from itera_lite.quantities import minutes_of, threads_of, whole_number
 from itera_lite.studies.ladder_stages import (
@@ -21,8 +23,8 @@ from itera_lite.studies.ladder_stages import (
     note_options,
     stages,
 )
+from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
-from itera_lite.train.session import FINAL_BYTES, Compute, threads_restored
 
 MINUTES = 30.0
 QUICK_MINUTES = 0.15
@@ -32,7 +34,7 @@ REPEATS = 5
 QUICK_REPEATS = 3
 
 
-@threads_restored()
+@torch_threads()
 def ladder(
     data: str = "python",
     *,

@@ -16,10 +16,11 @@ from itera_lite.distill.objective import TEMPERATURE, TOP_K
 from itera_lite.distill.plan import Lesson
 from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
+from itera_lite.train.compute import Compute
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, run_training
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
@@ -53,8 +54,8 @@ class Rounded(Objective):
         )
         return loss
 
-    def artifact(self, model: LanguageModel) -> LanguageModel:
-        return rounded(self.inner.artifact(model), self.kinds)
+    def deployed(self, model: LanguageModel) -> LanguageModel:
+        return rounded(self.inner.deployed(model), self.kinds)
 
     def identity(self) -> dict[str, Any]:
         kinds = {name: kind.name for name, kind in self.kinds.items()}

@@ -21,14 +21,14 @@ from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.evaluate.score import Score
 from itera_lite.files import folder_name, write_json, write_text
+from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
 from itera_lite.train.recipe import Budget, budget_of
-from itera_lite.train.resume import settings_of
 from itera_lite.train.run_files import RunFiles, refuse_input
-from itera_lite.train.session import description, threads_restored
+from itera_lite.train.summary import description
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Start:
             UsageError: see `files` and `itera_lite.train.run_files.RunFiles.claimed`.
         """
         files = self.files(name, default, checkpoints, results)
-        with files.claimed(resume=resume, overwrite=overwrite), threads_restored():
+        with files.claimed(resume=resume, overwrite=overwrite), torch_threads():
             yield files
 
     def score(self, documents: Sequence[bytes]) -> Score:
@@ -114,7 +114,7 @@ def budget_for(
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
     if minutes is None and tokens is None and going_on is not None and going_on.resumable:
-        return Budget(**settings_of(going_on)["budget"])
+        return going_on.saved_budget()
     if tokens is None:
         minutes = minutes_of(default if minutes is None else minutes, or_none=True)
         if minutes == 0:

@@ -17,7 +17,7 @@ from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageE
 from itera_lite.export.gguf import export_gguf
 from itera_lite.files import exists, read_object
 from itera_lite.model.cost import cost
-from itera_lite.train.resume import RunFiles
+from itera_lite.train.run_files import RunFiles
 
 SIZES = (512, 1024, 2048, 4096)
 RULE = (

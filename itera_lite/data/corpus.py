@@ -26,7 +26,7 @@ from itera_lite.data.tables import Table
 from itera_lite.errors import DataError
 from itera_lite.files import expand_home
 
-READING = 3  # version of the readers: raise it when the same files would give other documents
+READING = 4  # version of the readers: raise it when the same files would give other documents
 
 HUB_SETS = {
     "tinystories": hub.HubSet("roneneldan/TinyStories", "data"),
@@ -128,6 +128,8 @@ class Source:
                 files = tuple((None, label, file) for _, label, file in given)
         if self.kind == "python":
             source["python"] = platform.python_version()
+        if self.kind == "wikitext":
+            source["format"] = "wikitext"
         listed = [label for _, label, _ in files]
         source["files"] = listed if len(listed) <= 50 else len(listed)
         repairs = Repairs()

@@ -24,14 +24,14 @@ from itera_lite.distill.cache import BLOCK, SoftTargets
 from itera_lite.distill.objective import Distillation
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
+from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.files import exists, folder_name, is_folder, write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import finite_number, number_of
 from itera_lite.stats.comparison import is_number
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, fit_to, gentle, train_config
-from itera_lite.train.session import Compute, first_bytes
 
 GO_ON_RATE = 0.3  # of the learning rates, for a student that is trained already
 SPEED_STEPS = 5  # that measure how far a budget in minutes will get

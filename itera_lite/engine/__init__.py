@@ -1,4 +1,4 @@
-"""The native engine's Python face: a GGUF file in, text and scores out, without PyTorch.
+"""The native engine in Python: runs GGUF files without PyTorch, to generate and score text.
 
 from itera_lite.engine import Model
 

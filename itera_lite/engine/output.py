@@ -1,4 +1,4 @@
-"""Where `itera score` writes: standard output, a file, compressed or not, a device or a pipe."""
+"""The output of `itera score`: standard output, a file, also compressed, a device or a pipe."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,4})")
 
 
 class Output:
-    """Results, a JSON object a line. A file is made when the first results are written.
+    """Writes results, a JSON object a line. A file is made with the first results.
 
     Args:
         path: a file, gzip or Zstandard by its ending; a device or a pipe; None or ``-`` is
             standard output.
-        reader: of the input, which must be another file.
+        reader: the input, which must be another file.
 
     Attributes:
-        name: of the output, for messages.
-        resumable: whether it is a file, there already or to be made, that isn't compressed.
+        name: the output's name in messages.
+        resumable: whether it is an uncompressed file, there already or not.
 
     Raises:
         UsageError: the output is the input, or can't be made.
@@ -62,11 +62,11 @@ class Output:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether a person sees the results as they come."""
+        """Whether the results appear on a terminal."""
         return self._found is not None and _is_terminal(self.path, self._descriptor)
 
     def refuse_content(self) -> None:
-        """Never write over what is there.
+        """Refuse to overwrite results.
 
         Raises:
             UsageError: the file holds something.
@@ -76,7 +76,7 @@ class Output:
             raise UsageError(f"the output {self.name} is there already: {advice}")
 
     def begin(self, progress: Progress | None) -> Output:
-        """Keep a record of what is written, where there is one to go on from later."""
+        """Set the record from which a later run resumes, or None."""
         self._progress = progress
         return self
 
@@ -97,18 +97,18 @@ class Output:
                 self._progress.save(now=True)
             self._open.close()
         except OSError as failed:
-            if error is None:  # else what went wrong first is said
+            if error is None:  # else the first error is the one to report
                 raise self._failed(failed) from failed
         if error is not None and self._regular and not isinstance(error, OSError):
             advice = ": go on with --resume" if self.resumable else ""
             print(f"\n{self.name} has what was scored{advice}", file=sys.stderr)
 
     def write(self, data: bytes, last: Line) -> None:
-        """Write whole lines, and let them out of the process.
+        """Write whole lines and flush them.
 
         Args:
             data: results.
-            last: of the input's lines up to which everything is done then.
+            last: the last line of the input that they cover.
 
         Raises:
             IteraError: the disk is full, or the like.
@@ -119,7 +119,7 @@ class Output:
                 self._progress.cut(data)
             file = self._file or self._opened()
             _write(file, data)
-            if not self._compression:  # which gets larger with every flush
+            if not self._compression:  # each flush makes a compressed file larger
                 file.flush()
             if self._progress:
                 self._progress.save(last)
@@ -129,7 +129,7 @@ class Output:
             raise self._failed(error) from error
 
     def finish(self) -> None:
-        """All of the input was scored."""
+        """Call it when all of the input was scored."""
         if self._progress:
             self._progress.finish()
         try:
@@ -152,14 +152,14 @@ class Output:
             raw = self._claimed or self._open.enter_context(self.path.open("wb"))
             self._file = self._open.enter_context(compress(raw)) if compress else raw
         if self._progress:
-            self._progress.save(now=True)  # before the first result: without it none can be added
+            self._progress.save(now=True)  # before the first result, which can't be resumed without
         return self._file
 
     def _claim(self) -> None:
-        """Open a file, and keep other processes from writing to it until it is closed.
+        """Open the file and lock it against other processes until it is closed.
 
         Raises:
-            UsageError: another one writes to it, or did since this one looked at it.
+            UsageError: another process writes to it, or has written since its size was read.
         """
         if self._claimed is not None or not self._regular:
             return
@@ -183,7 +183,7 @@ class Output:
 
 
 def _write(file: Any, data: bytes) -> None:
-    """All of the data, also where standard output has no buffer and may take a part of it."""
+    """Write all of the data, also to a raw standard output, which may take a part at a time."""
     if not isinstance(file, io.RawIOBase):
         file.write(data)
         return
@@ -193,8 +193,8 @@ def _write(file: Any, data: bytes) -> None:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file that a name such as /dev/stdout stands for: to open it again would empty a
-    file that standard output was led into."""
+    """The descriptor that a name such as /dev/stdout means. Opening the name would truncate a file
+    that standard output was redirected to."""
     found = _DESCRIPTOR.fullmatch(str(path))
     return int(found[1]) if found else _DESCRIPTORS.get(str(path))
 

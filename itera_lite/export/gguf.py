@@ -1,7 +1,7 @@
-"""A checkpoint as one GGUF file that llama.cpp, and what is built on it, loads as it is.
+"""Exports a checkpoint to one GGUF file, which llama.cpp and programs built on it load.
 
-The Itera model is llama.cpp's ``granitehybrid``, the Transformer its ``llama``. Tokenizer and
-sampling defaults lie inside. docs/export.md says what is stored where.
+The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``. The file holds
+the tokenizer and the sampling defaults too. docs/export.md lists the keys.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from itera_lite.files import check_output_file, exists, folder_name, is_special,
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
 
-# Of a checkpoint's folder: no output may have one of these names there.
+# The files of a checkpoint's folder, which no output may replace
 FILES = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 )
 # llama.cpp's default order, but temperature before the cuts, as our own sampler has it
 _SAMPLING_SEQUENCE = "penalties;dry;top_n_sigma;temperature;top_k;typ_p;top_p;min_p;xtc"
-# A chat program without a template would put its own marks around what is typed. This one gives
-# the text as it is, so that the model goes on from it.
+# Without a template, a chat program would add its own role markers. This one gives the text as it
+# is, so that the model continues it.
 _CHAT_TEMPLATE = (
     "{# A base model: it goes on from the text of the conversation, without roles. #}"
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -64,7 +64,7 @@ def export_gguf(
         raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}, auto")
     checkpoint = Path(checkpoint)
     model, tokenizer = load_checkpoint(checkpoint)
-    refuse_gpt2(checkpoint, model.config)
+    check_exportable(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
 
@@ -84,18 +84,20 @@ def export_gguf(
             writer.write_tensors_to_file()
             writer.close()
         finally:
-            with suppress(OSError):  # the first error is the one that is told
+            with suppress(OSError):  # of several errors, the first is raised
                 writer.close()
         size = temporary.stat().st_size
     return ExportSummary(path, type, size, by_type)
 
 
 def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
-    """Raises `UsageError` where ``path`` may not be written. Devices and pipes may.
+    """Raises `UsageError` if ``path`` may not be written: an input, or another kind of file.
+
+    Devices and pipes may be written.
 
     Args:
-        inputs: the files that are read, whether they are there or not.
-        magic: the bytes with which a file begins that may be replaced. An empty file may be too.
+        inputs: the files that are read, whether they exist or not.
+        magic: the first bytes of a file that may be replaced. An empty file may be too.
     """
     check_output_file(path)
     if is_special(path):
@@ -117,9 +119,9 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
             )
 
 
-def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
-    """Raises `ExportError` for a model that no GGUF file is written of."""
-    if config.is_gpt2:
+def check_exportable(checkpoint: Path, config: ModelConfig) -> None:
+    """Raises `ExportError` for a model of a family that isn't exported to GGUF."""
+    if config.parts.gguf is None:
         raise ExportError(
             f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
             "a Llama model. transformers loads the folder as it is"
@@ -127,12 +129,12 @@ def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
 
 
 def header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
-    """Size of a file of this model without its tensors: keys, tokenizer, table of tensors.
+    """Bytes of a file of this model without its tensors: keys, tokenizer, table of tensors.
 
-    It is the same for every assignment of types; what each tensor adds says `packed_bytes`.
+    They don't depend on the stored types; `packed_bytes` has the bytes of a tensor.
 
     Args:
-        checkpoint: where the model is, or will be: its name stands in the file.
+        checkpoint: folder of the model, there or not yet: the file contains its name.
     """
     writer = _writer(checkpoint, model.config, tokenizer, SCHEMES["f32"])
     for name, weights in gguf_tensors(model):
@@ -152,8 +154,8 @@ def header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -
 def _writer(
     checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, scheme: Scheme
 ) -> gguf.GGUFWriter:
-    """A writer that has all but the tensors."""
-    writer = _Writer(None, "llama" if config.family == "transformer" else "granitehybrid")
+    """A writer with everything but the tensors."""
+    writer = _Writer(None, str(config.parts.gguf))
     _add_general(writer, checkpoint, config, scheme)
     _add_architecture(writer, config)
     _add_tokenizer(writer, tokenizer)
@@ -236,8 +238,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
 
 
 class _Writer(gguf.GGUFWriter):
-    """Writes empty arrays too: a tokenizer of bytes only has no merges, and llama.cpp wants
-    the array all the same."""
+    """Writes empty arrays too: llama.cpp needs the merges of a tokenizer that has none."""
 
     def _pack_val(
         self,

@@ -22,11 +22,11 @@ class StoredTensors:
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """What was written. As a string: some lines to print.
+    """An exported file. As a string: some lines to print.
 
     Attributes:
         path: the file.
-        type: as it was asked for.
+        type: the type that was asked for.
         bytes: size of the file, tokenizer and keys included.
         by_type: the tensors of each stored type, by its name.
     """
@@ -47,7 +47,7 @@ class ExportSummary:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all weights, the blocks' scales included."""
+        """Mean bits of a weight, the blocks' scales included."""
         return 8 * self.tensor_bytes / self.parameters
 
     def __str__(self) -> str:

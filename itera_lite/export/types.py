@@ -1,4 +1,10 @@
-"""How each tensor of a GGUF file is stored: the types on offer, and packing into them."""
+"""The stored types of a GGUF file's tensors, and packing weights into them.
+
+A quantised type has a grid in each block of weights: a scale times whole steps. Plain rounding
+takes the scale from the block's largest weight. Weights that lie on a grid already, because a
+better method rounded them, may have another scale: `exact_blocks` finds it, so they stay exactly
+as they are in this export and every later one.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +22,14 @@ from numpy.typing import NDArray
 
 from itera_lite.errors import ExportError
 
-# What a matrix product or the look-up of a token reads. All else (norms, convolution, state
-# space, biases, router) stays float32: it is small, and the model is sensitive to it.
+# The matrices of products and of the embedding. Other tensors (norms, convolution, state space,
+# biases, router) stay float32: they are small, and the model is sensitive to them.
 _MATRIX = re.compile(
     r"token_embd|(ssm_(in|out)|attn_(q|k|v|output)|ffn_(gate|up|down)(_exps|_shexp)?)\.weight$"
 )
-BLOCK = 32
-# What the largest weight of a block may be, in steps; the likeliest first. Q4_0 has -8 to 7, and
-# a scale of either sign; but for -8 it is symmetric, and a positive scale will do.
+BLOCK = GGML_QUANT_SIZES[Type.Q4_0][0]  # weights that share a scale; 32, in Q8_0 too
+# The steps that the largest weight of a block may have, the likeliest first. Q4_0 has steps -8 to
+# 7 and a scale of either sign: without -8 the steps are symmetric, and a positive scale is enough.
 _PEAKS = {Type.Q4_0: (-8, *range(7, 0, -1)), Type.Q8_0: tuple(range(127, 0, -1))}
 _LEVELS = {Type.Q4_0: (-8, 7), Type.Q8_0: (-127, 127)}
 GRIDS = tuple(_PEAKS)
@@ -31,9 +37,13 @@ GRIDS = tuple(_PEAKS)
 
 @dataclass(frozen=True)
 class Scheme:
-    """The stored type of the matrices, of the embedding, and llama.cpp's number for the mix.
+    """The stored types of a model's matrices.
 
-    ``tensors`` has the type of single matrices, by their GGUF name, where it is another one.
+    Attributes:
+        matrices: the type of the matrices but the embedding.
+        embedding: the type of the embedding.
+        file_type: llama.cpp's number for the mixture.
+        tensors: by GGUF name, the matrices of another type.
     """
 
     matrices: Type
@@ -61,21 +71,21 @@ def stored_type(name: str, scheme: Scheme) -> Type:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether the tensor ``name`` is one that a scheme decides about; others stay float32."""
+    """Whether a scheme decides about the tensor ``name``; others stay float32."""
     return _MATRIX.search(name) is not None
 
 
 def scheme_of(kinds: Mapping[str, Type]) -> Scheme:
-    """The scheme that stores each matrix as ``kinds`` says, by its GGUF name."""
+    """The scheme with the type of each matrix by its GGUF name."""
     ((usual, _),) = Counter(kinds.values()).most_common(1)
     number = next(s.file_type for s in SCHEMES.values() if s.matrices == usual)
     return Scheme(usual, usual, number, dict(kinds))
 
 
 def exact_scheme(tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> Scheme:
-    """Each matrix in the smallest type that holds its weights as they are.
+    """The scheme with each matrix in the smallest type that holds its weights exactly.
 
-    So the types of a quantised model are known from its weights alone, whoever saved it.
+    It gives a quantised model its types back, from its weights alone.
     """
     return scheme_of({name: _smallest(value) for name, value in tensors if is_matrix(name)})
 
@@ -90,7 +100,7 @@ def _smallest(weights: NDArray[np.float32]) -> Type:
 
 
 def packed_bytes(shape: Sequence[int], kind: Type) -> int:
-    """What a tensor takes in a file, with the padding after it."""
+    """Bytes of a tensor in a file, with the padding after it."""
     block, size = GGML_QUANT_SIZES[kind]
     length = prod(shape) // block * size
     return -(-length // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT

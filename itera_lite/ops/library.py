@@ -1,7 +1,7 @@
-"""Compile the operations for the processor at hand, once, and load them.
+"""Compiles the fused operations for this processor, once, loads the library and calls it.
 
-The library is kept in the cache folder under a name made from sources, flags, compiler
-and processor. Without a compiler everything still works, in plain PyTorch.
+The library is kept in the cache folder under a name made from sources, flags, compiler and
+processor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLAGS = (
     "-fno-signed-zeros -fassociative-math"
 ).split()
 _library: ctypes.CDLL | None = None
-SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}  # of a function's name
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}  # of the library's functions, by type
 
 
 def load_library() -> None:
@@ -44,9 +44,9 @@ def load_library() -> None:
 
 
 def call(name: str, *arguments: Any) -> int:
-    """Call ``name`` and return its whole number, if it gives one.
+    """Call a function of the library; returns its result, an int64.
 
-    Tensors go as pointers, whole numbers as int64, other numbers as float.
+    Tensors are passed as pointers, integers as int64, floats as float.
     """
     if _library is None:
         raise RuntimeError("call itera_lite.ops.enable() first")
@@ -64,7 +64,7 @@ def call(name: str, *arguments: Any) -> int:
 
 
 def _processor() -> str:
-    """What tells one processor from another, for the name of the library."""
+    """A description of the processor, for the name of the library."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -74,7 +74,7 @@ def _processor() -> str:
 
 
 def keep_memory() -> None:
-    """Have glibc keep freed memory instead of giving it back and faulting it in each step."""
+    """Have glibc keep freed memory: returned to the system, it would fault in again each step."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
@@ -84,7 +84,7 @@ def keep_memory() -> None:
 
 
 def load() -> ctypes.CDLL:
-    """Compile where needed and load.
+    """The compiled library, compiled now unless the cache has it.
 
     Raises:
         OSError: no compiler, one that fails, or a cache that can't be written; the message says
@@ -148,8 +148,8 @@ def _compiler() -> list[str]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether the library is there as it was written: its hash lies beside it. A library that is
-    cut off would end the process when it is loaded."""
+    """Whether the library has the hash in the file beside it: a truncated one would crash the
+    process."""
     try:
         wanted = _hash_file(path).read_text(encoding="utf-8").strip()
         return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
@@ -188,7 +188,7 @@ def _run(command: list[str]) -> str:
     """What a command prints.
 
     Raises:
-        OSError: it can't be started, or fails; with the end of what it said.
+        OSError: it can't be started, or fails; with the end of its output.
     """
     try:
         done = subprocess.run(
@@ -197,7 +197,8 @@ def _run(command: list[str]) -> str:
     except OSError as error:
         raise _Failed(f"the compiler '{command[0]}' can't be started: {error.strerror}") from None
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        how = f"exit code {done.returncode}"
-        raise _Failed(f"the compiler failed ({how}): {shlex.join(command)}\n{said}")
+        output = (done.stderr or done.stdout).strip()[-2000:]
+        raise _Failed(
+            f"the compiler failed (exit code {done.returncode}): {shlex.join(command)}\n{output}"
+        )
     return done.stdout

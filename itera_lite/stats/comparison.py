@@ -24,7 +24,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from itera_lite.stats.samples import Stat
 
@@ -65,6 +65,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     return ordered[k - 1], ordered[n - k]
 
 
+@final
 @dataclass(frozen=True)
 class Measurement:
     """A number with what is known about its spread, in the metric's unit."""

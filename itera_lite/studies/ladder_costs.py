@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from itera_lite.bench.artifact import TEXT_BYTES, Artifact
+from itera_lite.bench.processes import TEXT_BYTES, DeployedModel
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import TrainConfig
 from itera_lite.data.corpus import load_documents
 from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
-from itera_lite.evaluate.baselines import sample_documents
 from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.documents import sample_documents
 from itera_lite.files import write_json
 from itera_lite.machine.energy import DEFAULT_WATTS
 from itera_lite.machine.provenance import provenance
@@ -45,7 +45,7 @@ class Rung:
 
     name: str
     stage: str
-    artifact: Artifact
+    artifact: DeployedModel
     size: int
     samples: dict[str, list[float]] = field(default_factory=dict)
 
@@ -195,7 +195,7 @@ def _rungs(plan: Plan, scores: dict[str, list[dict[str, float]]]) -> list[Rung]:
     for name in _stage_names(plan):
         tokens = round(TEXT_BYTES / scores[name][0]["bytes_per_token"])
         folder = plan.folder(name)
-        shipped = Artifact("transformers", folder, tokens)
+        shipped = DeployedModel("transformers", folder, tokens)
         # The quantised file is what is shipped; transformers decodes the weights it stands for.
         size = shipped.size
         if name in QUANTIZED:
@@ -203,7 +203,7 @@ def _rungs(plan: Plan, scores: dict[str, list[dict[str, float]]]) -> list[Rung]:
         rungs.append(Rung(titles.get(name, REFERENCES[0].title), name, shipped, size))
     last = rungs[-1]
     file = model_file(last.artifact.path)
-    engine = Artifact("engine", file, last.artifact.tokens)
+    engine = DeployedModel("engine", file, last.artifact.tokens)
     return [*rungs, Rung("the native engine", last.stage, engine, last.size)]
 
 

@@ -15,9 +15,10 @@ from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
 from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.errors import IteraError, UsageError
 from itera_lite.files import is_file, read_object, write_json
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, train_config
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, run_training
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains yet without
 DROPOUT = 0.1

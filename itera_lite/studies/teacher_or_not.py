@@ -14,9 +14,10 @@ from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance
 from itera_lite.stats.comparison import Measurement, Metric, compare
 from itera_lite.stats.samples import stat
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, run_training
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 QUALITY = Metric("valid_bpb", "held-out text", "bits per byte", "lower", "run", "quality")
 SIDES = {

@@ -16,7 +16,7 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, DataError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.train import session
+from itera_lite.train import train as training
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
@@ -147,7 +147,7 @@ def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_pa
 
 def test_a_summary_is_whole_from_its_first_writing_on(save, text, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(session, "write_json", lambda path, value: written.append(dict(value)))
+    monkeypatch.setattr(training, "write_json", lambda path, value: written.append(dict(value)))
     summary = vocab(save(ITERA), data=str(text), size=280, tokens="8K", **out(tmp_path))
     assert written == [summary]
     assert written[0]["compress"]["bpb"]["adapted"] == summary["valid"]["bpb"]

@@ -106,7 +106,7 @@ def test_a_compiler_that_does_not_work_is_said_once(compiler, message, one, monk
     with pytest.raises(OSError, match=message):
         library.load()
     monkeypatch.setattr(library, "_library", None)
-    monkeypatch.setattr(ops, "_said", None)
+    monkeypatch.setattr(ops, "_warned", None)
     monkeypatch.setattr(ops, "_enabled", False)
     assert ops.enable() == ops.enable() is not None
     said = capsys.readouterr().err

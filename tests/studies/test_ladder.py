@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from itera_lite import config
-from itera_lite.bench.artifact import Artifact
+from itera_lite.bench.processes import DeployedModel
 from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
 from itera_lite.compress.targets import targets_of
@@ -29,12 +29,12 @@ WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes"
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[list[Artifact]]:
+def small() -> Iterator[list[DeployedModel]]:
     """Shapes that train in an instant; transformers writes on paper. Gives what was measured."""
-    measured: list[Artifact] = []
-    real = Artifact.write_texts
+    measured: list[DeployedModel] = []
+    real = DeployedModel.write_texts
 
-    def write_texts(self: Artifact, seed: int, threads: int = 1) -> dict[str, float]:
+    def write_texts(self: DeployedModel, seed: int, threads: int = 1) -> dict[str, float]:
         measured.append(self)
         return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
 
@@ -47,7 +47,7 @@ def small() -> Iterator[list[Artifact]]:
         patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
         patch.setitem(config.PRESETS, "reference_small", {"gpt2": {**GPT2, "pattern": "a"}})
         patch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
-        patch.setattr(Artifact, "write_texts", write_texts)
+        patch.setattr(DeployedModel, "write_texts", write_texts)
         yield measured
 
 
@@ -258,23 +258,23 @@ def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_an_artifact_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
+def test_a_deployed_model_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
     pytest.importorskip("transformers")
     from itera_lite.export.gguf import export_gguf
 
     folder = tiny_pair["itera_lite_test"]
     file = tmp_path / "model.gguf"
     export_gguf(folder, "f32", file)
-    slow = Artifact("transformers", folder, 20)
-    fast = Artifact("engine", file, 20)
+    slow = DeployedModel("transformers", folder, 20)
+    fast = DeployedModel("engine", file, 20)
     assert fast.size == file.stat().st_size
     assert slow.size > (folder / "model.safetensors").stat().st_size
     costs = []
-    for artifact in (slow, fast):
-        found = artifact.write_texts(seed=1)
+    for model in (slow, fast):
+        found = model.write_texts(seed=1)
         assert found["bytes"] > 0 and found["cpu_seconds"] > 0
         costs.append(found["cpu_seconds"] / found["bytes"])
-        assert artifact.peak_bytes(found) > 1e6
+        assert model.peak_bytes(found) > 1e6
     assert costs[1] < costs[0]
     with pytest.raises(IteraError, match=r"nothing.gguf"):
-        Artifact("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)
+        DeployedModel("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)

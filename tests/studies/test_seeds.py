@@ -4,12 +4,12 @@ import fcntl
 import json
 
 import pytest
+from itera_lite.report.seeds import of_one_budget
 
-from itera_lite.bench import steps
+from itera_lite.bench import training
 from itera_lite.commands import bench_seeds as seeds
 from itera_lite.commands.bench_seeds import bench_seeds
 from itera_lite.errors import DataError, IteraError, UsageError
-from itera_lite.report.seeds import of_one_budget
 from tests.train.small import make_small
 
 
@@ -72,7 +72,7 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
         found = {f"itera_lite_{config}": 300.0, f"transformer_{config}": 200.0}
         return {name: {"tokens_per_second": {"median": v}} for name, v in found.items()}
 
-    monkeypatch.setattr(steps, "training_speeds", speeds)
+    monkeypatch.setattr(training, "training_speeds", speeds)
     options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
     record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
     assert record["speeds"] == {"tiny, batch 8, vocabulary 300": speeds("tiny")}
@@ -84,16 +84,16 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
             assert tokens <= run["tokens"] < tokens + 4096
         same = runs["transformer_tiny", seed, "tokens"]
         assert runs["transformer_tiny", seed, "time"] == same | {"budget": "time"}
-    monkeypatch.setattr(steps, "training_speeds", None)  # measured once, not again
+    monkeypatch.setattr(training, "training_speeds", None)  # measured once, not again
     assert bench_seeds(str(text), seeds=2, results=tmp_path, **options) == record
 
 
 def test_training_speeds_are_of_both_models(monkeypatch):
     make_small(monkeypatch)
-    found = steps.training_speeds("tiny", 300, 2, threads=1, repeats=2, steps=1)
+    found = training.training_speeds("tiny", 300, 2, threads=1, repeats=2, steps=1)
     assert set(found) == {"itera_lite_tiny", "transformer_tiny"}
-    assert all(r["tokens_per_second"]["repeats"] == 2 for r in found.values())
-    assert all(r["threads"] == 1 for r in found.values())
+    assert all(r.tokens_per_second.repeats == 2 for r in found.values())
+    assert all(r.threads == 1 for r in found.values())
 
 
 @pytest.mark.parametrize(
