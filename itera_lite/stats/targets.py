@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -83,40 +83,6 @@ def ratio(a: Measurement | None, b: Measurement | None) -> Measurement | None:
     if a is None or b is None or min(a.low, b.low) <= 0:
         return None
     return Measurement(a.value / b.value, a.low / b.high, a.high / b.low, min(a.repeats, b.repeats))
-
-
-def judge(target: Target, found: Measurement | None) -> dict[str, Any]:
-    """The target with what was found and the verdict: ``met``, ``missed`` or ``not measured``.
-
-    The median decides. Where the target lies inside the interval of the median, the verdict
-    says that it is not clear.
-    """
-    record: dict[str, Any] = {
-        "key": target.key,
-        "label": target.label,
-        "sense": target.sense,
-        "target": target.target,
-        "unit": target.unit,
-    }
-    if found is None:
-        return record | {"value": None, "verdict": "not measured"}
-    sign = 1 if target.sense == "at least" else -1
-    met = sign * found.value >= sign * target.target
-    low, high = found.low, found.high
-    clear = high < target.target or low > target.target or low == high
-    verdict = ("met" if met else "missed") + ("" if clear else ", not clearly")
-    return record | {"value": found.value, "low": low, "high": high, "verdict": verdict}
-
-
-def lines(judged: Sequence[dict[str, Any]]) -> list[str]:
-    """The judged targets as lines for a terminal."""
-    width = max((len(one["label"]) for one in judged), default=0)
-    out = []
-    for one in judged:
-        value = "-" if one["value"] is None else number(one["value"], one["unit"])
-        target = f"{one['sense']} {number(one['target'], one['unit'])}"
-        out.append(f"  {one['label']:<{width}}  {value:>10}  {target:<18}  {one['verdict']}")
-    return out
 
 
 def number(value: float, unit: str) -> str:
