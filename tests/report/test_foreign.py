@@ -107,7 +107,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_reported(text, results, tmp_pat
     for name in (f"{ITERA}_summary.json", "ladder.json", "seeds.json"):
         (results / name).write_text(text)
     found = load_results(results)
-    assert [note.split("'")[1].rpartition("/")[2] for note in found.notes] == [
+    assert [note.split("'")[1].rpartition("/")[2] for note in found.left_out] == [
         f"{ITERA}_summary.json", "ladder.json", "seeds.json",
     ]  # fmt: skip
     assert found.ladder is None and found.seeds == []
@@ -122,7 +122,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_reported(text, results, tmp_pat
 
 def test_a_second_record_about_a_model_is_named(results):
     (results / "copy.json").write_bytes((results / f"{TRANSFORMER}_summary.json").read_bytes())
-    (note,) = load_results(results).notes
+    (note,) = load_results(results).left_out
     assert f"{TRANSFORMER}_summary.json" in note and "copy.json" in note
 
 
@@ -222,10 +222,10 @@ def test_the_committed_layout_is_read_as_the_user_s(results, tmp_path):
         f"{ITERA}, seed 1",
     ]
     (committed / "models" / ITERA / "0.json").write_text("{}")
-    assert f"models/{ITERA}/0.json" in load_results(committed).notes[0]
+    assert f"models/{ITERA}/0.json" in load_results(committed).left_out[0]
 
 
 def test_the_committed_results_can_be_read():
     for folder in (ROOT / "results").iterdir():
         if folder.is_dir():
-            assert load_results(folder).notes == []
+            assert load_results(folder).left_out == []

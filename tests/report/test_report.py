@@ -172,9 +172,9 @@ def test_a_field_that_cannot_be_leaves_the_record_out_and_is_named(results):
     edit(results / f"{ITERA}_benchmark.json", lambda r: r["memory"].update(weights_bytes=None))
     edit(results / f"{ITERA}_summary.json", lambda r: r.update(samples=None))
     found = load_results(results)
-    assert len(found.notes) == 2
+    assert len(found.left_out) == 2
     for note, name, field in zip(
-        found.notes, ("benchmark", "summary"), ("memory.weights_bytes", "samples"), strict=True
+        found.left_out, ("benchmark", "summary"), ("memory.weights_bytes", "samples"), strict=True
     ):
         assert f"{ITERA}_{name}.json" in note and f"`$.{field}`" in note
     text = markdown(results)
