@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from itera_lite.commands.report import to_markdown
+from itera_lite.report.build import to_markdown
 from itera_lite.report.results import load_results
 
 ITERA, TRANSFORMER = "itera_lite_tiny", "transformer_tiny"

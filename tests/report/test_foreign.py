@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from itera_lite.cli import main
-from itera_lite.commands.report import report, to_markdown
+from itera_lite.commands.report import report
 from itera_lite.errors import IteraError, OutputError
 from itera_lite.records import Run
+from itera_lite.report.build import to_markdown
 from itera_lite.report.plots import draw, plot_all_metrics
 from itera_lite.report.results import load_results
 from itera_lite.report.table import comparison_table
@@ -93,7 +94,7 @@ def test_a_wrong_kind_anywhere_never_is_a_traceback(tmp_path):
 def test_somebodys_own_files_are_left_out_and_named(
     name, text, results, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("itera_lite.commands.report.draw", lambda *_: {})
+    monkeypatch.setattr("itera_lite.report.build.draw", lambda *_: {})
     before = markdown(results)
     (results / name).write_text(text)
     (results / "folder_summary.json").mkdir()
@@ -138,7 +139,7 @@ def test_an_empty_folder_says_what_to_run(tmp_path):
 
 
 def test_a_report_that_cannot_be_written_is_said_before_the_work(results, tmp_path, monkeypatch):
-    monkeypatch.setattr("itera_lite.commands.report.draw", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("itera_lite.report.build.draw", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match=r"'.*file' can't be written"):
         report(results=results, reports=tmp_path / "file")
