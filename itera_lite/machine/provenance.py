@@ -132,30 +132,15 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
 
 
-<<<<<<< HEAD
 def _machine() -> Machine:
-    info = _cpu_info()
     return Machine(
-        cpu=info["name"],
+        cpu=cpu_name(),
         cores=usable_cores(),
         threads=_threads(),
-        isa=info["isa"],
+        isa=instruction_sets(),
         memory_bytes=_memory_bytes(),
         os=f"{_os_name()}, {platform.machine()}",
     )
-=======
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, threads PyTorch uses, instruction set,
-    memory, operating system."""
-    return {
-        "cpu": cpu_name(),
-        "cores": usable_cores(),
-        "threads": _threads(),
-        "isa": instruction_sets(),
-        "memory_bytes": _memory_bytes(),
-        "os": f"{_os_name()}, {platform.machine()}",
-    }
->>>>>>> train
 
 
 def _versions() -> dict[str, str]:

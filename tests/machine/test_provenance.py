@@ -13,11 +13,6 @@ from itera_lite.machine.provenance import (
     Provenance,
     command,
     git_state,
-<<<<<<< HEAD
-    usable_cores,
-=======
-    provenance,
->>>>>>> train
 )
 
 
