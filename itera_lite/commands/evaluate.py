@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.files import cache_folder, check_writable, folder_name
 from itera_lite.quantities import bytes_of, check_numbers, whole_number
-
-if TYPE_CHECKING:
-    from itera_lite.records import Evaluation, Summary
+from itera_lite.records import Evaluation, Summary
 
 DEFAULT_SEQ_LEN = 256
 
@@ -47,7 +44,7 @@ def evaluate(
     from itera_lite.checkpoint.folder import load_checkpoint
     from itera_lite.evaluate.baselines import baselines as measure_baselines
     from itera_lite.evaluate.evaluate import HeldOutDocuments, evaluate_model
-    from itera_lite.machine.provenance import default_threads
+    from itera_lite.machine.processor import default_threads
 
     if seq_len is not None:
         whole_number("seq_len", seq_len)
@@ -94,8 +91,6 @@ def evaluate(
 
 def _summary(path: Path) -> Summary | None:
     """What the training wrote about its text and its window; None where that can't be read."""
-    from itera_lite.records import Summary
-
     try:
         return Summary.read(path)
     except IteraError:
