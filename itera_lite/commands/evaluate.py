@@ -42,8 +42,10 @@ def evaluate(
         results: Folder of the result files.
     """
     from itera_lite.checkpoint.folder import load_checkpoint
+    from itera_lite.evaluate.baselines import MAX_TRAIN_BYTES
     from itera_lite.evaluate.baselines import baselines as measure_baselines
-    from itera_lite.evaluate.evaluate import HeldOutDocuments, evaluate_model
+    from itera_lite.evaluate.documents import read_documents
+    from itera_lite.evaluate.evaluate import evaluate_model, prepared
     from itera_lite.machine.processor import default_threads
 
     if seq_len is not None:
@@ -72,19 +74,21 @@ def evaluate(
         raise UsageError(f"the result would be written to the text itself, '{source}': rename it")
     check_writable(output)
     model, tokenizer = load_checkpoint(checkpoint)
-    text = HeldOutDocuments.read(source, tokenizer, split, limit, training=baselines)
     window = seq_len or (summary.training.seq_len if summary and summary.training else None)
-    record = evaluate_model(
-        *(name, model, tokenizer, text),
-        window=window or DEFAULT_SEQ_LEN,
-        threads=threads or default_threads(),
-    )
-    try:
-        if baselines:
-            record.baselines = measure_baselines(text.training, text.documents, cache=_cache())
-        record.write(output)
-    finally:
-        _print(record)  # the score took time: it isn't lost with what comes after it
+    with prepared(source, tokenizer) as dataset:
+        record = evaluate_model(
+            *(name, model, dataset, source, split, limit),
+            window=window or DEFAULT_SEQ_LEN,
+            threads=threads or default_threads(),
+        )
+        try:
+            if baselines:
+                training = read_documents(dataset, "train", MAX_TRAIN_BYTES)
+                documents = read_documents(dataset, split, limit)
+                record.baselines = measure_baselines(training, documents, cache=_cache())
+            record.write(output)
+        finally:
+            _print(record)  # the score took time: it isn't lost with what comes after it
     print(f"Written to {output}")
     return record
 
