@@ -77,6 +77,9 @@ def _no_config(folder: Path) -> str:
     if checkpoints:
         names = ", ".join(f"'{path}'" for path in checkpoints[:_LISTED])
         return f"'{folder}' is no checkpoint, but holds some: name one of them, such as {names}"
+    files = [path for path in inside if path.suffix == ".gguf"]
+    if files:
+        return f"'{folder}' is no checkpoint, but holds GGUF files: name one, '{files[0]}'"
     return f"'{folder}' is no checkpoint, for it has no config.json: {_EXPECTED}"
 
 
