@@ -155,6 +155,12 @@ def _whole_range(least: int, most: int) -> str:
     return f"a whole number from {least:,} to {most:,}"
 
 
+def shown(value: Any) -> str:
+    """The value for a message, cut where it is long."""
+    text = _text(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
+
+
 def _text(value: Any) -> str:
     try:
         return str(value)
@@ -163,7 +169,4 @@ def _text(value: Any) -> str:
 
 
 def _wrong(option: str, value: Any, expected: str) -> UsageError:
-    shown = _text(value)
-    if len(shown) > 60:
-        shown = f"{shown[:40]}... ({len(shown):,} characters)"
-    return UsageError(f"--{option.replace('_', '-')} {shown}: expected {expected}")
+    return UsageError(f"--{option.replace('_', '-')} {shown(value)}: expected {expected}")

@@ -63,6 +63,7 @@ def load_model(path: Path) -> Model:
     """
     if not path.is_dir():
         return _load_file(path)
+    _check_readable(path)
     from itera_lite.export.gguf import export_gguf
 
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
@@ -87,3 +88,25 @@ def _load_file(path: Path) -> Model:
         )
     with named_in_utf8(path) as named:
         return Model.load(named)
+
+
+def _check_readable(folder: Path) -> None:
+    """Check that the files of a checkpoint's folder can be opened.
+
+    Raises:
+        CheckpointError: they can't, or the folder holds only GGUF files.
+    """
+    try:
+        names = os.listdir(folder)
+        for name in ("config.json", "model.safetensors", "tokenizer.json"):
+            if name in names:
+                (folder / name).open("rb").close()
+    except OSError as error:
+        raise CheckpointError(
+            f"'{error.filename or folder}' can't be read: {error.strerror or error}"
+        ) from None
+    files = sorted(name for name in names if name.endswith(".gguf"))
+    if files and "config.json" not in names:
+        raise CheckpointError(
+            f"'{folder}' is no checkpoint, but holds GGUF files: name one, '{folder / files[0]}'"
+        )
