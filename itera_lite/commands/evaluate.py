@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.files import cache_folder, check_writable, folder_name
 from itera_lite.quantities import bytes_of, check_numbers, whole_number
-
-if TYPE_CHECKING:
-    from itera_lite.records import Evaluation, Summary
+from itera_lite.records import Evaluation, Summary
 
 DEFAULT_SEQ_LEN = 256
 
