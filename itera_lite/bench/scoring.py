@@ -16,7 +16,7 @@ from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Document, Runti
 from itera_lite.bench.shapes import ModelFiles, export_model
 from itera_lite.bench.turns import Entry, measure_in_turns, speed_ratios
 from itera_lite.machine.peak import torch_threads
-from itera_lite.machine.provenance import usable_cores
+from itera_lite.machine.processor import usable_cores
 from itera_lite.records import RuntimeScoring, Scoring
 from itera_lite.stats.comparison import Measurement, Metric
 from itera_lite.stats.samples import Stat

@@ -27,7 +27,8 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.files import folder_name
 from itera_lite.machine.energy import DEFAULT_WATTS, Energy, Meter, find_meter
 from itera_lite.machine.peak import synchronize, torch_threads
-from itera_lite.machine.provenance import Provenance, default_threads
+from itera_lite.machine.processor import default_threads
+from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost, describe
 from itera_lite.records import (

@@ -24,7 +24,8 @@ from itera_lite.bench.turns import Entry, measure_in_turns
 from itera_lite.checkpoint.hf import load_model, read_config, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak, torch_threads
-from itera_lite.machine.provenance import Provenance, default_threads
+from itera_lite.machine.processor import default_threads
+from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost, describe
 from itera_lite.records import RuntimeTraining, TrainingSpeed
