@@ -88,41 +88,16 @@ class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             seed=chosen[0] if len(chosen) == 1 else seed,
             seeds=chosen,
-            machine=Machine(**machine()),
+            machine=_machine(),
             versions=_versions() | dict(versions or {}),
             **more,
         )
 
 
 def provenance(
-    seed: int | None = None, *, seeds: Iterable[int] | None = None, **extra: Any
+    seed: int | None = None, *, seeds: Iterable[int] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The record that every result file ends with.
-
-    Args:
-        seed: of the run; None where nothing was random.
-        seeds: of the runs, where a file is about several; ``seed`` is then set only if they
-            had the same.
-        extra: more entries, JSON-able.
-
-    Returns:
-        ``command``, ``git_commit`` (None with ``git_note`` outside a checkout; ``git_dirty``
-        says whether files differed from it), ``date`` (UTC, ISO 8601), ``seed``, ``machine``,
-        ``versions``, ``seeds`` where there are several, and ``extra``.
-    """
-    if seeds is not None:
-        chosen = sorted(set(seeds))
-        seed = chosen[0] if len(chosen) == 1 else None
-        extra["seeds"] = chosen
-    return {
-        "command": command(),
-        **git_state(Path(itera_lite.__file__).parent),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "machine": machine(),
-        "versions": _versions(),
-        **extra,
-    }
+    return dict(msgspec.to_builtins(Provenance.now(seed, seeds=seeds, **more)))
 
 
 def command() -> str:
@@ -157,17 +132,15 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, threads PyTorch uses, instruction set,
-    memory, operating system."""
-    return {
-        "cpu": cpu_name(),
-        "cores": usable_cores(),
-        "threads": _threads(),
-        "isa": instruction_sets(),
-        "memory_bytes": _memory_bytes(),
-        "os": f"{_os_name()}, {platform.machine()}",
-    }
+def _machine() -> Machine:
+    return Machine(
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=_threads(),
+        isa=instruction_sets(),
+        memory_bytes=_memory_bytes(),
+        os=f"{_os_name()}, {platform.machine()}",
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -1,6 +1,5 @@
 """What every number carries."""
 
-import json
 import subprocess
 import sys
 from datetime import datetime
@@ -11,32 +10,28 @@ import pytest
 import itera_lite
 from itera_lite.machine.processor import usable_cores
 from itera_lite.machine.provenance import (
+    Provenance,
     command,
     git_state,
-    provenance,
 )
 
 
 def test_has_everything_the_design_asks_for():
-    record = provenance(seed=7, device="cpu")
-    assert record["seed"] == 7 and record["device"] == "cpu"
-    assert datetime.fromisoformat(record["date"]).tzinfo is not None
-    machine = record["machine"]
-    assert machine["cpu"] and machine["cores"] == usable_cores() >= 1
-    assert machine["memory_bytes"] > 2**20 and isinstance(machine["isa"], list)
-    for package in ("python", "torch", "numpy", "itera_lite"):
-        assert record["versions"][package]
-    assert record["versions"]["itera_lite"] == itera_lite.__version__
-    json.dumps(record, allow_nan=False)
+    found = Provenance.now(seed=7, device="cpu", versions={"other": "1"})
+    assert found.seed == 7 and found.device == "cpu"
+    assert datetime.fromisoformat(found.date).tzinfo is not None
+    assert found.machine.cpu and found.machine.cores == usable_cores() >= 1
+    assert found.machine.memory_bytes > 2**20 and isinstance(found.machine.isa, list)
+    for package in ("python", "torch", "numpy", "itera_lite", "other"):
+        assert found.versions[package]
+    assert found.versions["itera_lite"] == itera_lite.__version__
 
 
 def test_a_file_about_several_seeds_names_them_all():
-    assert (provenance(seeds=range(3))["seed"], provenance(seeds=range(3))["seeds"]) == (
-        None,
-        [0, 1, 2],
-    )
-    assert (provenance(seeds=[5, 5])["seed"], provenance(seeds=[5, 5])["seeds"]) == (5, [5])
-    assert "seeds" not in provenance(seed=3)
+    several, one = Provenance.now(seeds=range(3)), Provenance.now(seeds=[5, 5])
+    assert (several.seed, several.seeds) == (None, [0, 1, 2])
+    assert (one.seed, one.seeds) == (5, [5])
+    assert Provenance.now(seed=3).seeds == []
 
 
 def test_threads_are_those_of_pytorch():
@@ -45,15 +40,15 @@ def test_threads_are_those_of_pytorch():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert provenance()["machine"]["threads"] == 2
+        assert Provenance.now().machine.threads == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_does_not_import_pytorch():
     code = (
-        "import sys; from itera_lite.machine.provenance import provenance; p = provenance()\n"
-        "assert p['versions']['torch'] and p['machine']['threads'] is None\n"
+        "import sys; from itera_lite.machine.provenance import Provenance; p = Provenance.now()\n"
+        "assert p.versions['torch'] and p.machine.threads is None\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(itera_lite.__file__).parents[1])
