@@ -6,18 +6,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from itera_lite.checkpoint.folder import lock_path
-from itera_lite.compress.start import budget_for, check_numbers
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
-from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K
-from itera_lite.distill.plan import Lesson
+from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K, Distillation
+from itera_lite.distill.plan import DistillationPlan
 from itera_lite.errors import UsageError
-from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
+from itera_lite.quantities import check_numbers, seed_of, whole_number
 from itera_lite.train.precision import Precision
-from itera_lite.train.recipe import DEFAULT_MINUTES
+from itera_lite.train.recipe import budget_of
 from itera_lite.train.resume import RunFiles
-from itera_lite.train.run_files import locked, refuse_input
-from itera_lite.train.session import Compute, run_training, threads_restored
+from itera_lite.train.run_files import refuse_input
+from itera_lite.train.session import Compute, threads_restored
 
 
 def distill(
@@ -80,79 +78,75 @@ def distill(
     """
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
-    if minutes is not None:
-        minutes_of(minutes)
-    check_numbers(seed=seed, threads=threads, tokens=tokens, mix=mix)
+    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens, patience=patience)
+    check_numbers(temperature=temperature, mix=mix)
     whole_number("top_k", top_k)
-    whole_number("patience", patience, least=0)
-    finite_number("temperature", temperature, above=0)
     if vocab_size is not None:
         whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
-    if compare and whole_number("seeds", seeds) < 2:
-        raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
+        if tokenizer is not None:
+            raise UsageError("--tokenizer has its own vocabulary: leave out --vocab-size")
     if compare:
+        if whole_number("seeds", seeds) < 2:
+            raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
         seed_of(seed + seeds - 1)
-    lesson = Lesson(
-        teacher, student, data, k=top_k, tokenizer=tokenizer, vocab_size=vocab_size, quiet=quiet
+    if not teacher:
+        raise UsageError("expected a --teacher: a checkpoint's folder; several are averaged")
+    plan = DistillationPlan.find(
+        teacher, student, data, top_k, tokenizer=tokenizer, vocab_size=vocab_size, quiet=quiet
     )
-    objective = lesson.objective(temperature, mix)
-    files = _files(lesson, name, Path(checkpoints), Path(results))
-    going_on = files if resume and not compare else None
-    budget = budget_for(lesson.dataset, minutes, tokens, DEFAULT_MINUTES, going_on)
-    assert budget is not None  # minutes are above 0 here
-    if compare:
-        from itera_lite.studies.teacher_or_not import compare_distillation
+    objective = Distillation(plan.targets, temperature, mix)
+    files = RunFiles(name or f"{plan.student.name}_distilled", Path(checkpoints), Path(results))
+    for folder in (*(each.folder for each in plan.teachers), plan.student.folder):
+        if folder is not None:
+            refuse_input(files, folder)
+    with threads_restored():
+        if compare:
+            from itera_lite.studies.teacher_or_not import compare_distillation, table
 
-        file = lock_path(files.results / f"{files.name}_comparison.json")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with locked(file, files.name), threads_restored():
+            budget = budget_of(plan.dataset, None, minutes, tokens)
             compute = Compute.prepare(precision, threads, quiet)
-            return compare_distillation(
-                *(lesson, objective, budget, files, compute, seeds, seed), overwrite=overwrite
+            record = compare_distillation(
+                *(plan, objective, budget, files, compute, seeds, seed), overwrite=overwrite
             )
-    with files.claimed(resume=resume, overwrite=overwrite), threads_restored():
-        compute = Compute.prepare(precision, threads, quiet)
-        config = lesson.student.recipe(budget, seed)
-        seconds = lesson.prepare_for(config, budget, compute)
-        summary = run_training(
-            *(lesson.student.shape, config, lesson.dataset, budget, files, compute),
-            source=data,
-            initial=lesson.student.begin(),
-            objective=objective,
-            resume=resume and files.resumable,
-            patience=patience,
-            notes=lesson.notes(objective, seconds),
-        )
-    _tell(summary, quiet)
+            if not quiet:
+                print(table(record))
+            return record
+        with files.claimed(resume=resume, overwrite=overwrite):
+            going_on = resume and files.resumable
+            saved = files.saved_budget() if going_on else None
+            budget = budget_of(plan.dataset, None, minutes, tokens, saved)
+            compute = Compute.prepare(precision, threads, quiet)
+            summary = plan.train(
+                *(objective, budget, files, compute),
+                seed=seed,
+                resume=going_on,
+                patience=patience,
+            )
+    _warn_of_weak_teachers(summary)
+    if not quiet:
+        print(describe_distillation(summary))
     return summary
 
 
-def _files(lesson: Lesson, name: str | None, checkpoints: Path, results: Path) -> RunFiles:
-    """Where the result goes: never onto a checkpoint that was given."""
-    files = RunFiles(name or f"{lesson.student.name}_distilled", checkpoints, results)
-    given = [teacher.folder for teacher in lesson.teachers]
-    given += [lesson.student.folder] if lesson.student.folder else []
-    for folder in given:
-        refuse_input(files, folder)
-    return files
-
-
-def _tell(summary: dict[str, Any], quiet: bool) -> None:
-    """What was gained and what it cost, in two lines; a warning where a teacher is no better."""
-    told, own = summary["distillation"], summary["valid"]["bpb"]
-    best = min(teacher["bpb"] for teacher in told["teachers"])
+def _warn_of_weak_teachers(summary: dict[str, Any]) -> None:
+    best = min(teacher["bpb"] for teacher in summary["distillation"]["teachers"])
+    own = summary["valid"]["bpb"]
     if best >= own:
         print(
             f"warning: no teacher is better ({best:.4f} bits per byte) than the student "
             f"({own:.4f}): train a better teacher first",
             file=sys.stderr,
         )
-    if not quiet:
-        cache = told["cache"]
-        names = ", ".join(f"{each['name']} {each['bpb']:.4f}" for each in told["teachers"])
-        print(
-            f"teachers: {names} bits per byte, {told['teacher_seconds']:.0f} s for what the "
-            f"student saw; student: {own:.4f}, {summary['train']['seconds']:.0f} s\n"
-            f"the teachers' top {told['k']} hold {cache['top_k_mass']:.1%} of the probability and "
-            f"take {cache['disk_bytes'] / 1e6:,.0f} MB in the cache"
-        )
+
+
+def describe_distillation(summary: dict[str, Any]) -> str:
+    """What was gained and what it cost, in two lines."""
+    record = summary["distillation"]
+    cache, own = record["cache"], summary["valid"]["bpb"]
+    names = ", ".join(f"{each['name']} {each['bpb']:.4f}" for each in record["teachers"])
+    return (
+        f"teachers: {names} bits per byte, {record['teacher_seconds']:.0f} s for what the "
+        f"student saw; student: {own:.4f}, {summary['train']['seconds']:.0f} s\n"
+        f"the teachers' top {record['k']} hold {cache['top_k_mass']:.1%} of the probability and "
+        f"take {cache['disk_bytes'] / 1e6:,.0f} MB in the cache"
+    )

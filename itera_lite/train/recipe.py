@@ -48,13 +48,23 @@ class Budget:
 
 
 def budget_of(
-    dataset: Dataset, epochs: float | None, minutes: float | None, tokens: str | None
+    dataset: Dataset,
+    epochs: float | None,
+    minutes: float | None,
+    tokens: str | None,
+    saved: Budget | None = None,
 ) -> Budget:
-    """The budget that was asked for; epochs become tokens."""
+    """The budget that was asked for; epochs become tokens.
+
+    Args:
+        saved: of the run that is resumed, which it keeps where nothing else is asked for.
+    """
     if tokens is not None:
         return Budget("tokens", number_of("tokens", tokens))
     if epochs is not None:
         return Budget("tokens", epochs * (len(dataset.tokens("train")) - 1))
+    if minutes is None and saved is not None:
+        return saved
     return Budget("seconds", 60 * (DEFAULT_MINUTES if minutes is None else minutes))
 
 
