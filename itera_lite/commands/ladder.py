@@ -6,19 +6,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from itera_lite.compress.targets import show, targets_of
+from itera_lite.commands.compress_distill import describe_distillation
+from itera_lite.commands.compress_quantize import describe_quantization
+from itera_lite.commands.compress_vocab import describe_vocabulary
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
 from itera_lite.files import check_writable, write_json
 from itera_lite.machine.provenance import provenance
-from itera_lite.quantities import minutes_of, threads_of, whole_number
+from itera_lite.quantities import check_numbers, whole_number
+from itera_lite.studies.ladder_costs import measure_rungs, middle, samples, targets_of
 from itera_lite.studies.ladder_stages import (
     REFERENCES,
     STAGES,
-    Plan,
-    discard,
+    LadderPlan,
     is_finished,
-    note_options,
+    make,
     stages,
 )
 from itera_lite.train.precision import Precision
@@ -86,14 +88,8 @@ def ladder(
         UsageError: a number that is out of its range.
         MissingExtra: `transformers`, which decodes most rungs, isn't installed.
     """
-    if minutes is not None:
-        minutes_of(minutes)
-    whole_number("seeds", seeds)
+    check_numbers(minutes=minutes, seeds=seeds, repeats=repeats, threads=threads)
     whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
-    if repeats is not None:
-        whole_number("repeats", repeats)
-    if threads is not None:
-        threads_of(threads)
     check_writable(Path(results) / "ladder.json")
     if find_spec("transformers") is None:  # said now, not after the trainings
         raise MissingExtra("transformers", "peers", "measuring the ladder")
@@ -102,7 +98,7 @@ def ladder(
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")
     compute = Compute.prepare(precision, threads, quiet)
     plans = [
-        Plan(
+        LadderPlan(
             data=data,
             minutes=minutes,
             size=size,
@@ -112,8 +108,7 @@ def ladder(
             checkpoints=folder,
             results=Path(results) / "ladder",
             compute=compute,
-            threads=threads,
-            final_bytes=heldout_bytes,
+            valid_bytes=heldout_bytes,
             overwrite=overwrite,
             **({"evaluations": QUICK_EVALUATIONS} if quick else {}),
         )
@@ -134,11 +129,9 @@ def ladder(
                 continue
             if not quiet:
                 print(f"{stage.title}: {amount:.1f} minutes")
-            discard(plan, stage)
-            stage.make(plan, amount)
-            note_options(plan, stage)
-
-    from itera_lite.studies.ladder_costs import measure_rungs
+            summary = make(plan, stage, amount)
+            if not quiet and (text := describe(summary)):
+                print(text)
 
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     measured = measure_rungs(plans, repeats, heldout_bytes)
@@ -150,7 +143,7 @@ def ladder(
         "targets": targets_of(measured["rungs"]),
         "provenance": provenance(seeds=range(seeds)),
     }
-    show(record)
+    _show(record)
     path = write_json(Path(results) / "ladder.json", record)
     print(f"Written to {path}. The report: itera report --results {results}")
     return record
@@ -160,3 +153,52 @@ def _short(data: str) -> str:
     """A name for a folder: of a path its last part."""
     kept = Path(data.rstrip("/")).name if "/" in data else data
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in kept) or "text"
+
+
+def describe(summary: dict[str, Any]) -> str:
+    """What a stage changed, in words; empty for a training from random weights."""
+    if "distillation" in summary and "compress" not in summary:
+        return describe_distillation(summary)
+    verb = summary.get("compress", {}).get("verb")
+    if verb == "vocab":
+        return describe_vocabulary(summary)
+    return describe_quantization(summary) if verb == "quantize" else ""
+
+
+def _show(record: dict[str, Any]) -> None:
+    """The ladder on the terminal."""
+    rungs = record["rungs"]
+    held = record["held_out"]
+    print(f"\n{record['data']}, {held['split']} split, {held['bytes']:,} bytes held out")
+    header = ("", "bits/byte", "MB on disk", "peak MB", "CPU-s/kB", "MFLOP/byte", "train min")
+    print(f"{header[0]:32}" + "".join(f"{h:>12}" for h in header[1:]))
+    for index, rung in enumerate(rungs):
+        cells = (
+            f"{middle(rung['bpb']):.4f}",
+            f"{rung['bytes_on_disk'] / 1e6:.3f}",
+            f"{middle(rung['peak_rss_bytes']) / 1e6:.1f}",
+            f"{middle(rung['cpu_seconds_per_kb']):.4g}",
+            f"{rung['flops_per_byte'] / 1e6:.3g}",
+            f"{rung['train_minutes']:.1f}",
+        )
+        print(f"{index}: {rung['name']:29}" + "".join(f"{c:>12}" for c in cells))
+    for target in record["targets"]:
+        verdict = "reached" if target["reached"] else "MISSED"
+        goal = "" if target["goal"] is None else f", the goal {target['goal']:g}x "
+        if goal:
+            goal += "reached" if target["goal_reached"] else "missed"
+        print(
+            f"{target['label']}: {target['factor']:.0f}x below the reference; "
+            f"{target['least']:g}x {verdict}{goal}"
+        )
+    for tried in record["references"]:
+        chosen = "rung 0" if tried["chosen"] else "not taken"
+        print(
+            f"{tried['stage']}: {tried['params'] / 1e6:.1f} M parameters, "
+            f"{tried['valid_bpb']:.4f} bits per byte on the validation text: {chosen}"
+        )
+    if not record["targets"][0]["as_good"]:
+        print(
+            f"The last rung is worse ({max(samples(rungs[-1]['bpb'])):.4f}) than the reference "
+            f"({min(samples(rungs[0]['bpb'])):.4f}): no factor counts"
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,15 @@ from itera_lite.errors import ExportError, UsageError
 from itera_lite.export.output import refuse_output
 from itera_lite.export.summary import Stored, Summary
 from itera_lite.export.tensors import gguf_tensors
-from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
+from itera_lite.export.types import (
+    SCHEMES,
+    Scheme,
+    exact_scheme,
+    is_matrix,
+    pack,
+    packed_bytes,
+    stored_type,
+)
 from itera_lite.files import folder_name, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
@@ -61,8 +70,21 @@ def export_gguf(
     """
     if type not in (*SCHEMES, "auto"):
         raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}, auto")
-    checkpoint = Path(checkpoint)
-    model, tokenizer = load_checkpoint(checkpoint)
+    return write_gguf(Path(checkpoint), *load_checkpoint(checkpoint), type, output)
+
+
+def write_gguf(
+    checkpoint: Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    type: str,
+    output: str | Path | None = None,
+) -> Summary:
+    """As `export_gguf`, of a model that is loaded already.
+
+    Args:
+        checkpoint: the folder that the model is in, or is to be: its name stands in the file.
+    """
     refuse_gpt2(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
@@ -98,13 +120,29 @@ def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
         )
 
 
-def header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
-    """Size of a file of this model without its tensors: keys, tokenizer, table of tensors.
-
-    It is the same for every assignment of types; what each tensor adds says `packed_bytes`.
+def file_bytes(
+    checkpoint: Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    kinds: Mapping[str, gguf.GGMLQuantizationType],
+) -> int:
+    """Exact size of a model's GGUF file, without writing it.
 
     Args:
-        checkpoint: where the model is, or will be: its name stands in the file.
+        checkpoint: the folder that the model is in, or is to be: its name stands in the file.
+        kinds: type of each matrix, by its GGUF name. Matrices that it lacks are left out.
+    """
+    total = _header_bytes(checkpoint, model, tokenizer)
+    for name, weights in gguf_tensors(model):
+        kind = kinds.get(name) if is_matrix(name) else gguf.GGMLQuantizationType.F32
+        total += 0 if kind is None else packed_bytes(weights.shape, kind)
+    return total
+
+
+def _header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
+    """Size of a file of this model without its tensors: keys, tokenizer, table of tensors.
+
+    It is the same for every assignment of types.
     """
     writer = _writer(checkpoint, model.config, tokenizer, SCHEMES["f32"])
     for name, weights in gguf_tensors(model):

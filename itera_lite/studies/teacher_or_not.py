@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from itera_lite.checkpoint.folder import lock_path
 from itera_lite.distill.objective import Distillation
 from itera_lite.distill.plan import DistillationPlan
-from itera_lite.checkpoint.folder import lock_path
 from itera_lite.errors import UsageError
 from itera_lite.files import write_json
 from itera_lite.machine.provenance import provenance

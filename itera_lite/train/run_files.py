@@ -34,6 +34,7 @@ from itera_lite.checkpoint.folder import (
 from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import output_errors
 from itera_lite.train.metrics import is_log
+from itera_lite.train.recipe import Budget
 
 _NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")
 _LONGEST = 200  # bytes of a name; file systems take 255, and suffixes are added
@@ -95,6 +96,16 @@ class RunFiles:
     def resumable(self) -> bool:
         """Whether a stopped training of this name waits to go on."""
         return has_training_state(self.last)
+
+    def saved_budget(self) -> Budget:
+        """The budget of the stopped training.
+
+        Raises:
+            CheckpointError: it can't be read.
+        """
+        from itera_lite.train.resume import settings_of
+
+        return Budget(**settings_of(self)["budget"])
 
     @contextmanager
     def claimed(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import gguf
 import pytest
 
-from itera_lite.commands import compress as fitting
 from itera_lite.commands.compress import compress
-from itera_lite.commands.compress_quantize import quantize
+from itera_lite.compress import fit as fitting
+from itera_lite.compress.quantize import quantize
 from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text

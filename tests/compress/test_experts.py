@@ -2,16 +2,13 @@
 """Fewer experts: what isn't used goes without a trace, and what goes is said."""
 
 import json
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.commands import compress_experts as verb
-from itera_lite.commands.compress_experts import experts, fewest
-from itera_lite.compress.experts import drop, measure_usage, merge, mixtures
+from itera_lite.commands.compress_experts import experts
+from itera_lite.compress.experts import drop, fewest, measure_usage, merge, mixtures
 from itera_lite.data.prepare import prepare
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, UsageError
@@ -144,30 +141,24 @@ def test_max_loss_takes_as_few_as_it_allows(save, text, tmp_path):
     assert summary["compress"]["max_loss"] == 1000
 
 
-def searched(monkeypatch, on_part: dict[int, float], on_all: dict[int, float], limit: float):
+def searched(on_part: dict[int, float], on_all: dict[int, float], limit: float):
     """`fewest` of 8 experts, at least 2, with these bits per byte by the number kept."""
     documents = [b"x" * 60_000] * 3
 
-    def known(n: int, _tokenizer: object, texts: list[bytes]) -> SimpleNamespace:
-        return SimpleNamespace(bpb=(on_all if len(texts) == 3 else on_part)[n])
+    def bpb(n: int, texts: list[bytes]) -> float:
+        return (on_all if len(texts) == 3 else on_part)[n]
 
-    monkeypatch.setattr(verb, "validation_score", known)
-    start = SimpleNamespace(
-        model=SimpleNamespace(config=ITERA.replace(n_experts=8)),
-        tokenizer=None,
-        score=partial(known, 8, None),
-    )
-    return fewest(start, lambda n: n, documents, on_all[8], limit, 2)
+    return fewest(bpb, documents, on_all[8], limit, least=2, total=8)
 
 
-def test_the_search_finds_the_smallest_and_confirms_it(monkeypatch):
+def test_the_search_finds_the_smallest_and_confirms_it():
     losses = {n: 1 + 0.01 * (8 - n) for n in range(2, 9)}
-    assert searched(monkeypatch, losses, losses, 0.0301) == 5
-    assert searched(monkeypatch, losses, losses, 0.9) == 2
+    assert searched(losses, losses, 0.0301) == 5
+    assert searched(losses, losses, 0.9) == 2
     worse = losses | {5: 1.05}
-    assert searched(monkeypatch, losses, worse, 0.0301) == 6, "the whole text says otherwise"
+    assert searched(losses, worse, 0.0301) == 6, "the whole text says otherwise"
     with pytest.raises(UsageError, match=r"already 1\.000% above"):
-        searched(monkeypatch, losses, losses, 0.001)
+        searched(losses, losses, 0.001)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
-from itera_lite.commands.compress_quantize import engine_bpb, file_bytes, quantize
+from itera_lite.commands.compress_quantize import quantize
 from itera_lite.commands.train import train
 from itera_lite.compress import qat
 from itera_lite.compress.gptq import compensate, gptq
+from itera_lite.compress.quantize import engine_bpb
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
 from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
 from itera_lite.compress.start import Start
@@ -175,7 +176,7 @@ def test_a_mix_fits_the_budget_and_is_known_from_the_weights(checkpoint, text, t
     kinds = {name: given[group.name] for group in groups for name in group.matrices}
     assert set(kinds.values()) == {Type.Q8_0, Type.Q4_0}
     folder = tmp_path / "c" / f"{checkpoint.name}_mixed"
-    assert file_bytes(start, folder, kinds) == size == (folder / "model-mixed.gguf").stat().st_size
+    assert start.file_bytes(kinds, folder) == size == (folder / "model-mixed.gguf").stat().st_size
     types = {t.name: t.tensor_type for t in GGUFReader(folder / "model-mixed.gguf").tensors}
     assert {name: types[name] for name in kinds} == kinds
     with pytest.raises(UsageError, match=f"expected {sizes['q4_0']}") as error:
@@ -189,7 +190,7 @@ def test_the_size_is_predicted_exactly(type, config, tmp_path, tokenizer):
     folder = save_checkpoint(tmp_path / "a_model", random_model(config), tokenizer)
     start = Start.load(folder)
     kinds = kinds_of(start.model, SCHEMES[type])
-    assert file_bytes(start, folder, kinds) == export_gguf(folder, type).bytes
+    assert start.file_bytes(kinds) == export_gguf(folder, type).bytes
 
 
 def test_rows_that_blocks_do_not_divide_stay_in_16_bits(tmp_path, tokenizer):

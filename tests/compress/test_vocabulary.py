@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.commands.compress_vocab import carry_over, pieces_of, vocab
-from itera_lite.compress import start as common
-from itera_lite.compress import vocabulary as vocabulary_size
-from itera_lite.compress.vocabulary import Row, cheapest
+from itera_lite.commands.compress_vocab import vocab, warn_of_loss
+from itera_lite.compress import start as start_module
+from itera_lite.compress import vocabulary
+from itera_lite.compress.vocabulary import SizeCost, carry_over, cheapest, pieces_of
 from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.engine import Model
@@ -127,9 +127,9 @@ def test_auto_tries_what_fits_and_says_why(save, text, tmp_path, monkeypatch, ca
 
 
 def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_path, monkeypatch):
-    monkeypatch.setattr(vocabulary_size, "SIZES", (270, 290))
+    monkeypatch.setattr(vocabulary, "SIZES", (270, 290))
     options = {"data": str(text), "auto": True, "minutes": 0, "name": "best", **out(tmp_path)}
-    checkpoint, original, saved = save(ITERA), common.save_checkpoint, []
+    checkpoint, original, saved = save(ITERA), start_module.save_checkpoint, []
 
     def cut(folder, *parts):
         original(folder, *parts)
@@ -137,7 +137,7 @@ def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_pa
         if saved == ["best_270", "best_290"]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "save_checkpoint", cut)
+    monkeypatch.setattr(start_module, "save_checkpoint", cut)
     with pytest.raises(KeyboardInterrupt):
         vocab(checkpoint, **options)
     summary = vocab(checkpoint, resume=True, **options)
@@ -165,8 +165,8 @@ def test_a_replaced_model_leaves_nothing_that_goes_on_from_it(save, text, tmp_pa
 
 @pytest.mark.parametrize(("bpb", "warned"), [(1.005, False), (1.2, True)])
 def test_a_choice_that_lost_much_is_warned_of(bpb, warned, capsys):
-    small, before = (Row(size, b, 10, 40, 9, 0.3) for size, b in ((512, bpb), (2048, 1.0)))
-    vocabulary_size._warn(small, before, 0.01)
+    sizes = {"chosen": 512, "tried": [{"size": 512, "bpb": bpb}], "before": {"bpb": 1.0}}
+    warn_of_loss(sizes, 0.01)
     found = capsys.readouterr().err
     assert ("20.0% above the model as it was (1.2000 against 1.0000" in found) == warned
     assert bool(found) == warned
@@ -174,7 +174,7 @@ def test_a_choice_that_lost_much_is_warned_of(bpb, warned, capsys):
 
 def test_the_cheapest_that_is_good_enough_is_chosen():
     def row(size, bpb, file, flops):
-        return Row(size, bpb, file, 4 * file, flops, 0.3)
+        return SizeCost(size, bpb, file, 4 * file, flops, 0.3)
 
     small, middle, large = row(512, 1.2, 10, 10), row(1024, 1.009, 11, 9), row(2048, 1.0, 20, 20)
     assert cheapest([small, middle, large], 0.01) is middle

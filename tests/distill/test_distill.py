@@ -13,10 +13,10 @@ from itera_lite.commands.compress_distill import distill
 from itera_lite.commands.train import train
 from itera_lite.data.prepare import prepare
 from itera_lite.distill.cache import SoftTargets
-from itera_lite.distill.plan import Lesson
+from itera_lite.distill.plan import DistillationPlan
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
-from itera_lite.studies import teacher_or_not as distill_compare
+from itera_lite.studies import teacher_or_not as study
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small
@@ -80,12 +80,12 @@ def test_the_teacher_is_what_it_learns_from(text, tmp_path, teacher):
 def test_a_stopped_run_goes_on_as_if_it_had_not(text, tmp_path, teacher, monkeypatch):
     at, calls = SoftTargets.at, 0
 
-    def stopping(self, places):
+    def stopping(self, positions):
         nonlocal calls
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
-        return at(self, places)
+        return at(self, positions)
 
     from itera_lite.train import loop
 
@@ -104,10 +104,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(text, tmp_path, teacher, monkeyp
 def test_a_second_student_costs_no_teacher_time(text, tmp_path, teacher, monkeypatch):
     first = run(text, tmp_path, teacher)
 
-    def never(self, places, vocab_size):
-        raise AssertionError("it was said before")
+    def never(self, positions, vocab_size):
+        raise AssertionError("it was computed before")
 
-    monkeypatch.setattr(Teacher, "speak", never)
+    monkeypatch.setattr(Teacher, "probabilities", never)
     second = run(text, tmp_path, teacher, name="second", temperature=2.0)
     told = second["distillation"]
     assert told["teacher_seconds"] == pytest.approx(first["distillation"]["teacher_seconds"])
@@ -162,13 +162,13 @@ def test_with_and_without_a_teacher(text, tmp_path, teacher, monkeypatch, capsys
     kept["runs"] = kept["runs"][:7]  # as if it had been stopped there
     path.write_text(json.dumps(kept))
     trained = []
-    train_one = distill_compare._train
+    train_one = study._train
 
     def counted(*arguments):
         trained.append(arguments)
         return train_one(*arguments)
 
-    monkeypatch.setattr(distill_compare, "_train", counted)
+    monkeypatch.setattr(study, "_train", counted)
     again = run(text, tmp_path, teacher, compare=True, seeds=3, tokens="8K")
     assert len(trained) == 2
     assert again["runs"][:7] == record["runs"][:7]
@@ -266,9 +266,9 @@ def test_a_text_without_a_batch_is_told(tmp_path, teacher):
 
 
 def test_a_damaged_score_in_the_cache_is_measured_again(text, teacher):
-    lesson = Lesson([teacher], "tiny", str(text), k=9, quiet=True)
-    first = lesson._scores()
-    (path,) = lesson.targets.folder.glob("teacher-*.json")
+    plan = DistillationPlan.find([teacher], "tiny", str(text), k=9, quiet=True)
+    first = plan.teacher_scores()
+    (path,) = plan.targets.folder.glob("teacher-*.json")
     for damage in ("{", "[]", '{"bpb": NaN}', '{"bpb": "x"}'):
         path.write_text(damage)
-        assert lesson._scores() == first
+        assert plan.teacher_scores() == first

@@ -5,7 +5,14 @@ import random
 
 import pytest
 
-from itera_lite.stats.comparison import Measurement, Metric, compare, median_interval, times
+from itera_lite.stats.comparison import (
+    SIDE_NAMES,
+    Measurement,
+    Metric,
+    compare,
+    median_interval,
+    times,
+)
 
 SPEED = Metric("speed", "Speed", "tokens/s", "higher", "timing", "speed")
 LATENCY = Metric("latency", "Latency", "ms", "lower", "timing", "speed")
@@ -29,7 +36,7 @@ HIGH = Measurement.of_samples([198, 199, 200, 201, 202])
 def test_the_direction_decides_who_is_better(metric, ours, other, winner):
     result = compare(metric, ours, other)
     assert result.winner == winner
-    assert result.verdict == f"{winner.capitalize()} better by 2.00×"
+    assert result.verdict == f"{SIDE_NAMES[winner]} better by 2.00×"
 
 
 def test_ratio_says_direction_and_what_is_better():

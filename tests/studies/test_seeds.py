@@ -6,10 +6,10 @@ import json
 import pytest
 
 from itera_lite.bench import steps
-from itera_lite.commands import bench_seeds as seeds
 from itera_lite.commands.bench_seeds import bench_seeds
 from itera_lite.errors import DataError, IteraError, UsageError
 from itera_lite.report.seeds import of_one_budget
+from itera_lite.studies import seeds
 from tests.train.small import make_small
 
 
@@ -43,7 +43,7 @@ def test_runs_of_another_vocabulary_are_others(text, tmp_path):
     bench_seeds(str(text), seeds=2, vocab_size=300, **options)
     runs = bench_seeds(str(text), seeds=2, vocab_size=290, **options)["runs"]
     assert [run["vocab_size"] for run in runs] == 4 * [300] + 4 * [290]
-    assert seeds._marked({"name": "of an older file"})["vocab_size"] == 2048
+    assert seeds._with_vocabulary({"name": "of an older file"})["vocab_size"] == 2048
     (taken,) = {len(side) for side in of_one_budget(runs, ("itera_lite_tiny",), "tokens")}
     assert taken == 2
 
