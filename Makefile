@@ -15,7 +15,7 @@ help: ## Show this list
 
 install: $(STAMP) ## Make .venv with what constraints.txt pins
 
-$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/src/*)
+$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/*/*.cc native/*/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -52,8 +52,8 @@ fuzz: $(STAMP) ## Look for a model file that breaks the engine: make fuzz MINUTE
 	    -print_final_stats=1 build/fuzz/corpus build/fuzz/seeds || test $$? = 72 || { echo \
 	    "found: the file is kept in native/fuzz/cases, and 'make test' replays it from now on" >&2; exit 1; }
 
-readme: $(STAMP) ## Write the README's tables again from the committed results
-	$(BIN)/python -m itera_lite.report.table README.md
+readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the committed results
+	$(BIN)/python -m tools.readme
 
 report: $(STAMP) ## Write the report again from the result files
 	$(BIN)/itera report

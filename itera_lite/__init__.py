@@ -4,7 +4,7 @@
     from itera_lite.commands.generate import generate
     from itera_lite.commands.train import train
 
-What `itera VERB` does, the function of that verb does (the table is in `itera_lite.cli`).
+Each verb of the command line is a function (the table is in `itera_lite.cli`).
 Importing this package is fast: each public name is imported when it is first used.
 """
 

@@ -1,7 +1,7 @@
-"""What a model is and how it is trained: plain data, checked on construction.
+"""The shape of a model and the options of its training: plain data, checked on construction.
 
-Architecture is data: `ModelConfig.pattern` has a letter a layer, ``m`` for
-Mamba-2 and ``a`` for attention, and one `LanguageModel` builds any of them.
+The architecture is data: `ModelConfig.pattern` has a letter a layer, ``m`` for Mamba-2 and ``a``
+for attention, `FAMILIES` names the parts of those layers, and one `LanguageModel` builds them all.
 """
 
 from __future__ import annotations
@@ -17,6 +17,37 @@ Family = Literal["itera", "transformer", "gpt2"]
 
 
 @dataclass(frozen=True)
+class Parts:
+    """The parts of a model's layers: what a family decides. The layer pattern isn't among them.
+
+    Attributes:
+        norm: ``rms`` (RMSNorm) or ``layer`` (LayerNorm, which has a bias).
+        positions: ``none``, ``rotary`` (in attention) or ``learned`` (added to the embedding).
+        feed_forward: ``swiglu`` (gated) or ``gelu``.
+        bias: whether the projections of attention and feed-forward have biases.
+        init: initial weights: ``identity`` (each block adds nothing at first) or ``gpt2`` (as
+            Radford et al., 2019).
+        optimizer: ``muon`` for the matrices and AdamW for the rest, or ``adamw`` for everything.
+        gguf: the architecture's name in a GGUF file; None: no file can be written.
+    """
+
+    norm: Literal["rms", "layer"] = "rms"
+    positions: Literal["none", "rotary", "learned"] = "none"
+    feed_forward: Literal["swiglu", "gelu"] = "swiglu"
+    bias: bool = False
+    init: Literal["identity", "gpt2"] = "identity"
+    optimizer: Literal["muon", "adamw"] = "muon"
+    gguf: str | None = None
+
+
+FAMILIES: dict[Family, Parts] = {
+    "itera": Parts(gguf="granitehybrid"),
+    "transformer": Parts(positions="rotary", gguf="llama"),
+    "gpt2": Parts("layer", "learned", "gelu", bias=True, init="gpt2", optimizer="adamw"),
+}
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """Shape of a language model.
 
@@ -26,7 +57,7 @@ class ModelConfig:
     (learned positions, LayerNorm, GELU, biases): the conventional reference.
 
     Raises:
-        ConfigError: where the shape can't be built; the message names the field.
+        ConfigError: the shape can't be built; the message names the field.
     """
 
     family: Family
@@ -48,7 +79,7 @@ class ModelConfig:
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0  # logits are divided by it
-    dropout: float = 0.0  # gpt2 only: of the embeddings and of what each layer adds
+    dropout: float = 0.0  # gpt2 only: of the embeddings and of the output of each layer
 
     @property
     def n_layers(self) -> int:
@@ -73,25 +104,18 @@ class ModelConfig:
         return self.d_inner + 2 * self.d_state
 
     @property
-    def uses_rope(self) -> bool:
-        return self.family == "transformer"
-
-    @property
-    def is_gpt2(self) -> bool:
-        return self.family == "gpt2"
+    def parts(self) -> Parts:
+        """What the layers are built from."""
+        return FAMILIES[self.family]
 
     def __post_init__(self) -> None:
         def need(ok: bool, field: str, expected: str) -> None:
             if not ok:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: expected {expected}")
 
-        need(
-            self.family in ("itera", "transformer", "gpt2"),
-            "family",
-            "'itera', 'transformer' or 'gpt2'",
-        )
+        need(self.family in list(FAMILIES), "family", "'itera', 'transformer' or 'gpt2'")
         need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
-        if self.is_gpt2:
+        if self.family == "gpt2":
             need(self.n_kv_heads == self.n_heads, "n_kv_heads", f"n_heads={self.n_heads} in gpt2")
         else:
             need(self.dropout == 0, "dropout", "0: only gpt2 is trained with it")
@@ -144,12 +168,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained; a preset gives what a user doesn't.
+    """Options of a training.
 
-    A ``gpt2`` model is trained as is common: AdamW for everything, at ``lr_other``.
-
-    The learning rates rise for ``warmup``, stay, and fall to zero over the last
-    ``decay``; both are shares of the budget.
+    The learning rates rise for ``warmup``, stay, and fall to zero over the last ``decay``; both
+    are shares of the budget. Where `Parts.optimizer` is ``adamw``, ``lr_other`` is the rate of all
+    weights.
     """
 
     batch_size: int = 16  # sequences a step, over all processes
@@ -189,87 +212,43 @@ class TrainConfig:
 DEFAULT_VOCABULARY = 2048  # of the tokenizer that a training makes
 REFERENCE_VOCABULARY = 32_768
 
+
+def _shape(pattern: str, d_model: int, **others: int) -> dict[str, Any]:
+    return {"pattern": pattern, "d_model": d_model, **others}
+
+
 # The tiny pair keeps the old report's budgets: 1,886,496 and 1,829,120 parameters.
 PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
     "pico": {  # about 0.37 MB in 4 bits
-        "itera": {
-            "pattern": "mam",
-            "d_model": 96,
-            "n_experts": 6,
-            "top_k": 3,
-            "d_expert": 32,
-            "d_state": 8,
-        },
-        "transformer": {"pattern": "aaa", "d_model": 96, "d_ff": 224, "n_kv_heads": 3},
+        "itera": _shape("mam", 96, n_experts=6, top_k=3, d_expert=32, d_state=8),
+        "transformer": _shape("aaa", 96, d_ff=224, n_kv_heads=3),
     },
     "nano": {  # half of tiny: about 0.6 MB in 4 bits
-        "itera": {
-            "pattern": "mam",
-            "d_model": 128,
-            "n_experts": 10,
-            "top_k": 3,
-            "d_expert": 32,
-            "d_state": 8,
-        },
-        "transformer": {"pattern": "aaa", "d_model": 128, "d_ff": 352, "n_kv_heads": 4},
+        "itera": _shape("mam", 128, n_experts=10, top_k=3, d_expert=32, d_state=8),
+        "transformer": _shape("aaa", 128, d_ff=352, n_kv_heads=4),
     },
     "tiny": {
-        "itera": {
-            "pattern": "mmam",
-            "d_model": 128,
-            "n_experts": 24,
-            "top_k": 3,
-            "d_expert": 32,
-            "d_state": 8,
-        },
-        "transformer": {"pattern": "aaaa", "d_model": 192, "d_ff": 352, "n_kv_heads": 6},
+        "itera": _shape("mmam", 128, n_experts=24, top_k=3, d_expert=32, d_state=8),
+        "transformer": _shape("aaaa", 192, d_ff=352, n_kv_heads=6),
     },
     "small": {
-        "itera": {
-            "pattern": "mmam",
-            "d_model": 192,
-            "n_experts": 8,
-            "d_expert": 96,
-            "d_state": 16,
-        },
-        "transformer": {"pattern": "aaaa", "d_model": 256, "d_ff": 512, "n_kv_heads": 8},
+        "itera": _shape("mmam", 192, n_experts=8, d_expert=96, d_state=16),
+        "transformer": _shape("aaaa", 256, d_ff=512, n_kv_heads=8),
     },
     "base": {
-        "itera": {
-            "pattern": "mmammmam",
-            "d_model": 256,
-            "n_experts": 8,
-            "d_expert": 128,
-            "d_state": 16,
-        },
-        "transformer": {"pattern": "aaaaaaaa", "d_model": 320, "d_ff": 864, "n_kv_heads": 10},
+        "itera": _shape("mmammmam", 256, n_experts=8, d_expert=128, d_state=16),
+        "transformer": _shape("aaaaaaaa", 320, d_ff=864, n_kv_heads=10),
     },
-    # What is compared with at the foot of the compression ladder: GPT-2's way, 15 M parameters
-    # with a vocabulary of 32,768.
-    "reference": {
-        "gpt2": {
-            "pattern": "aaaaaaaa",
-            "d_model": 256,
-            "d_ff": 1024,
-            "n_kv_heads": 8,
-            "max_seq_len": 512,
-        },
-    },
-    "reference_small": {
-        "gpt2": {
-            "pattern": "aaaa",
-            "d_model": 128,
-            "d_ff": 512,
-            "n_kv_heads": 4,
-            "max_seq_len": 512,
-        },
-    },
+    # The conventional model that the compression ladder starts from: 15 M parameters with a
+    # vocabulary of 32,768.
+    "reference": {"gpt2": _shape("aaaaaaaa", 256, d_ff=1024, n_kv_heads=8, max_seq_len=512)},
+    "reference_small": {"gpt2": _shape("aaaa", 128, d_ff=512, n_kv_heads=4, max_seq_len=512)},
 }
 NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}  # the pair
 
 
 def reference_recipe(d_model: int) -> dict[str, Any]:
-    """What `TrainConfig` has for a gpt2 model where the user says nothing.
+    """Default fields of `TrainConfig` for a gpt2 model.
 
     Found by a search over learning rate and batch at widths 128 and 256 (experiments/LOG.md):
     the best rate halves where the width doubles.
@@ -291,10 +270,10 @@ def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:
 
 
 def preset_of(config: Mapping[str, Any]) -> str | None:
-    """The preset whose shape a model has, whatever its vocabulary; None where it has none's.
+    """The preset that has this shape, whatever the vocabulary; None if no preset has it.
 
     Args:
-        config: as `ModelConfig.to_dict` gives it, or an older version of this program.
+        config: from `ModelConfig.to_dict`; one of an older version may lack fields.
     """
     for size, families in PRESETS.items():
         named = dict[Any, dict[str, Any]](families).get(config.get("family"))

@@ -1,4 +1,4 @@
-"""Every error that Itera-Lite raises on purpose.
+"""The errors and warnings of Itera-Lite.
 
     IteraError                 something failed; the command line exits with 1
     ├── UsageError             wrong use: a bad option or argument; exits with 2
@@ -14,7 +14,7 @@
     └── MissingExtra           an optional dependency that isn't installed
 
 A message says what was given, what was expected and what to do. `IteraWarning` is the category of
-every warning: something that was asked for is left out, and the result is another one.
+every warning: something in a file is ignored, so the result may not be the expected one.
 """
 
 
@@ -77,4 +77,4 @@ class MissingExtra(IteraError):
 
 
 class IteraWarning(UserWarning):
-    """Something that a file asks for and that is left out; the work goes on."""
+    """Something in a file is ignored; the work continues."""

@@ -1,4 +1,10 @@
-"""Files are written whole or not at all: a temporary file, then a rename. And the cache's place."""
+"""Reading and writing files, with errors that say what failed and why.
+
+A file is written whole or not at all: a temporary file, then a rename. A file that is missing,
+one that is damaged and one that this user may not read are told apart: where a folder may not be
+searched, `exists` and its like raise PermissionError, for which some versions of Python's
+`Path.exists` say that the file is missing.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from itera_lite.errors import OutputError, UsageError
+from itera_lite.errors import IteraError, OutputError, UsageError
 
 
 def expand_home(path: str) -> str:
     """The path with the home folder for a leading ``~``.
 
     Raises:
-        UsageError: nobody knows where that is.
+        UsageError: the home folder isn't known.
     """
     expanded = os.path.expanduser(path)
     if path.startswith("~") and expanded == path and not os.path.exists(path):
@@ -32,9 +38,9 @@ def expand_home(path: str) -> str:
 
 
 def folder_name(folder: str | Path) -> str:
-    """The name of a folder, also where it is given as ``.``, ``..`` or ``/``.
+    """The name of a folder, also for ``.``, ``..`` and ``/``.
 
-    Bytes of it that aren't UTF-8 become U+FFFD, for names are written into files.
+    Bytes that aren't UTF-8 become U+FFFD, because names are written into files.
     """
     name = Path(folder).resolve().name or "root"
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -42,7 +48,7 @@ def folder_name(folder: str | Path) -> str:
 
 @contextmanager
 def named_in_utf8(path: Path) -> Iterator[Path]:
-    """The path, or a link to it for those who take names in UTF-8 only: the engine, safetensors."""
+    """The path, or a link to it with a name in UTF-8, which the engine and safetensors need."""
     try:
         os.fspath(path).encode("utf-8")
     except UnicodeEncodeError:
@@ -58,7 +64,7 @@ def cache_folder() -> Path:
     """$ITERA_CACHE, else ~/.cache/itera-lite.
 
     Raises:
-        UsageError: there is neither; says what to set.
+        UsageError: ITERA_CACHE isn't set and there is no home folder.
     """
     given = os.environ.get("ITERA_CACHE") or "~/.cache/itera-lite"
     folder = os.path.expanduser(given)
@@ -69,18 +75,76 @@ def cache_folder() -> Path:
     return Path(folder)
 
 
+def exists(path: str | Path) -> bool:
+    """Whether there is something at ``path``."""
+    return _mode(path) is not None
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether ``path`` is a regular file, or a link to one."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISREG(mode)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether ``path`` is a folder, or a link to one."""
+    mode = _mode(path)
+    return mode is not None and stat.S_ISDIR(mode)
+
+
+def check_output_file(path: Path) -> None:
+    """Raises `UsageError` if ``path`` is a folder, or its own folder doesn't exist."""
+    if is_folder(path):
+        raise UsageError(f"the output '{path}' is a folder: expected the name of a file")
+    if not is_folder(path.parent):
+        raise UsageError(f"there is no folder '{path.parent}' for the output: make it first")
+
+
+def _mode(path: str | Path) -> int | None:
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def read_json(path: str | Path, error: type[IteraError]) -> Any:
+    """The value in a JSON file.
+
+    Args:
+        error: raised if the file can't be read; the message has the path and the reason.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as reason:
+        raise error(f"'{path}' can't be read: {reason.strerror}") from None
+    except RecursionError:
+        raise error(f"'{path}' is damaged: its brackets are nested too deeply") from None
+    except ValueError as reason:  # not JSON, not UTF-8, a number of thousands of digits
+        raise error(f"'{path}' is damaged: {reason}") from None
+
+
+def read_object(path: str | Path, error: type[IteraError]) -> dict[str, Any]:
+    """The object in a JSON file; another value is an error too. Arguments as in `read_json`."""
+    value = read_json(path, error)
+    if not isinstance(value, dict):
+        raise error(
+            f"'{path}' is damaged: it holds a {type(value).__name__}, expected an object {{...}}"
+        )
+    return value
+
+
 def check_writable(path: str | Path) -> None:
-    """Make sure, before long work, that its result can be written; nothing is made.
+    """Check before long work that its result can be written; changes nothing.
 
     Raises:
-        OutputError: it can't, with the reason; a file that is there stays as it is.
+        OutputError: it can't, with the reason.
     """
     path = Path(path)
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        there = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-        with tempfile.TemporaryFile(dir=there) as probe:
+        existing = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+        with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"\0")
     except OSError as error:
         raise OutputError(
@@ -91,20 +155,20 @@ def check_writable(path: str | Path) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path to write to, whose content goes to ``path`` when the block ends well.
+    """A temporary path to write to, which replaces ``path`` if the block ends without an error.
 
-    A symbolic link stays one: the file that it points to is replaced. What isn't a regular file
-    (a device, a pipe) is written into.
+    A symbolic link stays one: the file that it points to is replaced. A device or a pipe is
+    written into.
 
     Raises:
-        OutputError: the file can't be written; nothing is left of the attempt.
+        OutputError: the file can't be written; no temporary file is left.
     """
     path = Path(path)
     with output_errors(path):
         special = is_special(path)
         target = Path(os.path.realpath(path))
-        place = Path(tempfile.gettempdir()) if special else target.parent
-        temporary = place / f".{os.getpid()}-{threading.get_ident()}.itera.tmp"
+        folder = Path(tempfile.gettempdir()) if special else target.parent
+        temporary = folder / f".{os.getpid()}-{threading.get_ident()}.itera.tmp"
         try:
             yield temporary
             if special:
@@ -142,17 +206,17 @@ def output_errors(path: str | Path) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The reason of a failed write in a few words, also where a library hides it in its text."""
+    """The reason of a failed write in a few words, from an error of the system or of a library."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error)
-    if "requested and" in text:  # numpy says how many bytes fitted, but not why
+    if "requested and" in text:  # NumPy's message of a full disk
         return os.strerror(errno.ENOSPC)
     return text.splitlines()[0] if text else type(error).__name__
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut, where the file system can do that."""
+    """Make a rename in ``folder`` survive a power failure, if the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,8 +1,7 @@
-"""Reads the numbers that a user gives and checks their range: the one parser for every verb.
+"""Parses the numbers that a user gives, such as ``3M``, ``1MB`` and ``1%``, and checks their range.
 
-Counts are written ``3M``, sizes ``1MB``, shares ``1%``. Every function raises a `UsageError` that
-names the option, says what was given and says what was expected; nothing else is raised, whatever
-the value is.
+Every function raises a `UsageError` that names the option, the value given and the values expected,
+and nothing else, whatever the value is.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Any
 
 from itera_lite.errors import UsageError
 
-MOST_SEED = 2**63 - 1  # PyTorch, NumPy and the engine all take a seed up to here
+MOST_SEED = 2**63 - 1  # the largest seed of PyTorch, NumPy and the engine
 MOST_THREADS = 4096
 MOST_MINUTES = 10 * 366 * 24 * 60.0  # ten years
-MOST = 2**63 - 1  # of a count or a size: what 64 bits hold
+MOST = 2**63 - 1  # of a count or a size
 COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9}
 SIZES = {
     "KB": 10**3,
@@ -39,7 +38,7 @@ def number_of(option: str, value: str | float) -> float:
     Args:
         option: name of the option, as ``max_bytes`` or ``max-bytes``; the message shows it as
             ``--max-bytes``. The same in all functions of this module.
-        value: what the user gave.
+        value: as the user gave it.
     """
     number = _scaled(_text(value), COUNTS)
     if not 1 <= number <= MOST:
@@ -66,7 +65,7 @@ def share_of(option: str, value: str) -> float:
 
 
 def whole_number(option: str, value: Any, *, least: int = 1, most: int = MOST) -> int:
-    """A whole number in a range, both ends included; NumPy's integers are taken too."""
+    """A whole number of any integer type, NumPy's too, in a range that includes both ends."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -117,7 +116,7 @@ def threads_of(value: Any, option: str = "threads") -> int:
     return whole_number(option, value, most=MOST_THREADS)
 
 
-# What an option of this name must be, in every verb that has it.
+# The check of an option, by its name; the same in every verb
 CHECKS: dict[str, Callable[[Any], object]] = {
     "seed": seed_of,
     "threads": threads_of,
@@ -130,7 +129,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "seeds": partial(whole_number, "seeds"),
     "watts": partial(finite_number, "watts", above=0),
     "temperature": partial(finite_number, "temperature", above=0),
-    "mix": partial(finite_number, "mix", above=0, most=1),  # of 0 the teacher has no share
+    "mix": partial(finite_number, "mix", above=0, most=1),  # 0 would leave out the teacher
 }
 
 
@@ -149,7 +148,7 @@ def check_numbers(**options: Any) -> None:
 
 
 def _scaled(text: str, units: dict[str, int]) -> float:
-    """The number with its unit, or NaN where the text is no such thing."""
+    """The number times its unit, or NaN for a text that isn't one."""
     text = text.strip().upper()
     unit = max((u for u in units if text.endswith(u)), key=len, default="")
     try:
@@ -167,7 +166,7 @@ def _whole_range(least: int, most: int) -> str:
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except ValueError:  # Python writes no integer of more than some thousand digits
+    except ValueError:  # Python refuses to print integers of some thousand digits
         return "an enormous number"
 
 

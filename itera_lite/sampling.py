@@ -1,21 +1,21 @@
-"""The sampling that a checkpoint advises: reads ``generation_config.json``."""
+"""Default options of sampling, and those of a checkpoint (``generation_config.json``)."""
 
 from __future__ import annotations
 
 import json
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from itera_lite.errors import CheckpointError, IteraWarning
-from itera_lite.reading import exists, read_object
+from itera_lite.files import exists, read_object
 
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """Options of sampling, for a model whose user gives none.
+    """Options of sampling where the user gives none; without a file's advice, the values below.
 
     Attributes:
         temperature: divides the logits; 0 always takes the most probable token.
@@ -32,8 +32,11 @@ class SamplingDefaults:
     repetition_penalty: float = 1.0
 
 
-# What transformers' other fields are where they change nothing. A field that is neither here nor
-# below is unknown, and said to be left out.
+DEFAULTS = SamplingDefaults()
+REPETITION_WINDOW = 64  # tokens that a repetition penalty looks back
+
+# transformers' other fields, with the values that change nothing. For another value, and for a
+# field that is neither here nor below, the user is warned.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "assistant_confidence_threshold": (0.4,),
     "begin_suppress_tokens": ([],),
@@ -60,7 +63,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "suppress_tokens": ([],),
     "typical_p": (1, 1.0),
 }
-# Fields that don't change what is drawn, or that the verbs ask the user for.
+# Fields that don't change the distribution, or that are options of the verbs
 _HARMLESS = {
     "bos_token_id",
     "cache_implementation",
@@ -81,7 +84,7 @@ _HARMLESS = {
 
 
 def read_generation_config(checkpoint: Path) -> SamplingDefaults:
-    """What ``generation_config.json`` says; without the file, the defaults.
+    """The options in ``generation_config.json``; without the file, the defaults.
 
     A field that is null counts as left out, and ``do_sample: false`` means greedy decoding. A
     field that would change the text and that isn't supported is named in an `IteraWarning`.
@@ -91,13 +94,12 @@ def read_generation_config(checkpoint: Path) -> SamplingDefaults:
     """
     path = checkpoint / "generation_config.json"
     if not exists(path):
-        return SamplingDefaults()
+        return DEFAULTS
     raw = read_object(path, CheckpointError)
     given = {name: value for name, value in raw.items() if value is not None}
-    default = SamplingDefaults()
 
     def number(name: str, least: float, most: float, expected: str) -> float:
-        value = given.get(name, getattr(default, name))
+        value = given.get(name, getattr(DEFAULTS, name))
         usable = isinstance(value, int | float) and not isinstance(value, bool)
         if not (usable and math.isfinite(value) and least <= value <= most):
             raise CheckpointError(f"'{path}': {name} is {value!r}, expected {expected}")
@@ -115,7 +117,7 @@ def read_generation_config(checkpoint: Path) -> SamplingDefaults:
     if not isinstance(do_sample, bool):
         raise CheckpointError(f"'{path}': do_sample is {do_sample!r}, expected true or false")
     if not do_sample:
-        sampling = SamplingDefaults(**{**vars(sampling), "temperature": 0.0})
+        sampling = replace(sampling, temperature=0.0)
     _warn_of_unsupported(given, path)
     return sampling
 

@@ -20,8 +20,18 @@ ROOMS = (
         "evaluate",
         "checkpoint",
     ),
-    *("sampling", "model", "ops", "report", "data"),
-    *("machine", "stats", "quantities", "config", "reading", "files", "torchrun", "errors"),
+    *("model", "ops", "report", "data", "records"),
+    *(
+        "machine",
+        "stats",
+        "quantities",
+        "sampling",
+        "config",
+        "files",
+        "terminal",
+        "torchrun",
+        "errors",
+    ),
 )
 
 

@@ -1,118 +1,111 @@
-"""Models of llama2.c's sizes with random weights, as GGUF files: speed doesn't ask for sense.
+"""The models that `bench decode` and `bench score` measure, as GGUF files.
 
-The sizes are those of stories260K and stories15M (https://github.com/karpathy/llama2.c).
+They are checkpoints that are exported, or models with random weights of llama2.c's sizes,
+stories260K and stories15M (https://github.com/karpathy/llama2.c): speed doesn't depend on what a
+model has learnt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import gguf
-import numpy as np
-from gguf import TokenType
-from numpy.typing import NDArray
-from tokenizers.pre_tokenizers import ByteLevel
+import tokenizers
+import torch
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from itera_lite.data.tokenizer import EOT
-from itera_lite.export.types import SCHEMES, pack, stored_type
+from itera_lite import _engine
+from itera_lite.checkpoint.folder import save_checkpoint
+from itera_lite.checkpoint.hf import read_config
+from itera_lite.checkpoint.weights import weight_files
+from itera_lite.config import ModelConfig
+from itera_lite.data.tokenizer import EOT, Tokenizer
+from itera_lite.export.gguf import export_gguf
+from itera_lite.files import folder_name
+from itera_lite.model import LanguageModel
+from itera_lite.model.cost import describe
+from itera_lite.records import ModelDescription
+
+LONGEST_TOKEN = 12  # bytes
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama with tied embeddings, and the types that its rows can be stored in."""
+    """A size of a Llama, and the types that its rows can be stored in."""
 
-    dim: int
-    n_layers: int
-    n_heads: int
-    n_kv_heads: int
-    hidden: int
-    vocab_size: int
+    config: ModelConfig
     types: tuple[str, ...] = ("f32", "q8_0", "q4_0")
 
 
 SHAPES = {
-    "stories260K": Shape(64, 5, 8, 4, 172, 512, types=("f32",)),  # 172 is no multiple of 32
-    "stories15M": Shape(288, 6, 6, 6, 768, 32000),
+    "stories260K": Shape(
+        ModelConfig("transformer", 5 * "a", 512, 64, head_dim=8, n_kv_heads=4, d_ff=172),
+        types=("f32",),  # 172 is no multiple of 32
+    ),
+    "stories15M": Shape(
+        ModelConfig("transformer", 6 * "a", 32000, 288, head_dim=48, n_kv_heads=6, d_ff=768)
+    ),
 }
 
 
-def write_shape(name: str, kind: str, path: Path, context: int = 512) -> Path:
-    """Write a model of one of `SHAPES`.
+@dataclass(frozen=True)
+class ModelFiles:
+    """A checkpoint's folder, and its GGUF files by the type of their weights."""
 
-    Args:
-        name: of the shape.
-        kind: type of its matrices, such as ``q8_0``; norms stay in F32.
-        path: the file.
-        context: tokens that a text may have.
-    """
-    shape = SHAPES[name]
-    writer = gguf.GGUFWriter(None, "llama")
-    writer.add_name(name)
-    writer.add_file_type(SCHEMES[kind].file_type)
-    writer.add_vocab_size(shape.vocab_size)
-    writer.add_context_length(context)
-    writer.add_embedding_length(shape.dim)
-    writer.add_block_count(shape.n_layers)
-    writer.add_feed_forward_length(shape.hidden)
-    writer.add_head_count(shape.n_heads)
-    writer.add_head_count_kv(shape.n_kv_heads)
-    writer.add_rope_dimension_count(shape.dim // shape.n_heads)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    _add_tokenizer(writer, shape.vocab_size)
-    for tensor, weights in _weights(shape):
-        stored = stored_type(tensor, SCHEMES[kind])
-        writer.add_tensor(tensor, pack(tensor, weights, stored), raw_dtype=stored)
-    writer.write_header_to_file(path)
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    model: ModelDescription
+    folder: Path
+    paths: dict[str, Path]
+    isa: str  # instruction set of the engine's kernels
+
+    @property
+    def main_type(self) -> str:
+        """The type that targets are about."""
+        return "q8_0" if "q8_0" in self.paths else next(iter(self.paths))
+
+    def load(self, context: int, kind: str | None = None) -> _engine.Model:
+        """The engine's model of a type, by default the first, for texts of ``context`` tokens."""
+        return _engine.Model.load(str(self.paths[kind or next(iter(self.paths))]), context)
 
 
-def _weights(shape: Shape) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    generator = np.random.default_rng(0)
-    kv = shape.dim // shape.n_heads * shape.n_kv_heads
-
-    def matrix(rows: int, columns: int) -> NDArray[np.float32]:
-        weights = generator.standard_normal((rows, columns), dtype=np.float32)
-        return weights * np.float32(columns**-0.5)
-
-    ones = np.ones(shape.dim, np.float32)
-    yield "token_embd.weight", matrix(shape.vocab_size, shape.dim)
-    yield "output_norm.weight", ones
-    for layer in range(shape.n_layers):
-        prefix = f"blk.{layer}."
-        yield prefix + "attn_norm.weight", ones
-        yield prefix + "ffn_norm.weight", ones
-        yield prefix + "attn_q.weight", matrix(shape.dim, shape.dim)
-        yield prefix + "attn_k.weight", matrix(kv, shape.dim)
-        yield prefix + "attn_v.weight", matrix(kv, shape.dim)
-        yield prefix + "attn_output.weight", matrix(shape.dim, shape.dim)
-        yield prefix + "ffn_gate.weight", matrix(shape.hidden, shape.dim)
-        yield prefix + "ffn_up.weight", matrix(shape.hidden, shape.dim)
-        yield prefix + "ffn_down.weight", matrix(shape.dim, shape.hidden)
+def export_model(folder: Path, types: Sequence[str], scratch: Path) -> ModelFiles:
+    """Export a checkpoint to a file of each type in ``scratch``."""
+    name, paths = folder_name(folder), {}
+    for kind in dict.fromkeys(types):
+        paths[kind] = scratch / f"{name}-{kind}.gguf"
+        export_gguf(folder, kind, paths[kind])
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        digest.update(file.read_bytes())
+    model = describe(name, read_config(folder), sha256=digest.hexdigest())
+    isa = _engine.Model.load(str(next(iter(paths.values()))), 256).isa
+    return ModelFiles(model, folder, paths, isa)
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, vocab_size: int) -> None:
+def save_shape(name: str, scratch: Path) -> Path:
+    """Make a checkpoint of one of `SHAPES` with random weights; returns its folder."""
+    torch.manual_seed(0)
+    config = SHAPES[name].config
+    return save_checkpoint(
+        scratch / name, LanguageModel(config), _random_tokenizer(config.vocab_size)
+    )
+
+
+def _random_tokenizer(vocab_size: int) -> Tokenizer:
     """Bytes, an end of text, and random merges of tokens that are there already."""
-    tokens = [EOT, *sorted(ByteLevel.alphabet())]
+    tokens = [EOT, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     known, merges, choice = set(tokens), [], random.Random(0)
     while len(tokens) < vocab_size:
         left, right = (tokens[choice.randrange(1, len(tokens))] for _ in range(2))
-        if len(left) + len(right) > 12 or left + right in known:
-            continue
-        known.add(left + right)
-        tokens.append(left + right)
-        merges.append(f"{left} {right}")
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([TokenType.CONTROL] + [TokenType.NORMAL] * (len(tokens) - 1))
-    writer.add_token_merges(merges)
-    writer.add_bos_token_id(0)
-    writer.add_eos_token_id(0)
-    writer.add_add_bos_token(True)
+        if len(left) + len(right) <= LONGEST_TOKEN and left + right not in known:
+            known.add(left + right)
+            tokens.append(left + right)
+            merges.append((left, right))
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
+    return Tokenizer(backend)

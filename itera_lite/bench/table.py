@@ -1,72 +1,150 @@
-"""The benchmark's tables on the terminal: a column a model, then its peers beside it."""
+"""What the benchmarks print: their records' medians, ratios and targets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-Record = dict[str, Any]
+from itera_lite.bench.runtimes import OURS
+from itera_lite.records import (
+    Benchmark,
+    Decode,
+    DecodeSpeed,
+    ModelDecoding,
+    ModelDescription,
+    PrefillSpeed,
+    Scoring,
+    SpeedRatio,
+    TrainingSpeed,
+)
+from itera_lite.stats.samples import Stat
+from itera_lite.stats.targets import Target, target_lines
+from itera_lite.terminal import table
+
+Cells = Sequence[PrefillSpeed | DecodeSpeed]
 MISSING = "-"
 
 
-def print_table(records: Mapping[str, Record]) -> None:
-    """Prints the medians of ``NAME_benchmark.json`` records."""
-    _print(list(_rows(records)))
-    if any(record.get("peers") for record in records.values()):
+def print_speed(records: Sequence[Benchmark]) -> None:
+    """Prints the medians of benchmarks: a column a model, then its peers beside it."""
+    repeats, machine = records[0].load_ms.repeats, records[0].provenance.machine
+    threads = _threads(machine.threads or 1) if machine else ""
+    print(f"\nMedians of {repeats} repeats, {threads}; the files hold the spread")
+    print(table(["", *(one.model.name for one in records)], _rows(records)))
+    kinds = list(dict.fromkeys(kind for one in records for kind in one.peers))
+    if kinds:
         print("\nTokens/s with the same weights in float32")
-        _print(list(_peer_rows(records)))
+        print(table(["", "our PyTorch", *kinds], _peer_rows(records, kinds)))
 
 
-def _print(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for label, *values in rows:
-        cells = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
-        print("  ".join([label.ljust(widths[0]), *cells]).rstrip())
+def print_decoding(record: Decode) -> None:
+    """Prints what was measured of one model, and its targets."""
+    print_decoded(record.decoding)
+    _targets(record.targets)
 
 
-def _rows(records: Mapping[str, Record]) -> Iterator[list[str]]:
-    columns = list(records.values())
-    yield ["", *records]
-    yield ["parameters", *(f"{c['params']['total']:,}" for c in columns)]
-    yield ["FLOPs/token, forward", *(f"{c['flops_per_token']['forward']:,.0f}" for c in columns)]
+def print_decoded(record: ModelDecoding) -> None:
+    """Prints one model's decoding."""
+    _title(record.model, f"decoding one text after {record.context} tokens, one thread")
+    for kind, row in record.types.items():
+        for runtime, speed in row.runtimes.items():
+            share = row.roofline.share
+            tail = f", {share:.0%} of the roofline" if runtime == OURS and share else ""
+            _speed(f"{kind:5} {runtime:24}", speed.tokens_per_second, tail)
+    for runtime, speed in record.torch.items():
+        _speed(f"fp32  {runtime:24}", speed.tokens_per_second)
+    _ratios(record.ratios)
+    if growth := record.growth:
+        for runtime, grown in growth.runtimes.items():
+            print(
+                f"  {growth.type:5} {runtime:24} context {growth.context:,}: {grown.ratio:.2f}× "
+                f"the time, {grown.added_microseconds:,.0f} µs more a token"
+            )
+    for kind, row in record.types.items():
+        if row.profile_microseconds:
+            parts = (f"{part} {us:.1f}" for part, us in row.profile_microseconds.items())
+            print(f"  {kind:5} µs a token: {', '.join(parts)}")
+
+
+def print_scoring(record: Scoring) -> None:
+    """Prints what was measured of one model, and its targets."""
+    _title(record.model, f"scoring {record.documents} documents, {record.tokens:,} tokens")
+    for row in record.runtimes:
+        who = f"{row.runtime}, {_threads(row.threads)}"
+        _speed(f"{row.type:5} {who:24}", row.tokens_per_second, f", {row.note}" if row.note else "")
+    _ratios(record.ratios)
+    _targets(record.targets)
+
+
+def print_training(record: TrainingSpeed) -> None:
+    """Prints what was measured of one model."""
+    _title(record.model, f"batch {record.batch_size} x {record.seq_len}, whole training steps")
+    for label, row in record.runtimes.items():
+        tail = f", {row.share_of_peak:.0%} of {row.peak_gflops:,.0f} GFLOP/s"
+        _speed(f"{label:26} {row.precision}", row.tokens_per_second, tail)
+    for label, ratio in record.speedup_of_first.items():
+        first = next(iter(record.runtimes))
+        print(f"  {first}: {ratio:.2f} times as fast as {label}")
+
+
+def _threads(n: int) -> str:
+    return f"{n} thread{'s' if n > 1 else ''}"
+
+
+def _title(model: ModelDescription, what: str) -> None:
+    print(f"\n{model.name}: {model.params.total:,} parameters; {what}")
+
+
+def _speed(label: str, speed: Stat, tail: str = "") -> None:
+    print(f"  {label} {speed.median:10,.0f} tokens/s (spread {speed.spread:,.0f}){tail}")
+
+
+def _ratios(ratios: Sequence[SpeedRatio]) -> None:
+    for row in ratios:
+        against = f"{row.peer} ({row.peer_type})"
+        print(f"  {row.type:5} against {against:24} {row.ratio:7.1f}×   {row.verdict}")
+
+
+def _targets(targets: Sequence[Target]) -> None:
+    if targets:
+        print("  Targets:")
+        print("\n".join("  " + line for line in target_lines(targets)))
+
+
+def _rows(records: Sequence[Benchmark]) -> Iterator[list[str]]:
+    yield ["parameters", *(f"{r.model.params.total:,}" for r in records)]
+    yield ["FLOPs/token, forward", *(f"{r.flops_per_token.forward:,.0f}" for r in records)]
     for part in ("prefill", "decode"):
-        for cell in columns[0][part]:
+        for cell in getattr(records[0], part):
             label = f"{part} tokens/s, {_where(cell)}"
-            yield [label, *(_speed(c[part], cell) for c in columns)]
-    yield ["time to load, ms", *(f"{c['load_ms']['median']:.0f}" for c in columns)]
-    yield ["time to first token, ms", *(f"{c['first_token_ms']['median']:.1f}" for c in columns)]
-    yield [
-        "peak resident memory, MB",
-        *(f"{c['memory']['peak_rss_bytes']['median'] / 1e6:.0f}" for c in columns),
-    ]
-    how = columns[0]["energy"]["method"]
-    yield [
-        f"energy per token, mJ ({how})",
-        *(f"{1e3 * c['energy']['joules_per_token']['median']:.3g}" for c in columns),
-    ]
+            yield [label, *(_speed_in(getattr(r, part), cell) for r in records)]
+    yield ["time to load, ms", *(f"{r.load_ms.median:.0f}" for r in records)]
+    yield ["time to first token, ms", *(f"{r.first_token_ms.median:.1f}" for r in records)]
+    peaks = [r.memory.peak_rss_bytes.median for r in records]
+    yield ["peak resident memory, MB", *(f"{peak / 1e6:.0f}" for peak in peaks)]
+    joules = [r.energy.joules_per_token.median for r in records]
+    how = records[0].energy.method
+    yield [f"energy per token, mJ ({how})", *(f"{1e3 * one:.3g}" for one in joules)]
 
 
-def _peer_rows(records: Mapping[str, Record]) -> Iterator[list[str]]:
+def _peer_rows(records: Sequence[Benchmark], kinds: Sequence[str]) -> Iterator[list[str]]:
     """A line for each model and each cell that a peer was measured in."""
-    kinds = list(dict.fromkeys(kind for c in records.values() for kind in c.get("peers", {})))
-    yield ["", "our PyTorch", *kinds]
-    for name, record in records.items():
-        peers = record.get("peers", {})
+    for record in records:
         for part in ("prefill", "decode"):
-            for cell in record[part]:
-                speeds = [_speed(peers.get(kind, {}).get(part, ()), cell) for kind in kinds]
+            for cell in getattr(record, part):
+                peers = [record.peers.get(kind) for kind in kinds]
+                speeds = [_speed_in(getattr(peer, part, ()), cell) for peer in peers]
                 if any(speed != MISSING for speed in speeds):
-                    label = f"{name}, {part}, {_where(cell)}"
-                    yield [label, _speed(record[part], cell), *speeds]
+                    ours = _speed_in(getattr(record, part), cell)
+                    yield [f"{record.model.name}, {part}, {_where(cell)}", ours, *speeds]
 
 
-def _where(cell: Record) -> str:
-    return f"batch {cell['batch']}, context {cell['context']:,}"
+def _where(cell: PrefillSpeed | DecodeSpeed) -> str:
+    return f"batch {cell.batch}, context {cell.context:,}"
 
 
-def _speed(rows: Sequence[Record], cell: Record) -> str:
+def _speed_in(cells: Cells, cell: PrefillSpeed | DecodeSpeed) -> str:
     """Tokens a second in the same cell; not everybody is measured in all of them."""
-    for row in rows:
-        if (row["batch"], row["context"]) == (cell["batch"], cell["context"]):
-            return f"{row['tokens_per_second']['median']:,.0f}"
+    for one in cells:
+        if (one.batch, one.context) == (cell.batch, cell.context):
+            return f"{one.tokens_per_second.median:,.0f}"
     return MISSING

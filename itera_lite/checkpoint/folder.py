@@ -1,11 +1,11 @@
-"""Checkpoint folders: a Hugging Face model, and what only training needs beside it.
+"""Checkpoint folders: a Hugging Face model, and beside it the state of its training.
 
     FOLDER/config.json model.safetensors tokenizer.json ...   loads in transformers
-    FOLDER/training_state/state.json tensors.safetensors      to go on training
+    FOLDER/training_state/state.json tensors.safetensors      to resume the training
 
-No pickle: safetensors and JSON. A folder is written aside and then renamed, so an interrupted
-save leaves the one before it. Only a folder that this program wrote is ever replaced, and only
-its own files in it: whatever else lies there stays.
+No pickle: safetensors and JSON. A folder is written under another name and then renamed, so an
+interrupted save leaves the older checkpoint. Only a folder that this program wrote is replaced, and
+only a checkpoint's files in it: other files stay.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from itera_lite.checkpoint.weights import write_tensors
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, OutputError
 from itera_lite.files import (
+    is_folder,
     named_in_utf8,
     output_errors,
+    read_object,
     reason_of,
     sync_folder,
     write_json,
 )
 from itera_lite.model import LanguageModel
-from itera_lite.reading import is_folder, read_object
 
-PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # that a vocabulary is rounded up to
-_STATE_PARTS = ("identity", "state", "loader", "window")  # of a training state
-_ANEW = "Train anew with --overwrite, or another --name"
-LAST = "-last"  # ends the name of the folder that a run goes on from
+PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # other programs round a vocabulary up to a multiple
+_STATE_PARTS = ("identity", "state", "loader", "window")  # of state.json
+_ADVICE = "Train anew with --overwrite, or another --name"
+LAST = "-last"  # ending of the folder that a run resumes from
 _STATE = "training_state"
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
@@ -57,20 +58,20 @@ def save_checkpoint(
     training_state: dict[str, Any] | None = None,
     tensors: dict[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint folder, replacing an older one only when the new one is whole.
+    """Write a checkpoint folder; an older one is replaced when the new one is complete.
 
-    A symbolic link stays one. Files in the folder that aren't a checkpoint's stay where they are.
+    A symbolic link stays one. Other files in the folder stay.
 
     Raises:
         OutputError: the folder holds something that this program didn't write, or it can't be
             written; what was there is still there.
     """
-    place = Path(os.path.realpath(folder))
-    if place.exists() and not is_own(place) and (not place.is_dir() or any(place.iterdir())):
+    target = Path(os.path.realpath(folder))
+    if target.exists() and not is_own(target) and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(
             f"'{folder}' wasn't written by Itera-Lite and isn't replaced: give another folder"
         )
-    fresh = place.with_name(f".{place.name}.{os.getpid()}.new")
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     with output_errors(folder):
         try:
@@ -79,7 +80,7 @@ def save_checkpoint(
             if training_state is not None:
                 write_json(fresh / _STATE / "state.json", training_state)
                 write_tensors(fresh / _STATE / "tensors.safetensors", tensors or {})
-            _swap(fresh, place)
+            _swap(fresh, target)
         except OutputError as error:
             raise OutputError(
                 f"'{folder}' can't be written: {reason_of(error.__cause__ or error)}"
@@ -90,7 +91,7 @@ def save_checkpoint(
 
 
 def is_own(folder: Path) -> bool:
-    """Whether config.json in ``folder`` has the mark that this program writes into it."""
+    """Whether this program wrote the config.json in ``folder``."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -99,13 +100,13 @@ def is_own(folder: Path) -> bool:
 
 
 def has_training_state(folder: Path) -> bool:
-    """Whether a training can go on from ``folder``."""
+    """Whether a training can be resumed from ``folder``."""
     _settle(folder)
     return (folder / _STATE / "state.json").is_file()
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint's own files, and the folder if nothing else lies in it."""
+    """Remove the files of a checkpoint, and the folder if it is empty then."""
     if not folder.is_dir():
         return
     own = [
@@ -114,18 +115,16 @@ def remove_checkpoint(folder: Path) -> None:
         if _OWN.fullmatch(path.relative_to(folder).as_posix())
     ]
     for path in sorted(own, key=lambda path: path.name == "config.json"):
-        path.unlink()  # config.json last, which says whose the folder is
-    for place in (folder / _STATE, folder):
-        try:
-            place.rmdir()
-        except OSError:
-            continue  # it holds something else, or it is a link
+        path.unlink()  # config.json last: `is_own` reads it
+    for emptied in (folder / _STATE, folder):
+        with contextlib.suppress(OSError):  # it holds other files, or it is a link
+            emptied.rmdir()
 
 
 def move_checkpoint(source: Path, folder: Path) -> None:
-    """Give the checkpoint in ``source``, on the same disk, the place of the one in ``folder``.
+    """Replace the checkpoint in ``folder`` by the one in ``source``, on the same disk.
 
-    What isn't a checkpoint's in ``folder`` stays there.
+    Other files in ``folder`` stay.
 
     Raises:
         OutputError: it can't be moved.
@@ -135,19 +134,19 @@ def move_checkpoint(source: Path, folder: Path) -> None:
 
 
 def lock_path(folder: Path) -> Path:
-    """The file that a run which writes ``folder`` holds a lock on: one for both its folders."""
+    """The file that a run locks while it writes ``folder``: the same for both of its folders."""
     if not folder.name:  # `.` and `/`
         folder = folder.resolve()
     return folder.with_name(f".{folder.name.removesuffix(LAST)}.lock")
 
 
 def _old(folder: Path) -> Path:
-    """Where a folder lies between the two renames that replace it."""
+    """The name of a folder between the two renames that replace it."""
     return folder.with_name(f".{folder.name}.old")
 
 
 def _swap(fresh: Path, folder: Path) -> None:
-    """Put ``fresh`` in the place of ``folder``; what else lies in ``folder`` stays in it."""
+    """Replace ``folder`` by ``fresh``; other files in ``folder`` stay."""
     tidy(folder)
     if folder.exists():
         os.replace(folder, _old(folder))
@@ -157,16 +156,16 @@ def _swap(fresh: Path, folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what saves into ``folder`` that were killed have left beside it."""
-    place = Path(os.path.realpath(folder))
-    left = re.compile(rf"\.{re.escape(place.name)}\.\d+\.new")
-    for path in place.parent.iterdir() if place.parent.is_dir() else ():
+    """Remove the unfinished copies that killed saves into ``folder`` have left beside it."""
+    target = Path(os.path.realpath(folder))
+    left = re.compile(rf"\.{re.escape(target.name)}\.\d+\.new")
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
         if left.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def tidy(folder: Path) -> None:
-    """Finish or take back a save that was cut off, unless it is going on at this moment."""
+    """Finish an interrupted replacement of ``folder``, or undo it."""
     folder = Path(os.path.realpath(folder))
     old = _old(folder)
     if not old.is_dir():
@@ -176,16 +175,16 @@ def tidy(folder: Path) -> None:
         return
     if is_own(old):
         remove_checkpoint(old)
-    if old.is_dir():  # what isn't ours comes along
-        _carry(old, folder)
+    if old.is_dir():  # it holds other files, which stay in the folder
+        _move_contents(old, folder)
 
 
-def _carry(source: Path, target: Path) -> None:
-    """Move what lies in ``source`` to ``target``, but for names that are there already."""
+def _move_contents(source: Path, target: Path) -> None:
+    """Move the files of ``source`` to ``target``, except for names that exist there."""
     for path in source.iterdir():
         there = target / path.name
         if path.is_dir() and not path.is_symlink() and there.is_dir():
-            _carry(path, there)
+            _move_contents(path, there)
         elif not os.path.lexists(there):
             os.replace(path, there)
     with contextlib.suppress(OSError):
@@ -193,7 +192,7 @@ def _carry(source: Path, target: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """`tidy` for a reader: a save that another process is in the middle of is waited for."""
+    """`tidy` for a reader, which first waits for a save by another process."""
     if not _old(Path(os.path.realpath(folder))).is_dir():
         return
     for _ in range(40):
@@ -216,12 +215,12 @@ def _is_locked(path: Path) -> bool:
 
 
 def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
-    """A checkpoint folder -> its model (float32, eval mode) and its tokenizer.
+    """The model (float32, eval mode) and the tokenizer of a checkpoint folder.
 
     Raises:
         CheckpointError: missing, incomplete or damaged, no checkpoint at all, or a tokenizer
             that isn't the model's.
-        ConfigError: a model of a kind that ours can't be.
+        ConfigError: a model that `ModelConfig` can't describe.
     """
     folder = Path(folder)
     _settle(folder)
@@ -230,15 +229,17 @@ def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
         tokenizer = Tokenizer.load(folder)
     except DataError as error:
         raise CheckpointError(f"the checkpoint '{folder}' can't be used: {error}") from None
-    return _belonging_together(folder, model, tokenizer), tokenizer
+    return _without_padding(folder, model, tokenizer), tokenizer
 
 
-def _belonging_together(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> LanguageModel:
-    """The model, with as many tokens as the tokenizer has.
+def _without_padding(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> LanguageModel:
+    """The model with as many tokens as the tokenizer has.
 
-    Other programs round a vocabulary up to a multiple of 8 to 512. The tokenizer never makes those
-    tokens, so no text was ever learned with them, and nothing may be predicted that stands for no
-    bytes: their rows are left out.
+    Other programs round a vocabulary up to a multiple of 8 to 512. The tokenizer never gives the
+    added tokens and they stand for no bytes, so their rows are removed.
+
+    Raises:
+        CheckpointError: the difference is no such padding.
     """
     found, wanted = tokenizer.vocab_size, model.config.vocab_size
     if found == wanted:
@@ -255,7 +256,7 @@ def _belonging_together(folder: Path, model: LanguageModel, tokenizer: Tokenizer
 
 
 def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What training needs to go on from ``folder``: its state and its tensors.
+    """The contents of state.json, and the tensors, with which a training is resumed.
 
     Raises:
         CheckpointError: where there is none, or it is damaged.
@@ -273,13 +274,13 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
     if lacking:
         raise CheckpointError(
             f"'{path}' can't be used: it lacks {', '.join(lacking)}. It is damaged, or another "
-            f"version of this program saved it. {_ANEW}"
+            f"version of this program saved it. {_ADVICE}"
         )
     path = inner / "tensors.safetensors"
     try:
         with open(path, "rb"), named_in_utf8(path) as source:
-            return state, load_file(source)  # which calls every file that it can't open missing
+            return state, load_file(source)  # load_file reports files that it can't open as missing
     except OSError as error:
         raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}. {_ANEW}") from None
+        raise CheckpointError(f"'{path}' is damaged: {error}. {_ADVICE}") from None

@@ -1,29 +1,28 @@
-"""A checkpoint as a Hugging Face folder: the names and the config of each family.
+"""A checkpoint as a Hugging Face folder: names and shapes of the tensors, saving and loading.
 
 The Itera model is a ``GraniteMoeHybrid``, the Transformer a ``Llama``, the reference a ``GPT2``;
-`transformers` loads either as it is, with no code of ours.
+`transformers` loads them as they are, with no code of ours.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from itera_lite import __version__
-from itera_lite.checkpoint import gpt2
-from itera_lite.checkpoint.hf_config import from_hf_config
+from itera_lite.checkpoint.hf_config import from_hf_config, to_hf_config
 from itera_lite.checkpoint.weights import WEIGHTS, read_weights, require_checkpoint, write_tensors
-from itera_lite.config import ModelConfig
+from itera_lite.config import Family, ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
-from itera_lite.files import write_json
+from itera_lite.files import read_json, write_json
 from itera_lite.model import LanguageModel
-from itera_lite.reading import read_json
+from itera_lite.sampling import DEFAULTS
 
-MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program's
-_BOTH = {
+MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program
+
+_ATTENTION = {
     "mixer_norm.weight": "input_layernorm.weight",
     "ffn_norm.weight": "post_attention_layernorm.weight",
     "mixer.q_proj.weight": "self_attn.q_proj.weight",
@@ -31,141 +30,105 @@ _BOTH = {
     "mixer.v_proj.weight": "self_attn.v_proj.weight",
     "mixer.o_proj.weight": "self_attn.o_proj.weight",
 }
-_ITERA = _BOTH | {
-    "mixer.in_proj.weight": "mamba.in_proj.weight",
-    "mixer.conv_weight": "mamba.conv1d.weight",
-    "mixer.conv_bias": "mamba.conv1d.bias",
-    "mixer.dt_bias": "mamba.dt_bias",
-    "mixer.A_log": "mamba.A_log",
-    "mixer.D": "mamba.D",
-    "mixer.norm.weight": "mamba.norm.weight",
-    "mixer.out_proj.weight": "mamba.out_proj.weight",
-    "ffn.router.weight": "block_sparse_moe.router.layer.weight",
-    "ffn.gate_up": "block_sparse_moe.input_linear.weight",
-    "ffn.down": "block_sparse_moe.output_linear.weight",
-    "ffn.shared.gate_up.weight": "shared_mlp.input_linear.weight",
-    "ffn.shared.down.weight": "shared_mlp.output_linear.weight",
-    "ffn.gate_up.weight": "shared_mlp.input_linear.weight",
-    "ffn.down.weight": "shared_mlp.output_linear.weight",
+_GPT2 = {
+    "mixer_norm": "ln_1",
+    "mixer.q_proj": "attn.c_attn",
+    "mixer.k_proj": "attn.c_attn",
+    "mixer.v_proj": "attn.c_attn",
+    "mixer.o_proj": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn.up": "mlp.c_fc",
+    "ffn.down": "mlp.c_proj",
+}
+# The parameters of a layer under Hugging Face's names; of several with one name, its tensor is
+# the concatenation.
+_LAYER: dict[Family, dict[str, str]] = {
+    "transformer": {**_ATTENTION, "ffn.down.weight": "mlp.down_proj.weight"},
+    "itera": {
+        **_ATTENTION,
+        "mixer.in_proj.weight": "mamba.in_proj.weight",
+        "mixer.conv_weight": "mamba.conv1d.weight",
+        "mixer.conv_bias": "mamba.conv1d.bias",
+        "mixer.dt_bias": "mamba.dt_bias",
+        "mixer.A_log": "mamba.A_log",
+        "mixer.D": "mamba.D",
+        "mixer.norm.weight": "mamba.norm.weight",
+        "mixer.out_proj.weight": "mamba.out_proj.weight",
+        "ffn.router.weight": "block_sparse_moe.router.layer.weight",
+        "ffn.gate_up": "block_sparse_moe.input_linear.weight",
+        "ffn.down": "block_sparse_moe.output_linear.weight",
+        "ffn.shared.gate_up.weight": "shared_mlp.input_linear.weight",
+        "ffn.shared.down.weight": "shared_mlp.output_linear.weight",
+        "ffn.gate_up.weight": "shared_mlp.input_linear.weight",
+        "ffn.down.weight": "shared_mlp.output_linear.weight",
+    },
+    "gpt2": {
+        f"{ours}.{part}": f"{theirs}.{part}"
+        for ours, theirs in _GPT2.items()
+        for part in ("weight", "bias")
+    },
 }
 _TOP = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
+_TOP_GPT2 = {
+    "embedding.weight": "transformer.wte.weight",
+    "positions.weight": "transformer.wpe.weight",
+    "norm.weight": "transformer.ln_f.weight",
+    "norm.bias": "transformer.ln_f.bias",
+}
 
 
-def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
-    """The ``config.json`` of a model: ``granitemoehybrid``, ``llama`` or ``gpt2``."""
-    c = config
-    if c.is_gpt2:
-        return gpt2.to_hf_config(c, eot_id)
-    common: dict[str, Any] = {
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.d_model,
-        "num_hidden_layers": c.n_layers,
-        "num_attention_heads": c.n_heads,
-        "num_key_value_heads": c.n_kv_heads,
-        "hidden_act": "silu",
-        "max_position_embeddings": c.max_seq_len,
-        "rms_norm_eps": c.norm_eps,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "use_cache": True,
-        "bos_token_id": eot_id,
-        "eos_token_id": eot_id,
-        "pad_token_id": eot_id,
-        "dtype": "float32",
-    }
-    if c.family == "transformer":
-        return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "intermediate_size": c.d_ff,
-            "head_dim": c.head_dim,
-            "mlp_bias": False,
-            "rope_theta": c.rope_theta,
-            "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
-            **common,
-        }
-    return {
-        "architectures": ["GraniteMoeHybridForCausalLM"],
-        "model_type": "granitemoehybrid",
-        # 'mamba' and 'attention' load in transformers 4 and 5 and in llama.cpp's tools.
-        "layer_types": ["mamba" if kind == "m" else "attention" for kind in c.pattern],
-        "position_embedding_type": None,
-        "intermediate_size": c.d_expert or c.d_ff,
-        "shared_intermediate_size": c.d_ff,
-        "num_local_experts": c.n_experts,
-        "num_experts_per_tok": c.top_k,
-        "router_aux_loss_coef": 0.01,
-        "output_router_logits": False,
-        "embedding_multiplier": c.embedding_multiplier,
-        "residual_multiplier": c.residual_multiplier,
-        "logits_scaling": c.logits_scaling,
-        "attention_multiplier": c.head_dim**-0.5,
-        "mamba_n_heads": c.n_ssm_heads,
-        "mamba_d_head": c.ssm_head_dim,
-        "mamba_n_groups": 1,
-        "mamba_d_state": c.d_state,
-        "mamba_d_conv": c.d_conv,
-        "mamba_expand": 2,
-        "mamba_chunk_size": 64,
-        "mamba_conv_bias": True,
-        "mamba_proj_bias": False,
-        **common,
-    }
+def _hf_views(model: LanguageModel) -> dict[str, list[Tensor]]:
+    """Hugging Face's name of each tensor -> the views of our parameters that it consists of.
+
+    Concatenated along the last axis, the views are Hugging Face's tensor; copying the tensor's
+    parts into the views sets our parameters.
+    """
+    c = model.config
+    gpt2 = c.family == "gpt2"
+    top = _TOP_GPT2 if gpt2 else _TOP
+    views: dict[str, list[Tensor]] = {}
+    for name, value in model.state_dict().items():
+        if name in top:
+            views[top[name]] = [value]
+            continue
+        _, layer, rest = name.split(".", 2)
+        prefix = f"transformer.h.{layer}." if gpt2 else f"model.layers.{layer}."
+        if c.family == "transformer" and rest == "ffn.gate_up.weight":
+            gate, up = value.chunk(2)
+            views[prefix + "mlp.gate_proj.weight"] = [gate]
+            views[prefix + "mlp.up_proj.weight"] = [up]
+            continue
+        if rest == "mixer.conv_weight":
+            value = value[:, None]
+        elif gpt2 and value.dim() == 2:
+            value = value.T  # GPT-2 stores its projections as (in, out)
+        views.setdefault(prefix + _LAYER[c.family][rest], []).append(value)
+    if c.n_experts and not c.d_ff:  # transformers always has a shared expert, here an empty one
+        for number in range(c.n_layers):
+            prefix = f"model.layers.{number}.shared_mlp."
+            views[prefix + "input_linear.weight"] = [torch.zeros(0, c.d_model)]
+            views[prefix + "output_linear.weight"] = [torch.zeros(c.d_model, 0)]
+    return views
 
 
 def to_hf_weights(model: LanguageModel) -> dict[str, Tensor]:
     """Our parameters under Hugging Face's names and in its shapes (float32)."""
-    c = model.config
-    if c.is_gpt2:
-        return gpt2.to_hf_weights(model)
-    weights: dict[str, Tensor] = {}
-    for name, value in model.state_dict().items():
-        value = value.detach().float().contiguous()
-        if name in _TOP:
-            weights[_TOP[name]] = value
-            continue
-        _, layer, rest = name.split(".", 2)
-        prefix = f"model.layers.{layer}."
-        if c.family == "transformer" and rest == "ffn.gate_up.weight":
-            gate, up = value.chunk(2)
-            weights[prefix + "mlp.gate_proj.weight"] = gate.contiguous()
-            weights[prefix + "mlp.up_proj.weight"] = up.contiguous()
-        elif c.family == "transformer" and rest == "ffn.down.weight":
-            weights[prefix + "mlp.down_proj.weight"] = value
-        else:
-            value = value[:, None] if rest.endswith("conv_weight") else value
-            weights[prefix + _ITERA[rest]] = value
-    if c.n_experts and not c.d_ff:  # transformers always has a shared expert, here an empty one
-        for number in range(c.n_layers):
-            prefix = f"model.layers.{number}.shared_mlp."
-            weights[prefix + "input_linear.weight"] = torch.zeros(0, c.d_model)
-            weights[prefix + "output_linear.weight"] = torch.zeros(c.d_model, 0)
-    return weights
+    return {
+        name: torch.cat(views, dim=-1).float() if len(views) > 1 else views[0].float().contiguous()
+        for name, views in _hf_views(model).items()
+    }
 
 
 def from_hf_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
-    """Load Hugging Face's tensors, of the names and shapes that `to_hf_weights` gives, into
-    ``model``."""
-    if model.config.is_gpt2:
-        gpt2.from_hf_weights(model, weights)
-        return
-    for name, target in model.state_dict().items():
-        if name in _TOP:
-            target.copy_(weights[_TOP[name]])
-            continue
-        _, layer, rest = name.split(".", 2)
-        prefix = f"model.layers.{layer}."
-        if model.config.family == "transformer" and rest == "ffn.gate_up.weight":
-            halves = [weights[f"{prefix}mlp.{half}_proj.weight"] for half in ("gate", "up")]
-            target.copy_(torch.cat(halves))
-        elif model.config.family == "transformer" and rest == "ffn.down.weight":
-            target.copy_(weights[prefix + "mlp.down_proj.weight"])
-        elif rest.endswith("conv_weight"):
-            target.copy_(weights[prefix + _ITERA[rest]][:, 0])
-        else:
-            target.copy_(weights[prefix + _ITERA[rest]])
+    """Load Hugging Face's tensors into ``model``.
+
+    Args:
+        weights: tensors of the names and shapes that `to_hf_weights` gives.
+    """
+    for name, views in _hf_views(model).items():
+        parts = weights[name].split([view.shape[-1] for view in views], dim=-1)
+        for view, part in zip(views, parts, strict=True):
+            view.copy_(part)
 
 
 def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
@@ -174,28 +137,24 @@ def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = to_hf_config(model.config, eot_id)
     write_json(folder / "config.json", config | {MADE_WITH: f"itera-lite {__version__}"})
-    write_json(
-        folder / "generation_config.json",
-        {
-            "bos_token_id": eot_id,
-            "eos_token_id": eot_id,
-            "pad_token_id": eot_id,
-            "do_sample": True,
-            "temperature": 0.8,
-            "top_p": 0.95,
-        },
-    )
+    generation = {
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id),
+        "do_sample": True,
+        "temperature": DEFAULTS.temperature,
+        "top_p": DEFAULTS.top_p,
+    }
+    write_json(folder / "generation_config.json", generation)
     write_tensors(folder / WEIGHTS, to_hf_weights(model))
 
 
 def load_model(folder: str | Path) -> LanguageModel:
     """Read a Hugging Face folder of any of the families into a `LanguageModel` (eval mode).
 
-    The weights may be in several files, as model.safetensors.index.json says.
+    The weights may be in several files, with an index in model.safetensors.index.json.
 
     Raises:
-        CheckpointError: where the folder is missing, incomplete, damaged or no checkpoint.
-        ConfigError: where the model is of a kind that ours can't be.
+        CheckpointError: the folder is missing, incomplete, damaged or no checkpoint.
+        ConfigError: a model that `ModelConfig` can't describe.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -213,7 +172,7 @@ def read_config(folder: Path) -> ModelConfig:
 
     Raises:
         CheckpointError: the folder is missing, is no checkpoint, or its config.json is damaged.
-        ConfigError: the model is of a kind that ours can't be.
+        ConfigError: a model that `ModelConfig` can't describe.
     """
     require_checkpoint(folder)
     path = folder / "config.json"

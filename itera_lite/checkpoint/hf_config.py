@@ -1,9 +1,8 @@
-"""Hugging Face's ``config.json`` as our `ModelConfig`: every field is obeyed, or refused by name.
+"""Hugging Face's ``config.json`` and our `ModelConfig`, both ways; unknown fields are refused.
 
-A field of a family stands in one of three tables: `USED` decides something of our model, `FIXED`
-has the only values that our model can be, `HARMLESS` doesn't change what a forward pass gives.
-A field in none of them is refused unless it says nothing (null, false, empty): what this program
-doesn't know, it can't obey.
+A field of a family is in one of three tables: `USED` sets a field of our model, `FIXED` has the
+only values that our model supports, `HARMLESS` doesn't change the result of a forward pass. A field
+in none of them is refused unless it is null, false or empty: it might ask for another computation.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from itera_lite.errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class Number:
-    """A number of the file: its kind and range, and whether the file may lack it."""
+    """The type and range of a number in the file, and whether it must be there."""
 
     kind: type
     low: float
@@ -91,7 +90,7 @@ USED: dict[str, dict[str, Number]] = {
         "mamba_d_conv": _whole(),
     },
 }
-# Read by the code below, for they are no numbers.
+# Fields that aren't numbers, which the functions below read
 USED_OTHERS = {
     "gpt2": {"model_type"},
     "llama": {"model_type", "rope_parameters", "rope_scaling"},
@@ -99,7 +98,7 @@ USED_OTHERS = {
 }
 
 _NO_LIMIT = ([0.0, math.inf], [0.0, {"__float__": "Infinity"}])  # as JSON has it, both ways
-# What a field must be; before that, what it is where the file lacks it.
+# (value where the file lacks the field, values that are supported)
 _FIXED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "is_encoder_decoder": (False, (False,)),
     "add_cross_attention": (False, (False,)),
@@ -163,9 +162,9 @@ _HARMLESS = """
     forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
     begin_suppress_tokens made_with
 """
-# Fields of the training, of generation, of what transformers returns, of where the file is from
+# Fields about training, generation, the output of transformers, or the origin of the file
 HARMLESS = frozenset(_HARMLESS.split())
-# Positions that the family has none of, so what is said about them has no effect
+# Fields about positions, which this family doesn't have
 HARMLESS_OF = {
     "gpt2": frozenset(),
     "llama": frozenset(),
@@ -174,12 +173,97 @@ HARMLESS_OF = {
 _LETTERS = {"mamba": "m", "linear_attention": "m", "attention": "a", "full_attention": "a"}
 
 
+def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
+    """The contents of ``config.json`` for a model: ``granitemoehybrid``, ``llama`` or ``gpt2``.
+
+    Args:
+        eot_id: id of ``<|endoftext|>``.
+    """
+    c = config
+    tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id)
+    if c.family == "gpt2":
+        return {
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "vocab_size": c.vocab_size,
+            "n_positions": c.max_seq_len,
+            "n_embd": c.d_model,
+            "n_layer": c.n_layers,
+            "n_head": c.n_heads,
+            "n_inner": c.d_ff,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": c.norm_eps,
+            "resid_pdrop": c.dropout,
+            "embd_pdrop": c.dropout,
+            "attn_pdrop": 0.0,
+            "tie_word_embeddings": True,
+            "use_cache": True,
+            **tokens,
+            "dtype": "float32",
+        }
+    common: dict[str, Any] = {
+        "vocab_size": c.vocab_size,
+        "hidden_size": c.d_model,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "num_key_value_heads": c.n_kv_heads,
+        "hidden_act": "silu",
+        "max_position_embeddings": c.max_seq_len,
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "use_cache": True,
+        **tokens,
+        "dtype": "float32",
+    }
+    if c.family == "transformer":
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "intermediate_size": c.d_ff,
+            "head_dim": c.head_dim,
+            "mlp_bias": False,
+            "rope_theta": c.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": c.rope_theta},
+            **common,
+        }
+    return {
+        "architectures": ["GraniteMoeHybridForCausalLM"],
+        "model_type": "granitemoehybrid",
+        # 'mamba' and 'attention' load in transformers 4 and 5 and in llama.cpp's tools.
+        "layer_types": ["mamba" if kind == "m" else "attention" for kind in c.pattern],
+        "position_embedding_type": None,
+        "intermediate_size": c.d_expert or c.d_ff,
+        "shared_intermediate_size": c.d_ff,
+        "num_local_experts": c.n_experts,
+        "num_experts_per_tok": c.top_k,
+        "router_aux_loss_coef": 0.01,
+        "output_router_logits": False,
+        "embedding_multiplier": c.embedding_multiplier,
+        "residual_multiplier": c.residual_multiplier,
+        "logits_scaling": c.logits_scaling,
+        "attention_multiplier": c.head_dim**-0.5,
+        "mamba_n_heads": c.n_ssm_heads,
+        "mamba_d_head": c.ssm_head_dim,
+        "mamba_n_groups": 1,
+        "mamba_d_state": c.d_state,
+        "mamba_d_conv": c.d_conv,
+        "mamba_expand": 2,
+        "mamba_chunk_size": 64,
+        "mamba_conv_bias": True,
+        "mamba_proj_bias": False,
+        **common,
+    }
+
+
 def from_hf_config(raw: Any) -> ModelConfig:
-    """The value of a ``config.json`` -> `ModelConfig`.
+    """The `ModelConfig` of the value in a ``config.json``.
 
     Raises:
-        CheckpointError: a field that is missing, or isn't what it must be: a damaged file.
-        ConfigError: another kind of model, or a feature that ours doesn't have.
+        CheckpointError: a field is missing or has a wrong type or range: a damaged file.
+        ConfigError: another kind of model, or a feature that isn't supported.
     """
     if not isinstance(raw, dict):
         raise CheckpointError(f"it holds {_short(raw)}: expected an object {{...}}")
@@ -194,7 +278,7 @@ def from_hf_config(raw: Any) -> ModelConfig:
 
 
 def _refuse(family: str, raw: dict[str, Any]) -> None:
-    """Raises `ConfigError` for a field that asks for what our model isn't."""
+    """Raises `ConfigError` for a field that asks for an unsupported feature."""
     for name, (default, allowed) in FIXED[family].items():
         value = default if raw.get(name) is None else raw[name]
         if value not in allowed:
@@ -278,7 +362,7 @@ def _itera(values: dict[str, Any], raw: dict[str, Any]) -> ModelConfig:
 
 
 def _common(values: dict[str, Any]) -> dict[str, Any]:
-    """What Llama and Granite have under the same names."""
+    """The fields with the same names in Llama and Granite."""
     width, heads = values["hidden_size"], values["num_attention_heads"]
     _need_divisor("num_attention_heads", heads, "hidden_size", width)
     head_dim = values["head_dim"] or width // heads
@@ -303,8 +387,8 @@ def _need_divisor(name: str, value: int, of: str, whole: int) -> None:
 
 
 def _rope_theta(given: float | None, raw: dict[str, Any]) -> float:
-    """The base of the rotary positions; in transformers ``rope_scaling`` goes before
-    ``rope_parameters``, and both before the field by itself."""
+    """The base of the rotary positions. As in transformers, ``rope_scaling`` has precedence over
+    ``rope_parameters``, and both over the field ``rope_theta`` itself."""
     rope: Any = raw.get("rope_scaling") or raw.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise CheckpointError(f"rope_parameters={_short(rope)}: expected an object {{...}}")
@@ -336,7 +420,7 @@ def _pattern(n_layers: int, raw: dict[str, Any]) -> str:
 
 
 def _ssm_head_dim(values: dict[str, Any], raw: dict[str, Any]) -> int:
-    """``mamba_d_head``, which may be "auto"; it has to agree with ``mamba_n_heads``."""
+    """``mamba_d_head``, which may be "auto", checked against ``mamba_n_heads``."""
     inner, heads = 2 * values["hidden_size"], values["mamba_n_heads"]
     width = raw.get("mamba_d_head")
     if width in (None, "auto"):

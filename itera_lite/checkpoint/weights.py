@@ -1,7 +1,7 @@
-"""The weights of a checkpoint folder: which file they are in, and whether they are a model's.
+"""Reads the weights of a checkpoint folder, after checking that they are those of its model.
 
-Names, shapes and kinds of numbers are compared with the model's before anything is loaded, so a
-config.json that asks for more than the file has costs no memory.
+Names, shapes and number types are compared with the model's before anything is loaded, so that a
+config.json of a much larger model costs no memory.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from itera_lite.errors import CheckpointError
-from itera_lite.files import named_in_utf8, write_bytes
-from itera_lite.reading import exists, is_file, is_folder, read_object
+from itera_lite.files import exists, is_file, is_folder, named_in_utf8, read_object, write_bytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -24,22 +23,22 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 # Tensors that older versions of transformers saved, which follow from the config.
 _DERIVED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-_HEAD = "lm_head.weight"  # some files hold it though it is the embedding
+_HEAD = "lm_head.weight"  # in some files, a copy of the embedding
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 _LISTED = 5  # names in a message
 _EXPECTED = "expected a folder with config.json and model.safetensors, as `itera train` writes it"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """Write a safetensors file whole or not at all, readable for whom the umask allows."""
+    """Write a safetensors file, whole or not at all, with the permissions of the umask."""
     return write_bytes(path, save(dict(tensors), metadata={"format": "pt"}))
 
 
 def require_checkpoint(folder: Path) -> None:
-    """Says what ``folder`` is, where it isn't a checkpoint.
+    """Check that ``folder`` is a checkpoint.
 
     Raises:
-        CheckpointError: it isn't one, or may not be read.
+        CheckpointError: it isn't, or may not be read; says what it is instead.
     """
     try:
         if not exists(folder):
@@ -55,7 +54,7 @@ def require_checkpoint(folder: Path) -> None:
 
 
 def _not_a_folder(path: Path) -> str:
-    """What a file is that was given for a checkpoint, and what to give instead."""
+    """The message for a file instead of a checkpoint: what it is and what to give instead."""
     with open(path, "rb") as file:
         begins = file.read(4)
     if begins == b"GGUF":
@@ -70,7 +69,7 @@ def _not_a_folder(path: Path) -> str:
 
 
 def _no_config(folder: Path) -> str:
-    """What a folder without config.json is, and what to give instead."""
+    """The message for a folder without config.json: what it is and what to give instead."""
     inside = sorted(folder.iterdir())
     if not inside:
         return f"'{folder}' is an empty folder: {_EXPECTED}"
@@ -138,7 +137,7 @@ def _find(folder: Path) -> dict[str, Path]:
 
 def _names(path: Path) -> list[str]:
     """The tensors of a safetensors file."""
-    with open(path, "rb") as file:  # safetensors calls every file that it can't open missing
+    with open(path, "rb") as file:  # safetensors reports files that it can't open as missing
         begins = file.read(64)
     if begins.startswith(b"version https://git-lfs"):
         raise CheckpointError(
@@ -154,20 +153,20 @@ def _names(path: Path) -> list[str]:
 def _shards(folder: Path) -> dict[str, Path]:
     """Maps each tensor's name to its file, for weights that are split into several files."""
     path = folder / INDEX
-    shown = read_object(path, CheckpointError).get("weight_map")
-    if not isinstance(shown, dict) or not all(
-        isinstance(file, str) and Path(file).name == file for file in shown.values()
+    files = read_object(path, CheckpointError).get("weight_map")
+    if not isinstance(files, dict) or not all(
+        isinstance(file, str) and Path(file).name == file for file in files.values()
     ):
         raise CheckpointError(
             f"'{path}' is damaged: expected 'weight_map', an object with the file of each tensor"
         )
     where: dict[str, Path] = {}
-    for name in sorted(set(shown.values())):
+    for name in sorted(set(files.values())):
         file = folder / name
         if not is_file(file):
             raise CheckpointError(f"'{path}' names '{name}', which '{folder}' doesn't have")
         where |= dict.fromkeys(_names(file), file)
-    for tensor, name in shown.items():
+    for tensor, name in files.items():
         if where.get(tensor) != folder / name:
             raise CheckpointError(f"'{path}' says that '{name}' holds '{tensor}': it doesn't")
     return where

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from itera_lite.config import DEFAULT_VOCABULARY
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.files import check_writable
 from itera_lite.quantities import check_numbers, seed_of, whole_number
+from itera_lite.records import Seeds
 from itera_lite.studies.seeds import SeedStudy
 
 MOST_RUNS = 10_000
@@ -27,7 +27,7 @@ def bench_seeds(
     vocab_size: int = DEFAULT_VOCABULARY,
     threads: int | None = None,
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Seeds:
     """Train both models with several seeds.
 
     Each run has the same budget: equal tokens, or equal training time. Adds to seeds.json,

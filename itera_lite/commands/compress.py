@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from itera_lite.commands.compress_experts import describe_experts
 from itera_lite.commands.compress_quantize import describe_quantization
 from itera_lite.compress.fit import Fit
 from itera_lite.compress.start import Start, TextOptions
 from itera_lite.errors import UsageError
-from itera_lite.export.gguf import refuse_gpt2
+from itera_lite.export.gguf import check_exportable
 from itera_lite.quantities import bytes_of, check_numbers, share_of
-from itera_lite.train.session import Compute
+from itera_lite.records import Quantization, Summary
+from itera_lite.train.compute import Compute
 
 
 def compress(
@@ -29,7 +29,7 @@ def compress(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary:
     """Make a model smaller: say how small, or how much worse it may get.
 
     With a size, the mildest way that fits: 8 bits; else 8 or 4 bits for each matrix; else 4 bits
@@ -52,7 +52,7 @@ def compress(
         results: Folder of the result files.
 
     Returns:
-        The result's summary. Under ``compress`` it has ``steps``: what was done and why.
+        The result's summary. Its ``compression`` has ``steps``: what was done and why.
     """
     if (target_bytes is None) == (max_loss is None):
         raise UsageError("say how small or how good: give one of --target-bytes and --max-loss")
@@ -61,15 +61,15 @@ def compress(
     limit = None if target_bytes is None else bytes_of("target-bytes", target_bytes)
     loss = 0.0 if max_loss is None else share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
-    refuse_gpt2(start.folder, start.model.config)
+    check_exportable(start.folder, start.model.config)
 
     def explain(sentence: str) -> None:
         if not quiet:
             print(sentence)
 
-    def made(summary: dict[str, Any]) -> None:
-        by_quantizing = summary["compress"]["verb"] == "quantize"
-        explain((describe_quantization if by_quantizing else describe_experts)(summary))
+    def made(summary: Summary) -> None:
+        quantized = isinstance(summary.compression, Quantization)
+        explain((describe_quantization if quantized else describe_experts)(summary))
 
     with start.claimed(
         name, f"{start.name}_small", checkpoints, results, overwrite=overwrite
@@ -77,5 +77,6 @@ def compress(
         compute = Compute.prepare(threads=threads, quiet=quiet)
         fit = Fit(start, files, compute, text, explain, made)
         summary = fit.within_loss(loss) if limit is None else fit.to_size(limit)
-    explain(f"Written to {summary['compress']['file']}")
+    assert isinstance(summary.compression, Quantization)
+    explain(f"Written to {summary.compression.file}")
     return summary

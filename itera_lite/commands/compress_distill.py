@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K, Distillation
 from itera_lite.distill.plan import DistillationPlan
 from itera_lite.errors import UsageError
+from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import check_numbers, seed_of, whole_number
+from itera_lite.records import Summary, TeacherComparison
+from itera_lite.terminal import table
+from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import budget_of
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.run_files import refuse_input
-from itera_lite.train.session import Compute, threads_restored
+from itera_lite.train.run_files import RunFiles, refuse_input
 
 
 def distill(
@@ -42,7 +43,7 @@ def distill(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary | TeacherComparison:
     """Train a small model on what a larger one says.
 
     The teachers' likeliest next tokens are kept in the cache folder, for as much of the text
@@ -99,9 +100,9 @@ def distill(
     for folder in (*(each.folder for each in plan.teachers), plan.student.folder):
         if folder is not None:
             refuse_input(files, folder)
-    with threads_restored():
+    with torch_threads():
         if compare:
-            from itera_lite.studies.teacher_or_not import compare_distillation, table
+            from itera_lite.studies.teacher_or_not import compare_distillation
 
             budget = budget_of(plan.dataset, None, minutes, tokens)
             compute = Compute.prepare(precision, threads, quiet)
@@ -109,7 +110,7 @@ def distill(
                 *(plan, objective, budget, files, compute, seeds, seed), overwrite=overwrite
             )
             if not quiet:
-                print(table(record))
+                print(_comparison(record))
             return record
         with files.claimed(resume=resume, overwrite=overwrite):
             going_on = resume and files.resumable
@@ -122,31 +123,54 @@ def distill(
                 resume=going_on,
                 patience=patience,
             )
-    _warn_of_weak_teachers(summary)
+    warn_of_weak_teachers(summary)
     if not quiet:
         print(describe_distillation(summary))
     return summary
 
 
-def _warn_of_weak_teachers(summary: dict[str, Any]) -> None:
-    best = min(teacher["bpb"] for teacher in summary["distillation"]["teachers"])
-    own = summary["valid"]["bpb"]
-    if best >= own:
+def warn_of_weak_teachers(summary: Summary) -> None:
+    """Warn where no teacher is better than the student became."""
+    assert summary.distillation and summary.valid
+    best = min(teacher.bpb for teacher in summary.distillation.teachers)
+    if best >= summary.valid.bpb:
         print(
             f"warning: no teacher is better ({best:.4f} bits per byte) than the student "
-            f"({own:.4f}): train a better teacher first",
+            f"({summary.valid.bpb:.4f}): train a better teacher first",
             file=sys.stderr,
         )
 
 
-def describe_distillation(summary: dict[str, Any]) -> str:
+def describe_distillation(summary: Summary) -> str:
     """What was gained and what it cost, in two lines."""
-    record = summary["distillation"]
-    cache, own = record["cache"], summary["valid"]["bpb"]
-    names = ", ".join(f"{each['name']} {each['bpb']:.4f}" for each in record["teachers"])
+    made = summary.distillation
+    assert made and summary.valid and summary.training
+    names = ", ".join(f"{teacher.name} {teacher.bpb:.4f}" for teacher in made.teachers)
     return (
-        f"teachers: {names} bits per byte, {record['teacher_seconds']:.0f} s for what the "
-        f"student saw; student: {own:.4f}, {summary['train']['seconds']:.0f} s\n"
-        f"the teachers' top {record['k']} hold {cache['top_k_mass']:.1%} of the probability and "
-        f"take {cache['disk_bytes'] / 1e6:,.0f} MB in the cache"
+        f"teachers: {names} bits per byte, {made.teacher_seconds:.0f} s for what the student saw; "
+        f"student: {summary.valid.bpb:.4f}, {summary.training.seconds:.0f} s\n"
+        f"the teachers' top {made.top_k} hold {made.cache.top_k_mass:.1%} of the probability and "
+        f"take {made.cache.disk_bytes / 1e6:,.0f} MB in the cache"
     )
+
+
+def _comparison(record: TeacherComparison) -> str:
+    """The sides of a comparison, and the verdicts."""
+    header = ("student", "bits/byte", "lowest", "highest", "training s", "teacher s", "tokens")
+    rows = [
+        (
+            side.label,
+            f"{side.valid_bpb.median:.4f}",
+            f"{side.valid_bpb.min:.4f}",
+            f"{side.valid_bpb.max:.4f}",
+            f"{side.seconds.median:.0f}",
+            f"{side.teacher_seconds.median:.0f}",
+            f"{side.tokens.median:,.0f}",
+        )
+        for side in record.sides.values()
+    ]
+    verdicts = [
+        f"Against {record.sides[name].label}: {verdict.text}."
+        for name, verdict in record.verdicts.items()
+    ]
+    return "\n".join([table(header, rows), *verdicts])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from itera_lite.compress.experts import take_out_experts, write_mixture
 from itera_lite.compress.start import Start, TextOptions
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
+from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import check_numbers, share_of, whole_number
-from itera_lite.train.session import Compute, threads_restored
+from itera_lite.records import FewerExperts, Summary
+from itera_lite.train.compute import Compute
 
 
 def experts(
@@ -30,7 +31,7 @@ def experts(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary:
     """Take out the experts that your text hardly uses.
 
     Measures how much the text uses each expert, and drops or merges the least used ones, the
@@ -54,7 +55,7 @@ def experts(
         results: Folder of the result files.
 
     Returns:
-        The summary. Under ``compress`` it says what it began from, how much each expert was
+        The summary. Its ``compression`` says what it began from, how much each expert was
         used, and bits per byte before, after dropping, after merging and after training.
     """
     text = TextOptions(data, minutes, tokens, seed, resume)
@@ -77,7 +78,7 @@ def experts(
             f"--keep {keep}: '{start.folder}' has {config.n_experts} experts a layer and sends a "
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
-    with threads_restored():
+    with torch_threads():
         compute = Compute.prepare(threads=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
         made = take_out_experts(start, dataset, keep, limit, merge)
@@ -93,15 +94,15 @@ def experts(
     return summary
 
 
-def describe_experts(summary: dict[str, Any]) -> str:
+def describe_experts(summary: Summary) -> str:
     """What was taken out and what it cost, in a line."""
-    record = summary["compress"]
-    began, bpb = record["from"], record["bpb"]
-    lost = max(record["usage"]["weight_lost"])
-    steps = [f"{bpb[s]:.4f} {s}" for s in ("dropped", "merged", "trained") if bpb[s] is not None]
+    made, model = summary.compression, summary.model
+    assert isinstance(made, FewerExperts) and made.start
+    bpb = made.bpb
+    steps = (("dropped", bpb.dropped), ("merged", bpb.merged), ("trained", bpb.trained))
     return (
-        f"{summary['name']}: {began['n_experts']} -> {record['keep']} experts a layer, which "
-        f"had all but {lost:.1%} of the gate weight or more; {began['params']:,} -> "
-        f"{summary['params']['total']:,} parameters; bits per byte {bpb['before']:.4f} before, "
-        + ", ".join(steps)
+        f"{model.name}: {made.start.n_experts} -> {made.keep} experts a layer, which had all but "
+        f"{max(made.usage.weight_lost):.1%} of the gate weight or more; {made.start.params:,} -> "
+        f"{model.params.total:,} parameters; bits per byte {bpb.before:.4f} before, "
+        + ", ".join(f"{found:.4f} {step}" for step, found in steps if found is not None)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from itera_lite.compress import quantize as quantization
 from itera_lite.compress.quantize import QuantizeOptions, Type, usual_method
@@ -11,8 +11,9 @@ from itera_lite.compress.start import Start, TextOptions
 from itera_lite.distill.objective import MIX
 from itera_lite.errors import UsageError
 from itera_lite.quantities import bytes_of, check_numbers
+from itera_lite.records import Quantization, Summary
+from itera_lite.train.compute import Compute
 from itera_lite.train.run_files import refuse_input
-from itera_lite.train.session import Compute
 
 MethodOrAuto = Literal["auto", "plain", "gptq", "qat"]
 
@@ -36,7 +37,7 @@ def quantize(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary:
     """Store a model in 8 or 4 bits, with as little loss as the time allows.
 
     Writes a checkpoint with the rounded weights and, inside it, the GGUF file. The checkpoint
@@ -66,7 +67,7 @@ def quantize(
         results: Folder of the result files.
 
     Returns:
-        The summary. Under ``compress`` it has bytes and bits per byte before and after, these as
+        The summary. Its ``compression`` has bytes and bits per byte before and after, these as
         PyTorch and as the native engine score the validation text.
     """
     text = TextOptions(data or "", minutes, tokens, seed, resume)
@@ -100,23 +101,21 @@ def quantize(
     return summary
 
 
-def describe_quantization(summary: dict[str, Any]) -> str:
+def describe_quantization(summary: Summary) -> str:
     """The file, its size, and what was lost, in a few lines."""
-    record = summary["compress"]
-    size = record["bytes"]
+    made = summary.compression
+    assert isinstance(made, Quantization)
+    size, bpb = made.bytes, made.bpb
     lines = [
-        f"{record['file']}: {record['type']} by {record['method']}, "
-        f"{record['bits_per_weight']:.2f} bits per weight",
-        f"  bytes          {size['before']:>10,} -> {size['after']:,} "
-        f"({size['before'] / size['after']:.1f} times fewer than float32)",
+        f"{made.file}: {made.type} by {made.method}, {made.bits_per_weight:.2f} bits per weight",
+        f"  bytes          {size.before:>10,} -> {size.after:,} "
+        f"({size.before / size.after:.1f} times fewer than float32)",
     ]
-    if "bpb" in record:
-        b = record["bpb"]
-        lines += [
-            f"  bits per byte  {b['before']:10.4f} -> {b['after']:.4f}  (PyTorch)",
-            f"                 {b['before_engine']:10.4f} -> {b['after_engine']:.4f}  "
-            "(native engine, from the files)",
-        ]
-    else:
-        lines.append("  bits per byte not measured: name a set with --data")
+    if bpb is None:
+        return "\n".join([*lines, "  bits per byte not measured: name a set with --data"])
+    lines += [
+        f"  bits per byte  {bpb.before:10.4f} -> {bpb.after:.4f}  (PyTorch)",
+        f"                 {bpb.before_engine:10.4f} -> {bpb.after_engine:.4f}  "
+        "(native engine, from the files)",
+    ]
     return "\n".join(lines)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from itera_lite.compress.start import Start, TextOptions
 from itera_lite.compress.vocabulary import choose_size, resize
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.quantities import check_numbers, share_of, whole_number
-from itera_lite.train.session import Compute
+from itera_lite.records import Summary, VocabularyChange, VocabularyChoice
+from itera_lite.terminal import table
+from itera_lite.train.compute import Compute
 
 DEFAULT_SIZE = 2048
 
@@ -33,7 +34,7 @@ def vocab(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary:
     """Give a model a smaller vocabulary, made for your text.
 
     Trains a tokenizer on the text, carries the embedding over to it, and adapts the model.
@@ -58,7 +59,7 @@ def vocab(
         results: Folder of the result files.
 
     Returns:
-        The summary. Under ``compress`` it says what it began from, and bits per byte before,
+        The summary. Its ``compression`` says what it began from, and bits per byte before,
         right after the embedding was carried over, and after the adaptation.
     """
     text = TextOptions(data, minutes, tokens, seed, resume)
@@ -72,7 +73,7 @@ def vocab(
     size = DEFAULT_SIZE if size is None else size
     default = f"{start.name}_vauto" if auto else f"{start.name}_v{size}"
 
-    def show(summary: dict[str, Any]) -> None:
+    def show(summary: Summary) -> None:
         if not quiet:
             print(describe_vocabulary(summary))
 
@@ -80,62 +81,62 @@ def vocab(
         name, default, checkpoints, results, resume=resume, overwrite=overwrite
     ) as files:
         compute = Compute.prepare(threads=threads, quiet=quiet)
-        if auto:
-            summary = choose_size(start, files, compute, text, tolerance, show)
-        else:
+        if not auto:
             summary = resize(start, size, files, compute, text)
-    if not auto:
-        show(summary)
-        return summary
-    sizes = summary["compress"]["sizes"]
-    warn_of_loss(sizes, tolerance)
+            show(summary)
+            return summary
+        summary = choose_size(start, files, compute, text, tolerance, show)
+    assert isinstance(summary.compression, VocabularyChange) and summary.compression.sizes
+    choice = summary.compression.sizes
+    warn_of_loss(choice, tolerance)
     if not quiet:
-        print(_table(sizes))
-        print(f"{summary['name']}: {sizes['chosen']:,} tokens: {sizes['rule']}")
+        print(_table(choice))
+        print(f"{summary.model.name}: {choice.chosen:,} tokens: {choice.rule}")
     return summary
 
 
-def describe_vocabulary(summary: dict[str, Any]) -> str:
+def describe_vocabulary(summary: Summary) -> str:
     """What the new vocabulary changed, in a line."""
-    record = summary["compress"]
-    began, bpb, length = record["from"], record["bpb"], record["bytes_per_token"]
-    adapted = "" if bpb["adapted"] is None else f", {bpb['adapted']:.4f} adapted"
+    made, model = summary.compression, summary.model
+    assert isinstance(made, VocabularyChange) and made.start and summary.dataset
+    bpb, length = made.bpb, made.bytes_per_token
+    adapted = "" if bpb.adapted is None else f", {bpb.adapted:.4f} adapted"
     return (
-        f"{summary['name']}: vocabulary {began['vocab_size']:,} -> "
-        f"{summary['config']['vocab_size']:,}, "
-        f"{length['before']:.2f} -> {length['after']:.2f} bytes a token, "
-        f"{began['params']:,} -> {summary['params']['total']:,} parameters; bits per "
-        f"byte {bpb['before']:.4f} before, {bpb['carried_over']:.4f} carried over{adapted}"
+        f"{model.name}: vocabulary {made.start.vocab_size:,} -> {summary.dataset.vocab_size:,}, "
+        f"{length.before:.2f} -> {length.after:.2f} bytes a token, "
+        f"{made.start.params:,} -> {model.params.total:,} parameters; bits per "
+        f"byte {bpb.before:.4f} before, {bpb.carried_over:.4f} carried over{adapted}"
     )
 
 
-def warn_of_loss(sizes: dict[str, Any], tolerance: float) -> None:
+def warn_of_loss(choice: VocabularyChoice, tolerance: float) -> None:
     """Warn where even the chosen size is worse than the model as it was, by the tolerance."""
-    chosen = next(each for each in sizes["tried"] if each["size"] == sizes["chosen"])
-    now, before = chosen["bpb"], sizes["before"]["bpb"]
+    now = next(each.bpb for each in choice.tried if each.size == choice.chosen)
+    before = choice.before.bpb
     if now / before - 1 > tolerance:
         print(
-            f"warning: {chosen['size']:,} tokens are {now / before - 1:.1%} above the model as it "
+            f"warning: {choice.chosen:,} tokens are {now / before - 1:.1%} above the model as it "
             f"was ({now:.4f} against {before:.4f} bits per byte): adapt for longer (--minutes), "
             "or keep the model",
             file=sys.stderr,
         )
 
 
-def _table(sizes: dict[str, Any]) -> str:
+def _table(choice: VocabularyChoice) -> str:
     """The sizes side by side, and the model as it was."""
-    lines = [
-        f"{'vocabulary':>16} {'bits/byte':>10} {'Q8_0':>9} {'F32':>9} "
-        f"{'FLOPs/byte':>11} {'tokens/byte':>12}"
-    ]
-    for row in (*sizes["tried"], sizes["before"]):
-        last = "  chosen" if row["size"] == sizes["chosen"] else ""
-        if row is sizes["before"]:
-            last = "  as it was"
-        q8_0 = "-" if row["file_q8_0"] is None else f"{row['file_q8_0'] / 1e6:.2f} MB"
-        f32 = f"{row['file_f32'] / 1e6:.2f} MB"
-        lines.append(
-            f"{row['size']:>16,} {row['bpb']:>10.4f} {q8_0:>9} {f32:>9} "
-            f"{row['flops_per_byte']:>11,.0f} {row['tokens_per_byte']:>12.4f}{last}"
+    rows = []
+    for each in (*choice.tried, choice.before):
+        remark = "chosen" if each.size == choice.chosen else ""
+        rows.append(
+            (
+                f"{each.size:,}",
+                f"{each.bpb:.4f}",
+                "-" if each.file_q8_0 is None else f"{each.file_q8_0 / 1e6:.2f} MB",
+                f"{each.file_f32 / 1e6:.2f} MB",
+                f"{each.flops_per_byte:,.0f}",
+                f"{each.tokens_per_byte:.4f}",
+                "as it was" if each is choice.before else remark,
+            )
         )
-    return "\n".join(lines)
+    header = ("vocabulary", "bits/byte", "Q8_0", "F32", "FLOPs/byte", "tokens/byte", "")
+    return table(header, rows, "rrrrrrl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from itera_lite.data.prepare import Dataset, prepare
-from itera_lite.data.repairs import shown
+from itera_lite.data.repairs import printable
 from itera_lite.errors import UsageError
 
 MAX_SAMPLES = 10_000
@@ -28,7 +28,7 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
     """
     if not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
         raise UsageError(f"samples={samples}: expected 0 to {MAX_SAMPLES:,}")
-    dataset = prepare(data, vocab_size=vocab_size, say_notes=False)
+    dataset = prepare(data, vocab_size=vocab_size, print_notes=False)
     result = dict(dataset.manifest)
     result["path"] = str(dataset.path)
     result["splits"] = {
@@ -36,7 +36,7 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
         for split, entry in dataset.manifest["splits"].items()
     }
     result["samples"] = _samples(dataset, samples)
-    print(shown(_text(result)))
+    print(printable(_text(result)))
     return result
 
 

@@ -83,8 +83,8 @@ def demo(
     written = report(results=results, reports=reports)
     print("\n" + comparison_table(load_results(results)))
     for name, summary in summaries.items():
-        sample = summary["samples"][-1]
-        print(f"\n{name} goes on from '{sample['prompt']}':\n{sample['prompt']}{sample['text']}")
+        sample = summary.samples[-1]
+        print(f"\n{name} goes on from '{sample.prompt}':\n{sample.prompt}{sample.text}")
     print(f"\nThe report: {reports / 'efficiency_report.html'} (and .md)")
     print(f"Done in {(time.monotonic() - begin) / 60:.1f} min.", file=sys.stderr)
     return {"summaries": summaries, "report": written}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from itera_lite.errors import UsageError
-from itera_lite.export.summary import Summary
+from itera_lite.export.summary import ExportSummary
 from itera_lite.files import is_special
 
 
@@ -17,7 +17,7 @@ def export(
     format: Literal["gguf"] = "gguf",
     type: Literal["f32", "f16", "bf16", "q8_0", "q4_0", "mixed", "auto"] = "q8_0",
     output: Path | None = None,
-) -> Summary:
+) -> ExportSummary:
     """Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.
 
     Args:

@@ -18,18 +18,6 @@ from itera_lite.quantities import finite_number, seed_of, whole_number
 
 if TYPE_CHECKING:
     from itera_lite.engine import Model
-    from itera_lite.model.stream import Sampler as Sampler
-    from itera_lite.model.stream import stream as stream
-    from itera_lite.model.stream import stream_ids as stream_ids
-
-
-def __getattr__(name: str) -> Any:
-    """The PyTorch side, for those who import it from here; the verb itself does without."""
-    if name not in ("Sampler", "stream", "stream_ids"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from itera_lite.model import stream as module
-
-    return getattr(module, name)
 
 
 @dataclass
@@ -95,7 +83,7 @@ def generate(
         logit_bias: A number to add to a token's logit, by its id, as in --logit-bias.17=-5.
         log_probabilities: Also write each token's natural log-probability to standard error.
     """
-    from itera_lite.engine.find import find_model, load_model, shown
+    from itera_lite.engine.find import display_name, find_model, load_model
 
     given: dict[str, Any] = {
         "max_tokens": whole_number("max_tokens", max_tokens),
@@ -131,7 +119,7 @@ def generate(
         _print_tokens(model, ids, pieces.log_probabilities)
     print(
         f"[{len(ids)} tokens in {seconds:.2f} s: {speed:,.0f} tokens/s, 1 thread; "
-        f"ended by {pieces.finish_reason}; model: {shown(path)}]",
+        f"ended by {pieces.finish_reason}; model: {display_name(path)}]",
         file=sys.stderr,
     )
     return Generation(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from itera_lite.commands.compress_distill import describe_distillation
+from itera_lite.commands.compress_distill import describe_distillation, warn_of_weak_teachers
 from itera_lite.commands.compress_quantize import describe_quantization
 from itera_lite.commands.compress_vocab import describe_vocabulary
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
-from itera_lite.files import check_writable, write_json
-from itera_lite.machine.provenance import provenance
+from itera_lite.evaluate.bits import FINAL_BYTES
+from itera_lite.files import check_writable
+from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import check_numbers, whole_number
-from itera_lite.studies.ladder_costs import measure_rungs, middle, samples, targets_of
+from itera_lite.records import Ladder, Quantization, Summary, VocabularyChange
+from itera_lite.studies.ladder_costs import measure_ladder
 from itera_lite.studies.ladder_stages import (
     REFERENCES,
     STAGES,
@@ -23,8 +24,9 @@ from itera_lite.studies.ladder_stages import (
     make,
     stages,
 )
+from itera_lite.terminal import table
+from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
-from itera_lite.train.session import FINAL_BYTES, Compute, threads_restored
 
 MINUTES = 30.0
 QUICK_MINUTES = 0.15
@@ -34,7 +36,7 @@ REPEATS = 5
 QUICK_REPEATS = 3
 
 
-@threads_restored()
+@torch_threads()
 def ladder(
     data: str = "python",
     *,
@@ -51,7 +53,7 @@ def ladder(
     overwrite: bool = False,
     checkpoints: Path | None = None,
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Ladder:
     """Climb from a conventional Transformer to 100-300x, measured.
 
     Trains and makes every rung, then measures all of them in turns: bits per byte on held-out
@@ -64,10 +66,10 @@ def ladder(
         data: Set or path.
         quick: A small version in about 10 minutes: it shows the way, not what it leads to.
         minutes: Length of a training; a rung takes from 0.4 to 2 of them, a reference as long
-            as everything that the shipped artifact needs. Of two references, GPT-2 models of
+            as everything that the deployed model needs. Of two references, GPT-2 models of
             15 and 5 M parameters, the better one on the validation text is rung 0.
         size: Tokens of the small vocabulary.
-        student: Preset of the model that is shipped.
+        student: Preset of the deployed model.
         teacher: A trained checkpoint that teaches, with a vocabulary of that size; by default
             one is trained.
         seeds: Trainings of every rung with different seeds, for the spread of its quality; the
@@ -82,7 +84,7 @@ def ladder(
         results: Folder of the result files.
 
     Returns:
-        What ladder.json holds.
+        The record that ladder.json holds.
 
     Raises:
         UsageError: a number that is out of its range.
@@ -130,21 +132,15 @@ def ladder(
             if not quiet:
                 print(f"{stage.title}: {amount:.1f} minutes")
             summary = make(plan, stage, amount)
-            if not quiet and (text := describe(summary)):
+            if summary.distillation and not summary.compression:
+                warn_of_weak_teachers(summary)
+            if not quiet and (text := _describe(summary)):
                 print(text)
 
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
-    measured = measure_rungs(plans, repeats, heldout_bytes)
-    record = {
-        **measured,
-        "data": data,
-        "quick": quick,
-        "minutes": minutes,
-        "targets": targets_of(measured["rungs"]),
-        "provenance": provenance(seeds=range(seeds)),
-    }
+    record = measure_ladder(plans, repeats, heldout_bytes, quick)
     _show(record)
-    path = write_json(Path(results) / "ladder.json", record)
+    path = record.write(Path(results) / "ladder.json")
     print(f"Written to {path}. The report: itera report --results {results}")
     return record
 
@@ -155,50 +151,49 @@ def _short(data: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in kept) or "text"
 
 
-def describe(summary: dict[str, Any]) -> str:
+def _describe(summary: Summary) -> str:
     """What a stage changed, in words; empty for a training from random weights."""
-    if "distillation" in summary and "compress" not in summary:
-        return describe_distillation(summary)
-    verb = summary.get("compress", {}).get("verb")
-    if verb == "vocab":
-        return describe_vocabulary(summary)
-    return describe_quantization(summary) if verb == "quantize" else ""
+    match summary.compression:
+        case VocabularyChange():
+            return describe_vocabulary(summary)
+        case Quantization():
+            return describe_quantization(summary)
+    return describe_distillation(summary) if summary.distillation else ""
 
 
-def _show(record: dict[str, Any]) -> None:
+def _show(record: Ladder) -> None:
     """The ladder on the terminal."""
-    rungs = record["rungs"]
-    held = record["held_out"]
-    print(f"\n{record['data']}, {held['split']} split, {held['bytes']:,} bytes held out")
+    held = record.held_out
+    print(f"\n{record.source}, {held.split} split, {held.bytes:,} bytes held out")
     header = ("", "bits/byte", "MB on disk", "peak MB", "CPU-s/kB", "MFLOP/byte", "train min")
-    print(f"{header[0]:32}" + "".join(f"{h:>12}" for h in header[1:]))
-    for index, rung in enumerate(rungs):
-        cells = (
-            f"{middle(rung['bpb']):.4f}",
-            f"{rung['bytes_on_disk'] / 1e6:.3f}",
-            f"{middle(rung['peak_rss_bytes']) / 1e6:.1f}",
-            f"{middle(rung['cpu_seconds_per_kb']):.4g}",
-            f"{rung['flops_per_byte'] / 1e6:.3g}",
-            f"{rung['train_minutes']:.1f}",
+    rows = [
+        (
+            f"{index}: {rung.name}",
+            f"{rung.bpb.median:.4f}",
+            f"{rung.bytes_on_disk / 1e6:.3f}",
+            f"{rung.peak_rss_bytes.median / 1e6:.1f}",
+            f"{rung.cpu_seconds_per_kb.median:.4g}",
+            f"{rung.flops_per_byte / 1e6:.3g}",
+            f"{rung.train_minutes:.1f}",
         )
-        print(f"{index}: {rung['name']:29}" + "".join(f"{c:>12}" for c in cells))
-    for target in record["targets"]:
-        verdict = "reached" if target["reached"] else "MISSED"
-        goal = "" if target["goal"] is None else f", the goal {target['goal']:g}x "
-        if goal:
-            goal += "reached" if target["goal_reached"] else "missed"
+        for index, rung in enumerate(record.rungs)
+    ]
+    print(table(header, rows))
+    for target in record.targets:
+        goal = "" if target.goal is None else f", the goal {target.goal:g}x {target.goal_verdict}"
         print(
-            f"{target['label']}: {target['factor']:.0f}x below the reference; "
-            f"{target['least']:g}x {verdict}{goal}"
+            f"{target.label}: {target.value:.0f}x below the reference; "
+            f"{target.target:g}x {target.verdict_text}{goal}"
         )
-    for tried in record["references"]:
-        chosen = "rung 0" if tried["chosen"] else "not taken"
+    for tried in record.references:
+        chosen = "rung 0" if tried.chosen else "not taken"
         print(
-            f"{tried['stage']}: {tried['params'] / 1e6:.1f} M parameters, "
-            f"{tried['valid_bpb']:.4f} bits per byte on the validation text: {chosen}"
+            f"{tried.stage}: {tried.params / 1e6:.1f} M parameters, "
+            f"{tried.valid_bpb:.4f} bits per byte on the validation text: {chosen}"
         )
-    if not record["targets"][0]["as_good"]:
+    if record.targets[0].reason:
+        first, last = record.rungs[0].bpb, record.rungs[-1].bpb
         print(
-            f"The last rung is worse ({max(samples(rungs[-1]['bpb'])):.4f}) than the reference "
-            f"({min(samples(rungs[0]['bpb'])):.4f}): no factor counts"
+            f"The last rung is worse ({last.max:.4f}) than the reference ({first.min:.4f}): no "
+            "factor counts"
         )

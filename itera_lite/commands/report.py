@@ -8,7 +8,7 @@ from itera_lite.files import write_text
 from itera_lite.report.context import Context
 from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.page import to_html
-from itera_lite.report.plots import draw, require_writable, tell
+from itera_lite.report.plots import draw, print_notes, require_writable
 from itera_lite.report.results import Results, load_results
 from itera_lite.report.sections import LADDER_SECTIONS, SECTIONS
 from itera_lite.report.text import code, paragraphs
@@ -36,7 +36,7 @@ def report(*, results: Path = Path("results"), reports: Path = Path("reports")) 
     reports = Path(reports)
     found = load_results(results)
     require_writable(reports)
-    tell(found)
+    print_notes(found)
     plots = draw(found, reports)
     markdown = to_markdown(found, plots)
     written = {

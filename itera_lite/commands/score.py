@@ -14,9 +14,9 @@ from typing import Any
 from tqdm import tqdm
 
 from itera_lite.data.lines import Line, LineReader
-from itera_lite.engine.find import find_model, load_model, shown
+from itera_lite.engine.find import display_name, find_model, load_model
 from itera_lite.engine.output import Output
-from itera_lite.engine.results import Score
+from itera_lite.engine.results import TextScore
 from itera_lite.engine.resume import Progress
 from itera_lite.errors import IteraError, ModelFileError, UsageError
 from itera_lite.quantities import finite_number, threads_of, whole_number
@@ -111,10 +111,10 @@ def score_lines(
     path = find_model(checkpoint)
     model = load_model(path)
 
-    def score(lines: list[Line]) -> list[Score]:
+    def score(lines: list[Line]) -> list[TextScore]:
         return model.score([line.text for line in lines], window=window, threads=threads)
 
-    def as_json(line: Line, result: Score) -> bytes:
+    def as_json(line: Line, result: TextScore) -> bytes:
         results = json.dumps(_results(line, result, prefix), ensure_ascii=False, allow_nan=False)
         between = ", " if line.fields else ""
         return f"{{{line.fields}{between}{results[1:]}\n".encode()
@@ -151,7 +151,7 @@ def score_lines(
     return summary
 
 
-def _results(line: Line, result: Score, prefix: str) -> dict[str, Any]:
+def _results(line: Line, result: TextScore, prefix: str) -> dict[str, Any]:
     if not math.isfinite(result.nats):
         raise ModelFileError(
             f"the model gives line {line.number:,} no finite probability ({result.nats} nats): its "
@@ -213,4 +213,4 @@ def _report(
         parts.append(f"{reader.repaired:,} lines had invalid UTF-8, replaced by U+FFFD")
     if reader.halves:
         parts.append(f"{reader.halves:,} texts had half of a surrogate pair, scored as U+FFFD")
-    print(f"[{'; '.join(parts)}; model: {shown(summary.model)}]", file=sys.stderr)
+    print(f"[{'; '.join(parts)}; model: {display_name(summary.model)}]", file=sys.stderr)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +14,13 @@ from itera_lite.compress.start import Start, TextOptions, train_or_save
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import DataError, UsageError
-from itera_lite.evaluate.bits import evaluating, validation_score
+from itera_lite.evaluate.bits import evaluating, first_bytes, validation_score
 from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
 from itera_lite.model.moe import MoE
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, first_bytes
+from itera_lite.records import ExpertsBits, ExpertUsage, FewerExperts, Summary
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles
 
 BATCH = 16  # windows at a time
 USAGE_TOKENS = 131_072  # of the training text, to measure which experts it uses
@@ -116,7 +116,7 @@ def write_mixture(
     compute: Compute,
     text: TextOptions,
     max_loss: float | None,
-) -> dict[str, Any]:
+) -> Summary:
     """Write a model with fewer experts, after a training where one is asked for.
 
     Args:
@@ -126,33 +126,32 @@ def write_mixture(
         The summary, as it is written.
     """
     usage = made.usage
-    bpb = {
-        "before": made.before.bpb,
-        "dropped": made.dropped.bpb,
-        "merged": made.after.bpb if made.merged else None,
-        "trained": None,
-    }
-    record = {
-        "verb": "experts",
-        "from": start.record(made.before),
-        "keep": made.keep,
-        "merge": made.merged,
-        "max_loss": max_loss,
-        "usage": {
-            "tokens_read": usage.read,
-            "share_of_tokens": _rounded(usage.tokens),
-            "share_of_weight": _rounded(usage.weight),
-            "weight_lost": [
-                round(1 - float(row[kept].sum()), 5)
-                for row, kept in zip(usage.weight, usage.most_used(made.keep), strict=True)
-            ],
-        },
-        "bpb": bpb,
-    }
+    kept = zip(usage.weight, usage.most_used(made.keep), strict=True)
+
+    def record(trained: float | None) -> FewerExperts:
+        return FewerExperts(
+            start=start.record(made.before),
+            learning_rate_factor=None if trained is None else RATE,
+            keep=made.keep,
+            merge=made.merged,
+            max_loss=max_loss,
+            usage=ExpertUsage(
+                tokens_read=usage.read,
+                share_of_tokens=_rounded(usage.tokens),
+                share_of_weight=_rounded(usage.weight),
+                weight_lost=[round(1 - float(row[experts].sum()), 5) for row, experts in kept],
+            ),
+            bpb=ExpertsBits(
+                before=made.before.bpb,
+                dropped=made.dropped.bpb,
+                merged=made.after.bpb if made.merged else None,
+                trained=trained,
+            ),
+        )
+
     budget = text.budget(dataset, 0.0, files)
     return train_or_save(
-        *(made.model, dataset, files, compute, text, budget, RATE, made.after, record),
-        scored=lambda trained: bpb.update(trained=trained),
+        *(made.model, dataset, files, compute, text, budget, RATE, made.after, record)
     )
 
 

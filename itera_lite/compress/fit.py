@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from itera_lite.compress.experts import take_out_experts, write_mixture
 from itera_lite.compress.quantize import Method, QuantizeOptions, Type, quantize, usual_method
@@ -17,11 +16,12 @@ from itera_lite.compress.rounding import kinds_of, rounded
 from itera_lite.compress.start import Start, TextOptions, adopt, trial_folders
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import validation_score
+from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.export.types import SCHEMES
 from itera_lite.model import LanguageModel
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, first_bytes
+from itera_lite.records import Quantization, Summary
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles
 
 SMALLEST_FIRST: tuple[Type, ...] = ("q4_0", "mixed", "q8_0")
 EXPERTS_MINUTES = 3.0  # of training after experts are taken out, where none are given
@@ -42,10 +42,10 @@ class Fit:
     compute: Compute
     text: TextOptions
     explain: Callable[[str], None]
-    made: Callable[[dict[str, Any]], None]
+    made: Callable[[Summary], None]
     steps: list[str] = field(default_factory=list)
 
-    def to_size(self, limit: int) -> dict[str, Any]:
+    def to_size(self, limit: int) -> Summary:
         """The mildest way with which the file has at most ``limit`` bytes.
 
         Returns:
@@ -76,7 +76,7 @@ class Fit:
                 )
                 return self._accept(trial, self._quantize(smaller, trial, "q4_0"))
 
-    def within_loss(self, loss: float) -> dict[str, Any]:
+    def within_loss(self, loss: float) -> Summary:
         """The smallest way with which bits per byte rise by at most a share.
 
         Returns:
@@ -100,8 +100,9 @@ class Fit:
                 if kind == "q8_0":
                     break
                 summary = self._quantize(start, trial, kind, "qat")
-                trained = summary["compress"]["bpb"]["after_engine"]
-                if self._is_within(most, trained, f"{kind}, trained for its rounding"):
+                assert isinstance(summary.compression, Quantization) and summary.compression.bpb
+                after = summary.compression.bpb.after_engine
+                if self._is_within(most, after, f"{kind}, trained for its rounding"):
                     return self._accept(trial, summary)
         raise UsageError(
             f"--max-loss {loss:.3%}: even 8 bits cost {after / before - 1:.3%} ({after:.4f} bits "
@@ -125,8 +126,9 @@ class Fit:
         self._decide(f"{how}: {bpb:.4f}, {'good enough' if good else 'too much'}")
         return good
 
-    def _accept(self, trial: RunFiles, summary: dict[str, Any]) -> dict[str, Any]:
-        summary["compress"]["steps"] = self.steps
+    def _accept(self, trial: RunFiles, summary: Summary) -> Summary:
+        assert summary.compression is not None
+        summary.compression.steps = self.steps
         adopt(trial, self.files, summary)
         return summary
 
@@ -137,7 +139,7 @@ class Fit:
         type: Type,
         method: Method | None = None,
         max_bytes: int | None = None,
-    ) -> dict[str, Any]:
+    ) -> Summary:
         method = method or usual_method(type, self.text)
         options = QuantizeOptions(type, method, max_bytes)
         summary = quantize(start, trial, self.compute, options, self.text)

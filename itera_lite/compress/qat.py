@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from itera_lite.distill.student import Student
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
+from itera_lite.records import Quantization, Summary
+from itera_lite.train.compute import Compute
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, run_training
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
@@ -55,8 +57,8 @@ class Rounded(Objective):
         )
         return loss
 
-    def artifact(self, model: LanguageModel) -> LanguageModel:
-        return rounded(self.inner.artifact(model), self.kinds)
+    def deployed(self, model: LanguageModel) -> LanguageModel:
+        return rounded(self.inner.deployed(model), self.kinds)
 
     def identity(self) -> dict[str, Any]:
         kinds = {name: kind.name for name, kind in self.kinds.items()}
@@ -80,15 +82,16 @@ def train_rounded(
     files: RunFiles,
     kinds: Kinds,
     compute: Compute,
-    record: dict[str, Any],
     text: TextOptions,
+    record: Callable[[float], Quantization],
     teachers: Sequence[Path] = (),
     mix: float = MIX,
-) -> dict[str, Any]:
+) -> Summary:
     """Train with rounded weights. The best checkpoint is written rounded.
 
     Args:
-        record: what the summary holds under ``compress``; the rate is added.
+        record: gives how the model was made, from its bits per byte; the checkpoint is written
+            then.
         teachers: folders of checkpoints that teach, with a share of ``mix`` in the loss.
 
     Returns:
@@ -100,10 +103,8 @@ def train_rounded(
     budget = text.budget(dataset, MINUTES, files)
     if budget is None:
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
-    record["learning_rates_times"] = RATE
-    notes: dict[str, Any] = {"compress": record}
     config = replace(gentle(start.model.config, budget, RATE, text.seed), decay=1.0)
-    objective = Rounded(kinds)
+    objective, taught = Rounded(kinds), None
     if teachers:
         student = Student(start.name, start.model.config, start.tokenizer, start.folder)
         plan = DistillationPlan(
@@ -112,7 +113,7 @@ def train_rounded(
             quiet=compute.quiet,
         )
         distillation = Distillation(plan.targets, TEMPERATURE, mix)
-        notes |= plan.record(distillation, plan.compute_targets(config, budget, compute))
+        taught = plan.record(distillation, plan.compute_targets(config, budget, compute))
         objective = Rounded(kinds, distillation)
     return run_training(
         *(start.model.config, config, dataset, budget, files, compute),
@@ -122,5 +123,6 @@ def train_rounded(
         resume=text.resume and files.resumable,
         patience=0,
         evaluations=EVALUATIONS,
-        notes=notes,
+        compression=record,
+        distillation=taught,
     )

@@ -7,14 +7,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.compress.gptq import gptq
-from itera_lite.compress.qat import train_rounded
+from itera_lite.compress.qat import RATE, train_rounded
 from itera_lite.compress.rounding import Kinds, kinds_of, rounded
 from itera_lite.compress.sensitivity import (
     assign,
@@ -24,17 +24,25 @@ from itera_lite.compress.sensitivity import (
     sensitivity,
 )
 from itera_lite.compress.start import Start, TextOptions, save_untrained
-from itera_lite.config import preset_of
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
-from itera_lite.evaluate.bits import validation_score
-from itera_lite.export.gguf import refuse_gpt2, write_gguf
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.export.gguf import check_exportable, write_gguf
 from itera_lite.export.types import SCHEMES
-from itera_lite.files import write_json
-from itera_lite.machine.provenance import provenance
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, first_bytes
+from itera_lite.machine.provenance import Provenance
+from itera_lite.model import LanguageModel
+from itera_lite.model.cost import describe
+from itera_lite.records import (
+    FileBytes,
+    GroupSensitivity,
+    Quantization,
+    QuantizedBits,
+    Source,
+    Summary,
+)
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles
 
 Type = Literal["q8_0", "q4_0", "mixed"]
 Method = Literal["plain", "gptq", "qat"]
@@ -76,7 +84,7 @@ def quantize(
     compute: Compute,
     options: QuantizeOptions,
     text: TextOptions | None,
-) -> dict[str, Any]:
+) -> Summary:
     """Write the model with rounded weights, and the GGUF file inside the checkpoint.
 
     Args:
@@ -90,83 +98,86 @@ def quantize(
         ExportError: the model can't be stored so.
         UsageError: ``max_bytes`` is too small, the text is too short, or qat has no budget.
     """
-    refuse_gpt2(start.folder, start.model.config)
+    check_exportable(start.folder, start.model.config)
     kinds: Kinds = {} if options.max_bytes else kinds_of(start.model, SCHEMES[options.type])
-    record: dict[str, Any] = {"verb": "quantize", "type": options.type, "method": options.method}
     if text is None:
-        model, documents = rounded(start.model, kinds), []
+        model = rounded(start.model, kinds)
         files.forget()
         save_checkpoint(files.best, model, start.tokenizer)
-        summary: dict[str, Any] = {
-            "name": files.name,
-            "family": model.config.family,
-            "preset": preset_of(model.config.to_dict()),
-            "config": model.config.to_dict(),
-            "provenance": provenance(),
-            "compress": record,
-        }
+        made_from = [Source(start.name, "start")]
+        summary = Summary(
+            model=describe(files.name, model.config, made="compressed", made_from=made_from),
+            compression=_export(start, model, files, options),
+            provenance=Provenance.now(),
+        )
+        summary.write(files.summary)
+        return summary
+    dataset = prepare(text.data, tokenizer=start.tokenizer, quiet=compute.quiet)
+    documents = list(first_bytes(dataset.documents("valid")))
+    before = start.score(documents)
+    groups: list[GroupSensitivity] = []
+    if options.max_bytes:
+        kinds, groups = _types_within(options.max_bytes, start, files, dataset)
+
+    def record(model: LanguageModel, bpb: float) -> Quantization:
+        """Export the model, and measure what was lost."""
+        made = _export(start, model, files, options)
+        made.start, made.sensitivity = start.record(before), groups
+        made.bpb = QuantizedBits(
+            before=before.bpb,
+            after=bpb,
+            before_engine=_exact_engine_bpb(start, documents),
+            after_engine=engine_bpb(Path(made.file), documents),
+        )
+        return made
+
+    if options.method == "qat":
+        return train_rounded(
+            *(start, dataset, files, kinds, compute, text),
+            lambda bpb: record(load_checkpoint(files.best)[0], bpb),
+            *(options.teachers, options.mix),
+        )
+    if options.method == "plain":
+        model = rounded(start.model, kinds)
     else:
-        dataset = prepare(text.data, tokenizer=start.tokenizer, quiet=compute.quiet)
-        documents = list(first_bytes(dataset.documents("valid")))
-        record["from"] = start.record(start.score(documents))
-        if options.max_bytes:
-            kinds = _types_within(options.max_bytes, start, files, dataset, record)
-        if options.method == "qat":
-            summary = train_rounded(
-                *(start, dataset, files, kinds, compute, record, text),
-                *(options.teachers, options.mix),
-            )
-            model, _ = load_checkpoint(files.best)
-        else:
-            if options.method == "plain":
-                model = rounded(start.model, kinds)
-            else:
-                model = gptq(start.model, kinds, _calibration(dataset, CALIBRATION_TOKENS))
-            valid = validation_score(model, start.tokenizer, documents)
-            summary = save_untrained(model, dataset, files, valid, text, record)
+        model = gptq(start.model, kinds, _calibration(dataset, CALIBRATION_TOKENS))
+    valid = validation_score(model, start.tokenizer, documents)
+    return save_untrained(model, dataset, files, valid, text, lambda: record(model, valid.bpb))
+
+
+def _export(
+    start: Start, model: LanguageModel, files: RunFiles, options: QuantizeOptions
+) -> Quantization:
+    """Write the GGUF file into the checkpoint."""
     # In a chosen mix, `auto` finds the type of each matrix again: its rounded weights fit one.
     type = "auto" if options.max_bytes else options.type
     output = files.best / f"model-{options.type}.gguf"
     written = write_gguf(files.best, model, start.tokenizer, type, output)
-    record = summary["compress"]
-    record["bytes"] = {
-        "before": start.file_bytes(kinds_of(start.model, SCHEMES["f32"])),
-        "after": written.bytes,
-    }
-    if documents:
-        record["bpb"] = {
-            "before": record["from"]["bpb"],
-            "after": summary["valid"]["bpb"],
-            "before_engine": _exact_engine_bpb(start, documents),
-            "after_engine": engine_bpb(output, documents),
-        }
-    record["bits_per_weight"] = written.bits_per_weight
-    record["weights"] = {kind: stored.weights for kind, stored in written.by_type.items()}
-    record["file"] = str(output)
-    write_json(files.summary, summary)
-    return summary
+    exact_bytes = start.file_bytes(kinds_of(start.model, SCHEMES["f32"]))
+    return Quantization(
+        learning_rate_factor=RATE if options.method == "qat" else None,
+        type=options.type,
+        method=options.method,
+        file=str(output),
+        bytes=FileBytes(exact_bytes, written.bytes),
+        bits_per_weight=written.bits_per_weight,
+        weights={kind: stored.weights for kind, stored in written.by_type.items()},
+        max_bytes=options.max_bytes,
+    )
 
 
 def _types_within(
-    max_bytes: int, start: Start, files: RunFiles, dataset: Dataset, record: dict[str, Any]
-) -> Kinds:
+    max_bytes: int, start: Start, files: RunFiles, dataset: Dataset
+) -> tuple[Kinds, list[GroupSensitivity]]:
     """The type of each matrix for a file of at most ``max_bytes``, where 4 bits cost least."""
     groups, fixed = groups_of(start.model)
     room = room_above(groups, start.file_bytes(fixed, files.best), max_bytes)
-    windows = _calibration(dataset, CALIBRATION_TOKENS // 2)
-    groups = sensitivity(start.model, groups, windows)
+    groups = sensitivity(start.model, groups, _calibration(dataset, CALIBRATION_TOKENS // 2))
     kinds = {**assign(groups, room), **fixed}
-    record["max_bytes"] = max_bytes
-    record["sensitivity"] = [
-        {
-            "group": group.name,
-            "nats_per_token": group.cost,
-            "bytes_saved": group.saved,
-            "type": kinds[group.matrices[0]].name,
-        }
+    return kinds, [
+        GroupSensitivity(group.name, group.cost, group.saved, kinds[group.matrices[0]].name)
         for group in groups
     ]
-    return kinds
 
 
 def _calibration(dataset: Dataset, n_tokens: int) -> Tensor:

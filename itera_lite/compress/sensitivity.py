@@ -15,8 +15,7 @@ from torch import Tensor
 from itera_lite.compress.rounding import matrix_shapes, rounded
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import evaluating, token_losses
-from itera_lite.export.grid import BLOCK
-from itera_lite.export.types import packed_bytes
+from itera_lite.export.types import BLOCK, packed_bytes
 from itera_lite.model import LanguageModel
 
 BATCH = 16  # windows at a time

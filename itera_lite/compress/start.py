@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gguf import GGMLQuantizationType as Type
 
@@ -19,14 +18,17 @@ from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.evaluate.score import Score
 from itera_lite.export.gguf import file_bytes
-from itera_lite.files import folder_name, write_json, write_text
-from itera_lite.machine.provenance import provenance
+from itera_lite.files import folder_name, write_text
+from itera_lite.machine.peak import torch_threads
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.quantities import check_numbers, minutes_of
+from itera_lite.records import Quantization, StartModel, Summary
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, gentle
 from itera_lite.train.run_files import RunFiles, refuse_input
-from itera_lite.train.session import Compute, description, run_training, threads_restored
+from itera_lite.train.summary import AnyCompression, model_summary
+from itera_lite.train.train import run_training
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Start:
         """
         files = RunFiles(name or default, Path(checkpoints), Path(results))
         refuse_input(files, self.folder)
-        with files.claimed(resume=resume, overwrite=overwrite), threads_restored():
+        with files.claimed(resume=resume, overwrite=overwrite), torch_threads():
             yield files
 
     def score(self, documents: Sequence[bytes]) -> Score:
@@ -83,18 +85,18 @@ class Start:
         """
         return file_bytes(folder or self.folder, self.model, self.tokenizer, kinds)
 
-    def record(self, before: Score) -> dict[str, Any]:
+    def record(self, before: Score) -> StartModel:
         """The summary's part about what a compression began from, with its score."""
         config = self.model.config
-        return {
-            "name": self.name,
-            "params": cost(config).params_total,
-            "vocab_size": config.vocab_size,
-            "n_experts": config.n_experts,
-            "tokenizer_sha256": self.tokenizer.sha256,
-            "bpb": before.bpb,
-            "bytes_per_token": before.bytes / before.tokens,
-        }
+        return StartModel(
+            name=self.name,
+            params=cost(config).params_total,
+            vocab_size=config.vocab_size,
+            n_experts=config.n_experts,
+            tokenizer_sha256=self.tokenizer.sha256,
+            bpb=before.bpb,
+            bytes_per_token=before.bytes / before.tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -142,24 +144,22 @@ def train_or_save(
     budget: Budget | None,
     rate: float,
     valid: Score,
-    record: dict[str, Any],
-    scored: Callable[[float], None],
-) -> dict[str, Any]:
+    record: Callable[[float | None], AnyCompression],
+) -> Summary:
     """Train a compressed model further and write it, or write it as it is.
 
     Args:
-        budget: of the training; None: it is written as it is.
+        budget: of the training; None: the model is written as it is.
         rate: of a new model's learning rates.
         valid: score of the model as it is.
-        record: what the summary holds under ``compress``.
-        scored: called with the trained model's bits per byte, before the summary is written; it
-            may add to ``record``.
+        record: gives how the model was made, from the bits per byte after the training; None:
+            there was none.
 
     Returns:
         The summary, as it is written.
     """
     if budget is None:
-        return save_untrained(model, dataset, files, valid, text, record)
+        return save_untrained(model, dataset, files, valid, text, lambda: record(None))
     return run_training(
         *(model.config, gentle(model.config, budget, rate, text.seed), dataset, budget, files),
         compute,
@@ -167,8 +167,7 @@ def train_or_save(
         initial=model,
         resume=text.resume and files.resumable,
         patience=0,
-        notes={"compress": record},
-        scored=scored,
+        compression=record,
     )
 
 
@@ -178,21 +177,20 @@ def save_untrained(
     files: RunFiles,
     valid: Score,
     text: TextOptions,
-    record: dict[str, Any],
-) -> dict[str, Any]:
-    """Write a model that wasn't trained further.
+    record: Callable[[], AnyCompression],
+) -> Summary:
+    """Write a model that wasn't trained further, and its summary.
 
-    Its summary has all that a training would have written, but for the training itself.
+    Args:
+        record: gives how the model was made; the checkpoint is written then.
     """
     files.forget()
     save_checkpoint(files.best, model, dataset.tokenizer)
-    summary: dict[str, Any] = {
-        **description(files.name, model.config, valid, TrainConfig().seq_len),
-        "dataset": {**dataset.summary(), "spec": text.data},
-        "provenance": provenance(seed=text.seed),
-        "compress": record,
-    }
-    write_json(files.summary, summary)
+    summary = model_summary(
+        *(files.name, model.config, valid, TrainConfig().seq_len, dataset, text.data, text.seed),
+        compression=record(),
+    )
+    summary.write(files.summary)
     return summary
 
 
@@ -211,7 +209,7 @@ def trial_folders(files: RunFiles) -> Iterator[tuple[Path, Path]]:
                 folder.rmdir()
 
 
-def adopt(trial: RunFiles, files: RunFiles, summary: dict[str, Any]) -> None:
+def adopt(trial: RunFiles, files: RunFiles, summary: Summary) -> None:
     """Move a trial that was accepted to the result's files, with its summary.
 
     Args:
@@ -221,7 +219,7 @@ def adopt(trial: RunFiles, files: RunFiles, summary: dict[str, Any]) -> None:
     move_checkpoint(trial.best, files.best)
     if trial.metrics.exists():
         write_text(files.metrics, trial.metrics.read_text(encoding="utf-8"))
-    summary["name"] = files.name
-    if "file" in summary["compress"]:
-        summary["compress"]["file"] = str(files.best / Path(summary["compress"]["file"]).name)
-    write_json(files.summary, summary)
+    summary.model.name = files.name
+    if isinstance(summary.compression, Quantization):
+        summary.compression.file = str(files.best / Path(summary.compression.file).name)
+    summary.write(files.summary)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +13,23 @@ from itera_lite.compress.start import Start, TextOptions, adopt, train_or_save, 
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
-from itera_lite.evaluate.bits import validation_score
-from itera_lite.export.gguf import refuse_gpt2
+from itera_lite.errors import ExportError, TextTooSmall, UsageError
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.export.gguf import check_exportable
 from itera_lite.export.types import SCHEMES
+from itera_lite.files import exists
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.reading import exists, read_object
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, first_bytes
+from itera_lite.records import (
+    BeforeAfter,
+    Summary,
+    VocabularyBits,
+    VocabularyChange,
+    VocabularyChoice,
+    VocabularySize,
+)
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles
 
 MINUTES = 2.0  # of adaptation, where none are given
 RATE = 0.2  # of a new model's learning rates: found by a search (experiments/LOG.md)
@@ -58,7 +64,7 @@ def carry_over(model: LanguageModel, old: Tokenizer, new: Tokenizer) -> Language
 
 def resize(
     start: Start, size: int, files: RunFiles, compute: Compute, text: TextOptions
-) -> dict[str, Any]:
+) -> Summary:
     """Write the model with a vocabulary of ``size``, made for the text and adapted to it.
 
     Returns:
@@ -82,54 +88,29 @@ def resize(
     before = start.score(documents)
     after = validation_score(carried, new, documents)
     exact = sum(len(pieces) == 1 for pieces in pieces_of(new, old))
-    bpb = {"before": before.bpb, "carried_over": after.bpb, "adapted": None}
-    record = {
-        "verb": "vocab",
-        "from": start.record(before),
-        "bytes_per_token": {
-            "before": before.bytes / before.tokens,
-            "after": after.bytes / after.tokens,
-        },
-        "rows_kept": exact,
-        "rows_made": new.vocab_size - exact,
-        "bpb": bpb,
-        "learning_rates_times": RATE,
-    }
-    return train_or_save(
-        *(carried, dataset, files, compute, text, budget, RATE, after, record),
-        scored=lambda adapted: bpb.update(adapted=adapted),
-    )
+
+    def record(adapted: float | None) -> VocabularyChange:
+        return VocabularyChange(
+            start=start.record(before),
+            learning_rate_factor=None if adapted is None else RATE,
+            bytes_per_token=BeforeAfter(before.bytes / before.tokens, after.bytes / after.tokens),
+            rows_kept=exact,
+            rows_made=new.vocab_size - exact,
+            bpb=VocabularyBits(before.bpb, carried_over=after.bpb, adapted=adapted),
+        )
+
+    return train_or_save(*(carried, dataset, files, compute, text, budget, RATE, after, record))
 
 
-@dataclass(frozen=True)
-class SizeCost:
-    """A size of vocabulary and what it costs.
-
-    Attributes:
-        bpb: bits per byte on the validation text.
-        file_q8_0, file_f32: bytes of the GGUF file; None where the model can't be stored so. Of a
-            model without a GGUF form ``file_f32`` is the size of its weights' files.
-        flops_per_byte: forward, of a byte of the validation text.
-        tokens_per_byte: likewise.
-    """
-
-    size: int
-    bpb: float
-    file_q8_0: int | None
-    file_f32: int
-    flops_per_byte: float
-    tokens_per_byte: float
-
-    @property
-    def cost(self) -> float:
-        """Bytes of the file times FLOPs: a percent of the one counts as much as of the other."""
-        return (self.file_q8_0 or self.file_f32) * self.flops_per_byte
-
-
-def cheapest(tried: Sequence[SizeCost], tolerance: float) -> SizeCost:
+def cheapest(tried: Sequence[VocabularySize], tolerance: float) -> VocabularySize:
     """The size that `RULE` names."""
     limit = min(each.bpb for each in tried) * (1 + tolerance)
-    return min((each for each in tried if each.bpb <= limit), key=lambda each: each.cost)
+    return min((each for each in tried if each.bpb <= limit), key=cost_of)
+
+
+def cost_of(size: VocabularySize) -> float:
+    """Bytes of the file times FLOPs: a percent of the one counts as much as of the other."""
+    return (size.file_q8_0 or size.file_f32) * size.flops_per_byte
 
 
 def choose_size(
@@ -138,8 +119,8 @@ def choose_size(
     compute: Compute,
     text: TextOptions,
     tolerance: float,
-    progress: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
+    progress: Callable[[Summary], None],
+) -> Summary:
     """Try each size that the model and the text allow, keep the cheapest good one.
 
     The sizes are tried in folders beside the result, which go at the end. Sizes that were
@@ -151,7 +132,7 @@ def choose_size(
         progress: called with the summary of each size, right after it was made.
 
     Returns:
-        The chosen size's summary, as it is written; under ``compress`` it has ``sizes``.
+        The chosen size's summary, as it is written; its compression has ``sizes``.
 
     Raises:
         UsageError: no size is below the vocabulary of the model and supported by the text.
@@ -159,24 +140,35 @@ def choose_size(
     sizes = supported_sizes(start, text.data, compute.quiet)
     with trial_folders(files) as folders:
         trials = {size: RunFiles(f"{files.name}_{size}", *folders) for size in sizes}
-        tried = []
+        tried: list[VocabularySize] = []
+        summaries = {}
         for size, trial in trials.items():
-            if not (text.resume and exists(trial.summary)):
+            if text.resume and exists(trial.summary):
+                summary = Summary.read(trial.summary)
+            else:
                 if not (text.resume and trial.resumable):
                     trial.discard()
                 with trial.claimed(resume=text.resume):
-                    progress(resize(start, size, trial, compute, text))
-            tried.append(_measure(trial))
+                    summary = resize(start, size, trial, compute, text)
+                progress(summary)
+            assert summary.valid is not None and summary.flops_per_token is not None
+            valid, flops = summary.valid, summary.flops_per_token.forward
+            made = Start.load(trial.best)
+            tried.append(_measure(made, valid.bpb, flops, valid.tokens / valid.bytes))
+            tried[-1].cost = cost_of(tried[-1])
+            summaries[size] = summary
         chosen = cheapest(tried, tolerance)
-        winner = trials[chosen.size]
-        summary = read_object(winner.summary, CheckpointError)
-        summary["compress"]["sizes"] = {
-            "rule": RULE.format(tolerance=100 * tolerance),
-            "chosen": chosen.size,
-            "tried": [asdict(each) | {"cost": each.cost} for each in tried],
-            "before": asdict(_as_it_was(start, summary["compress"]["from"])),
-        }
-        adopt(winner, files, summary)
+        summary = summaries[chosen.size]
+        change = summary.compression
+        assert isinstance(change, VocabularyChange) and change.start is not None
+        flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
+        change.sizes = VocabularyChoice(
+            rule=RULE.format(tolerance=100 * tolerance),
+            chosen=chosen.size,
+            tried=tried,
+            before=_measure(start, change.start.bpb, flops, 1 / change.start.bytes_per_token),
+        )
+        adopt(trials[chosen.size], files, summary)
         for trial in trials.values():
             trial.discard()
     return summary
@@ -202,24 +194,12 @@ def supported_sizes(start: Start, data: str, quiet: bool) -> list[int]:
     return sizes
 
 
-def _measure(trial: RunFiles) -> SizeCost:
-    """What a size costs that was tried."""
-    summary = read_object(trial.summary, CheckpointError)
-    valid = summary["valid"]
-    per_byte = valid["tokens"] / valid["bytes"]
-    return _cost(
-        Start.load(trial.best), valid["bpb"], summary["flops_per_token"]["forward"], per_byte
-    )
-
-
-def _as_it_was(start: Start, began: dict[str, Any]) -> SizeCost:
-    flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
-    return _cost(start, began["bpb"], flops, 1 / began["bytes_per_token"])
-
-
-def _cost(start: Start, bpb: float, flops_per_token: float, tokens_per_byte: float) -> SizeCost:
+def _measure(
+    start: Start, bpb: float, flops_per_token: float, tokens_per_byte: float
+) -> VocabularySize:
+    """The costs of a model with its vocabulary."""
     q8_0, f32 = (_gguf_bytes(start, type) for type in ("q8_0", "f32"))
-    return SizeCost(
+    return VocabularySize(
         size=start.tokenizer.vocab_size,
         bpb=bpb,
         file_q8_0=q8_0,
@@ -232,7 +212,7 @@ def _cost(start: Start, bpb: float, flops_per_token: float, tokens_per_byte: flo
 def _gguf_bytes(start: Start, type: str) -> int | None:
     """Bytes of the model as a GGUF file of a type; None where it can't be stored so."""
     try:
-        refuse_gpt2(start.folder, start.model.config)
+        check_exportable(start.folder, start.model.config)
         return start.file_bytes(kinds_of(start.model, SCHEMES[type]))
     except ExportError:
         return None

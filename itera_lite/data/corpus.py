@@ -1,35 +1,49 @@
-"""Where text comes from: named sets, files, folders, standard input, the Hub.
+"""Finds and reads text: named sets, files, folders, standard input, the Hugging Face Hub.
 
 `locate` turns what the user wrote into a `Source` without reading any text;
-`Source.read` gives the documents, split. `load_documents` does both.
+`Source.read` gives the documents, split into training and validation. `load_documents` does both.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import platform
 import sys
+import sysconfig
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from itera_lite.data import hub, named, readers
+from itera_lite.data import hub, readers
 from itera_lite.data.folder import list_folder
-from itera_lite.data.repairs import Repairs, Tally, shown, some
-from itera_lite.data.split import split_by_hash, without_leaks
+from itera_lite.data.repairs import Repairs, Tally, first_few, printable
+from itera_lite.data.split import divide
 from itera_lite.data.tables import Table
 from itera_lite.errors import DataError
 from itera_lite.files import expand_home
 
-READING = 3  # raise it when the same files would give other documents
+READING = 4  # version of the readers: raise it when the same files would give other documents
 
 HUB_SETS = {
     "tinystories": hub.HubSet("roneneldan/TinyStories", "data"),
     "wikitext-2": hub.HubSet("Salesforce/wikitext", "wikitext-2-v1"),
     "wikitext-103": hub.HubSet("Salesforce/wikitext", "wikitext-103-v1"),
+}
+PYTHON_LIMIT_BYTES = 16_000_000
+# Left out of the standard library's source: tests, generated tables, installed packages.
+_SKIPPED = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "encodings",
+    "pydoc_data",
+    "__pycache__",
 }
 
 
@@ -38,10 +52,10 @@ class Corpus:
     """Documents of a set, split.
 
     Attributes:
-        name: short name, fit for a file name.
-        source: where the text came from, for the manifest.
+        name: short name, usable in a file name.
+        source: where the text came from, as the manifest records it.
         splits: documents as valid UTF-8 by split; always 'train' and 'valid'.
-        notes: what was repaired or left out, to be said to the user.
+        notes: what was repaired or left out, a sentence each, for the user.
     """
 
     name: str
@@ -52,20 +66,20 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Source:
-    """A set that was found, not yet read.
+    """A set that was found and not read yet.
 
     Attributes:
-        spec: what the user wrote.
+        data: what the user wrote.
         name: short name.
-        kind: how the set is read.
-        files: (split, or None where the set has none; label; file), in order.
-        column: the column of a table, where the user named one.
-        hub: where to fetch it from, where it isn't here.
-        left_out: what the folder holds beside the files, to be said to the user.
-        is_folder: whether the files were found in a folder, and not named.
+        kind: decides what is special in reading the set.
+        files: (split, or None where the set has none; name to record; path), in order.
+        column: the column of a table that holds the text, if the user named one.
+        hub: the set on the Hub, if it has to be fetched.
+        left_out: what else the folder holds, a sentence each, for the user.
+        is_folder: whether the files were found in a folder instead of being named.
     """
 
-    spec: str
+    data: str
     name: str
     kind: Literal["python", "stories", "wikitext", "shakespeare", "files", "stdin"]
     files: tuple[tuple[str | None, str, Path], ...] = ()
@@ -75,9 +89,9 @@ class Source:
     is_folder: bool = False
 
     def fingerprint(self) -> list[Any] | None:
-        """What changes when the set may have changed, found without reading it.
+        """Names, sizes and times of the files: the set hasn't changed while this stays equal.
 
-        None for standard input. A set on the Hub counts as fixed.
+        None for standard input. A set on the Hub counts as unchanging.
         """
         if self.kind == "stdin":
             return None
@@ -100,7 +114,9 @@ class Source:
         """
         if self.kind == "stdin":
             return _read_stdin(self.column)
-        source: dict[str, Any] = {"set": self.name if self.hub else _without_folder(self.spec)}
+        source: dict[str, Any] = {
+            "set": self.name if self.hub else printable(Path(self.data).name or self.data)
+        }
         notes: list[str] = []
         files = self.files
         if self.hub is not None:
@@ -112,6 +128,8 @@ class Source:
                 files = tuple((None, label, file) for _, label, file in given)
         if self.kind == "python":
             source["python"] = platform.python_version()
+        if self.kind == "wikitext":
+            source["format"] = "wikitext"
         listed = [label for _, label, _ in files]
         source["files"] = listed if len(listed) <= 50 else len(listed)
         repairs = Repairs()
@@ -122,7 +140,7 @@ class Source:
                 repairs,
                 column=self.column,
                 wikitext=self.kind == "wikitext",
-                given=self.spec,
+                data=self.data,
                 required=not self.is_folder,
             )
             given_splits.setdefault(split, []).extend(documents)
@@ -132,18 +150,18 @@ class Source:
             repairs.blank_rows = Tally()  # they are its blank lines
         notes += [*repairs.notes(), *self.left_out]
         if self.kind == "python":
-            given_splits[None], said = named.cap_python(given_splits[None])
-            notes += said
+            given_splits[None], cap_notes = cap_python(given_splits[None])
+            notes += cap_notes
         if self.kind == "shakespeare":
-            given_splits = named.cut_shakespeare(given_splits)
-        return _finish(self.name, source, given_splits, notes, origin=self.spec)
+            given_splits = cut_shakespeare(given_splits)
+        return _finish(self.name, source, given_splits, notes, origin=self.data)
 
 
-def load_documents(spec: str) -> Corpus:
+def load_documents(data: str) -> Corpus:
     """The documents of a set.
 
     Args:
-        spec: a named set (python, tinystories, wikitext-2, wikitext-103, or a
+        data: a named set (python, tinystories, wikitext-2, wikitext-103, or a
             folder in $ITERA_DATA), hf:OWNER/NAME[/FOLDER][:column], a file, a
             folder, a glob, or - for standard input. A table may name its
             column: reviews.csv:body, -:body.
@@ -152,69 +170,107 @@ def load_documents(spec: str) -> Corpus:
         DataError: there is no such set, or its text can't be used.
         MissingExtra: a package for this kind of set isn't installed.
     """
-    return locate(spec).read()
+    return locate(data).read()
 
 
-def locate(spec: str) -> Source:
-    """Find a set without reading it; see `load_documents`."""
-    if spec == "-":
-        return Source(spec, "stdin", "stdin")
-    if spec == "python":
-        return Source(spec, "python", "python", named.python_files())
-    if spec.startswith("hf:"):
-        return _hub(spec)
+def locate(data: str) -> Source:
+    """Find a set without reading it. Arguments and errors are those of `load_documents`."""
+    if data == "-":
+        return Source(data, "stdin", "stdin")
+    if data == "python":
+        return Source(data, "python", "python", python_files())
+    if data.startswith("hf:"):
+        return _hub(data)
     here = hub.data_folder()
-    if spec in HUB_SETS:
-        kind: Literal["wikitext", "stories"] = "wikitext" if "wiki" in spec else "stories"
-        if here and (here / spec).is_dir():
-            return _folder(spec, here / spec, name=spec, kind=kind)
-        return Source(spec, spec, kind, hub=HUB_SETS[spec])
-    path = Path(expand_home(spec))
-    if spec and os.path.isdir(path):
-        return _folder(spec, path, name=shown(path.resolve().name) or "root")
+    if data in HUB_SETS:
+        kind: Literal["wikitext", "stories"] = "wikitext" if "wiki" in data else "stories"
+        if here and (here / data).is_dir():
+            return _folder(data, here / data, name=data, kind=kind)
+        return Source(data, data, kind, hub=HUB_SETS[data])
+    path = Path(expand_home(data))
+    if data and os.path.isdir(path):
+        return _folder(data, path, name=printable(path.resolve().name) or "root")
     if os.path.isfile(path):
-        return Source(spec, _stem(path), "files", ((None, shown(path.name), path),))
-    if spec and os.path.exists(path):
-        raise DataError(f"data='{spec}': expected a file or a folder, found something else")
-    if here and spec and "/" not in spec and os.path.isdir(here / spec):
-        shakespeare = spec == "tinyshakespeare"
-        return _folder(spec, here / spec, name=spec, kind="shakespeare" if shakespeare else "files")
-    table, _, column = spec.rpartition(":")
+        return Source(data, _stem(path), "files", ((None, printable(path.name), path),))
+    if data and os.path.exists(path):
+        raise DataError(f"data='{data}': expected a file or a folder, found something else")
+    if here and data and "/" not in data and os.path.isdir(here / data):
+        shakespeare = data == "tinyshakespeare"
+        return _folder(data, here / data, name=data, kind="shakespeare" if shakespeare else "files")
+    table, _, column = data.rpartition(":")
     if table == "-" and column:
-        return Source(spec, "stdin", "stdin", column=column)
+        return Source(data, "stdin", "stdin", column=column)
     if table and column and (os.path.exists(expand_home(table)) or _matches(table)):
-        return replace(locate(table), spec=spec, column=column)
-    if matches := _matches(spec):
-        files = tuple((None, shown(file.name), file) for file in matches)
-        return Source(spec, _stem(matches[0].resolve().parent) or "glob", "files", files)
+        return replace(locate(table), data=data, column=column)
+    if matches := _matches(data):
+        files = tuple((None, printable(file.name), file) for file in matches)
+        return Source(data, _stem(matches[0].resolve().parent) or "glob", "files", files)
     known = ["python", *HUB_SETS]
     if here and here.is_dir():
         known += sorted(f.name for f in here.iterdir() if f.is_dir() and f.name not in known)
     raise DataError(
-        f"data='{spec}': there is no such file, folder, glob or named set. "
+        f"data='{data}': there is no such file, folder, glob or named set. "
         f"Named sets: {', '.join(known)}; $ITERA_DATA is {here or 'not set'}. "
         "Others: hf:OWNER/NAME[:column], or - for standard input."
     )
 
 
+def python_files() -> tuple[tuple[None, str, Path], ...]:
+    """The interpreter's standard-library source: (None, path in the library, file) each."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = []
+    for file in sorted(folder.rglob("*.py")):
+        inside = file.relative_to(folder)
+        if not _SKIPPED & set(inside.parts) and not inside.name.startswith("_sysconfig"):
+            files.append((None, inside.as_posix(), file))
+    if not files:
+        raise DataError(
+            f"data='python': {folder} holds no .py files (a trimmed interpreter?). "
+            "Give another set, such as a folder of text files."
+        )
+    return tuple(files)
+
+
+def cap_python(documents: list[bytes]) -> tuple[list[bytes], list[str]]:
+    """At most `PYTHON_LIMIT_BYTES` of the documents, chosen by hash; and notes for the user."""
+    notes = ["tests, generated tables and site-packages of the standard library are left out"]
+    if sum(map(len, documents)) > PYTHON_LIMIT_BYTES:
+        kept: set[bytes] = set()
+        total = 0
+        for text in sorted(documents, key=lambda text: hashlib.sha256(text).digest()):
+            total += len(text)
+            if total > PYTHON_LIMIT_BYTES:
+                break
+            kept.add(text)
+        documents = [text for text in documents if text in kept]
+        notes.append(f"only {PYTHON_LIMIT_BYTES / 1e6:.0f} MB of it are used")
+    return documents, notes
+
+
+def cut_shakespeare(splits: dict[str | None, list[bytes]]) -> dict[str | None, list[bytes]]:
+    """The usual split of this set: the first 90 % of the characters for training."""
+    text = b"".join(splits.get(None, [])).decode("utf-8")
+    cut = len(text) * 9 // 10
+    return {"train": [text[:cut].encode()], "valid": [text[cut:].encode()]}
+
+
 def _folder(
-    spec: str,
+    data: str,
     folder: Path,
     *,
     name: str,
     kind: Literal["stories", "wikitext", "shakespeare", "files"] = "files",
 ) -> Source:
-    """A folder: its given splits, else all its files.
+    """A folder's files, with the splits that their names give; without splits, all of them.
 
-    It has given splits where one file is named train and another valid or
-    test, or where all are named train. One lone `train.txt` among others may
-    be about trains.
+    Names give splits where one file is named train and another valid or test, or where all are
+    named train. A single `train.txt` among other files may be about trains.
     """
     try:
         listing = list_folder(folder)
     except OSError as error:
         raise DataError(f"{folder}: can't be read ({error.strerror or error})") from error
-    # The named sets' own other files (extra-lowercase, official-valid) are no oversight.
+    # The named sets hold other files on purpose (extra-lowercase, official-valid).
     quiet = kind in ("stories", "wikitext")
     left_out = [] if quiet else listing.notes()
     if not listing.files:
@@ -225,7 +281,7 @@ def _folder(
         )
     files: list[tuple[str | None, str, Path]] = []
     for file in listing.files:
-        label = shown(file.relative_to(folder).as_posix())
+        label = printable(file.relative_to(folder).as_posix())
         split = hub.split_name(label)
         if kind == "stories" and label.startswith("official-valid"):
             split = "official-valid"
@@ -239,23 +295,25 @@ def _folder(
         ]
         if others:
             left_out.insert(
-                0, f"left out, because they belong to none of the splits: {some(others)}"
+                0, f"left out, because they belong to none of the splits: {first_few(others)}"
             )
         files = [item for item in files if item[0] is not None]
     else:
         if held_out := [label for split, label, _ in files if split in ("valid", "test")]:
-            left_out.insert(0, f"read as any other file, for none is named train: {some(held_out)}")
+            left_out.insert(
+                0, f"read as any other file, for none is named train: {first_few(held_out)}"
+            )
         files = [(None, label, file) for _, label, file in files]
-    return Source(spec, name, kind, tuple(files), left_out=tuple(left_out), is_folder=True)
+    return Source(data, name, kind, tuple(files), left_out=tuple(left_out), is_folder=True)
 
 
-def _hub(spec: str) -> Source:
-    repository, _, column = spec.removeprefix("hf:").partition(":")
+def _hub(data: str) -> Source:
+    repository, _, column = data.removeprefix("hf:").partition(":")
     parts = repository.strip("/").split("/")
     if len(parts) < 2 or not all(parts):
-        raise DataError(f"data='{spec}': expected hf:OWNER/NAME, hf:OWNER/NAME/FOLDER or either")
+        raise DataError(f"data='{data}': expected hf:OWNER/NAME, hf:OWNER/NAME/FOLDER or either")
     wanted = hub.HubSet("/".join(parts[:2]), "/".join(parts[2:]))
-    return Source(spec, parts[-1], "files", column=column or None, hub=wanted)
+    return Source(data, parts[-1], "files", column=column or None, hub=wanted)
 
 
 def _read_stdin(column: str | None) -> Corpus:
@@ -279,7 +337,7 @@ def _read_stdin(column: str | None) -> Corpus:
 
 @lru_cache(maxsize=1)
 def _all_of(stream: BinaryIO) -> bytes:
-    """The stream to its end. It ends once, and a verb may prepare the set again."""
+    """The stream to its end, kept because a verb may prepare the set twice."""
     return stream.read()
 
 
@@ -304,46 +362,20 @@ def _finish(
     *,
     origin: str,
 ) -> Corpus:
-    """Split what has no splits, and keep copies off the border.
+    """The corpus, with training and validation split as `divide` does.
 
     Raises:
         DataError: there is too little text; the message ends with the notes.
     """
     try:
-        splits, said = _divide(given, origin)
+        splits, split_notes = divide(given, origin)
     except DataError as error:
         raise DataError(f"{error}{_aside(notes)}") from error
-    return Corpus(name, source, splits, notes + said)
-
-
-def _divide(
-    given: dict[str | None, list[bytes]], origin: str
-) -> tuple[dict[str, list[bytes]], list[str]]:
-    if not any(given.values()):
-        raise DataError(f"{origin}: holds no text; expected documents in UTF-8")
-    unsplit = given.pop(None, [])
-    splits = {str(split): texts for split, texts in given.items() if texts}
-    if not splits:
-        train, valid, notes = split_by_hash(unsplit)
-        return {"train": train, "valid": valid}, notes
-    if not splits.get("train"):
-        raise DataError(f"{origin}: the training files hold no text")
-    splits, notes = without_leaks(splits)
-    if not splits["train"]:
-        raise DataError(
-            f"{origin}: every training document also lies in another split; "
-            "expected other text for training"
-        )
-    if "valid" not in splits:
-        train, valid, said = split_by_hash(splits["train"])
-        splits = {**splits, "train": train, "valid": valid}
-        notes += ["no validation files were given: about 5 % of train are used", *said]
-    order = {"train": 0, "valid": 1, "test": 2}
-    return dict(sorted(splits.items(), key=lambda item: (order.get(item[0], 3), item[0]))), notes
+    return Corpus(name, source, splits, notes + split_notes)
 
 
 def _aside(notes: list[str]) -> str:
-    """Notes at the end of an error."""
+    """Notes in parentheses, for the end of an error message."""
     return f" ({'; '.join(notes)})" if notes else ""
 
 
@@ -355,9 +387,4 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return shown(path.name.split(".")[0] or path.name)
-
-
-def _without_folder(spec: str) -> str:
-    """What the user wrote less the folders, which say nothing to others."""
-    return shown(Path(spec).name or spec)
+    return printable(path.name.split(".")[0] or path.name)

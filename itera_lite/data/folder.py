@@ -1,4 +1,4 @@
-"""The files of a folder that are its text, and what is left out of it and why."""
+"""Lists the text files of a folder, and what else it holds, by the reason to leave it out."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from itera_lite.data.readers import kind_of
-from itera_lite.data.repairs import shown, some
+from itera_lite.data.repairs import first_few, printable
 from itera_lite.files import cache_folder
 
-# Files by which a folder of a tool is known: a virtual environment, a cache, a build.
+# A folder that holds one of these files is a virtual environment, a cache or a build.
 _TOOL_FILES = ("pyvenv.cfg", "CACHEDIR.TAG", "CMakeCache.txt")
 _TOOL_FOLDERS = ("node_modules", "site-packages", "__pycache__")
 _RESULT_ENDINGS = (
@@ -38,8 +38,8 @@ class Listing:
         hidden: hidden folders, and hidden files that would be read otherwise.
         links: links to folders.
         tools: folders of tools, such as virtual environments.
-        own: what Itera-Lite wrote: checkpoints, result files, reports.
-        unreadable: what can't be read, with the reason.
+        own: files and folders that Itera-Lite wrote: checkpoints, result files, reports.
+        unreadable: files and folders that can't be read, each with the reason.
     """
 
     files: list[Path] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Listing:
     unreadable: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """What was left out, a sentence a reason."""
+        """One sentence for each reason to leave something out."""
         counts = Counter(Path(name).suffix.lower() or "no ending" for name in self.endings)
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(5))
         reasons = (
@@ -63,14 +63,14 @@ class Listing:
             (self.unreadable, "files and folders that can't be read"),
         )
         return [
-            f"left out: {len(names):,} {reason}: {some(names)}"
+            f"left out: {len(names):,} {reason}: {first_few(names)}"
             for names, reason in reasons
             if names
         ]
 
 
 def list_folder(folder: Path) -> Listing:
-    """Sort what lies in a folder and below it.
+    """The files and folders in ``folder`` and below it, by what is done with them.
 
     Raises:
         OSError: the folder itself can't be read.
@@ -82,10 +82,10 @@ def list_folder(folder: Path) -> Listing:
         name = _inside(folder, Path(os.fsdecode(error.filename or folder)))
         listing.unreadable.append(f"{name} ({error.strerror or error})")
 
-    for place, folders, names in os.walk(folder, onerror=failed):
+    for parent, folders, names in os.walk(folder, onerror=failed):
         below = []
         for name in sorted(folders):
-            path = Path(place, name)
+            path = Path(parent, name)
             group = _folder_group(path, listing)
             if group is None:
                 below.append(name)
@@ -93,14 +93,14 @@ def list_folder(folder: Path) -> Listing:
                 group.append(_inside(folder, path))
         folders[:] = below
         for name in sorted(names):
-            path = Path(place, name)
+            path = Path(parent, name)
             _file_group(path, folder, listing)
     listing.files.sort()
     return listing
 
 
 def _folder_group(path: Path, listing: Listing) -> list[str] | None:
-    """Where a folder is noted that is left out; None where it is read."""
+    """The list that a folder to leave out belongs to; None for one that is read."""
     if path.name.startswith("."):
         return listing.hidden
     if path.is_symlink():
@@ -134,14 +134,14 @@ def _file_group(path: Path, folder: Path, listing: Listing) -> None:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether a folder holds a model, or what its training goes on from."""
+    """Whether a folder holds a model or a training state."""
     return os.path.isfile(path / "training_state" / "state.json") or (
         os.path.isfile(path / "config.json") and os.path.isfile(path / "model.safetensors")
     )
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file is a log, result or report of ours, by its name and how it begins."""
+    """Whether a file is a log, result or report of Itera-Lite, by its name and first bytes."""
     name = path.name
     if name.endswith("_metrics.csv"):
         begin = b"step,tokens,seconds,epoch,"
@@ -159,4 +159,4 @@ def _is_result(path: Path) -> bool:
 
 
 def _inside(folder: Path, path: Path) -> str:
-    return shown(path.relative_to(folder).as_posix())
+    return printable(path.relative_to(folder).as_posix())

@@ -1,4 +1,4 @@
-"""Sets from the Hugging Face Hub: which files to take, and fetching them."""
+"""Chooses and downloads the files of a set on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from itera_lite.data.readers import PACKED_SUFFIXES, TABLE_KINDS, kind_of
+from itera_lite.data.compression import SUFFIXES
+from itera_lite.data.readers import TABLE_KINDS, kind_of
 from itera_lite.errors import DataError, MissingExtra
 from itera_lite.files import expand_home
 
@@ -34,14 +35,14 @@ class HubSet:
 
 
 def split_name(path: str) -> str | None:
-    """'train', 'valid' or 'test' by a file's name or its folder's; None where they say nothing.
+    """'train', 'valid' or 'test' by the name of a file or of its folders; None for other names.
 
     Known are `train.txt`, `validation-00000-of-00004.parquet`,
     `wiki.test.tokens`, `test/0000.parquet` and the like.
     """
     parts = path.lower().split("/")
     stem = parts[-1]
-    for suffix in (*PACKED_SUFFIXES, ".txt", ".text", ".md", *TABLE_KINDS):
+    for suffix in (*SUFFIXES, ".txt", ".text", ".md", *TABLE_KINDS):
         stem = stem.removesuffix(suffix)
     for name in (stem, *reversed(parts[:-1])):
         if match := _SPLIT_NAME.fullmatch(name):
@@ -50,7 +51,7 @@ def split_name(path: str) -> str | None:
 
 
 def fetch(wanted: HubSet, name: str) -> tuple[dict[str, Path], str, list[str]]:
-    """Download a set's data files; (path in the repository -> local file, revision, notes).
+    """Download a set's data files: (path in the repository -> local file, revision, notes).
 
     Args:
         wanted: the set.
@@ -92,7 +93,7 @@ def _fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:
         revision = None
         chosen: list[str] = []
         notes: list[str] = []
-        # A set in another format has a Parquet copy under the second name.
+        # The Hub keeps a Parquet copy of sets in other formats on the second branch.
         for branch in (None, "refs/convert/parquet"):
             info = HfApi().dataset_info(wanted.repository, revision=branch, files_metadata=True)
             sizes = {item.rfilename: item.size or 0 for item in info.siblings or []}
@@ -122,7 +123,7 @@ def _fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:
 
 
 def choose_files(sizes: dict[str, int], wanted: HubSet) -> tuple[list[str], list[str]]:
-    """The files to take, in order, and notes: one kind only, Parquet first, up to `MAX_BYTES`.
+    """The files to take, in order, and notes: of one kind, Parquet first, up to `MAX_BYTES`.
 
     Args:
         sizes: bytes of each file of the repository.

@@ -1,4 +1,8 @@
-"""Documents, a line each, from files of any size: plain text or JSON lines, compressed or not."""
+"""Reads documents, a line each, from files of any size: plain text or JSON lines, also compressed.
+
+`itera score` reads its input so, a line at a time, and writes back the fields of each line as they
+were. `itera_lite.data.tables` reads whole tables for training.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from itera_lite.data.unpack import unpacked
+from itera_lite.data.compression import decompressed, uncompressed_name
+from itera_lite.data.repairs import without_surrogates
 from itera_lite.errors import DataError, UsageError
 
 KINDS = {".txt": "text", ".jsonl": "jsonl"}
 _SPACE = re.compile(r"[ \t\n\r]*")
-_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,9 @@ class Line:
 
     Attributes:
         number: of its line, from 1.
-        text: what is scored.
-        fields: the members of a JSON object, without its braces, that a result begins with: those
-            of the line as they stand there, character for character; of plain text, the text.
+        text: the document.
+        fields: the members of a JSON object, without braces: those of the line, character for
+            character; for plain text, one member with the text. Results are appended to them.
     """
 
     number: int
@@ -46,7 +50,7 @@ class LineReader:
             pipe whose name says nothing is read as standard input is.
         text_field: field of an object that holds the text.
         keep_text: leave the text in `Line.fields`.
-        reserved: fields that a line mustn't have, because results are written under these names.
+        reserved: names of the results' fields, which a line mustn't have.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class LineReader:
             raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
 
     def is_file(self, other: os.stat_result) -> bool:
-        """Whether what is read is this regular file, whatever it is called."""
+        """Whether the input is this regular file, under whatever name."""
         if not stat.S_ISREG(other.st_mode):
             return False
         try:
@@ -88,7 +92,7 @@ class LineReader:
         return os.path.samestat(mine, other)
 
     def position(self) -> int:
-        """Bytes of the file (as it is stored) that were read; 0 on standard input and pipes."""
+        """Bytes read so far of the file as it is stored; 0 on standard input and pipes."""
         if self._raw is None or self.size is None:
             return 0
         return self.size if self._raw.closed else self._raw.tell()
@@ -118,7 +122,7 @@ class LineReader:
                     f"standard input can't be read ({error.strerror or error})"
                 ) from error
             return
-        with self.path.open("rb") as self._raw, unpacked(self._raw, self.path) as file:
+        with self.path.open("rb") as self._raw, decompressed(self._raw, self.path) as file:
             yield file
             if self.size is not None and os.fstat(self._raw.fileno()).st_size < self._raw.tell():
                 raise DataError(f"{self.path}: it became shorter while it was read")
@@ -165,7 +169,7 @@ class LineReader:
         return self._document(text, members, number, where)
 
     def _leave_out(self) -> str:
-        """How to go on without lines that have no text."""
+        """Advice: how to remove the lines that have no text."""
         field = json.dumps(self.text_field)
         return f"To leave such lines out: jq -c 'select(.[{field}] | type == \"string\")' FILE"
 
@@ -194,14 +198,14 @@ class LineReader:
         else:
             others = [member for member in members if member.name != self.text_field]
             kept = ", ".join(text[member.begin : member.end] for member in others)
-        whole = _HALF.sub("\ufffd", document)
-        self.halves += whole != document
+        whole, surrogates = without_surrogates(document)
+        self.halves += surrogates > 0
         return Line(number, whole, kept)
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A name and a value of an object, and where they stand in its text."""
+    """A name and a value of an object, and their positions in its text."""
 
     name: str
     value: Any
@@ -267,8 +271,7 @@ def _quoted(text: str) -> str:
 
 
 def _kind(path: Path, pipe: bool) -> str | None:
-    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    kind = KINDS.get(Path(name).suffix)
+    kind = KINDS.get(Path(uncompressed_name(path)).suffix)
     if kind is None and not pipe:
         raise UsageError(
             f"'{path}': expected .txt (a document a line) or .jsonl (an object a line), also with "

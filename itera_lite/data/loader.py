@@ -1,4 +1,4 @@
-"""Batches from a token stream, in an order that can be left and taken up exactly."""
+"""Batches from a token stream, in an order that a resumed training continues exactly."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class TokenLoader:
     """Batches of windows of a token stream; an endless sequence of epochs.
 
     The stream begins and ends with ``<|endoftext|>``, so it can be read as a
-    circle. An epoch starts at a random place on the circle, cuts it into
+    circle. An epoch starts at a random position on the circle, cuts it into
     windows of ``seq_len`` predicted tokens and takes them in a random order.
-    So each token is predicted once an epoch, save the remainder that is
-    shorter than a window: fewer than ``seq_len`` tokens, others each epoch.
+    So each token is predicted once an epoch, except for a remainder of fewer
+    than ``seq_len`` tokens, which is another one in each epoch.
     A batch may span two epochs; nothing is dropped there.
 
-    The whole position is one number, the windows taken so far, and an epoch's
-    order follows from the seed and its number. Rank ``r`` takes its rows of
+    The state is one number, the windows taken so far: an epoch's order
+    depends only on the seed and the epoch's number. Rank ``r`` takes its rows of
     the global batch, so 2 ranks with batches of 4 see together exactly what
     1 rank with batches of 8 sees, and a run may be resumed with other ranks.
 
     Args:
-        tokens: the stream (1-D, integers), such as `Dataset.tokens` gives it.
+        tokens: the stream (1-D, integers), as `Dataset.tokens` returns it.
         batch_size: windows a batch on this rank.
         seq_len: predicted tokens a window.
         seed: decides the order.
@@ -97,12 +97,12 @@ class TokenLoader:
         return self.at(self.next_positions())
 
     def at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The tokens that lie at ``positions``, in their shape."""
+        """The tokens at ``positions``, in the same shape."""
         tokens: NDArray[np.int64] = self._tokens[positions].astype(np.int64)
         return tokens
 
     def next_positions(self) -> NDArray[np.int64]:
-        """Where the next batch lies in the stream, int64 (batch_size, seq_len + 1)."""
+        """Positions of the next batch in the stream, int64 (batch_size, seq_len + 1)."""
         first = self._position + self._rank * self.batch_size
         starts = [self._start(window) for window in range(first, first + self.batch_size)]
         index = np.array(starts, dtype=np.int64)[:, None] + np.arange(self.seq_len + 1)
@@ -110,7 +110,7 @@ class TokenLoader:
         return index % self._n_predicted
 
     def state_dict(self) -> dict[str, int]:
-        """The exact position, as JSON can hold it."""
+        """The state, as JSON can hold it."""
         return {
             "position": self._position,
             "seed": self._seed,
@@ -138,7 +138,7 @@ class TokenLoader:
         self._position = position
 
     def _start(self, window: int) -> int:
-        """Where on the circle the window's first input lies."""
+        """Position on the circle of the window's first input."""
         epoch, number = divmod(window, self._windows)
         if epoch not in self._orders:
             for old in [kept for kept in self._orders if kept < epoch - 1]:

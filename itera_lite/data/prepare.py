@@ -1,11 +1,10 @@
-"""Token shards: a set as memory-mapped token files with a manifest, cached by content.
+"""Prepared sets: memory-mapped token files with a manifest, cached by content.
 
-A set is a folder ``NAME-KEY`` in the cache: ``SPLIT.bin`` (little-endian
-uint16, or uint32 for a tokenizer of more than 65,536 ids), ``manifest.json``
-and the tokenizer's files. KEY follows from the text, the tokenizer and the
-format. It is built beside its place and renamed, so it is whole or absent,
-and two processes may build it at once. Small files in ``index/`` lead to it
-from what can be known without reading the text.
+A prepared set is a folder ``NAME-KEY`` in the cache: ``SPLIT.bin`` (little-endian uint16, or
+uint32 for a tokenizer of more than 65,536 ids), ``manifest.json`` and the tokenizer's files. KEY
+is a hash of text, tokenizer and format. The folder is written under another name and renamed, so
+it is whole or absent, and two processes may build it at once. Small files in ``index/`` map what
+is known without reading the text (`Source.fingerprint`) to the folder.
 """
 
 from __future__ import annotations
@@ -19,24 +18,131 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from itera_lite.data.corpus import Corpus, locate
-from itera_lite.data.dataset import DAMAGED, FORMAT, Dataset, open_dataset
+from itera_lite.data.corpus import Corpus, load_documents, locate
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.errors import DataError, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 
-__all__ = ["Dataset", "prepare"]
+FORMAT = 1  # of the cache: raise it when the same text would give other shards or another split
+_DECODED = 1_000_000  # tokens decoded at a time, which bounds memory
+# The errors that reading a damaged file of the cache may raise
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError)
+GENERAL = "python"  # a set that is on every machine
+_BAR_DELAY = 1.0  # seconds before a progress bar appears
 
-_BAR_DELAY = 1.0  # seconds that something takes before a bar is shown
+
+@dataclass(frozen=True)
+class Dataset:
+    """A prepared set.
+
+    Attributes:
+        path: its folder in the cache.
+        manifest: contents of manifest.json: name, source, sha256 of the text,
+            tokenizer_sha256, vocab_size, notes, and for each split documents, bytes,
+            tokens and sha256. ``tokens`` counts what is predicted: every token of the
+            documents and the ``<|endoftext|>`` after each; ``bytes`` is the text alone.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.manifest["splits"])
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.path)
+
+    def tokens(self, split: str) -> NDArray[Any]:
+        """The split's stream, memory-mapped, read-only: one more than ``tokens`` in the manifest.
+
+        It begins with ``<|endoftext|>``, and each document is followed by one.
+        """
+        entry = self._entry(split)
+        return np.memmap(self.path / entry["file"], dtype=self.manifest["dtype"], mode="r")
+
+    def n_bytes(self, split: str) -> int:
+        """Bytes of the split's documents: what bits per byte divides by."""
+        return int(self._entry(split)["bytes"])
+
+    def n_tokens(self, split: str) -> int:
+        """Tokens predicted in the split, each document's ``<|endoftext|>`` included."""
+        return int(self._entry(split)["tokens"])
+
+    def documents(self, split: str, wanted: Container[int] | None = None) -> Iterator[bytes]:
+        """The split's documents, decoded from the tokens: the exact bytes that went in.
+
+        Args:
+            split: a split of the set.
+            wanted: numbers of the documents to decode, from 0; by default all.
+        """
+        tokens = self.tokens(split)
+        ends = np.flatnonzero(tokens == self.tokenizer.eot_id)
+        for number, (start, end) in enumerate(pairwise(ends.tolist())):
+            if wanted is None or number in wanted:
+                parts = range(start + 1, end, _DECODED)  # a document may be the whole text
+                yield b"".join(
+                    self.tokenizer.decode_bytes(tokens[at : min(at + _DECODED, end)].tolist())
+                    for at in parts
+                )
+
+    def summary(self) -> dict[str, Any]:
+        """The name, hashes and sizes that result files record about the set."""
+        train, valid = self._entry("train"), self._entry("valid")
+        return {
+            "name": self.name,
+            "sha256": self.manifest["sha256"],
+            "tokenizer_sha256": self.manifest["tokenizer_sha256"],
+            "vocab_size": self.manifest["vocab_size"],
+            "train_bytes": train["bytes"],
+            "train_tokens": train["tokens"],
+            "valid_bytes": valid["bytes"],
+            "valid_tokens": valid["tokens"],
+            "bytes_per_token": train["bytes"] / train["tokens"],
+        }
+
+    def _entry(self, split: str) -> dict[str, Any]:
+        entries: dict[str, dict[str, Any]] = self.manifest["splits"]
+        if split not in entries:
+            raise DataError(f"{self.name} has no split '{split}'. Its splits: {', '.join(entries)}")
+        return entries[split]
+
+
+def open_dataset(folder: Path) -> Dataset | None:
+    """The prepared set in a folder; None where there is none or it is damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        width = np.dtype(manifest["dtype"]).itemsize
+        whole = manifest["format"] == FORMAT and all(
+            (folder / entry["file"]).stat().st_size == (entry["tokens"] + 1) * width
+            for entry in manifest["splits"].values()
+        )
+        dataset = Dataset(folder, manifest)
+        if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
+            ends = [dataset.tokens(split)[[0, -1]].tolist() for split in dataset.splits]
+            train, valid = manifest["splits"]["train"], manifest["splits"]["valid"]
+            if train and valid and all(end == [dataset.tokenizer.eot_id] * 2 for end in ends):
+                return dataset
+    except _DAMAGED:
+        pass
+    return None
 
 
 def prepare(
@@ -46,9 +152,9 @@ def prepare(
     tokenizer: Tokenizer | None = None,
     cache: Path | None = None,
     quiet: bool = False,
-    say_notes: bool = True,
+    print_notes: bool = True,
 ) -> Dataset:
-    """Make a set ready for training or evaluation; at once where it was made before.
+    """A set ready for training or evaluation, from the cache if it was prepared before.
 
     Args:
         data: the set; see `itera_lite.data.corpus.load_documents`.
@@ -58,7 +164,7 @@ def prepare(
         cache: folder for prepared sets; by default $ITERA_CACHE, else
             ~/.cache/itera-lite.
         quiet: neither notes nor progress on standard error.
-        say_notes: print the notes while building.
+        print_notes: print the notes when the set is built.
 
     Raises:
         DataError: the set or its text can't be used, or the cache can't be written.
@@ -66,33 +172,33 @@ def prepare(
     """
     if tokenizer is None:
         check_vocab_size(vocab_size)
-    recipe = max(vocab_size, 257) if tokenizer is None else tokenizer.sha256
+    vocabulary = max(vocab_size, 257) if tokenizer is None else tokenizer.sha256
     root = cache or cache_folder()
     source = locate(data)
     fingerprint = source.fingerprint()
-    marks = [_mark("source", fingerprint, recipe)] if fingerprint is not None else []
-    if found := _look_up(root, marks):
+    source_keys = [_key("source", fingerprint, vocabulary)] if fingerprint is not None else []
+    if found := _look_up(root, source_keys):
         return found
     corpus = source.read()
-    if say_notes and not quiet:
+    if print_notes and not quiet:
         for note in corpus.notes:
             print(f"{corpus.name}: {note}", file=sys.stderr)
     text_hash, split_hashes = _hashes(corpus)
-    text_marks = [_mark("text", corpus.name, text_hash, recipe)]
+    text_keys = [_key("text", corpus.name, text_hash, vocabulary)]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        dataset = _look_up(root, text_marks)
+        dataset = _look_up(root, text_keys)
         if dataset is None:
             used = None
             if tokenizer is None:
                 tokenizer, used = _train_tokenizer(corpus, vocab_size, quiet)
-                text_marks.append(_mark("text", corpus.name, text_hash, tokenizer.sha256))
+                text_keys.append(_key("text", corpus.name, text_hash, tokenizer.sha256))
                 if fingerprint is not None:
-                    marks.append(_mark("source", fingerprint, tokenizer.sha256))
-            key = _mark(text_hash, tokenizer.sha256)[:16]
-            place = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', corpus.name)[:60]}-{key}"
-            dataset = open_dataset(place) or _build(
-                place, corpus, tokenizer, text_hash, split_hashes, used, quiet
+                    source_keys.append(_key("source", fingerprint, tokenizer.sha256))
+            key = _key(text_hash, tokenizer.sha256)[:16]
+            folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', corpus.name)[:60]}-{key}"
+            dataset = open_dataset(folder) or _build(
+                folder, corpus, tokenizer, text_hash, split_hashes, used, quiet
             )
     except OSError as error:
         raise DataError(
@@ -100,18 +206,49 @@ def prepare(
             f"{f': {error.filename}' if error.filename else ''}). "
             "Set ITERA_CACHE to a folder that can, with room for the tokens."
         ) from error
-    # The same text may come from elsewhere: what is said of it is this source's own.
-    told = {"source": corpus.source, "notes": corpus.notes + _sample_notes(dataset)}
+    # Two sources may hold the same text and share a folder; each keeps its own source and notes.
+    own = {"source": corpus.source, "notes": corpus.notes + _sample_notes(dataset)}
     with suppress(OSError):  # these files only save work
-        for mark in marks:
-            write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name, **told})
-        for mark in text_marks:
-            write_json(root / "index" / f"{mark}.json", {"folder": dataset.path.name})
-    return replace(dataset, manifest={**dataset.manifest, **told})
+        for key in source_keys:
+            write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name, **own})
+        for key in text_keys:
+            write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name})
+    return replace(dataset, manifest={**dataset.manifest, **own})
+
+
+def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
+    """`prepare` with a tokenizer of exactly ``vocab_size`` ids, however small the set is.
+
+    The tokenizer is trained on the set. A small text doesn't hold that many merges: then it is
+    trained on the set and on the standard library's source together, and some of its tokens
+    never occur in the set, as with any tokenizer made for general text.
+    """
+    tokenizer = _general_tokenizer(data, vocab_size, str(locate(data).fingerprint()), quiet)
+    return prepare(data, tokenizer=tokenizer, quiet=quiet)
+
+
+@lru_cache(maxsize=4)
+def _general_tokenizer(data: str, vocab_size: int, fingerprint: str, quiet: bool) -> Tokenizer:
+    """The tokenizer, trained once in a process while the set's fingerprint stays the same."""
+    try:
+        return prepare(data, vocab_size=vocab_size, quiet=quiet).tokenizer
+    except TextTooSmall:
+        pass
+    if not quiet:
+        print(
+            f"the text alone doesn't hold {vocab_size:,} tokens: the tokenizer is trained on it "
+            "and on the standard library's source, as a general one"
+        )
+
+    def documents() -> Iterator[bytes]:
+        for source in (data, GENERAL):
+            yield from training_sample(load_documents(source).splits["train"])[0]
+
+    return Tokenizer.train(documents(), vocab_size)
 
 
 def _train_tokenizer(corpus: Corpus, vocab_size: int, quiet: bool) -> tuple[Tokenizer, int]:
-    """A tokenizer made from the train split, and the bytes that it was made from."""
+    """A tokenizer trained on the train split, and how many bytes of it were used."""
     sample, used = training_sample(corpus.splits["train"])
     begin = time.monotonic()
     with _progress(f"learning the tokens of {corpus.name}", used, quiet) as bar:
@@ -140,7 +277,7 @@ def _sample_notes(dataset: Dataset) -> list[str]:
 
 
 def _progress(what: str, total: int, quiet: bool) -> tqdm[Any]:
-    """A bar on a terminal, for what takes longer than `_BAR_DELAY`."""
+    """A progress bar, on a terminal only, after `_BAR_DELAY`."""
     return tqdm(
         total=total,
         desc=what,
@@ -152,7 +289,7 @@ def _progress(what: str, total: int, quiet: bool) -> tqdm[Any]:
 
 
 def _build(
-    place: Path,
+    folder: Path,
     corpus: Corpus,
     tokenizer: Tokenizer,
     text_hash: str,
@@ -160,10 +297,10 @@ def _build(
     trained_on: int | None,
     quiet: bool,
 ) -> Dataset:
-    """Write the set beside its place, then rename it there."""
-    _sweep(place.parent)
+    """Write the set under another name, then rename it to ``folder``."""
+    _remove_stale_builds(folder.parent)
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
-    work = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
+    work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
         entries = {}
         total = sum(len(text) for texts in corpus.splits.values() for text in texts)
@@ -193,7 +330,7 @@ def _build(
         }
         write_json(work / "manifest.json", manifest)
         work.chmod(0o755)
-        dataset = _place(work, place)
+        dataset = _move(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return dataset
@@ -206,9 +343,9 @@ def _write_tokens(
     dtype: np.dtype[Any],
     bar: tqdm[Any],
 ) -> int:
-    """Write one split's stream; its length in tokens."""
+    """Write the token stream of one split; returns its length."""
 
-    def watched() -> Iterable[bytes]:
+    def counted() -> Iterable[bytes]:
         for text in texts:
             yield text
             bar.update(len(text))
@@ -216,7 +353,7 @@ def _write_tokens(
     size = 1
     with open(file, "wb") as out:
         out.write(np.array([tokenizer.eot_id], dtype=dtype).tobytes())
-        for part in tokenizer.encode_stream(watched()):
+        for part in tokenizer.encode_stream(counted()):
             out.write(part.astype(dtype).tobytes())
             size += len(part)
         out.flush()
@@ -224,51 +361,52 @@ def _write_tokens(
     return size
 
 
-def _place(work: Path, place: Path) -> Dataset:
-    """Move a finished set to its place; where another process was first, take its."""
-    with _alone(place.parent):
-        if (first := open_dataset(place)) is not None:
+def _move(work: Path, folder: Path) -> Dataset:
+    """Rename a finished set to ``folder``; if another process was first, take that one."""
+    with _lock(folder.parent):
+        if (first := open_dataset(folder)) is not None:
             return first
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)  # damaged, and so it can't stay
+        if folder.is_dir() and not folder.is_symlink():
+            shutil.rmtree(folder)  # it is damaged
         else:
-            place.unlink(missing_ok=True)
-        os.rename(work, place)
-    dataset = open_dataset(place)
+            folder.unlink(missing_ok=True)
+        os.rename(work, folder)
+    dataset = open_dataset(folder)
     if dataset is None:
-        raise DataError(f"{place}: was written and can't be read again. Is the disk damaged?")
+        raise DataError(f"{folder}: was written and can't be read again. Is the disk damaged?")
     return dataset
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Keep other processes from putting a set into the cache meanwhile."""
+def _lock(root: Path) -> Iterator[None]:
+    """Keep other processes from moving a set into the cache at the same time."""
     with open(root / ".lock", "w") as file:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _look_up(root: Path, marks: list[str]) -> Dataset | None:
-    for mark in marks:
+def _look_up(root: Path, keys: list[str]) -> Dataset | None:
+    """The prepared set that one of the keys in ``index/`` leads to, or None."""
+    for key in keys:
         try:
-            entry = json.loads((root / "index" / f"{mark}.json").read_text(encoding="utf-8"))
-            told = {key: entry[key] for key in ("source", "notes") if key in entry}
+            entry = json.loads((root / "index" / f"{key}.json").read_text(encoding="utf-8"))
+            own = {name: entry[name] for name in ("source", "notes") if name in entry}
             found = open_dataset(root / entry["folder"])
-        except DAMAGED:
+        except _DAMAGED:
             continue
         if found is not None:
-            return replace(found, manifest={**found.manifest, **told})
+            return replace(found, manifest={**found.manifest, **own})
     return None
 
 
-def _mark(*parts: Any) -> str:
+def _key(*parts: Any) -> str:
     text = json.dumps([FORMAT, *parts], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _hashes(corpus: Corpus) -> tuple[str, dict[str, str]]:
-    """(sha256 of the whole set, sha256 of each split's documents put together)."""
+    """The sha256 of the whole set, and that of each split's documents joined."""
     whole = hashlib.sha256()
     splits = {}
     for split, texts in corpus.splits.items():
@@ -282,8 +420,8 @@ def _hashes(corpus: Corpus) -> tuple[str, dict[str, str]]:
     return whole.hexdigest(), splits
 
 
-def _sweep(root: Path) -> None:
-    """Remove what builds that were killed left behind more than a day ago."""
+def _remove_stale_builds(root: Path) -> None:
+    """Remove the folders of builds that were killed more than a day ago."""
     for stale in root.glob(".building-*"):
         try:
             if time.time() - stale.stat().st_mtime > 86_400:

@@ -1,4 +1,4 @@
-"""Files to documents: plain text and tables, also compressed."""
+"""Reads the documents of a file: plain text or a table, also compressed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+from itera_lite.data.compression import decompressed, uncompressed_name
 from itera_lite.data.repairs import Repairs
 from itera_lite.data.tables import Table
-from itera_lite.data.unpack import unpacked
 from itera_lite.errors import DataError
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".tokens")
@@ -20,7 +20,6 @@ TABLE_KINDS = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-PACKED_SUFFIXES = (".gz", ".zst")
 
 _MAGIC = {
     b"%PDF": "a PDF file",
@@ -37,8 +36,8 @@ _ARTICLE = re.compile(rb"(?:\A|(?<=\n)) ?\n(?= = [^=\n](?:[^\n]*[^=\n])? = \n ?\
 
 
 def kind_of(path: str | Path) -> str | None:
-    """'text', or the kind of a table, by the file's name; None where it says nothing."""
-    suffix = Path(_unpacked_name(path)).suffix
+    """'text', or the kind of a table, by the ending of the file's name; None for others."""
+    suffix = Path(uncompressed_name(path)).suffix
     return "text" if suffix in TEXT_SUFFIXES else TABLE_KINDS.get(suffix)
 
 
@@ -48,22 +47,22 @@ def read_documents(
     *,
     column: str | None = None,
     wikitext: bool = False,
-    given: str | None = None,
+    data: str | None = None,
     required: bool = True,
 ) -> list[bytes]:
     """The documents of one file as valid UTF-8, empty ones left out.
 
-    A text file is one document, or several where lines that hold only
-    ``<|endoftext|>`` part them. A row of a table is one document. With
+    A text file is one document, or several that lines of only ``<|endoftext|>``
+    separate. A row of a table is one document. With
     ``wikitext`` the file is cut at the headings of articles, and the
     documents together are its exact text.
 
     Args:
         path: the file.
-        repairs: what was left out or put right is counted here.
+        repairs: counts what was repaired or left out.
         column: of a table, where the user named one.
         wikitext: whether the text is cut at the headings of articles.
-        given: what the user wrote to name the set, for the advice to name a column.
+        data: what the user wrote to name the set, for the advice to name a column.
         required: whether a JSON file that is no table is an error; else it is left out.
 
     Raises:
@@ -78,19 +77,19 @@ def read_documents(
     text = raw if kind == "parquet" else valid_utf8(raw, str(path), repairs)
     if kind == "text":
         return split_articles(text) if wikitext else split_text(text)
-    rows = Table(path, text, kind, column, given or str(path), repairs, required).documents()
+    rows = Table(path, text, kind, column, data or str(path), repairs, required).documents()
     if wikitext:  # rows are lines there, and a blank line is an empty row
         return split_articles(b"".join([row or b" \n" for row in rows]))
     return [row for row in rows if row.strip()]
 
 
 def unpack(path: Path) -> bytes:
-    """The file's bytes, decompressed by its name."""
+    """The file's bytes, decompressed if its name ends in .gz or .zst."""
     try:
         file = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    with file, unpacked(file, path) as contents:
+    with file, decompressed(file, path) as contents:
         return contents.read()
 
 
@@ -122,7 +121,7 @@ def valid_utf8(raw: bytes, origin: str, repairs: Repairs) -> bytes:
 
 
 def _binary(raw: bytes, origin: str) -> str:
-    """What is said of a file with NUL bytes."""
+    """The error message for a file with NUL bytes."""
     even, odd = raw[0:4000:2].count(0), raw[1:4000:2].count(0)
     for name, many, few in (("UTF-16LE", odd, even), ("UTF-16BE", even, odd)):
         if many >= 8 and many > 0.3 * len(raw[0:4000:2]) and few < 0.1 * many:
@@ -130,10 +129,10 @@ def _binary(raw: bytes, origin: str) -> str:
                 f"{origin}: looks like text in {name} (it holds NUL bytes); expected UTF-8. "
                 + _convert(origin, name)
             )
-    place = raw.index(0)
+    first = raw.index(0)
     return (
         f"{origin}: a binary file (it holds NUL bytes, the first in line "
-        f"{raw.count(10, 0, place) + 1}, at byte {place:,}){_looks_like(raw)}; expected text in "
+        f"{raw.count(10, 0, first) + 1}, at byte {first:,}){_looks_like(raw)}; expected text in "
         "UTF-8. If it is text, take them out: tr -d '\\0' < FILE > NEW"
     )
 
@@ -149,22 +148,15 @@ def _looks_like(raw: bytes) -> str:
 
 
 def split_text(text: bytes) -> list[bytes]:
-    """Documents between the lines that hold only ``<|endoftext|>``; else one document."""
+    """The documents of a text, which lines that hold only ``<|endoftext|>`` separate."""
     parts = _EOT_LINE.split(text)
-    if len(parts) > 1:  # the line end before the mark belongs to the mark
+    if len(parts) > 1:  # the line end before such a line belongs to it
         parts = [re.sub(rb"\r?\n\Z", b"", part) for part in parts]
     return [part for part in parts if part.strip()]
 
 
 def split_articles(text: bytes) -> list[bytes]:
-    """WikiText's articles; together they are the exact text."""
+    """The articles of a WikiText file; joined, they are the exact text."""
     cuts = [match.start() for match in _ARTICLE.finditer(text)]
     borders = [0, *[cut for cut in cuts if cut], len(text)]
     return [text[a:b] for a, b in pairwise(borders) if b > a]
-
-
-def _unpacked_name(path: str | Path) -> str:
-    name = Path(path).name.lower()
-    for suffix in PACKED_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name

@@ -1,4 +1,4 @@
-"""Counts of what reading put right or left out, and the notes that say it."""
+"""Counts what reading text repaired or left out, and describes it to the user."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ from dataclasses import dataclass, field
 _EXAMPLES = 5
 
 
-def shown(name: str) -> str:
-    """A file name as text: its bytes that aren't UTF-8 become U+FFFD."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", name)
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def some(names: list[str]) -> str:
-    """The first of the names, as a list in a sentence."""
+def without_surrogates(text: str) -> tuple[str, int]:
+    """The text with U+FFFD for each half of a surrogate pair, and their number."""
+    return _SURROGATE.subn("\ufffd", text)
+
+
+def printable(name: str) -> str:
+    """The name with U+FFFD for every byte that isn't UTF-8 (half a surrogate pair in Python)."""
+    return without_surrogates(name)[0]
+
+
+def first_few(names: list[str]) -> str:
+    """The first names of a list, as a sentence lists them."""
     return ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")
 
 
@@ -23,18 +31,18 @@ class Tally:
     """How often something was found, and where."""
 
     count: int = 0
-    places: list[str] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
 
-    def add(self, place: str, count: int = 1) -> None:
+    def add(self, where: str, count: int = 1) -> None:
         self.count += count
-        place = shown(place)
-        if len(self.places) <= _EXAMPLES and place not in self.places:
-            self.places.append(place)
+        where = printable(where)
+        if len(self.where) <= _EXAMPLES and where not in self.where:
+            self.where.append(where)
 
 
 @dataclass
 class Repairs:
-    """What was put right or left out while reading; `notes` says it, once.
+    """What was repaired or left out while reading; `notes` describes it.
 
     Attributes:
         invalid: sequences of bytes that aren't UTF-8, by file.
@@ -42,7 +50,7 @@ class Repairs:
         blank_rows: rows of tables that are empty, null or lack the column, by line.
         empty_files: files without a byte.
         no_tables: JSON files of a folder that hold something other than texts.
-        assumed: what was taken for granted, in whole sentences.
+        assumed: what was assumed about a file, in whole sentences.
     """
 
     invalid: Tally = field(default_factory=Tally)
@@ -61,7 +69,7 @@ class Repairs:
             (self.no_tables, "JSON files that are no tables of texts were left out ({})"),
         ):
             if tally.count:
-                notes.append(f"{tally.count:,} {what.format(some(tally.places))}")
+                notes.append(f"{tally.count:,} {what.format(first_few(tally.where))}")
         if self.empty_files:
             notes.append(f"{self.empty_files:,} empty files were left out")
         return notes

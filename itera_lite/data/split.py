@@ -1,4 +1,4 @@
-"""The border between training and validation: by document, with no copy on both sides."""
+"""Splits documents into training and validation, with no document on both sides."""
 
 from __future__ import annotations
 
@@ -9,13 +9,48 @@ from itera_lite.errors import DataError
 VALID_SHARE = 0.05
 
 
+def divide(
+    given: dict[str | None, list[bytes]], origin: str
+) -> tuple[dict[str, list[bytes]], list[str]]:
+    """Documents by split, with 'train' and 'valid' in any case; and notes for the user.
+
+    Args:
+        given: documents by split; None: those without a split.
+        origin: what the user wrote to name the set, for the messages.
+
+    Raises:
+        DataError: there is too little text.
+    """
+    if not any(given.values()):
+        raise DataError(f"{origin}: holds no text; expected documents in UTF-8")
+    unsplit = given.pop(None, [])
+    splits = {str(split): texts for split, texts in given.items() if texts}
+    if not splits:
+        train, valid, notes = split_by_hash(unsplit)
+        return {"train": train, "valid": valid}, notes
+    if not splits.get("train"):
+        raise DataError(f"{origin}: the training files hold no text")
+    splits, notes = without_leaks(splits)
+    if not splits["train"]:
+        raise DataError(
+            f"{origin}: every training document also lies in another split; "
+            "expected other text for training"
+        )
+    if "valid" not in splits:
+        train, valid, hash_notes = split_by_hash(splits["train"])
+        splits = {**splits, "train": train, "valid": valid}
+        notes += ["no validation files were given: about 5 % of train are used", *hash_notes]
+    order = {"train": 0, "valid": 1, "test": 2}
+    return dict(sorted(splits.items(), key=lambda item: (order.get(item[0], 3), item[0]))), notes
+
+
 def split_by_hash(documents: list[bytes]) -> tuple[list[bytes], list[bytes], list[str]]:
     """(train, valid, notes): about 5 % of the documents go to valid, by a hash of their text.
 
-    A document's side depends on its own text alone, so it stays when text is
-    added elsewhere. Exact copies are dropped. Each side gets at least one
-    document: where the hash would leave a side empty, it gets the document
-    nearest to it. One single document is cut in two, 90 % and 10 %.
+    A document's split depends on its own text alone, so it stays when other documents are added.
+    Exact copies are dropped. Each split gets at least one document: where the hash would leave one
+    empty, it gets the document whose hash is nearest to the limit. A single document is cut in two,
+    90 % and 10 %.
 
     Raises:
         DataError: there is no text, or one document too short to cut.
@@ -36,10 +71,10 @@ def split_by_hash(documents: list[bytes]) -> tuple[list[bytes], list[bytes], lis
             "is for training, the last for validation"
         )
         return [first], [last], notes
-    places = [_place(document) for document in distinct]
-    limit = min(max(VALID_SHARE, min(places)), sorted(places)[-2])
-    train = [text for text, place in zip(distinct, places, strict=True) if place > limit]
-    valid = [text for text, place in zip(distinct, places, strict=True) if place <= limit]
+    hashes = [_uniform_hash(document) for document in distinct]
+    limit = min(max(VALID_SHARE, min(hashes)), sorted(hashes)[-2])
+    train = [text for text, value in zip(distinct, hashes, strict=True) if value > limit]
+    valid = [text for text, value in zip(distinct, hashes, strict=True) if value <= limit]
     share = sum(map(len, valid)) / sum(map(len, distinct))
     if not 0.01 <= share <= 0.2:
         notes.append(
@@ -50,7 +85,7 @@ def split_by_hash(documents: list[bytes]) -> tuple[list[bytes], list[bytes], lis
 
 
 def without_leaks(splits: dict[str, list[bytes]]) -> tuple[dict[str, list[bytes]], list[str]]:
-    """Given splits, less the train documents that also lie in another split; and notes."""
+    """The splits without those train documents that another split holds too; and notes."""
     held_out = {text for name, texts in splits.items() if name != "train" for text in texts}
     train = [text for text in splits["train"] if text not in held_out]
     dropped = len(splits["train"]) - len(train)
@@ -79,7 +114,7 @@ def cut_one(text: bytes) -> tuple[bytes, bytes]:
         ]
         near = [cut for cut in found if 0.7 * len(text) <= cut <= 0.98 * len(text)]
         if near:
-            cut = min(near, key=lambda place: abs(place - target))
+            cut = min(near, key=lambda at: abs(at - target))
             return text[:cut], text[cut:]
     if len(text) >= 1_000:
         while text[target] & 0xC0 == 0x80:  # inside a character
@@ -93,6 +128,6 @@ def cut_one(text: bytes) -> tuple[bytes, bytes]:
     )
 
 
-def _place(document: bytes) -> float:
+def _uniform_hash(document: bytes) -> float:
     """A uniform number in [0, 1) that follows from the text."""
     return int.from_bytes(hashlib.sha256(document).digest()[:6], "big") / 2**48

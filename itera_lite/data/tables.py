@@ -1,7 +1,7 @@
-"""Tables to documents: JSON lines, JSON arrays, delimited text (CSV, TSV) and Parquet.
+"""Reads the documents of a table: JSON lines, JSON arrays, delimited text (CSV, TSV), Parquet.
 
-A row is a document. The column of the text is found by name over all rows. What breaks a
-table's form is an error that names the line.
+A row is a document. The column of the text is found by name over all rows. A row that doesn't
+have the table's form is an error that names the line.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from itera_lite.data.repairs import Repairs
+from itera_lite.data.repairs import Repairs, without_surrogates
 from itera_lite.errors import DataError, MissingExtra
 
 # The value of a number is never needed, and Python refuses integers of many digits.
 _JSON = json.JSONDecoder(parse_int=lambda digits: 0)
 _DELIMITERS = (",", ";", "\t", "|")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _HEADER_CHARS = 80  # a longer "name" of a column is a text
 _JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "true or false"}
 _JSON_TYPES |= dict.fromkeys((int, float), "a number")
@@ -30,15 +29,15 @@ _JSON_TYPES |= dict.fromkeys((int, float), "a number")
 
 @dataclass(frozen=True)
 class Table:
-    """A table's bytes, and where its text is looked for.
+    """A table's bytes, and what is known about its text.
 
     Attributes:
         path: the file, for its messages.
         raw: its contents, decompressed; valid UTF-8 unless it is Parquet.
         kind: 'jsonl', 'json', 'csv', 'tsv' or 'parquet'.
         column: the column that the user named.
-        given: what the user wrote to name the set, for the advice to name a column.
-        repairs: what was left out or put right is counted here.
+        data: what the user wrote to name the set, for the advice to name a column.
+        repairs: counts what was repaired or left out.
         required: whether JSON that is no table is an error; else it is left out.
     """
 
@@ -46,7 +45,7 @@ class Table:
     raw: bytes
     kind: str
     column: str | None
-    given: str
+    data: str
     repairs: Repairs
     required: bool = True
 
@@ -61,7 +60,7 @@ class Table:
         return read(self)
 
     def choose(self, names: list[str], texts: list[str], listed: str | None = None) -> str:
-        """The column that holds the text: the one asked for, 'text', or the only one of text.
+        """The column that holds the text: the one asked for, 'text', or the only one with strings.
 
         Args:
             names: all columns.
@@ -81,18 +80,18 @@ class Table:
             example = texts[0] if texts else "COLUMN"
             raise DataError(
                 f"{self.path}: which column holds the text? Its columns: {listed}. "
-                f"Add one to the name, such as {self.given}:{example}"
+                f"Add one to the name, such as {self.data}:{example}"
             )
         if names.count(chosen) > 1:
             raise DataError(f"{self.path}: {names.count(chosen)} columns are called '{chosen}'")
         return chosen
 
     def texts(self, cells: Iterable[tuple[int, object]], unit: str = "line") -> list[bytes]:
-        """The cells as valid UTF-8; those without text are counted."""
+        """The cells in valid UTF-8; those without text are counted as blank."""
         result = []
         for number, cell in cells:
             if isinstance(cell, str):
-                cell, count = _SURROGATE.subn("\ufffd", cell)
+                cell, count = without_surrogates(cell)
                 if count:
                     self.repairs.surrogates.add(f"{self.path.name}, {unit} {number}", count)
                 text = cell.encode("utf-8")
@@ -102,7 +101,7 @@ class Table:
                 found = _JSON_TYPES.get(type(cell), type(cell).__name__)
                 raise DataError(
                     f"{self.path}: {unit} {number}: found {found}, expected a string or null. "
-                    f"If another column holds the text, name it: {self.given}:COLUMN"
+                    f"If another column holds the text, name it: {self.data}:COLUMN"
                 )
             if not text.strip():
                 self.repairs.blank_rows.add(f"{self.path.name}, {unit} {number}")
@@ -126,7 +125,7 @@ def _json_lines(table: Table) -> list[bytes]:
 
 
 def _json(table: Table) -> list[bytes]:
-    """A file that holds one array, an object a line, or a single object with the text."""
+    """A .json file: one array, an object a line, or a single object with the text."""
     text = table.raw.decode("utf-8")
     first = next((line for line in text.split("\n") if line.strip()), "")
     try:
@@ -157,7 +156,7 @@ def _json(table: Table) -> list[bytes]:
 
 
 def _holds_texts(value: object, column: str) -> bool:
-    """Whether JSON is an array of strings or of objects with strings, or one row with the text."""
+    """Whether a JSON value is an array of strings or objects with strings, or one row with text."""
     if not isinstance(value, list):
         return isinstance(value, dict) and isinstance(value.get(column), str)
     cells = [list(row.values()) if isinstance(row, dict) else [row] for row in value]
@@ -197,7 +196,7 @@ def _cells_of_objects(
 
 
 def _decode(text: str) -> Any:
-    """JSON to a value.
+    """The value of a JSON text.
 
     Raises:
         ValueError: it isn't JSON, or can't be read; the message says where.
@@ -219,7 +218,7 @@ def _whole_file_advice(number: int, line: bytes) -> str:
 
 def _delimited(table: Table) -> list[bytes]:
     content = table.raw.decode("utf-8")
-    rows = _cut(table.path, content, table.kind).rows()
+    rows = _delimited_table(table.path, content, table.kind).rows()
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
     try:
@@ -253,7 +252,7 @@ def _check_header(table: Table, name: str) -> None:
 
 @dataclass(frozen=True)
 class _Delimited:
-    """Text in cells, read with one delimiter."""
+    """Delimited text, read with one delimiter."""
 
     path: Path
     content: str
@@ -261,7 +260,7 @@ class _Delimited:
     quoted: bool = True
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(first line, cells) of each row, the header first.
+        """The rows, the header first: (number of the first line, cells).
 
         Raises:
             DataError: a row has another number of cells than the header, or a stray quote.
@@ -303,35 +302,34 @@ class _Delimited:
         )
 
     def width(self) -> int:
-        """Cells of the header; 0 where it can't be read."""
+        """Number of cells of the header; 0 if it can't be read."""
         try:
             return len(next(self.rows(), (0, []))[1])
         except DataError:
             return 0
 
     def size(self) -> int:
-        """Rows, the header included; 0 where one can't be read."""
+        """Number of rows, the header included; 0 if one can't be read."""
         try:
             return sum(1 for _ in self.rows())
         except DataError:
             return 0
 
 
-def _cut(path: Path, content: str, kind: str) -> _Delimited:
-    """The table read with the delimiter that gives rows of equal width."""
+def _delimited_table(path: Path, content: str, kind: str) -> _Delimited:
+    """The table with the delimiter that gives rows of equal width."""
     if kind == "tsv":
-        return _cut_at_tabs(path, content)
+        return _tab_separated(path, content)
     if named := re.match(r"sep=(.)\r?\n", content):  # as Excel writes it
         return _Delimited(path, content[named.end() :], named[1])
-    else:
-        ways = [_Delimited(path, content, delimiter) for delimiter in _DELIMITERS]
-        ways = [way for way in ways if way.width() > 1] or ways[:1]
+    ways = [_Delimited(path, content, delimiter) for delimiter in _DELIMITERS]
+    ways = [way for way in ways if way.width() > 1] or ways[:1]
     if len(ways) == 1:
         return ways[0]
     return next((way for way in ways if way.size()), ways[0])
 
 
-def _cut_at_tabs(path: Path, content: str) -> _Delimited:
+def _tab_separated(path: Path, content: str) -> _Delimited:
     """A tab-separated table, with or without quoting.
 
     Where each line is a row of its own, a quote that one line opens and a later one closes is a

@@ -1,4 +1,4 @@
-"""Byte-level BPE that is trained on the set and round-trips every byte string.
+"""A byte-level BPE tokenizer, trained on the set; decoding returns exactly the bytes encoded.
 
 The files are Hugging Face's own (`tokenizer.json`, `tokenizer_config.json`),
 and the pre-tokenizer is GPT-2's, which llama.cpp knows by that name. In a
@@ -23,16 +23,15 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from itera_lite.errors import DataError, TextTooSmall, UsageError
-from itera_lite.files import write_json, write_text
-from itera_lite.reading import is_file, is_folder
+from itera_lite.files import is_file, is_folder, write_json, write_text
 
 EOT = "<|endoftext|>"
 MIN_VOCAB, MAX_VOCAB = 256, 65_536
 TRAINING_SAMPLE_BYTES = 64_000_000
 
 _PIECE_CHARS = 16_384  # long texts are encoded in pieces of about this many characters
-_LEARN_BYTES = 1_020  # longest pre-token that is learned from as one; whole characters of 1-4 bytes
-_GROUP_CHARS = 2_000_000  # and this many characters at a time, which bounds memory
+_LEARN_BYTES = 1_020  # longest pre-token in training: a multiple of the 1-4 bytes of a character
+_GROUP_CHARS = 2_000_000  # texts are encoded this many characters at a time, which bounds memory
 # Here a GPT-2 pre-token always ends, so cutting here changes no token.
 _BORDER = re.compile(r"(?<=[^\s\x1c-\x1f\u180e\u200b\ufeff])(?=\n| [A-Za-z])")
 _LONG_SPACE = re.compile(rf"\s{{{_LEARN_BYTES // 4}}}")
@@ -59,7 +58,7 @@ class Tokenizer:
         vocab_size: number of ids, ``<|endoftext|>`` included.
         eot_id: id of ``<|endoftext|>``, which ends every document.
         sha256: hash of what decides the ids (vocabulary, merges, pre-tokenizer).
-            It is the same for every file that tokenises alike.
+            Tokenizers with equal hashes give equal ids.
         token_bytes: the bytes of each id; those of ``<|endoftext|>`` are empty.
     """
 
@@ -276,8 +275,7 @@ class Tokenizer:
 
 
 def _is_byte_level(state: dict[str, Any]) -> bool:
-    """Whether a tokenizer cuts text as those that are trained here: into GPT-2's pre-tokens, and
-    each of them by its merges alone."""
+    """Whether a tokenizer works as those trained here: GPT-2's pre-tokens, then merges alone."""
     model, cut = state["model"], state["pre_tokenizer"] or {}
     vocab = model.get("vocab")
     return (
@@ -294,7 +292,7 @@ def _is_byte_level(state: dict[str, Any]) -> bool:
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Hold a number of ids to its limits.
+    """Check a number of ids.
 
     Raises:
         UsageError: it is out of range, or no whole number.
@@ -320,7 +318,7 @@ def _learn(
     stop, all_read, done = threading.Event(), threading.Event(), threading.Event()
     failures: list[BaseException] = []
 
-    def watched() -> Iterator[str]:
+    def stoppable() -> Iterator[str]:
         for text in texts:
             if stop.is_set():
                 raise InterruptedError
@@ -329,7 +327,7 @@ def _learn(
 
     def work() -> None:
         try:
-            learner.train_from_iterator(watched(), trainer=trainer)
+            learner.train_from_iterator(stoppable(), trainer=trainer)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -392,7 +390,7 @@ def _to_bytes(text: str | bytes) -> bytes:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that tokenise as they do inside the whole."""
+    """The text in pieces whose tokens together are those of the whole text."""
     start = 0
     while len(text) - start > _PIECE_CHARS:
         border = _BORDER.search(text, start + _PIECE_CHARS)

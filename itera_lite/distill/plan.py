@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +25,16 @@ from itera_lite.distill.cache import BLOCK, SoftTargets
 from itera_lite.distill.objective import Distillation
 from itera_lite.distill.student import Student
 from itera_lite.distill.teacher import Teacher
-from itera_lite.evaluate.bits import validation_score
+from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from itera_lite.records import DistillationRecord, Summary, TargetsCache, TeacherDescription
 from itera_lite.stats.comparison import is_number
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.session import Compute, first_bytes, run_training
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
 SPEED_STEPS = 5  # timed to estimate how many tokens a budget in minutes will read
 
@@ -108,7 +109,7 @@ class DistillationPlan:
         seed: int,
         resume: bool,
         patience: int = 6,
-    ) -> dict[str, Any]:
+    ) -> Summary:
         """Train the student. The caller has claimed ``files``.
 
         Args:
@@ -126,7 +127,7 @@ class DistillationPlan:
             objective=objective,
             resume=resume,
             patience=patience,
-            notes=self.record(objective, seconds),
+            distillation=self.record(objective, seconds),
         )
 
     def compute_targets(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
@@ -149,28 +150,27 @@ class DistillationPlan:
         positions = min(len(blocks) * BLOCK, self.targets.positions)
         return totals["seconds"] * min(1.0, positions / max(totals["positions"], 1.0))
 
-    def record(self, objective: Distillation, seconds: float) -> dict[str, Any]:
-        """The summary's part about the teachers.
+    def record(self, objective: Distillation, seconds: float) -> DistillationRecord:
+        """Who teaches, and how, for the summary.
 
         Args:
             seconds: see `compute_targets`.
         """
-        return {
-            "distillation": {
-                "teachers": self.teacher_scores(),
-                "student": None if self.student.folder is None else self.student.name,
-                "same_tokenizer": all(
-                    t.tokenizer.sha256 == self.student.tokenizer.sha256 for t in self.teachers
-                ),
-                "k": self.targets.k,
-                "temperature": objective.temperature,
-                "mix": objective.mix,
-                "teacher_seconds": seconds,
-                "cache": {**self.targets.totals(), "disk_bytes": self.targets.disk_bytes},
-            }
-        }
+        student = self.student
+        own = student.tokenizer.sha256
+        cache = TargetsCache(**self.targets.totals(), disk_bytes=self.targets.disk_bytes)
+        return DistillationRecord(
+            teachers=self.teacher_scores(),
+            student=None if student.folder is None else student.name,
+            same_tokenizer=all(teacher.tokenizer.sha256 == own for teacher in self.teachers),
+            top_k=self.targets.k,
+            temperature=objective.temperature,
+            mix=objective.mix,
+            teacher_seconds=seconds,
+            cache=cache,
+        )
 
-    def teacher_scores(self) -> list[dict[str, Any]]:
+    def teacher_scores(self) -> list[TeacherDescription]:
         """Each teacher and its bits per byte on the validation text, measured once."""
         rows = []
         for teacher in self.teachers:
@@ -181,15 +181,16 @@ class DistillationPlan:
                 texts = list(first_bytes(self.dataset.documents("valid")))
                 bpb = validation_score(teacher.model, teacher.tokenizer, texts).bpb
                 write_json(path, {"bpb": bpb, "seconds": time.perf_counter() - begin})
+            config = teacher.model.config
             rows.append(
-                {
-                    "name": teacher.name,
-                    "family": teacher.model.config.family,
-                    "params": cost(teacher.model.config).params_total,
-                    "vocab_size": teacher.tokenizer.vocab_size,
-                    "sha256": teacher.sha256,
-                    "bpb": bpb,
-                }
+                TeacherDescription(
+                    name=teacher.name,
+                    family=config.family,
+                    params=cost(config).params_total,
+                    vocab_size=teacher.tokenizer.vocab_size,
+                    sha256=teacher.sha256,
+                    bpb=bpb,
+                )
             )
         return rows
 

@@ -10,10 +10,9 @@ from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import PRESETS, ModelConfig, TrainConfig, preset
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
-from itera_lite.files import folder_name
+from itera_lite.files import exists, folder_name, is_folder
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import number_of
-from itera_lite.reading import exists, is_folder
 from itera_lite.train.recipe import Budget, fit_to, gentle, train_config
 
 CONTINUED_RATE = 0.3  # of the learning rates, for a student that is trained already

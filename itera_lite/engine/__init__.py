@@ -1,4 +1,4 @@
-"""The native engine's Python face: a GGUF file in, text and scores out, without PyTorch.
+"""The native engine in Python: runs GGUF files without PyTorch, to generate and score text.
 
 from itera_lite.engine import Model
 
@@ -7,6 +7,6 @@ print(model.generate("Once upon a time").text)
 """
 
 from itera_lite.engine.model import Model, State
-from itera_lite.engine.results import Generation, Score, TextStream
+from itera_lite.engine.results import Generation, TextScore, TextStream
 
-__all__ = ["Generation", "Model", "Score", "State", "TextStream"]
+__all__ = ["Generation", "Model", "State", "TextScore", "TextStream"]

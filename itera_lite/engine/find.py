@@ -1,4 +1,4 @@
-"""Which model a verb uses: the one that is named, the user's own, or the one in the box."""
+"""Finds and loads the model of a verb: the one named, the user's own, or the package's."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def find_model(given: Path | None = None) -> Path:
     return boxed[0]
 
 
-def shown(path: Path) -> str:
-    """How a model is called in the output."""
+def display_name(path: Path) -> str:
+    """The name of a model in the output."""
     if path.parent == BOX:
         return f"{path.name}, which comes with Itera-Lite"
     return str(path if path.name.strip(".") else path.resolve())
 
 
 def load_model(path: Path) -> Model:
-    """The engine with a GGUF file, or with a checkpoint's exact weights.
+    """The engine's model of a GGUF file, or of a checkpoint with its exact weights.
 
-    Only a checkpoint needs PyTorch: it becomes a temporary F32 file.
+    Only a checkpoint needs PyTorch: it is exported to a temporary F32 file.
 
     Raises:
         ModelFileError: a file that the engine can't use.
@@ -71,10 +71,11 @@ def load_model(path: Path) -> Model:
 
 
 def _load_file(path: Path) -> Model:
-    """A GGUF file.
+    """The model of a GGUF file.
 
     Raises:
-        ModelFileError: it can't be read or used; a file of a checkpoint's folder names the folder.
+        ModelFileError: it can't be read or used; for a file of a checkpoint, the message names
+            the folder.
     """
     try:
         if path.is_file():  # to open a pipe would wait for its writer; the engine refuses it
@@ -90,10 +91,10 @@ def _load_file(path: Path) -> Model:
 
 
 def _check_readable(folder: Path) -> None:
-    """Look into a checkpoint's folder.
+    """Check that the files of a checkpoint's folder can be opened.
 
     Raises:
-        CheckpointError: this user may not, or what lies in it are GGUF files alone.
+        CheckpointError: they can't, or the folder holds only GGUF files.
     """
     try:
         names = os.listdir(folder)

@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
-from itera_lite.engine.results import Generation, Score, TextStream
+from itera_lite.engine.results import Generation, TextScore, TextStream
 from itera_lite.errors import IteraWarning, UsageError
-
-MOST_SEED = 2**63 - 1
-MOST_THREADS = 4096
-_WINDOW = 64  # tokens that a repetition penalty looks back, unless told otherwise
+from itera_lite.quantities import MOST_SEED, MOST_THREADS
+from itera_lite.sampling import REPETITION_WINDOW
 
 if TYPE_CHECKING:  # takes longer to import than a text to write
     import numpy as np
@@ -30,7 +28,7 @@ if TYPE_CHECKING:  # takes longer to import than a text to write
 
 
 class State:
-    """What a model remembers of a text: read once, it can be forked for many continuations."""
+    """The state of a model after a text, which can be forked for many continuations."""
 
     def __init__(self, model: _engine.Model, state: _engine.State) -> None:
         self._model, self._state = model, state
@@ -50,7 +48,7 @@ class State:
         return self._model.read(self._state, ids, False, True)
 
     def fork(self) -> State:
-        """An independent copy; what it costs is copying what is in use."""
+        """An independent copy; the time is that of copying the part in use."""
         return State(self._model, self._state.fork())
 
     def save(self) -> bytes:
@@ -72,8 +70,8 @@ class Model:
             path: the file: types F32, F16, BF16, Q8_0, Q4_0 and mixtures of them.
             context: tokens that a text may have; by default what the file says, at most 65,536.
 
-        Warns of what the file asks for and the engine leaves out, such as a sampler that it
-        doesn't have.
+        Warns of options in the file that the engine ignores, such as a sampler that it doesn't
+        have.
 
         Raises:
             ModelFileError: where the file is missing, damaged or of another kind.
@@ -131,7 +129,7 @@ class Model:
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
-        """Sampling that the file recommends; the names are those of `start`."""
+        """The file's advice for sampling, by the names of the options of `start`."""
         return self._engine.sampling
 
     def tokenize(self, text: str | bytes) -> list[int]:
@@ -143,7 +141,7 @@ class Model:
         return self._engine.decode(_ids(ids, self.vocab_size)).decode("utf-8", "replace")
 
     def state(self, prompt: str | bytes | None = None) -> State:
-        """A memory of nothing, or of a prompt: compute it once, fork it for each continuation."""
+        """An empty state, or that after a prompt, to fork for each continuation."""
         state = State(self._engine, self._engine.state())
         if prompt is not None:
             state.feed(prompt)
@@ -160,15 +158,15 @@ class Model:
         return State(self._engine, self._engine.restore(bytes(saved)))
 
     def logits(self, ids: Sequence[int], state: State | None = None) -> NDArray[np.float32]:
-        """Logits (L, V) after each of the ids, read on from ``state`` or from nothing.
+        """Logits (L, V) after each of the ids, which are read after ``state`` (updated) or alone.
 
-        Nothing is put in front: give ``[model.bos_id, *ids]`` for a document's beginning.
+        No token is added: give ``[model.bos_id, *ids]`` for the beginning of a document.
 
         Raises:
             UsageError: for an id outside the vocabulary or more ids than the context.
         """
-        memory = self._engine.state() if state is None else _state(state)
-        return self._engine.read(memory, _ids(ids, self.vocab_size), True)
+        own = self._engine.state() if state is None else _state(state)
+        return self._engine.read(own, _ids(ids, self.vocab_size), True)
 
     @overload
     def generate(
@@ -244,22 +242,22 @@ class Model:
             max_tokens: tokens to generate at most.
             temperature: 0 always takes the most probable token; by default the file's advice.
             top_k: only the k most probable tokens; 0 means all. By default the file's advice, as
-                for the next four.
+                for the next three options.
             top_p: only the most probable tokens that together reach this probability.
             min_p: only tokens with at least this share of the most probable one's probability.
             repetition_penalty: above 1, makes tokens of the last ``repetition_window`` rarer.
-            repetition_window: see there; by default 64 where a penalty is given.
+            repetition_window: by default 64 if a penalty is given, else the file's advice.
             seed: of the random numbers, 0 to 2^63-1; None takes a new one.
             stop: a text, or several, that end the continuation and aren't part of it.
             logit_bias: token id -> number added to its logit.
             log_probabilities: also keep each token's log-probability.
             ignore_end: never end the document (for benchmarks).
-            state: read on from here (the state itself stays as it is).
+            state: the prompt is read after this state, which stays as it is.
         """
         advice = self._engine.sampling
         if repetition_window is None:
             given = repetition_penalty is not None
-            repetition_window = _WINDOW if given else advice["repetition_window"]
+            repetition_window = REPETITION_WINDOW if given else advice["repetition_window"]
 
         def number(name: str, value: float | None) -> float:
             return advice[name] if value is None else _number(name, value)
@@ -296,7 +294,7 @@ class Model:
         window: int | None = None,
         threads: int = 1,
         log_probabilities: bool = False,
-    ) -> list[Score]:
+    ) -> list[TextScore]:
         """Score texts; each starts fresh, and its end is scored too.
 
         Args:
@@ -320,12 +318,13 @@ class Model:
             end=True,
         )
         return [
-            Score(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities) for s in found
+            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities)
+            for s in found
         ]
 
 
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    """The whole number of any integer type, numpy's too."""
+    """A whole number of any integer type, NumPy's too, in its range."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -339,7 +338,7 @@ def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
 
 
 def _int32(name: str, value: Any) -> int:
-    """The nearest number that the engine can take: its own check then speaks of a bad one."""
+    """The nearest 32-bit number: the engine itself refuses those out of an option's range."""
     return max(-(1 << 31), min(_whole(name, value, -(1 << 70)), (1 << 31) - 1))
 
 
@@ -386,8 +385,8 @@ def _state(state: Any) -> _engine.State:
 
 
 def _bytes(text: Any, what: str = "a text") -> bytes:
-    """UTF-8. A byte that the system's arguments hold stays itself; any other half of a surrogate
-    pair becomes U+FFFD."""
+    """The text in UTF-8. Bytes that Python decoded with surrogateescape (arguments of a program)
+    are restored; any other half of a surrogate pair becomes U+FFFD."""
     if isinstance(text, bytes):
         return text
     if not isinstance(text, str):

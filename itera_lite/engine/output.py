@@ -1,9 +1,8 @@
-"""Where `itera score` writes: standard output, a file, compressed or not, a device or a pipe."""
+"""The output of `itera score`: standard output, a file, also compressed, a device or a pipe."""
 
 from __future__ import annotations
 
 import fcntl
-import gzip
 import io
 import os
 import re
@@ -14,26 +13,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from itera_lite.data.compression import SUFFIXES, compressor
 from itera_lite.data.lines import Line, LineReader
 from itera_lite.engine.resume import Progress
-from itera_lite.errors import IteraError, MissingExtra, UsageError
-from itera_lite.reading import require_place
+from itera_lite.errors import IteraError, UsageError
+from itera_lite.files import check_output_file
 
 _DESCRIPTORS = {"/dev/stdout": 1, "/dev/stderr": 2}
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d{1,4})")
 
 
 class Output:
-    """Results, a JSON object a line. A file is made when the first results are written.
+    """Writes results, a JSON object a line. A file is made with the first results.
 
     Args:
         path: a file, gzip or Zstandard by its ending; a device or a pipe; None or ``-`` is
             standard output.
-        reader: of the input, which must be another file.
+        reader: the input, which must be another file.
 
     Attributes:
-        name: of the output, for messages.
-        resumable: whether it is a file, there already or to be made, that isn't compressed.
+        name: the output's name in messages.
+        resumable: whether it is an uncompressed file, there already or not.
 
     Raises:
         UsageError: the output is the input, or can't be made.
@@ -44,17 +44,17 @@ class Output:
         self._descriptor = _descriptor(self.path)
         self.name = "standard output" if self._descriptor == 1 else f"'{self.path}'"
         self._found = _stat_of(self.path if self._descriptor is None else self._descriptor)
-        self._packed = self.path.suffix.lower() if self._descriptor is None else ""
-        if self._packed not in (".gz", ".zst"):
-            self._packed = ""
+        self._compression = self.path.suffix.lower() if self._descriptor is None else ""
+        if self._compression not in SUFFIXES:
+            self._compression = ""
         if self._descriptor is None:
-            require_place(self.path)
+            check_output_file(self.path)
         if self._found is not None and reader.is_file(self._found):
             raise UsageError(f"the output {self.name} is the input: name another file")
         self._regular = self._descriptor is None and (
             self._found is None or stat.S_ISREG(self._found.st_mode)
         )
-        self.resumable = self._regular and not self._packed
+        self.resumable = self._regular and not self._compression
         self._progress: Progress | None = None
         self._claimed: BinaryIO | None = None  # a regular file that nobody else writes to
         self._file: BinaryIO | None = None
@@ -62,11 +62,11 @@ class Output:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether a person sees the results as they come."""
+        """Whether the results appear on a terminal."""
         return self._found is not None and _is_terminal(self.path, self._descriptor)
 
     def refuse_content(self) -> None:
-        """Never write over what is there.
+        """Refuse to overwrite results.
 
         Raises:
             UsageError: the file holds something.
@@ -76,7 +76,7 @@ class Output:
             raise UsageError(f"the output {self.name} is there already: {advice}")
 
     def begin(self, progress: Progress | None) -> Output:
-        """Keep a record of what is written, where there is one to go on from later."""
+        """Set the record from which a later run resumes, or None."""
         self._progress = progress
         return self
 
@@ -97,18 +97,18 @@ class Output:
                 self._progress.save(now=True)
             self._open.close()
         except OSError as failed:
-            if error is None:  # else what went wrong first is said
+            if error is None:  # else the first error is the one to report
                 raise self._failed(failed) from failed
         if error is not None and self._regular and not isinstance(error, OSError):
             advice = ": go on with --resume" if self.resumable else ""
             print(f"\n{self.name} has what was scored{advice}", file=sys.stderr)
 
     def write(self, data: bytes, last: Line) -> None:
-        """Write whole lines, and let them out of the process.
+        """Write whole lines and flush them.
 
         Args:
             data: results.
-            last: of the input's lines up to which everything is done then.
+            last: the last line of the input that they cover.
 
         Raises:
             IteraError: the disk is full, or the like.
@@ -119,7 +119,7 @@ class Output:
                 self._progress.cut(data)
             file = self._file or self._opened()
             _write(file, data)
-            if not self._packed:  # which gets larger with every flush
+            if not self._compression:  # each flush makes a compressed file larger
                 file.flush()
             if self._progress:
                 self._progress.save(last)
@@ -129,7 +129,7 @@ class Output:
             raise self._failed(error) from error
 
     def finish(self) -> None:
-        """All of the input was scored."""
+        """Call it when all of the input was scored."""
         if self._progress:
             self._progress.finish()
         try:
@@ -147,19 +147,19 @@ class Output:
         elif self._descriptor is not None:
             self._file = self._open.enter_context(os.fdopen(os.dup(self._descriptor), "wb"))
         else:
-            pack = _packer(self._packed, self.path)
+            compress = compressor(self._compression, self.path) if self._compression else None
             # A device or a pipe can't be appended to.
             raw = self._claimed or self._open.enter_context(self.path.open("wb"))
-            self._file = raw if pack is None else self._open.enter_context(pack(raw))
+            self._file = self._open.enter_context(compress(raw)) if compress else raw
         if self._progress:
-            self._progress.save(now=True)  # before the first result: without it none can be added
+            self._progress.save(now=True)  # before the first result, which can't be resumed without
         return self._file
 
     def _claim(self) -> None:
-        """Open a file, and keep other processes from writing to it until it is closed.
+        """Open the file and lock it against other processes until it is closed.
 
         Raises:
-            UsageError: another one writes to it, or did since this one looked at it.
+            UsageError: another process writes to it, or has written since its size was read.
         """
         if self._claimed is not None or not self._regular:
             return
@@ -183,7 +183,7 @@ class Output:
 
 
 def _write(file: Any, data: bytes) -> None:
-    """All of the data, also where standard output has no buffer and may take a part of it."""
+    """Write all of the data, also to a raw standard output, which may take a part at a time."""
     if not isinstance(file, io.RawIOBase):
         file.write(data)
         return
@@ -192,22 +192,9 @@ def _write(file: Any, data: bytes) -> None:
         left = left[file.write(left) or 0 :]
 
 
-def _packer(suffix: str, path: Path) -> Any:
-    """What compresses a file, by its suffix; None for none."""
-    if suffix == ".gz":
-        return lambda raw: gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
-    if suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError as error:
-            raise MissingExtra("zstandard", "hub", f"Writing {path.name}") from error
-        return lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
-    return None
-
-
 def _descriptor(path: Path) -> int | None:
-    """The open file that a name such as /dev/stdout stands for: to open it again would empty a
-    file that standard output was led into."""
+    """The descriptor that a name such as /dev/stdout means. Opening the name would truncate a file
+    that standard output was redirected to."""
     found = _DESCRIPTOR.fullmatch(str(path))
     return int(found[1]) if found else _DESCRIPTORS.get(str(path))
 

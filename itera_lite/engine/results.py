@@ -1,4 +1,4 @@
-"""What a model gives: texts, whole or as they are written, and scores."""
+"""The results of a model: texts, complete or in pieces, and scores."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class Score:
-    """How probable a model finds a text.
+class TextScore:
+    """The probability that a model gives a text.
 
     Attributes:
         bytes: length of the text.
@@ -58,7 +58,7 @@ class Score:
 
 
 class TextStream(Iterator[str]):
-    """A continuation as it is written: iterate over it for pieces of text.
+    """A continuation while it is generated: iterate over it for pieces of text.
 
     Several threads may share one: each piece goes to one of them.
     """
@@ -66,10 +66,10 @@ class TextStream(Iterator[str]):
     def __init__(self, stream: _engine.Stream) -> None:
         self._stream = stream
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._turn = threading.RLock()
+        self._lock = threading.RLock()
 
     def __next__(self) -> str:
-        with self._turn:
+        with self._lock:
             while not self._stream.done:
                 piece = self._decoder.decode(self._stream.next(), final=self._stream.done)
                 if piece:

@@ -1,7 +1,7 @@
-"""How a stopped `itera score` goes on: what its output holds, and a record of how it was made.
+"""Resumes a stopped `itera score` from its output and a record of how that was made.
 
-The record is a hidden file beside the output (``.NAME.resume``). It has the options, the model's
-hash, and how far the input was read: with --max-bits, results alone don't tell that.
+The record is a hidden file beside the output (``.NAME.resume``) with the options, the model's hash
+and the last line read of the input, which isn't in the output if --max-bits left it out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from itera_lite.data.lines import Line
 from itera_lite.errors import DataError
 from itera_lite.files import write_json
 
-TOLERANCE = 0.01  # of the nats of one line, between processors
-SAVE_SECONDS = 5.0  # between two records of how far the input was read
-MEASURED = ("nats", "bits_per_byte", "perplexity")  # the fields that may differ so much
+TOLERANCE = 0.01  # relative difference of a line's nats between processors
+SAVE_SECONDS = 5.0  # between two writes of the record
+MEASURED = ("nats", "bits_per_byte", "perplexity")  # the fields that may differ between processors
 
-Format = Callable[[Line], bytes]  # the line of the output that a line of the input becomes
+Format = Callable[[Line], bytes]  # a line of the input -> the line of the output
 
 
 class Progress:
@@ -31,26 +31,26 @@ class Progress:
 
     Args:
         path: the output.
-        options: whatever decides what a result is, by name.
+        options: the options that decide the results, by name.
         model: the folder or file that scores.
     """
 
     def __init__(self, path: Path, options: dict[str, Any], model: Path) -> None:
         self.path, self.options, self.model = path, options, _hash_of_model(model)
         self.record = path.with_name(f".{path.name}.resume")
-        self.resumed_after = 0  # number of the input's line up to which everything is done
+        self.resumed_after = 0  # number of the last line of the input that is done
         self.size = 0  # of the output when it was looked at
-        self._last = b""  # result in the output
-        self._last_number = 0
+        self._last = b""  # the last whole result in the output
+        self._last_number = 0  # and the number of its line
         self._read: dict[str, Any] = {"line": 0, "sha256": "", "size": 0}
-        self._line: Line | None = None  # of the input up to which all is written
-        self._tail = b""  # of the output: a result that was cut off
-        self._end = 0  # of the output's whole results
+        self._line: Line | None = None  # the last line of the input that is written
+        self._tail = b""  # a truncated result at the end of the output
+        self._end = 0  # where the output's whole results end
         self._saved = time.monotonic()
-        self._noted = False
+        self._warned = False
 
     def look(self) -> None:
-        """Read what is there, and change nothing.
+        """Read the output and its record; changes neither.
 
         Raises:
             DataError: the output isn't one of this command.
@@ -60,7 +60,7 @@ class Progress:
         try:
             self._read_record()
         except DataError:
-            if self.path.stat().st_size == 0:  # nothing that could be lost or mixed
+            if self.path.stat().st_size == 0:  # nothing to lose
                 return
             raise
         with self.path.open("rb") as file:
@@ -72,15 +72,15 @@ class Progress:
             self._tail = file.read()
         if self._last:
             self._last_number = self._number_of(self._last)
-        if self._read["size"] > size:  # the output was cut: some of what was read is lost again
+        if self._read["size"] > size:  # the output was truncated, and results are lost
             self._read["line"] = 0
         self.resumed_after = max(self._last_number, self._read["line"])
 
     def unwritten(self, lines: Iterable[Line], as_result: Format) -> Iterator[Line]:
-        """The lines that come after those that are done.
+        """The lines of the input that aren't done yet.
 
-        The last result is made again, and what was read last is compared: with another input or
-        model the rest wouldn't belong to it.
+        The last result is computed again and compared, and so is the last line read: the input and
+        the model must be the same.
 
         Raises:
             DataError: the output isn't what this run would have written.
@@ -104,10 +104,10 @@ class Progress:
             )
 
     def cut(self, data: bytes) -> None:
-        """Drop the result that was cut off, which ``data`` begins with as a whole.
+        """Remove the truncated result at the end of the output, which ``data`` begins with.
 
         Raises:
-            DataError: it doesn't, so what is there is something else.
+            DataError: ``data`` begins with another result.
         """
         if not self._tail:
             return
@@ -118,10 +118,10 @@ class Progress:
         self._tail = b""
 
     def save(self, line: Line | None = None, *, now: bool = False) -> None:
-        """Record how far the input was read, at most every few seconds unless ``now``.
+        """Write the record, at most every few seconds unless ``now``.
 
         Args:
-            line: of the input up to which everything is written.
+            line: the last line of the input whose results are written.
         """
         self._line = line or self._line
         if self._tail or not (now or time.monotonic() - self._saved > SAVE_SECONDS):
@@ -134,19 +134,19 @@ class Progress:
         try:
             write_json(self.record, record)
         except OSError as error:
-            if not self._noted:
+            if not self._warned:
                 print(
                     f"note: --resume won't work for '{self.path}': '{self.record}' can't be "
                     f"written ({error.strerror or error})",
                     file=sys.stderr,
                 )
-            self._noted = True
+            self._warned = True
 
     def finish(self) -> None:
-        """The end of the input was reached.
+        """Call it at the end of the input.
 
         Raises:
-            DataError: what was cut off in the output never came again.
+            DataError: the truncated result in the output wasn't computed again.
         """
         if self._tail:
             raise self._foreign("what stands after its last line break")
@@ -208,13 +208,13 @@ def _option(name: str, value: object) -> str:
 
 
 def _measured(result: bytes, prefix: str) -> int:
-    """Where the fields begin that may differ between processors."""
-    mark = json.dumps(prefix + MEASURED[0], ensure_ascii=False).encode("utf-8") + b": "
-    return result.rfind(mark) + len(mark)
+    """Position of the fields that may differ between processors."""
+    name = json.dumps(prefix + MEASURED[0], ensure_ascii=False).encode("utf-8") + b": "
+    return result.rfind(name) + len(name)
 
 
 def _begins(result: bytes, start: bytes, prefix: str) -> bool:
-    """Whether ``start`` is the beginning of the result, or all of it, but for what was measured."""
+    """Whether the result begins with ``start``, apart from the measured fields."""
     same = min(_measured(result, prefix), len(start))
     return start[:same] == result[:same]
 
@@ -241,7 +241,7 @@ def _hash(line: Line) -> str:
 
 
 def _line_end(file: Any, before: int) -> int:
-    """Where the last line that ends before this place ends; 0 if there is none."""
+    """End of the last line that ends before this position; 0 if there is none."""
     while before > 0:
         begin = max(0, before - (1 << 16))
         file.seek(begin)
@@ -253,7 +253,7 @@ def _line_end(file: Any, before: int) -> int:
 
 
 def _hash_of_model(path: Path) -> str:
-    """Of a GGUF file, or of what makes a checkpoint's folder the model that it is."""
+    """Hash of a GGUF file, or of the files of a checkpoint that decide its results."""
     files = [path]
     if path.is_dir():
         names = ("config.json", "tokenizer.json", "*.safetensors")

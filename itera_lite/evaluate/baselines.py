@@ -1,32 +1,33 @@
-"""Floors: what compressors and counting reach on the same text.
+"""Baselines: what compressors and an n-gram model reach on the same text.
 
-A language model that doesn't beat these has learnt nothing worth its size. Each is given
-the same training text as the model, as far as it can use it, and scored on the same
-held-out text in bits per byte.
+A language model that doesn't beat these has learnt nothing worth its size. Each is given the same
+training text as the model, as far as it can use it, and scored on the same held-out text in bits
+per byte.
 """
 
 from __future__ import annotations
 
 import bz2
 import hashlib
-import json
 import lzma
-import random
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from itera_lite.errors import DataError
+from itera_lite.evaluate.documents import sample_documents
 from itera_lite.evaluate.ngram import ByteNgram
 from itera_lite.files import write_json
+from itera_lite.records import Baseline
 
 NGRAM_ORDER = 10
 MAX_TRAIN_BYTES = 2**24
 VERSION = 1  # of the cached numbers: raise it when a method changes
 
-_SEPARATOR = b"\xff"  # never part of UTF-8: the ends of documents stay known, for a byte each
+_SEPARATOR = b"\xff"  # never part of UTF-8; marks the end of a document, for one byte each
 _XZ_FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": 2**26}
 
 HOW = {
@@ -49,7 +50,7 @@ def baselines(
     max_train_bytes: int = MAX_TRAIN_BYTES,
     order: int = NGRAM_ORDER,
     cache: str | Path | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Baseline]:
     """Bits per byte of xz, bzip2 and a Kneser-Ney byte model on held-out documents.
 
     All three are complete codes for the documents, borders included. 16 MB of training
@@ -64,8 +65,7 @@ def baselines(
         cache: a folder that keeps the results by the text's hash; None keeps nothing.
 
     Returns:
-        Per baseline: ``bpb``, ``train_bytes`` (training text used), ``how``, and for the
-        n-gram model ``order``.
+        By name: ``xz``, ``bz2`` and ``kneser_ney``.
 
     Raises:
         DataError: where either text is empty.
@@ -84,16 +84,15 @@ def baselines(
         alone = pool.submit(_xz_size, before)
         ngram = ByteNgram(train, order).bits_per_byte(held_out)
         xz = after.result() - alone.result()
-    result: dict[str, dict[str, Any]] = {
-        "xz": {"bpb": 8 * xz / n_bytes, "train_bytes": n_train},
-        "bz2": {"bpb": 8 * len(bz2.compress(_join(held_out), 9)) / n_bytes, "train_bytes": 0},
-        "kneser_ney": {"bpb": ngram, "order": order, "train_bytes": n_train},
+    alone_bz2 = len(bz2.compress(_join(held_out), 9))
+    result = {
+        "xz": Baseline(8 * xz / n_bytes, n_train, HOW["xz"]),
+        "bz2": Baseline(8 * alone_bz2 / n_bytes, 0, HOW["bz2"]),
+        "kneser_ney": Baseline(ngram, n_train, HOW["kneser_ney"], order),
     }
-    for name, values in result.items():
-        values["how"] = HOW[name]
     if kept is not None:
         try:
-            write_json(kept, result)
+            write_json(kept, msgspec.to_builtins(result))
         except OSError as error:
             print(
                 f"note: the baselines aren't kept for the next time: '{kept}' can't be written "
@@ -103,30 +102,13 @@ def baselines(
     return result
 
 
-def _known(path: Path) -> dict[str, dict[str, Any]] | None:
+def _known(path: Path) -> dict[str, Baseline] | None:
     """What was kept, unless it is missing, can't be read or is damaged."""
     try:
-        result = dict(json.loads(path.read_text(encoding="utf-8")))
-        complete = all(isinstance(result[name]["bpb"], int | float) for name in HOW)
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        result = msgspec.json.decode(path.read_bytes(), type=dict[str, Baseline])
+    except (OSError, ValueError, RecursionError):
         return None
-    return result if complete else None
-
-
-def sample_documents(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
-    """All documents, or a random choice of them (fixed seed) of at most ``max_bytes``.
-
-    A single document that is longer is cut.
-    """
-    if sum(map(len, documents)) <= max_bytes:
-        return list(documents)
-    chosen: list[bytes] = []
-    left = max_bytes
-    for document in random.Random(0).sample(documents, len(documents)):
-        if len(document) <= left:
-            chosen.append(document)
-            left -= len(document)
-    return chosen or [documents[0][:max_bytes]]
+    return result if result.keys() == HOW.keys() else None
 
 
 def _join(documents: Sequence[bytes]) -> bytes:

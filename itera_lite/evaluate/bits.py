@@ -29,6 +29,7 @@ from itera_lite.model import LanguageModel
 IGNORED = -100  # target of a position that isn't scored
 LOGITS_PER_BATCH = 2**23  # 32 MiB of float32 logits at a time
 BLOCK_BYTES = 2**18  # documents are sorted by length within blocks of this much text
+FINAL_BYTES = 2_000_000  # of validation text for a training's last score; `itera eval` takes all
 
 
 class TextCodec(Protocol):
@@ -152,6 +153,16 @@ def validation_score(
     """Score in float32, in windows of the length that trainings use by default."""
     window = min(TrainConfig().seq_len, model.config.max_seq_len)
     return score_documents(model, tokenizer, documents, seq_len=window)
+
+
+def first_bytes(documents: Iterable[bytes], enough: int = FINAL_BYTES) -> Iterator[bytes]:
+    """Whole documents, until ``enough`` bytes are reached."""
+    total = 0
+    for document in documents:
+        yield document
+        total += len(document)
+        if total >= enough:
+            return
 
 
 def stream_bits(

@@ -1,14 +1,15 @@
-"""A checkpoint as one GGUF file that llama.cpp, and what is built on it, loads as it is.
+"""Exports a checkpoint to one GGUF file, which llama.cpp and programs built on it load.
 
-The Itera model is llama.cpp's ``granitehybrid``, the Transformer its ``llama``. Tokenizer and
-sampling defaults lie inside. docs/export.md says what is stored where.
+The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``. The file holds
+the tokenizer and the sampling defaults too. docs/export.md lists the keys.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import ExportError, UsageError
-from itera_lite.export.output import refuse_output
-from itera_lite.export.summary import Stored, Summary
+from itera_lite.export.summary import ExportSummary, StoredTensors
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import (
     SCHEMES,
@@ -33,19 +33,19 @@ from itera_lite.export.types import (
     packed_bytes,
     stored_type,
 )
-from itera_lite.files import folder_name, replacing
+from itera_lite.files import check_output_file, exists, folder_name, is_special, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
 
-# Of a checkpoint's folder: no output may have one of these names there.
+# The files of a checkpoint's folder, which no output may replace
 FILES = (
     *("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
     *("tokenizer.json", "tokenizer_config.json"),
 )
 # llama.cpp's default order, but temperature before the cuts, as our own sampler has it
 _SAMPLING_SEQUENCE = "penalties;dry;top_n_sigma;temperature;top_k;typ_p;top_p;min_p;xtc"
-# A chat program without a template would put its own marks around what is typed. This one gives
-# the text as it is, so that the model goes on from it.
+# Without a template, a chat program would add its own role markers. This one gives the text as it
+# is, so that the model continues it.
 _CHAT_TEMPLATE = (
     "{# A base model: it goes on from the text of the conversation, without roles. #}"
     "{{ bos_token }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -54,7 +54,7 @@ _CHAT_TEMPLATE = (
 
 def export_gguf(
     checkpoint: str | Path, type: str = "q8_0", output: str | Path | None = None
-) -> Summary:
+) -> ExportSummary:
     """Write a checkpoint as a GGUF file. The same checkpoint gives the same bytes.
 
     Args:
@@ -79,24 +79,24 @@ def write_gguf(
     tokenizer: Tokenizer,
     type: str,
     output: str | Path | None = None,
-) -> Summary:
+) -> ExportSummary:
     """As `export_gguf`, of a model that is loaded already.
 
     Args:
-        checkpoint: the folder that the model is in, or is to be: its name stands in the file.
+        checkpoint: folder of the model, there or not yet: the file contains its name.
     """
-    refuse_gpt2(checkpoint, model.config)
+    check_exportable(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
 
     scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
     writer = _writer(checkpoint, model.config, tokenizer, scheme)
-    by_type: dict[str, Stored] = {}
+    by_type: dict[str, StoredTensors] = {}
     for name, weights in gguf_tensors(model):
         kind = stored_type(name, scheme)
         packed = pack(name, weights, kind)
         writer.add_tensor(name, packed, raw_dtype=kind)
-        stored = by_type.get(kind.name, Stored())
+        stored = by_type.get(kind.name, StoredTensors())
         by_type[kind.name] = stored.plus(weights.size, packed.nbytes)
     with replacing(path) as temporary:
         try:
@@ -105,15 +105,44 @@ def write_gguf(
             writer.write_tensors_to_file()
             writer.close()
         finally:
-            with suppress(OSError):  # the first error is the one that is told
+            with suppress(OSError):  # of several errors, the first is raised
                 writer.close()
         size = temporary.stat().st_size
-    return Summary(path, type, size, by_type)
+    return ExportSummary(path, type, size, by_type)
 
 
-def refuse_gpt2(checkpoint: Path, config: ModelConfig) -> None:
-    """Raises `ExportError` for a model that no GGUF file is written of."""
-    if config.is_gpt2:
+def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
+    """Raises `UsageError` if ``path`` may not be written: an input, or another kind of file.
+
+    Devices and pipes may be written.
+
+    Args:
+        inputs: the files that are read, whether they exist or not.
+        magic: the first bytes of a file that may be replaced. An empty file may be too.
+    """
+    check_output_file(path)
+    if is_special(path):
+        return
+    target = os.path.realpath(path)
+    for source in inputs:
+        same = exists(source) and exists(path) and os.path.samefile(source, path)
+        if same or target == os.path.realpath(source):
+            raise UsageError(
+                f"the output '{path}' would replace a file that it is made from: give another name"
+            )
+    if exists(path):
+        with open(path, "rb") as file:
+            begins = file.read(len(magic))
+        if begins and begins != magic:
+            raise UsageError(
+                f"the output '{path}' is there already and is no {magic.decode()} file: it isn't "
+                "replaced. Give another name, or remove it first"
+            )
+
+
+def check_exportable(checkpoint: Path, config: ModelConfig) -> None:
+    """Raises `ExportError` for a model of a family that isn't exported to GGUF."""
+    if config.parts.gguf is None:
         raise ExportError(
             f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
             "a Llama model. transformers loads the folder as it is"
@@ -126,11 +155,11 @@ def file_bytes(
     tokenizer: Tokenizer,
     kinds: Mapping[str, gguf.GGMLQuantizationType],
 ) -> int:
-    """Exact size of a model's GGUF file, without writing it.
+    """Exact size of the file of a model, without writing it.
 
     Args:
-        checkpoint: the folder that the model is in, or is to be: its name stands in the file.
-        kinds: type of each matrix, by its GGUF name. Matrices that it lacks are left out.
+        checkpoint: folder of the model, there or not yet: the file contains its name.
+        kinds: stored type of each matrix, by its GGUF name. Matrices that it lacks don't count.
     """
     total = _header_bytes(checkpoint, model, tokenizer)
     for name, weights in gguf_tensors(model):
@@ -140,9 +169,9 @@ def file_bytes(
 
 
 def _header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
-    """Size of a file of this model without its tensors: keys, tokenizer, table of tensors.
+    """Bytes of a file of this model without its tensors: keys, tokenizer, table of tensors.
 
-    It is the same for every assignment of types.
+    They don't depend on the stored types.
     """
     writer = _writer(checkpoint, model.config, tokenizer, SCHEMES["f32"])
     for name, weights in gguf_tensors(model):
@@ -162,8 +191,8 @@ def _header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) 
 def _writer(
     checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, scheme: Scheme
 ) -> gguf.GGUFWriter:
-    """A writer that has all but the tensors."""
-    writer = _Writer(None, "llama" if config.family == "transformer" else "granitehybrid")
+    """A writer with everything but the tensors."""
+    writer = _Writer(None, str(config.parts.gguf))
     _add_general(writer, checkpoint, config, scheme)
     _add_architecture(writer, config)
     _add_tokenizer(writer, tokenizer)
@@ -246,8 +275,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
 
 
 class _Writer(gguf.GGUFWriter):
-    """Writes empty arrays too: a tokenizer of bytes only has no merges, and llama.cpp wants
-    the array all the same."""
+    """Writes empty arrays too: llama.cpp needs the merges of a tokenizer that has none."""
 
     def _pack_val(
         self,

@@ -1,4 +1,5 @@
-"""What an export wrote."""
+"""What an export wrote; apart from `itera_lite.export.gguf`, for the command line loads this first,
+without PyTorch."""
 
 from __future__ import annotations
 
@@ -7,25 +8,25 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredTensors:
     """The tensors of one stored type."""
 
     tensors: int = 0
     weights: int = 0
     bytes: int = 0
 
-    def plus(self, weights: int, n_bytes: int) -> Stored:
+    def plus(self, weights: int, n_bytes: int) -> StoredTensors:
         """The same with one tensor more."""
-        return Stored(self.tensors + 1, self.weights + weights, self.bytes + n_bytes)
+        return StoredTensors(self.tensors + 1, self.weights + weights, self.bytes + n_bytes)
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What was written. As a string: some lines to print.
+class ExportSummary:
+    """An exported file. As a string: some lines to print.
 
     Attributes:
         path: the file.
-        type: as it was asked for.
+        type: the type that was asked for.
         bytes: size of the file, tokenizer and keys included.
         by_type: the tensors of each stored type, by its name.
     """
@@ -33,7 +34,7 @@ class Summary:
     path: Path
     type: str
     bytes: int
-    by_type: dict[str, Stored]
+    by_type: dict[str, StoredTensors]
 
     @property
     def parameters(self) -> int:
@@ -46,7 +47,7 @@ class Summary:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all weights, the blocks' scales included."""
+        """Mean bits of a weight, the blocks' scales included."""
         return 8 * self.tensor_bytes / self.parameters
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The model's tensors under GGUF's names, and which part of a parameter each of them is."""
+"""The model's tensors under GGUF's names and in its shapes."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ _GATE_UP = {  # one tensor of ours, two of GGUF's
 
 
 def gguf_names(parameter: str) -> tuple[str, ...]:
-    """GGUF's names of one of our parameters.
+    """GGUF's names of one of our parameters: one, or two for the halves gate and up.
 
-    Two, where the first half of the rows (on the last axis but one) is the gate and the second
-    half goes up. Rows are never cut or joined, so a row's blocks are the same on both sides.
+    The halves are taken on the last axis but one. Rows are never cut or joined, so the blocks of
+    a row are the same in both.
     """
     if parameter in _TOP:
         return (_TOP[parameter],)
@@ -54,7 +54,7 @@ def gguf_names(parameter: str) -> tuple[str, ...]:
 
 def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The model's weights in float32, under GGUF's names and in its shapes, layer by layer."""
-    c = model.config
+    rotary = model.config.parts.positions == "rotary"
     for parameter, value in model.state_dict().items():
         weights = value.detach().float().contiguous().numpy()
         names = gguf_names(parameter)
@@ -68,8 +68,8 @@ def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32
             weights = weights[:, None]
         elif parameter.endswith("mixer.norm.weight"):
             weights = weights[None]  # (groups, d_inner / groups)
-        elif c.uses_rope and parameter.endswith(("mixer.q_proj.weight", "mixer.k_proj.weight")):
-            weights = _interleave_halves(weights, c.head_dim)
+        elif rotary and parameter.endswith(("mixer.q_proj.weight", "mixer.k_proj.weight")):
+            weights = _interleave_halves(weights, model.config.head_dim)
         yield names[0], weights
 
 

@@ -1,4 +1,10 @@
-"""How each tensor of a GGUF file is stored: the types on offer, and packing into them."""
+"""The stored types of a GGUF file's tensors, and packing weights into them.
+
+A quantised type has a grid in each block of weights: a scale times whole steps. Plain rounding
+takes the scale from the block's largest weight. Weights that lie on a grid already, because a
+better method rounded them, may have another scale: `exact_blocks` finds it, so they stay exactly
+as they are in this export and every later one.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +21,29 @@ from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
 
 from itera_lite.errors import ExportError
-from itera_lite.export.grid import GRIDS, exact_blocks, is_exact
 
-# What a matrix product or the look-up of a token reads. All else (norms, convolution, state
-# space, biases, router) stays float32: it is small, and the model is sensitive to it.
+# The matrices of products and of the embedding. Other tensors (norms, convolution, state space,
+# biases, router) stay float32: they are small, and the model is sensitive to them.
 _MATRIX = re.compile(
     r"token_embd|(ssm_(in|out)|attn_(q|k|v|output)|ffn_(gate|up|down)(_exps|_shexp)?)\.weight$"
 )
+BLOCK = GGML_QUANT_SIZES[Type.Q4_0][0]  # weights that share a scale; 32, in Q8_0 too
+# The steps that the largest weight of a block may have, the likeliest first. Q4_0 has steps -8 to
+# 7 and a scale of either sign: without -8 the steps are symmetric, and a positive scale is enough.
+_PEAKS = {Type.Q4_0: (-8, *range(7, 0, -1)), Type.Q8_0: tuple(range(127, 0, -1))}
+_LEVELS = {Type.Q4_0: (-8, 7), Type.Q8_0: (-127, 127)}
+GRIDS = tuple(_PEAKS)
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """The stored type of the matrices, of the embedding, and llama.cpp's number for the mix.
+    """The stored types of a model's matrices.
 
-    ``tensors`` has the type of single matrices, by their GGUF name, where it is another one.
+    Attributes:
+        matrices: the type of the matrices but the embedding.
+        embedding: the type of the embedding.
+        file_type: llama.cpp's number for the mixture.
+        tensors: by GGUF name, the matrices of another type.
     """
 
     matrices: Type
@@ -56,21 +71,21 @@ def stored_type(name: str, scheme: Scheme) -> Type:
 
 
 def is_matrix(name: str) -> bool:
-    """Whether the tensor ``name`` is one that a scheme decides about; others stay float32."""
+    """Whether a scheme decides about the tensor ``name``; others stay float32."""
     return _MATRIX.search(name) is not None
 
 
 def scheme_of(kinds: Mapping[str, Type]) -> Scheme:
-    """The scheme that stores each matrix as ``kinds`` says, by its GGUF name."""
+    """The scheme with the type of each matrix by its GGUF name."""
     ((usual, _),) = Counter(kinds.values()).most_common(1)
     number = next(s.file_type for s in SCHEMES.values() if s.matrices == usual)
     return Scheme(usual, usual, number, dict(kinds))
 
 
 def exact_scheme(tensors: Iterable[tuple[str, NDArray[np.float32]]]) -> Scheme:
-    """Each matrix in the smallest type that holds its weights as they are.
+    """The scheme with each matrix in the smallest type that holds its weights exactly.
 
-    So the types of a quantised model are known from its weights alone, whoever saved it.
+    It gives a quantised model its types back, from its weights alone.
     """
     return scheme_of({name: _smallest(value) for name, value in tensors if is_matrix(name)})
 
@@ -85,7 +100,7 @@ def _smallest(weights: NDArray[np.float32]) -> Type:
 
 
 def packed_bytes(shape: Sequence[int], kind: Type) -> int:
-    """What a tensor takes in a file, with the padding after it."""
+    """Bytes of a tensor in a file, with the padding after it."""
     block, size = GGML_QUANT_SIZES[kind]
     length = prod(shape) // block * size
     return -(-length // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
@@ -135,3 +150,55 @@ def _row_dimension(name: str) -> str:
     if "ffn_down_exps" in name:
         return "d_expert"
     return "d_ff" if "ffn_down" in name else "d_model"
+
+
+def exact_blocks(
+    weights: NDArray[np.float32], kind: Type
+) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]:
+    """Which blocks of 32 weights are on the grid of ``kind``, and these as they are stored.
+
+    Args:
+        weights: (..., row), rows of a multiple of 32.
+
+    Returns:
+        (n,) for each block whether it can be stored without any rounding; (m, bytes) the blocks
+        that can. Blocks of zeros are left to plain rounding, which keeps them: they count as on
+        the grid only in `is_exact`.
+    """
+    blocks = weights.reshape(-1, BLOCK)
+    low, high = _LEVELS[kind]
+    at = np.abs(blocks).argmax(axis=1)
+    peak = blocks[np.arange(len(blocks)), at]
+    scale = np.zeros(len(blocks), dtype=np.float16)
+    steps = np.zeros(blocks.shape, dtype=np.int8)
+    todo = np.flatnonzero(peak)
+    for k in _PEAKS[kind]:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            most = peak[todo] if k < 0 else np.abs(peak[todo])
+            d = (most / np.float32(k)).astype(np.float16)
+            hit = (d.astype(np.float32) * np.float32(k) == most) & (d != 0) & np.isfinite(d)
+            # Products of a float16 and a few bits are exact in float32, and so is their quotient
+            at, d = todo[hit], d[hit]
+            q = blocks[at] / d[:, None].astype(np.float32)
+            whole = ((q == np.rint(q)) & (q >= low) & (q <= high)).all(axis=1)
+        scale[at[whole]], steps[at[whole]] = d[whole], q[whole].astype(np.int8)
+        todo = np.setdiff1d(todo, at[whole], assume_unique=True)
+    found = scale != 0
+    return found, _stored(scale[found], steps[found], kind)
+
+
+def is_exact(weights: NDArray[np.float32], kind: Type) -> bool:
+    """Whether every weight can be stored as ``kind`` without any rounding."""
+    if weights.shape[-1] % BLOCK:
+        return False
+    found, _ = exact_blocks(weights, kind)
+    return bool(found[weights.reshape(-1, BLOCK).any(axis=1)].all())
+
+
+def _stored(scale: NDArray[np.float16], steps: NDArray[np.int8], kind: Type) -> NDArray[np.uint8]:
+    if kind == Type.Q8_0:
+        values: NDArray[np.uint8] = steps.view(np.uint8)
+    else:  # the first half of the block in the low four bits, the second in the high ones
+        halves = (steps + 8).astype(np.uint8).reshape(-1, 2, BLOCK // 2)
+        values = halves[:, 0] | halves[:, 1] << np.uint8(4)
+    return np.concatenate([scale[:, None].view(np.uint8), values], axis=1)

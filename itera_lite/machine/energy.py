@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from itera_lite.stats.samples import stat
+import msgspec
+
+from itera_lite.stats.samples import Stat, stat
 
 POWERCAP = Path("/sys/class/powercap")
 DEFAULT_WATTS = 10.0  # a busy core; docs/method.md says where it comes from
@@ -109,6 +111,40 @@ def find_meter(device: str = "cpu") -> Meter | None:
         return Nvml(int(device.partition(":")[2] or 0))
     except (OSError, AttributeError):
         return None
+
+
+class Energy(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Joules per decoded token.
+
+    Attributes:
+        method: ``rapl``, ``nvml`` or ``estimated``.
+        watts: power of a busy core that was assumed; None unless estimated.
+    """
+
+    joules_per_token: Stat
+    method: str
+    watts: float | None
+    cpu_seconds_per_token: Stat
+
+    @classmethod
+    def of(
+        cls, per_token: Sequence[tuple[float, float | None]], meter: Meter | None, watts: float
+    ) -> Energy:
+        """From processor seconds and, with a meter, joules of a token; a pair a repeat.
+
+        Args:
+            meter: what was read, or None.
+            watts: power of a busy core, for the estimate that is made without a meter.
+        """
+        seconds = [cpu for cpu, _ in per_token]
+        joules = [joules for _, joules in per_token if joules is not None]
+        measured = meter is not None and bool(joules)
+        return cls(
+            joules_per_token=Stat.of(joules if measured else [watts * s for s in seconds]),
+            method=meter.method if meter is not None and measured else "estimated",
+            watts=None if measured else watts,
+            cpu_seconds_per_token=Stat.of(seconds),
+        )
 
 
 def energy_record(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -25,7 +27,7 @@ def measured_peak(
 
     Args:
         dtype: of both factors and of the product.
-        threads: processor threads; None keeps PyTorch's compute.
+        threads: processor threads; None keeps PyTorch's number.
         seconds: about how long to measure.
         device: ``cpu``, or a PyTorch device.
 
@@ -34,9 +36,7 @@ def measured_peak(
     """
     if threads is not None and threads < 1:
         raise UsageError(f"threads={threads}: expected 1 or more")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
+    with torch_threads(threads):
         best = 0.0
         share = seconds / len(SIZES)
         for n in SIZES:
@@ -45,6 +45,19 @@ def measured_peak(
                 break
             best = max(best, flops / _fastest(n, dtype, share, device))
         return best
+
+
+@contextmanager
+def torch_threads(threads: int | None = None) -> Iterator[None]:
+    """Set PyTorch's number of threads for a block, and put the number before it back.
+
+    Args:
+        threads: None leaves the number as it is until the block sets it.
+    """
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
+        yield
     finally:
         torch.set_num_threads(before)
 

@@ -8,12 +8,14 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 import itera_lite
 from itera_lite.quantities import MOST_THREADS
@@ -28,6 +30,79 @@ RELEVANT_FLAGS = (
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
 PROCESS_GROUPS = Path("/proc/self/cgroup")
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
+
+
+class Machine(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The computer: ``cores`` that the process may use, ``threads`` of PyTorch, ``isa`` flags."""
+
+    cpu: str
+    cores: int
+    threads: int | None
+    isa: list[str]
+    memory_bytes: int | None
+    os: str
+
+
+class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where the numbers of a result come from. None: not known.
+
+    Attributes:
+        git_commit: of the checkout; ``git_dirty``: whether files of the package differed from it;
+            ``git_note``: why there is no commit.
+        date: UTC, ISO 8601.
+        seed: None where nothing was random, or several ``seeds`` were used.
+        load_by_others: processor cores that other programs kept busy meanwhile, on average.
+        checkpoints: name -> SHA-256 of the weights of each model that was measured.
+        origin: how this is known, where the program that measured didn't write it.
+        to_measure_again: why the numbers are to be measured again; empty where they stand.
+    """
+
+    command: str | None
+    git_commit: str | None
+    git_dirty: bool | None = None
+    git_note: str | None = None
+    date: str | None
+    seed: int | None
+    seeds: list[int] = []
+    machine: Machine | None
+    load_by_others: float | None = None
+    versions: dict[str, str] = {}
+    device: str | None = None
+    engine_isa: str | None = None
+    checkpoints: dict[str, str] = {}
+    prompt: str | None = None
+    origin: str | None = None
+    to_measure_again: str = ""
+
+    @classmethod
+    def now(
+        cls,
+        seed: int | None = None,
+        *,
+        seeds: Iterable[int] | None = None,
+        versions: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Provenance:
+        """Of what this process computes, here and now.
+
+        Args:
+            seed: of the run; None where nothing was random.
+            seeds: of the runs, where a file is about several; ``seed`` is then set only if they
+                had the same.
+            versions: of other programs, beside those of this one's packages.
+            more: further attributes.
+        """
+        chosen = [] if seeds is None else sorted(set(seeds))
+        return cls(
+            command=command(),
+            **git_state(Path(itera_lite.__file__).parent),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=chosen[0] if len(chosen) == 1 else seed,
+            seeds=chosen,
+            machine=Machine(**machine()),
+            versions=_versions() | dict(versions or {}),
+            **more,
+        )
 
 
 def provenance(
@@ -56,7 +131,7 @@ def provenance(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
         "machine": machine(),
-        "versions": versions(),
+        "versions": _versions(),
         **extra,
     }
 
@@ -159,7 +234,7 @@ def _text(path: Path) -> str:
         return ""
 
 
-def versions() -> dict[str, str]:
+def _versions() -> dict[str, str]:
     """Versions of Python, of this package and of what it computes with."""
     found = {"python": platform.python_version(), "itera_lite": itera_lite.__version__}
     for package in PACKAGES:

@@ -1,5 +1,5 @@
 """The models: one `LanguageModel` for every pattern of layers."""
 
-from itera_lite.model.lm import LanguageModel, State, StepLoss
+from itera_lite.model.lm import LanguageModel, ModelState, StepLoss
 
-__all__ = ["LanguageModel", "State", "StepLoss"]
+__all__ = ["LanguageModel", "ModelState", "StepLoss"]

@@ -1,8 +1,7 @@
 """Causal attention with grouped key/value heads and a cache.
 
-Without positions in the Itera model (Mamba layers carry the order; NoPE,
-Kazemnejad et al. 2023), with rotary ones in the Transformer (Su et al. 2021);
-GPT-2's learned ones are added to the embedding, outside of here.
+Positions are rotary (Su et al., 2021) or none (Kazemnejad et al., 2023: in the Itera model the
+Mamba layers carry the order). Learned positions are added to the embedding, in `LanguageModel`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model.layers import Linear
 
-FUSED_LENGTH = 1024  # up to here the fused kernel's whole score matrix is cheaper than tiles
+FUSED_LENGTH = 1024  # longest sequence for which a whole score matrix is cheaper than tiles
 
 
 @dataclass
@@ -29,7 +28,7 @@ class AttentionState:
     length: int = 0
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H_kv, L, P); returns views of all that is stored."""
+        """Append (B, H_kv, L, P); returns views of all keys and values."""
         end = self.length + keys.shape[2]
         if end > self.keys.shape[2]:
             grow = max(end, 2 * self.keys.shape[2]) - self.keys.shape[2]
@@ -42,7 +41,7 @@ class AttentionState:
 
 
 def rotary_table(length: int, head_dim: int, theta: float, start: int = 0) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (L, P) of the rotary embedding, halves repeated as in Llama."""
+    """Cosines and sines (L, P) of the rotary embedding, with the halves repeated as in Llama."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angle = torch.arange(start, start + length, dtype=torch.float64)[:, None] * frequency
     angle = torch.cat([angle, angle], dim=-1)
@@ -63,11 +62,11 @@ class Attention(nn.Module):
         super().__init__()
         self.config = config
         kv = config.n_kv_heads * config.head_dim
-        biased = config.is_gpt2
-        self.q_proj = Linear(config.d_model, config.d_model, biased)
-        self.k_proj = Linear(config.d_model, kv, biased)
-        self.v_proj = Linear(config.d_model, kv, biased)
-        self.o_proj = Linear(config.d_model, config.d_model, biased)
+        bias = config.parts.bias
+        self.q_proj = Linear(config.d_model, config.d_model, bias)
+        self.k_proj = Linear(config.d_model, kv, bias)
+        self.v_proj = Linear(config.d_model, kv, bias)
+        self.o_proj = Linear(config.d_model, config.d_model, bias)
         self._rotary: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -81,7 +80,7 @@ class Attention(nn.Module):
         return AttentionState(weight.new_zeros(shape), weight.new_zeros(shape))
 
     def _project(self, x: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, (H + 2 H_kv) * P): one product where a batch pays for the copy."""
+        """(B, L, D) -> (B, L, (H + 2 H_kv) * P); many rows take one product of joined weights."""
         parts = (self.q_proj, self.k_proj, self.v_proj)
         if x.shape[0] * x.shape[1] < self.config.d_model:
             return torch.cat([part(x) for part in parts], dim=-1)
@@ -92,7 +91,7 @@ class Attention(nn.Module):
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Cosines and sines (end - start, P) of the positions; None without positions."""
         c = self.config
-        if not c.uses_rope:
+        if c.parts.positions != "rotary":
             return None, None
         if self._rotary is None or self._rotary[0].shape[0] < end:
             self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
@@ -111,7 +110,7 @@ class Attention(nn.Module):
         return q, k, v
 
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
-        """Mix a whole sequence. With a state: go on from it and leave it at the end."""
+        """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
         if state is None and x.shape[1] <= FUSED_LENGTH and ops.usable(x):
             cos, sin = self._angles(0, x.shape[1])
             return self.o_proj(ops.attention(self._project(x), self.config, cos, sin))

@@ -1,18 +1,18 @@
-"""What a model costs, counted from its shape: parameters, FLOPs, bytes.
+"""Counts parameters, FLOPs and bytes of a model from its shape.
 
-FLOPs: a multiply-add is 2. The output head and the router are in; an
-embedding look-up is 0; element-wise work (norms, activations, gates) is left
-out, as PyTorch's own counter leaves it out. The state-space recurrence is
-counted as the recurrence needs it (5 a state element: decay, update, output),
-not as the larger count of its chunked form. Attention is counted at the
-positions that a causal mask lets through.
+FLOPs: a multiply-add is 2. The output head and the router count; an embedding look-up is 0;
+element-wise work (norms, activations, gates) doesn't count, as in PyTorch's own counter. The
+state-space scan counts as the recurrence (5 FLOPs a state element: decay, update, output), not as
+its chunked form, which needs more. Attention counts the positions that a causal mask lets through.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from itera_lite.config import ModelConfig
+from itera_lite.config import ModelConfig, preset_of
+from itera_lite.records import ModelDescription, Params
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,24 @@ class Cost:
     state_floats_per_token: int  # numbers that each token of context adds
     breakdown: dict[str, float] = field(default_factory=dict)  # of flops_forward
 
+    @property
+    def params(self) -> Params:
+        """The parameters, as result files hold them."""
+        return Params(
+            total=self.params_total,
+            embedding=self.params_embedding,
+            non_embedding=self.params_non_embedding,
+            active=self.params_active,
+        )
+
     def state_bytes(self, context: int, bytes_per_number: int = 4) -> int:
         """Bytes of the decoding state after ``context`` tokens."""
         numbers = self.state_floats_fixed + context * self.state_floats_per_token
         return numbers * bytes_per_number
 
-    def bytes_per_decoded_token(self, bytes_per_weight: float = 4.0) -> float:
-        """Bytes of active weights and of state that one decoded token must read."""
-        return self.params_active * bytes_per_weight + self.state_bytes(self.context)
-
 
 def cost(config: ModelConfig, context: int = 256) -> Cost:
-    """Count the cost of a model at ``context`` tokens; builds nothing."""
+    """The cost of a model at ``context`` tokens, without building it."""
     c = config
     d, inner, heads = c.d_model, c.d_inner, c.n_ssm_heads
     kv = c.n_kv_heads * c.head_dim
@@ -54,17 +60,16 @@ def cost(config: ModelConfig, context: int = 256) -> Cost:
     attention_matrices = 2 * d * d + 2 * d * kv
     expert = 3 * d * c.d_expert
     router = d * c.n_experts
-    shared = 3 * d * c.d_ff
-    if c.is_gpt2:  # no gate
-        shared = 2 * d * c.d_ff
+    shared = (3 if c.parts.feed_forward == "swiglu" else 2) * d * c.d_ff
+    norm = d if c.parts.norm == "rms" else 2 * d
+    biases = 2 * d + 2 * kv + c.d_ff + d if c.parts.bias else 0
     ffn_params = shared + c.n_experts * expert + router
     ffn_active = shared + (c.top_k * expert + router if c.n_experts else 0)
 
     embedding = c.vocab_size * d
     layers = n_mamba * mamba_params + n_attention * attention_matrices
-    layers += c.n_layers * (ffn_params + 2 * d) + d
-    if c.is_gpt2:  # the biases, and the positions
-        layers += c.n_layers * (7 * d + c.d_ff) + d
+    layers += c.n_layers * (ffn_params + biases + 2 * norm) + norm
+    if c.parts.positions == "learned":
         embedding += c.max_seq_len * d
     total = embedding + layers
     active = total - c.n_layers * (ffn_params - ffn_active)
@@ -94,4 +99,21 @@ def cost(config: ModelConfig, context: int = 256) -> Cost:
         state_floats_fixed=n_mamba * (inner * c.d_state + c.d_conv_channels * (c.d_conv - 1)),
         state_floats_per_token=2 * n_attention * kv,
         breakdown={name: value for name, value in breakdown.items() if value},
+    )
+
+
+def describe(name: str, config: ModelConfig, **more: Any) -> ModelDescription:
+    """A model as result files describe it.
+
+    Args:
+        name: of its run, or of its checkpoint's folder.
+        more: further fields of `ModelDescription`, where they are known.
+    """
+    return ModelDescription(
+        name=name,
+        family=config.family,
+        size=preset_of(config.to_dict()),
+        params=cost(config).params,
+        config=config,
+        **more,
     )

@@ -1,4 +1,4 @@
-"""The small parts that every layer is made of."""
+"""The parts of a layer: linear maps, norms, feed-forwards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itera_lite import ops
 
 
 class Linear(nn.Module):
-    """A matrix product; weight and bias (none by default) are float32 and follow the input."""
+    """A matrix product in the input's type; weight and bias (none by default) are float32."""
 
     def __init__(self, d_in: int, d_out: int, bias: bool = False) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(dtype)
 
     def after(self, x: Tensor, add: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Go on along the residual stream: ``x + scale * add``, and that normalised.
+        """Add a layer's output to the residual stream, ``x + scale * add``, and normalise that.
 
         Args:
-            x: (..., width), the stream. add: what the last layer adds, in the products' type.
+            x: (..., width), the stream. add: the layer's output, in the type of the products.
 
         Returns:
             The stream in the type of ``x``, its norm in the type of ``add``.
@@ -54,7 +54,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm (Ba et al., 2016), computed in float32; GPT-2's. The faces are `RMSNorm`'s."""
+    """Layer norm (Ba et al., 2016), computed in float32; the methods are those of `RMSNorm`."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class LayerNorm(nn.Module):
 
 
 class GELU(nn.Module):
-    """GPT-2's feed-forward: ``down(gelu(up(x)))`` with biases, in the tanh approximation."""
+    """GPT-2's feed-forward: ``down(gelu(up(x)))`` with biases and the tanh approximation."""
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__()

@@ -20,22 +20,28 @@ from itera_lite.model.layers import GELU, LayerNorm, RMSNorm, SwiGLU
 from itera_lite.model.moe import MoE
 from itera_lite.model.ssd import Mamba2, MambaState
 
-State = list[MambaState | AttentionState]
+ModelState = list[MambaState | AttentionState]
 
 
 @dataclass
 class StepLoss:
-    """What one batch costs. ``total`` is what training minimises."""
+    """The losses of one batch; training minimises ``total``."""
 
     total: Tensor  # scalar: cross_entropy, or an objective's own loss, + weighted balance
     cross_entropy: Tensor  # scalar, nats a token
     balance: Tensor  # scalar, 1 when the experts are used alike; 0 in a dense model
 
 
+NORMS: dict[str, type[RMSNorm | LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+FEED_FORWARDS: dict[str, type[SwiGLU | GELU]] = {"swiglu": SwiGLU, "gelu": GELU}
+
+
 class Block(nn.Module):
+    """A layer: a mixer (Mamba-2 or attention) and a feed-forward, each after a norm."""
+
     def __init__(self, config: ModelConfig, kind: str) -> None:
         super().__init__()
-        norm = LayerNorm if config.is_gpt2 else RMSNorm
+        norm = NORMS[config.parts.norm]
         self.mixer_norm = norm(config.d_model, config.norm_eps)
         self.mixer: Mamba2 | Attention = Mamba2(config) if kind == "m" else Attention(config)
         self.ffn_norm = norm(config.d_model, config.norm_eps)
@@ -43,7 +49,7 @@ class Block(nn.Module):
         if config.n_experts:
             self.ffn = MoE(config)
         else:
-            self.ffn = (GELU if config.is_gpt2 else SwiGLU)(config.d_model, config.d_ff)
+            self.ffn = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff)
         self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
         self.residual_multiplier = config.residual_multiplier
 
@@ -54,9 +60,14 @@ class Block(nn.Module):
         dtype: torch.dtype,
         state: MambaState | AttentionState | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The residual stream x (B, L, D) and what the last layer adds to it -> the same.
+        """The residual stream (B, L, D) and the output of the last layer -> the same of this one.
 
-        What is added stays apart until the next norm, which takes both in one pass.
+        The output is added to the stream by the next norm, which does both in one pass.
+
+        Args:
+            x: the stream, without ``add``. add: the last layer's output; None in the first layer.
+            dtype: of the products.
+            state: where the sequence continues; updated.
         """
         r = self.residual_multiplier
         if add is None:
@@ -76,9 +87,8 @@ class Block(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids -> logits of the next token, for any `ModelConfig`.
 
-    ``compute_dtype`` is the type of the matrix products (float32, or bfloat16
-    in training on processors that are faster at it); weights, residual stream
-    and logits are float32.
+    ``compute_dtype`` is the type of the matrix products: float32, or bfloat16 in training on
+    processors that are faster with it. Weights, residual stream and logits are float32.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -87,38 +97,43 @@ class LanguageModel(nn.Module):
         self.compute_dtype = torch.float32
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, kind) for kind in config.pattern)
-        self.norm = (LayerNorm if config.is_gpt2 else RMSNorm)(config.d_model, config.norm_eps)
+        self.norm = NORMS[config.parts.norm](config.d_model, config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.positions: nn.Embedding | None = None
-        if config.is_gpt2:
-            self._begin_as_gpt2()
-            return
-        with torch.no_grad():  # a new block begins as the identity
-            for block in self.blocks:
-                block.mixer.output.weight.zero_()
-                for part in (block.ffn, getattr(block.ffn, "shared", None)):
-                    if isinstance(part, MoE):
-                        part.down.zero_()
-                    elif isinstance(part, SwiGLU):
-                        part.down.weight.zero_()
+        if config.parts.positions == "learned":
+            self.positions = nn.Embedding(config.max_seq_len, config.d_model)
+            nn.init.normal_(self.positions.weight, std=0.01)
+        self.drop = nn.Dropout(config.dropout)  # of the embedding, with learned positions
+        if config.parts.init == "gpt2":
+            self._init_gpt2()
+        else:
+            self._init_identity()
 
     @property
     def blocks(self) -> list[Block]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    def _begin_as_gpt2(self) -> None:
-        """Learned positions, and GPT-2's initial weights (Radford et al., 2019)."""
-        c = self.config
-        self.positions = nn.Embedding(c.max_seq_len, c.d_model)
-        nn.init.normal_(self.positions.weight, std=0.01)
-        self.drop = nn.Dropout(c.dropout)
+    @torch.no_grad()
+    def _init_identity(self) -> None:
+        """Zero the projections back to the residual stream: a new block adds nothing."""
+        for block in self.blocks:
+            block.mixer.output.weight.zero_()
+            for part in (block.ffn, getattr(block.ffn, "shared", None)):
+                if isinstance(part, MoE):
+                    part.down.zero_()
+                elif isinstance(part, SwiGLU):
+                    part.down.weight.zero_()
+
+    def _init_gpt2(self) -> None:
+        """GPT-2's initial weights (Radford et al., 2019)."""
         for name, parameter in self.layers.named_parameters():
             if parameter.dim() == 2:
                 last = name.endswith(("o_proj.weight", "down.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * c.n_layers) ** 0.5 if last else 0.02)
+                std = 0.02 / (2 * self.config.n_layers) ** 0.5 if last else 0.02
+                nn.init.normal_(parameter, std=std)
 
     def _embed(self, ids: Tensor, start: int = 0) -> Tensor:
-        """(B, L) ids at positions from ``start``, or (B,) ids at that position."""
+        """Embeddings of (B, L) ids at positions from ``start``, or of (B,) ids at that position."""
         x: Tensor = self.embedding(ids)
         if self.positions is not None:
             end = start + (ids.shape[1] if ids.dim() == 2 else 1)
@@ -131,8 +146,8 @@ class LanguageModel(nn.Module):
         scale = self.config.embedding_multiplier
         return x if scale == 1 else x * scale
 
-    def _start(self, state: State | None) -> int:
-        """The position of the next token; only learned positions ask for it."""
+    def _start(self, state: ModelState | None) -> int:
+        """The position of the next token, for learned positions (a model of attention layers)."""
         first = state[0] if state else None
         return first.length if isinstance(first, AttentionState) else 0
 
@@ -140,7 +155,7 @@ class LanguageModel(nn.Module):
         weight = self.embedding.weight.to(hidden.dtype)
         return F.linear(hidden, weight).float() / self.config.logits_scaling
 
-    def hidden(self, ids: Tensor, state: State | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, state: ModelState | None = None) -> Tensor:
         """(B, L) -> (B, L, D), normalised, in ``compute_dtype``."""
         x, add = self._embed(ids, self._start(state)), torch.empty(0)
         for i, block in enumerate(self.blocks):
@@ -150,26 +165,26 @@ class LanguageModel(nn.Module):
         return self.norm.after(x, add, self.config.residual_multiplier)[1]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, L) int64 -> logits (B, L, V) float32: row t is about token t+1."""
+        """(B, L) int64 -> logits (B, L, V) float32; row t predicts token t+1."""
         return self._head(self.hidden(ids))
 
-    def initial_state(self, batch_size: int) -> State:
-        """The memory before the first token, for `prefill` and `step`."""
+    def initial_state(self, batch_size: int) -> ModelState:
+        """The state before the first token, for `prefill` and `step`."""
         return [block.mixer.initial_state(batch_size) for block in self.blocks]
 
-    def prefill(self, ids: Tensor, state: State) -> Tensor:
-        """Read (B, L) tokens on from ``state``; returns the last position's logits (B, V)."""
+    def prefill(self, ids: Tensor, state: ModelState) -> Tensor:
+        """Read (B, L) tokens after ``state``, which is updated; returns the last logits (B, V)."""
         return self._head(self.hidden(ids, state)[:, -1])
 
-    def step(self, ids: Tensor, state: State) -> Tensor:
+    def step(self, ids: Tensor, state: ModelState) -> Tensor:
         """Read one token a row, (B,); returns logits (B, V). ``state`` is updated in place."""
         x = self._embed(ids, self._start(state))
-        for block, memory in zip(self.blocks, state, strict=True):
-            x = block.step(x, memory)
+        for block, own in zip(self.blocks, state, strict=True):
+            x = block.step(x, own)
         return self._head(self.norm(x))
 
     def loss(self, ids: Tensor, targets: Tensor, balance_weight: float = 0.01) -> StepLoss:
-        """Mean cross-entropy of (B, L) targets, and the experts' balance loss."""
+        """Mean cross-entropy of (B, L) targets, and the balance loss of the experts."""
         hidden = self.hidden(ids).flatten(0, 1)
         if ops.usable(hidden):
             cross_entropy = ops.linear_cross_entropy(
@@ -182,7 +197,7 @@ class LanguageModel(nn.Module):
     def step_loss(
         self, minimised: Tensor, cross_entropy: Tensor, balance_weight: float
     ) -> StepLoss:
-        """What is minimised of the last batch, with its experts' balance loss added."""
+        """The losses of the last batch: ``minimised`` plus the balance loss of its experts."""
         moes = [block.ffn for block in self.blocks if isinstance(block.ffn, MoE)]
         losses = [moe.balance_loss for moe in moes if moe.balance_loss is not None]
         balance = torch.stack(losses).mean() if losses else minimised.new_zeros(())

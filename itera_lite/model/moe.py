@@ -1,7 +1,7 @@
 """A mixture of SwiGLU experts with a softmax over the top-k router logits.
 
-Every token gets its k experts: none is dropped. Balance is kept by the
-auxiliary loss of the Switch Transformer (Fedus et al., 2021).
+No token is dropped. The auxiliary loss of the Switch Transformer (Fedus et al., 2021) balances the
+experts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itera_lite.model.layers import Linear, SwiGLU, gated_silu
 
 
 def experts_naive(x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """Each token through its experts, one expert after the other: the oracle.
+    """Each token through its experts, one expert after the other: the oracle of the tests.
 
     Args:
         x: (T, D). index, gates: (T, k), the chosen experts and their weights.
@@ -38,7 +38,7 @@ def experts_naive(x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down
 def experts_of_few(
     x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor
 ) -> Tensor:
-    """`experts_naive` for a few tokens, as in decoding: only the chosen experts are read."""
+    """`experts_naive` for few tokens, as in decoding: reads only the chosen experts."""
     hidden = torch.einsum("tkfd,td->tkf", gate_up[index], x)
     gate, up = hidden.chunk(2, dim=-1)
     y = torch.einsum("tkdf,tkf->tkd", down[index], F.silu(gate) * up)
@@ -57,7 +57,7 @@ class MoE(nn.Module):
         nn.init.normal_(self.gate_up, std=c.d_model**-0.5)
         nn.init.normal_(self.down, std=c.d_expert**-0.5)
         self.shared = SwiGLU(c.d_model, c.d_ff) if c.d_ff else None
-        self.load: Tensor | None = None  # (E,) share of the last batch, sums to 1
+        self.load: Tensor | None = None  # (E,) each expert's share of the last batch, sums to 1
         self.balance_loss: Tensor | None = None  # scalar, 1 when balanced; training only
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class MoE(nn.Module):
             y = mix(flat, index, gates, gate_up, down)
         if self.training:
             share = counts.float()
-            if dist.is_initialized():  # balance is a matter of the global batch
+            if dist.is_initialized():  # balance the global batch, not each process's
                 dist.all_reduce(share)
             self.load = share / share.sum()
             self.balance_loss = self.config.n_experts * (self.load * probability).sum()

@@ -3,9 +3,9 @@
 Source: Dao and Gu, 'Transformers are SSMs' (2024), https://arxiv.org/abs/2405.21060.
 Shapes: ``(B, L, D)`` model width, ``H`` heads of ``P`` channels, ``N`` states a channel.
 
-`ssd_recurrent` is the definition, a step at a time, and the oracle of the
-tests; `ssd_chunked` is the same map as matrix products. The fused kernel in
-`itera_lite.ops` computes convolution, scan, gate and norm in one pass.
+`ssd_recurrent` is the definition, a step at a time, and the oracle of the tests; `ssd_chunked`
+computes the same with matrix products. The fused operation in `itera_lite.ops` computes
+convolution, scan, gate and norm in one pass.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def ssd_chunked(
 
 @dataclass
 class MambaState:
-    """What a Mamba-2 layer remembers: it doesn't grow with the context."""
+    """The state of a Mamba-2 layer, of a size that doesn't grow with the context."""
 
     conv: Tensor  # (B, C, K-1), the last inputs of the convolution
     ssm: Tensor  # (B, H, P, N)
@@ -115,7 +115,7 @@ class Mamba2(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """The initialisation of the Mamba-2 paper's code: dt log-uniform in 1e-3..0.1."""
+        """Initial weights as in the code of the Mamba-2 paper: dt log-uniform in 1e-3..0.1."""
         bound = self.config.d_conv**-0.5
         nn.init.uniform_(self.conv_weight, -bound, bound)
         dt = torch.exp(torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(0.1)))
@@ -130,7 +130,7 @@ class Mamba2(nn.Module):
         )
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> Tensor:
-        """Mix a whole sequence (B, L, D). With a state: go on from it and leave it at the end."""
+        """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
         projected = self.in_proj(x)
         if ops.usable(projected, self.config):
             weights = [self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D]

@@ -1,23 +1,25 @@
-"""Text from a PyTorch model, piece by piece as it is written: `stream`.
+"""Generates text with a PyTorch model, in pieces: `stream`.
 
-This is what training shows samples with, and what the native engine is checked against.
+Training shows its samples with it, and tests compare the native engine with it.
 """
 
 from __future__ import annotations
 
 import codecs
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from itera_lite.errors import UsageError
+from itera_lite.sampling import DEFAULTS
 
 if TYPE_CHECKING:
     from itera_lite.data.tokenizer import Tokenizer
-    from itera_lite.model import LanguageModel, State
+    from itera_lite.model import LanguageModel, ModelState
 
 
 class Sampler:
@@ -36,9 +38,9 @@ class Sampler:
 
     def __init__(
         self,
-        temperature: float = 0.8,
-        top_k: int = 0,
-        top_p: float = 0.95,
+        temperature: float = DEFAULTS.temperature,
+        top_k: int = DEFAULTS.top_k,
+        top_p: float = DEFAULTS.top_p,
         seed: int | None = None,
     ) -> None:
         if not 0 <= temperature < float("inf"):
@@ -78,7 +80,7 @@ class Sampler:
 
 
 def _seed(value: int) -> int:
-    """A seed as the engine takes it, of any integer type."""
+    """A seed of any integer type, in the range that the engine takes."""
     try:
         if 0 <= (number := operator.index(value)) < 1 << 63:
             return number
@@ -104,122 +106,56 @@ def stream(
     prompt: str = "",
     *,
     max_tokens: int = 200,
-    temperature: float = 0.8,
-    top_k: int = 0,
-    top_p: float = 0.95,
-    seed: int | None = None,
-    stop: Sequence[str] = (),
+    sampler: Sampler | None = None,
 ) -> Iterator[str]:
     """Yields the continuation of ``prompt`` in pieces of whole characters.
 
-    A character whose bytes aren't complete is held back until they are, and so is text
-    that may be the beginning of a stop text. The pieces together are what decoding all
-    tokens at once gives, cut before the first stop text.
+    A character whose bytes aren't complete is held back until they are: joined, the pieces are
+    what decoding all tokens at once gives.
 
     Args:
-        model: reads and writes; its memory of the context is only limited by its config.
+        model: the model, in eval mode.
         tokenizer: the model's own.
         prompt: text to go on from; empty starts a new document.
         max_tokens: tokens to generate at most.
-        temperature: see `Sampler`, as ``top_k``, ``top_p`` and ``seed``.
-        top_k: see `Sampler`.
-        top_p: see `Sampler`.
-        seed: see `Sampler`.
-        stop: texts that end the continuation; they aren't part of it.
+        sampler: by default one with the default options.
 
     Raises:
-        UsageError: where an option is out of its range or the context gets too long.
+        UsageError: ``max_tokens`` is out of its range, or the text would exceed the context.
     """
-    run = _Run(model, tokenizer, prompt, max_tokens, Sampler(temperature, top_k, top_p, seed), stop)
-    return run.pieces()
+    if max_tokens < 1:
+        raise UsageError(f"max_tokens={max_tokens}: expected 1 or more")
+    prompt_ids = tokenizer.encode(prompt)
+    longest = model.config.max_seq_len
+    if 1 + len(prompt_ids) + max_tokens > longest:
+        raise UsageError(
+            f"a prompt of {len(prompt_ids):,} tokens and max_tokens={max_tokens:,}: the "
+            f"model reads at most {longest:,} tokens. Shorten the prompt or lower max_tokens"
+        )
+    ids = stream_ids(model, prompt_ids, tokenizer.eot_id, sampler or Sampler())
+    return _characters(islice(ids, max_tokens), tokenizer)
 
 
-class _Run:
-    """One continuation: checks first, then `pieces`, then counts."""
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        prompt: str,
-        max_tokens: int,
-        sampler: Sampler,
-        stop: Sequence[str],
-    ) -> None:
-        if isinstance(stop, str):
-            stop = (stop,)
-        if max_tokens < 1:
-            raise UsageError(f"max_tokens={max_tokens}: expected 1 or more")
-        if not all(stop):
-            raise UsageError("an empty stop text: expected at least one character")
-        self.prompt_ids = tokenizer.encode(prompt)
-        longest = model.config.max_seq_len
-        if 1 + len(self.prompt_ids) + max_tokens > longest:
-            raise UsageError(
-                f"a prompt of {len(self.prompt_ids):,} tokens and max_tokens={max_tokens:,}: the "
-                f"model reads at most {longest:,} tokens. Shorten the prompt or lower max_tokens"
-            )
-        self.model, self.tokenizer, self.sampler = model, tokenizer, sampler
-        self.max_tokens, self.stop = max_tokens, tuple(stop)
-        self.tokens = 0
-        self.finish_reason = "stop"
-
-    def pieces(self) -> Iterator[str]:
-        held = ""
-        for piece in self._characters():
-            held += piece
-            if (at := _first(held, self.stop)) >= 0:
-                self.finish_reason = "stop"
-                if at:
-                    yield held[:at]
-                return
-            keep = _may_begin(held, self.stop)
-            if ready := held[: len(held) - keep]:
-                yield ready
-            held = held[len(held) - keep :]
-        if held:
-            yield held
-
-    def _characters(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        ids = stream_ids(self.model, self.prompt_ids, self.tokenizer.eot_id, self.sampler)
-        for token in ids:
-            self.tokens += 1
-            yield decoder.decode(self.tokenizer.token_bytes[token])
-            if self.tokens == self.max_tokens:
-                self.finish_reason = "length"
-                break
-        yield decoder.decode(b"", final=True)
+def _characters(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in ids:
+        if piece := decoder.decode(tokenizer.token_bytes[token]):
+            yield piece
+    if rest := decoder.decode(b"", final=True):
+        yield rest
 
 
 # Gradients are off only inside these: a generator that is paused must not leave them off.
 
 
 @torch.no_grad()
-def _read(model: LanguageModel, ids: list[int]) -> tuple[Tensor, State]:
+def _read(model: LanguageModel, ids: list[int]) -> tuple[Tensor, ModelState]:
     state = model.initial_state(1)
     device = next(model.parameters()).device
     return model.prefill(torch.tensor([ids], device=device), state)[0], state
 
 
 @torch.no_grad()
-def _step(model: LanguageModel, token: int, state: State) -> Tensor:
+def _step(model: LanguageModel, token: int, state: ModelState) -> Tensor:
     device = next(model.parameters()).device
     return model.step(torch.tensor([token], device=device), state)[0]
-
-
-def _first(text: str, stops: Iterable[str]) -> int:
-    """Where the stop text that is complete first begins, or -1.
-
-    The place doesn't depend on how the text came in pieces.
-    """
-    found = [(at + len(s), at) for s in stops if (at := text.find(s)) >= 0]
-    return min(found)[1] if found else -1
-
-
-def _may_begin(text: str, stops: Iterable[str]) -> int:
-    """How many characters at the end may be the beginning of a stop text."""
-    return max(
-        (n for s in stops for n in range(1, min(len(s), len(text) + 1)) if text.endswith(s[:n])),
-        default=0,
-    )

@@ -1,6 +1,6 @@
-"""Fused operations for training on a CPU, each with a naive oracle in `itera_lite.model`.
+"""Fused operations for training on a CPU; `itera_lite.model` has each in plain PyTorch too.
 
-Off until `enable` is called; then the model takes them wherever `usable` says so.
+They are off until `enable` is called; then the model calls them wherever `usable` is true.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from itera_lite.config import ModelConfig
 from itera_lite.ops.attention import attention
 from itera_lite.ops.experts import experts, gated_silu, route
 from itera_lite.ops.library import load_library
-from itera_lite.ops.loss import linear_cross_entropy
+from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
 from itera_lite.ops.norm import add_rms_norm, rms_norm
-from itera_lite.ops.soft_loss import linear_soft_cross_entropy
 
 __all__ = [
     "add_rms_norm",
@@ -37,27 +36,27 @@ __all__ = [
 
 _TYPES = (torch.float32, torch.bfloat16)
 _enabled = False
-_said: str | None = None  # the reason that was printed
+_warned: str | None = None  # the reason in the last warning
 
 
 def enable() -> str | None:
-    """Compile (once) and switch on. Returns None, or the reason why it can't be done.
+    """Compile (once) and switch on. Returns None, or the reason why that failed.
 
-    The reason is printed on standard error too, the first time: everything still works in plain
-    PyTorch, but several times slower.
+    The reason is also printed to standard error, once: everything still works in plain PyTorch,
+    but several times slower.
     """
-    global _enabled, _said
+    global _enabled, _warned
     try:
         load_library()
     except OSError as error:
-        if str(error) != _said:
-            _said = str(error)
+        if str(error) != _warned:
+            _warned = str(error)
             print(
                 f"warning: without the fused operations, which makes this several times slower: "
-                f"{_said}",
+                f"{_warned}",
                 file=sys.stderr,
             )
-        return _said
+        return _warned
     _enabled = True
     return None
 

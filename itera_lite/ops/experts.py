@@ -43,7 +43,7 @@ def gated_silu(gate_up: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Routing:
-    """Which expert gets which token: what `route` finds and `experts` follows."""
+    """Which expert gets which token: the result of `route`, an argument of `experts`."""
 
     slot: Tensor  # (T, k) int64, the pair's row when each expert has ``room`` rows
     room: int

@@ -1,17 +1,36 @@
-"""The compiled library, and how the operations' modules call it."""
+"""Compiles the fused operations for this processor, once, loads the library and calls it.
+
+The library is kept in the cache folder under a name made from sources, flags, compiler and
+processor.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from itera_lite.ops.build import load
+from itera_lite.files import cache_folder, write_bytes, write_text
+from itera_lite.machine.provenance import usable_cores
 
+FOLDER = Path(__file__).parent
+FLAGS = (
+    "-std=c++17 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math "
+    "-fno-signed-zeros -fassociative-math"
+).split()
 _library: ctypes.CDLL | None = None
-SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}  # of a function's name
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}  # of the library's functions, by type
 
 
 def load_library() -> None:
@@ -25,9 +44,9 @@ def load_library() -> None:
 
 
 def call(name: str, *arguments: Any) -> int:
-    """Call ``name`` and return its whole number, if it gives one.
+    """Call a function of the library; returns its result, an int64.
 
-    Tensors go as pointers, whole numbers as int64, other numbers as float.
+    Tensors are passed as pointers, integers as int64, floats as float.
     """
     if _library is None:
         raise RuntimeError("call itera_lite.ops.enable() first")
@@ -42,3 +61,144 @@ def call(name: str, *arguments: Any) -> int:
         else:
             converted.append(value)  # None, or a reference to a structure
     return int(getattr(_library, name)(*converted))
+
+
+def _processor() -> str:
+    """A description of the processor, for the name of the library."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    keep = ("model name", "flags", "Features", "CPU part")
+    return "".join(dict.fromkeys(line for line in lines if line.startswith(keep)))
+
+
+def keep_memory() -> None:
+    """Have glibc keep freed memory: returned to the system, it would fault in again each step."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def load() -> ctypes.CDLL:
+    """The compiled library, compiled now unless the cache has it.
+
+    Raises:
+        OSError: no compiler, one that fails, or a cache that can't be written; the message says
+            what happened and what to do.
+    """
+    compiler = _compiler()
+    version = _run([*compiler, "--version"])
+    arm = platform.machine() in ("aarch64", "arm64")
+    native = ["-mcpu=native"] if arm else ["-march=native", "-mprefer-vector-width=512"]
+    flags = [*FLAGS, *native]
+    sources = sorted((*FOLDER.glob("*.h"), *FOLDER.glob("*.cc")))
+    texts = [f"{source.name}\n{source.read_text('utf-8')}" for source in sources]
+    key = "".join(texts) + " ".join([*compiler[1:], *flags]) + version + _processor()
+    name = f"ops-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    path = cache_folder() / "kernels" / name
+    if not _is_whole(path):
+        try:
+            _compile(compiler, flags, [s for s in sources if s.suffix == ".cc"], path)
+        except _Failed:
+            raise
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(
+                f"the compiled library can't be written to '{path.parent}' ({reason}): make room "
+                "there, or set ITERA_CACHE to a folder that you may write to"
+            ) from None
+    return ctypes.CDLL(str(path))
+
+
+class _Failed(OSError):
+    """A compiler that can't be started, or that reports an error."""
+
+
+def _compiler() -> list[str]:
+    """The command of the compiler; $CXX may have arguments, as in ``ccache g++``.
+
+    Raises:
+        OSError: there is none.
+    """
+    given = os.environ.get("CXX", "").strip()
+    try:
+        command = shlex.split(given)
+    except ValueError as error:
+        raise _Failed(f"CXX={given} can't be read as a command: {error}") from None
+    if not command:
+        found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        if not found:
+            raise _Failed(
+                "no C++ compiler found (looked for $CXX, c++, g++ and clang++): install one, such "
+                "as the package g++, or set CXX"
+            )
+        return [found]
+    if not shutil.which(command[0]):
+        if shutil.which(given):  # a path with a space in it
+            return [given]
+        raise _Failed(
+            f"CXX={given}: there is no program '{command[0]}'. Set CXX to a C++ compiler, or unset "
+            "it to use c++ or g++"
+        )
+    return command
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library has the hash in the file beside it: a truncated one would crash the
+    process."""
+    try:
+        wanted = _hash_file(path).read_text(encoding="utf-8").strip()
+        return hashlib.sha256(path.read_bytes()).hexdigest() == wanted
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return False
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _compile(compiler: list[str], flags: list[str], sources: list[Path], path: Path) -> None:
+    """Each source on a core of its own, then one library of them all.
+
+    Two processes at once each write a whole library, and the same one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        objects = [Path(folder) / f"{source.stem}.o" for source in sources]
+        commands = [
+            [*compiler, *flags, "-c", str(source), "-o", str(compiled)]
+            for source, compiled in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            list(pool.map(_run, commands))
+        # Linked without OpenMP: the calls must reach the runtime that PyTorch has
+        # loaded. A second one would have threads of its own, and both would spin.
+        linked = Path(folder) / "ops.so"
+        _run([*compiler, "-shared", *map(str, objects), "-o", str(linked)])
+        library = linked.read_bytes()
+    write_bytes(path, library)
+    write_text(_hash_file(path), hashlib.sha256(library).hexdigest() + "\n")
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints.
+
+    Raises:
+        OSError: it can't be started, or fails; with the end of its output.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
+    except OSError as error:
+        raise _Failed(f"the compiler '{command[0]}' can't be started: {error.strerror}") from None
+    if done.returncode:
+        output = (done.stderr or done.stdout).strip()[-2000:]
+        raise _Failed(
+            f"the compiler failed (exit code {done.returncode}): {shlex.join(command)}\n{output}"
+        )
+    return done.stdout

@@ -83,7 +83,7 @@ class Context:
 
     def alone(self) -> str:
         """Names the models that nothing is compared with, beside pairs that are compared."""
-        paired = {model.name for pair in self.pairs for model in (pair.itera, pair.transformer)}
+        paired = {model.name for pair in self.pairs for model in (pair.ours, pair.other)}
         single = [model for model in self.models if model.name not in paired]
         if not self.pairs or not single:
             return ""
@@ -105,11 +105,9 @@ class Context:
         """The verdicts of these metrics, a sentence a pair; empty without a pair."""
         sentences = []
         for pair in self.pairs:
-            found = [c for c in map(pair.find, keys) if c is not None and c.ours and c.other]
-            names = (
-                f" ({escape(pair.itera.size or pair.itera.name)})" if len(self.pairs) > 1 else ""
-            )
-            if found:
+            name = escape(pair.ours.size or pair.ours.name)
+            names = f" ({name})" if len(self.pairs) > 1 else ""
+            if found := pair.both(*keys):
                 parts = "; ".join(f"{_lower(c.metric.label)}: **{c.verdict}**" for c in found)
                 sentences.append(f"Verdict{names}: {parts}.")
         return "\n\n".join(sentences)

@@ -2,18 +2,28 @@
 
 Each metric declares its unit, the direction that is better and how it varies;
 `itera_lite.stats.comparison` does the judging. The conditions are here because
-they need the result files: same text, a fair training budget, one session.
+they need the records: same text, a fair training budget, one session.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import median
 
-from itera_lite.report.results import ModelResults, Results, get, number
-from itera_lite.report.seeds import length_words, of_one_budget
-from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare, is_number
+from itera_lite.records import (
+    Benchmark,
+    DecodeSpeed,
+    Evaluation,
+    PrefillSpeed,
+    SeedRun,
+    StepLatency,
+    Summary,
+)
+from itera_lite.report.results import ModelResults, Results
+from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare
+from itera_lite.stats.samples import Stat
 
 SAME_SECONDS = 0.05  # training times within 5 % count as equal
 SAME_TOKENS = 0.02  # and training tokens within 2 %
@@ -58,18 +68,26 @@ FIRST_TOKEN = Metric("first_token_ms", "Time to first token", "ms", "lower", "ti
 
 @dataclass(frozen=True)
 class Pair:
-    """An Itera model, the Transformer beside it, and every verdict on the two."""
+    """An Itera model (ours), the Transformer beside it, and every verdict on the two."""
 
-    itera: ModelResults
-    transformer: ModelResults
+    ours: ModelResults
+    other: ModelResults
     comparisons: list[Comparison]
 
     def find(self, key: str) -> Comparison | None:
         """The comparison of that key; None where neither side was measured."""
         return next((c for c in self.comparisons if c.metric.key == key), None)
 
+    def both(self, *keys: str) -> list[Comparison]:
+        """The comparisons of these keys that have both sides."""
+        return [c for c in map(self.find, keys) if c and c.ours and c.other]
+
     def group(self, *groups: str) -> list[Comparison]:
         return [c for c in self.comparisons if c.metric.group in groups]
+
+    def decoding(self) -> list[Comparison]:
+        """Decoding at batch 1, by rising context."""
+        return [c for c in self.group("decode") if c.metric.key.startswith("decode_1_")]
 
 
 def compare_pairs(results: Results) -> list[Pair]:
@@ -80,86 +98,90 @@ def compare_pairs(results: Results) -> list[Pair]:
     ]
 
 
-def same_tokenizer(*models: ModelResults) -> bool:
-    """Whether all known tokenizer hashes are equal (loss per token compares only then)."""
-    hashes = {get(m.summary, "dataset", "tokenizer_sha256") for m in models} - {None}
-    return len(hashes) <= 1
-
-
 def different_tokens(a: ModelResults, b: ModelResults) -> str:
     """Why numbers per token don't compare; empty where a token is the same for both."""
-    return "" if same_tokenizer(a, b) else "different tokenizers"
+    hashes = {m.dataset.tokenizer_sha256 for m in (a, b) if m.dataset}
+    return "different tokenizers" if len(hashes) > 1 else ""
 
 
 def quality(model: ModelResults, key: str) -> float | None:
-    """A quality number: from the evaluation, else from the end of training (validation)."""
-    if number(model.evaluation, "bpb") is not None:
-        return number(model.evaluation, key)
-    return number(model.summary, "valid", key)
+    """A number of the model's quality; None where it wasn't measured."""
+    value: float | None = getattr(model.quality, key, None)
+    return value
 
 
-def shared_runs(model: ModelResults, kind: str) -> dict[tuple[int, int], dict[str, Any]]:
-    """The ``prefill`` or ``decode`` rows of a benchmark by (batch, context), in that order."""
-    rows = model.benchmark.get(kind) or ()
-    keyed = {
-        (row["batch"], row["context"]): row
-        for row in rows
-        if is_number(get(row, "batch")) and is_number(get(row, "context"))
-    }
-    return dict(sorted(keyed.items()))
+def speeds(model: ModelResults, kind: str) -> dict[tuple[int, int], Stat]:
+    """Tokens a second in the benchmark by (batch, context), in that order.
+
+    Args:
+        kind: ``prefill`` or ``decode``.
+    """
+    rows: list[PrefillSpeed | DecodeSpeed] = getattr(model.benchmark, kind, [])
+    return dict(sorted(((row.batch, row.context), row.tokens_per_second) for row in rows))
 
 
-def state_bytes(model: ModelResults) -> dict[int, float]:
+def latencies(model: ModelResults) -> dict[int, StepLatency]:
+    """Milliseconds of a decoded token at batch 1 by context, ascending."""
+    rows = model.benchmark.decode if model.benchmark else ()
+    return dict(sorted((row.context, row.latency_ms) for row in rows if row.batch == 1))
+
+
+def state_bytes(model: ModelResults) -> dict[int, int]:
     """Bytes of decoding state by context length, ascending."""
-    table = get(model.benchmark, "memory", "state_bytes") or {}
-    return {int(k): table[k] for k in sorted(table, key=int) if is_number(table[k])}
+    return dict(sorted(model.benchmark.memory.state_bytes.items())) if model.benchmark else {}
 
 
 def unfair_session(a: ModelResults, b: ModelResults) -> str:
     """Why timings of the two don't compare; empty where they do."""
     if machine := other_machine(a.benchmark, b.benchmark):
         return machine
-    interleaved = [m.benchmark.get("interleaved_with") or () for m in (a, b)]
-    if b.name not in interleaved[0] and a.name not in interleaved[1]:
+    beside = [m.benchmark.interleaved_with if m.benchmark else [] for m in (a, b)]
+    if b.name not in beside[0] and a.name not in beside[1]:
         return "not measured in one run; run `itera bench` with both models"
     return ""
 
 
-def other_machine(x: dict[str, Any], y: dict[str, Any]) -> str:
-    """Why two result files can't share a timing; empty where machine and threads agree."""
-    machines = [get(record, "provenance", "machine") or {} for record in (x, y)]
+def other_machine(x: Benchmark | Summary | None, y: Benchmark | Summary | None) -> str:
+    """Why two records can't share a timing; empty where machine and threads agree."""
+    machines = [record and record.provenance.machine for record in (x, y)]
+    if machines[0] is None or machines[1] is None:
+        return ""
     for key in ("cpu", "threads"):
-        if all(machines) and machines[0].get(key) != machines[1].get(key):
+        if getattr(machines[0], key) != getattr(machines[1], key):
             return f"measured with different {key}"
     return ""
 
 
 def different_text(a: ModelResults, b: ModelResults) -> str:
     """Why quality of the two can't be compared at all; empty where it can."""
-    both = [m.summary.get("dataset") or {} for m in (a, b)]
-    for key in ("name", "sha256"):
-        if all(d.get(key) for d in both) and both[0][key] != both[1][key]:
-            return "trained on different text"
+    if a.dataset and b.dataset and _text(a) != _text(b):
+        return "trained on different text"
     if bool(a.evaluation) != bool(b.evaluation):
         return "only one was evaluated; run `itera eval` on both"
-    records = [m.evaluation or m.summary.get("valid") or {} for m in (a, b)]
-    for key in ("data", "split", "bytes", "policy"):
-        values = [record.get(key) for record in records]
-        if all(v is not None for v in values) and values[0] != values[1]:
-            return f"evaluated with a different {key}"
-    return ""
+    x, y = a.quality, b.quality
+    if isinstance(x, Evaluation) and isinstance(y, Evaluation):
+        for key, words in (("source", "data"), ("split", "split"), ("policy", "policy")):
+            if getattr(x, key) != getattr(y, key):
+                return f"evaluated with a different {words}"
+    return "evaluated with a different bytes" if x and y and x.bytes != y.bytes else ""
+
+
+def _text(model: ModelResults) -> tuple[str, str] | None:
+    return model.dataset and (model.dataset.name, model.dataset.sha256)
 
 
 def budgets(a: ModelResults, b: ModelResults) -> tuple[bool | None, bool | None]:
     """Whether the training (time, tokens) of the two were equal; None where unknown."""
+    if a.training is None or b.training is None:
+        return None, None
 
-    def equal(key: str, tolerance: float) -> bool | None:
-        x, y = (number(m.summary, "train", key) for m in (a, b))
-        if x is None or y is None or x <= 0 or y <= 0:
-            return None
-        return max(x, y) / min(x, y) <= 1 + tolerance
+    def equal(x: float, y: float, tolerance: float) -> bool | None:
+        return None if min(x, y) <= 0 else max(x, y) / min(x, y) <= 1 + tolerance
 
-    return equal("seconds", SAME_SECONDS), equal("tokens", SAME_TOKENS)
+    return (
+        equal(a.training.seconds, b.training.seconds, SAME_SECONDS),
+        equal(a.training.tokens, b.training.tokens, SAME_TOKENS),
+    )
 
 
 def budget_words(a: ModelResults, b: ModelResults) -> str:
@@ -176,65 +198,91 @@ def budget_words(a: ModelResults, b: ModelResults) -> str:
 
 def _unfair_budget(a: ModelResults, b: ModelResults) -> str:
     """A better model that had more of everything proves nothing."""
-    if budgets(a, b) != (False, False):
-        return ""
     x, y = quality(a, "bpb"), quality(b, "bpb")
-    if x is None or y is None:
+    if budgets(a, b) != (False, False) or x is None or y is None:
         return ""
-    better, other = (a, b) if x < y else (b, a)
-    more = [
-        number(better.summary, "train", key) > number(other.summary, "train", key)  # type: ignore[operator]
-        for key in ("seconds", "tokens")
-    ]
-    return "the better one trained for longer and on more tokens" if all(more) else ""
+    better, other = (a.training, b.training) if x < y else (b.training, a.training)
+    assert better and other  # budgets() knows both
+    more = better.seconds > other.seconds and better.tokens > other.tokens
+    return "the better one trained for longer and on more tokens" if more else ""
 
 
-def _comparisons(
-    a: ModelResults, b: ModelResults, seeds: list[dict[str, Any]]
-) -> Iterator[Comparison]:
+def of_one_budget(
+    seeds: Sequence[SeedRun], names: Sequence[str], budget: str
+) -> list[list[SeedRun]]:
+    """Each name's runs of a kind of budget, of one text, amount and vocabulary.
+
+    Of several the one with the most seeds on all sides is taken, then the one with
+    the most tokens: a mixture would compare lengths, not models. Without one that all sides
+    have, whatever there is of each.
+
+    Args:
+        budget: ``time`` or ``tokens``.
+    """
+    usable = [run for run in seeds if run.budget == budget]
+    groups: dict[tuple[str, str | float, int], list[list[SeedRun]]] = defaultdict(
+        lambda: [[] for _ in names]
+    )
+    for run in usable:
+        if run.name in names:
+            of = (run.source, run.amount, run.vocab_size)
+            groups[of][names.index(run.name)].append(run)
+
+    def worth(sides: list[list[SeedRun]]) -> tuple[int, int]:
+        return min(map(len, sides)), max(run.tokens for runs in sides for run in runs)
+
+    found = max(groups.values(), key=worth, default=[])
+    if found and all(found):
+        return found
+    return [[run for run in usable if run.name == name] for name in names]
+
+
+def length_words(sides: Sequence[Sequence[SeedRun]]) -> str:
+    """`` (3 M tokens)``, or `` (4.4 M and 3 M tokens)``; nothing where a side has no run."""
+    if not all(sides):
+        return ""
+    millions = [f"{median(run.tokens for run in runs) / 1e6:.3g} M" for runs in sides]
+    return f" ({' and '.join(dict.fromkeys(millions))} tokens)"
+
+
+def _comparisons(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iterator[Comparison]:
     yield from _quality(a, b, seeds)
     for key, metric in PARAMETERS.items():
-        yield _once(metric, number(a.params, key), number(b.params, key))
+        yield _judge(metric, (getattr(m.params, key, None) for m in (a, b)))
     for key, metric in FLOPS.items():
-        x, y = number(a.flops, key), number(b.flops, key)
-        yield _once(metric, x, y, refuse=different_tokens(a, b))
+        sides = (getattr(m.flops, key, None) for m in (a, b))
+        yield _judge(metric, sides, refuse=different_tokens(a, b))
     yield from _speed(a, b)
     yield from _memory(a, b)
     yield from _system(a, b)
 
 
-def _once(
-    metric: Metric, x: float | None, y: float | None, note: str = "", refuse: str = ""
+def _judge(
+    metric: Metric, sides: Iterable[float | Stat | None], note: str = "", refuse: str = ""
 ) -> Comparison:
-    sides = (None if v is None else Measurement.once(v) for v in (x, y))
-    return compare(metric, *sides, note=note, refuse=refuse)
+    ours, other = map(Measurement.of, sides)
+    return compare(metric, ours, other, note=note, refuse=refuse)
 
 
-def _quality(a: ModelResults, b: ModelResults, seeds: list[dict[str, Any]]) -> Iterator[Comparison]:
+def _quality(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iterator[Comparison]:
     refuse = different_text(a, b) or _unfair_budget(a, b)
     words = budget_words(a, b)
     for key, metric in QUALITY.items():
         per_token = different_tokens(a, b) if key in ("loss", "ppl", "accuracy") else ""
-        yield _once(
-            metric,
-            quality(a, key),
-            quality(b, key),
-            words,
-            refuse or per_token,
-        )
+        yield _judge(metric, (quality(m, key) for m in (a, b)), words, refuse or per_token)
     for budget, label in BUDGETS.items():
         runs = of_one_budget(seeds, (a.name, b.name), budget)
         title = f"Bits per byte, {label}{length_words(runs)}"
         metric = Metric(f"bpb_{budget}", title, "bits/byte", "lower", "run", "quality")
-        sides = ([float(run["valid_bpb"]) for run in side] for side in runs)
+        sides = ([run.valid_bpb for run in side] for side in runs)
         yield compare(metric, *(Measurement.of_samples(s) if s else None for s in sides))
 
 
 def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
     refuse = different_tokens(a, b) or unfair_session(a, b)
     for kind, label in (("decode", "Decoding"), ("prefill", "Prefill")):
-        rows = [shared_runs(m, kind) for m in (a, b)]
-        for batch, context in sorted(set(rows[0]) | set(rows[1])):
+        rows = [speeds(m, kind) for m in (a, b)]
+        for batch, context in sorted({*rows[0], *rows[1]}):
             metric = Metric(
                 f"{kind}_{batch}_{context}",
                 f"{label}, batch {batch}, context {context:,}",
@@ -243,48 +291,40 @@ def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
                 "timing",
                 kind,
             )
-            values = (
-                Measurement.read(get(r.get((batch, context)), "tokens_per_second")) for r in rows
-            )
-            yield compare(metric, *values, refuse=refuse)
-    yield _once(
+            yield _judge(metric, (row.get((batch, context)) for row in rows), refuse=refuse)
+    yield _judge(
         TRAINING_SPEED,
-        number(a.summary, "train", "tokens_per_second"),
-        number(b.summary, "train", "tokens_per_second"),
+        (m.training and m.training.tokens_per_second for m in (a, b)),
         refuse=different_tokens(a, b) or other_machine(a.summary, b.summary),
     )
 
 
 def _memory(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
-    x, y = (number(m.benchmark, "memory", "weights_bytes") for m in (a, b))
-    yield _once(WEIGHTS, x, y)
+    memory = [m.benchmark and m.benchmark.memory for m in (a, b)]
+    yield _judge(WEIGHTS, (found and found.weights_bytes for found in memory))
     states = [state_bytes(m) for m in (a, b)]
-    for context in sorted(set(states[0]) | set(states[1])):
+    for context in sorted({*states[0], *states[1]}):
         metric = Metric(
             f"state_{context}", f"State, context {context:,}", "bytes", "lower", "count", "memory"
         )
-        yield _once(metric, states[0].get(context), states[1].get(context))
-    peaks = (Measurement.read(get(m.benchmark, "memory", "peak_rss_bytes")) for m in (a, b))
-    yield compare(PEAK_RSS, *peaks, refuse=unfair_session(a, b))
+        yield _judge(metric, (state.get(context) for state in states))
+    peaks = (found and found.peak_rss_bytes for found in memory)
+    yield _judge(PEAK_RSS, peaks, refuse=unfair_session(a, b))
 
 
 def _system(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
     refuse = different_tokens(a, b) or unfair_session(a, b)
-    methods = [get(m.benchmark, "energy", "method") for m in (a, b)]
-    mixed = (
-        "energy was found in different ways"
-        if None not in methods and len(set(methods)) > 1
-        else ""
+    energy = [m.benchmark.energy if m.benchmark else None for m in (a, b)]
+    methods = {found.method for found in energy if found}
+    mixed = "energy was found in different ways" if len(methods) > 1 else ""
+    yield _judge(
+        ENERGY,
+        (found.joules_per_token if found else None for found in energy),
+        note="estimated" if "estimated" in methods else "",
+        refuse=refuse or mixed,
     )
-    energy = [Measurement.read(get(m.benchmark, "energy", "joules_per_token")) for m in (a, b)]
-    note = "estimated" if "estimated" in methods else ""
-    yield compare(ENERGY, *energy, note=note, refuse=refuse or mixed)
-    cpu = [Measurement.read(get(m.benchmark, "energy", "cpu_seconds_per_token")) for m in (a, b)]
-    milliseconds = (
-        None if c is None else Measurement(c.value * 1e3, c.low * 1e3, c.high * 1e3, c.repeats)
-        for c in cpu
-    )
-    yield compare(CPU_SECONDS, *milliseconds, refuse=refuse)
+    cpu = (Measurement.of(found.cpu_seconds_per_token) if found else None for found in energy)
+    yield compare(CPU_SECONDS, *(c and c.scaled(1e3) for c in cpu), refuse=refuse)
     for metric in (LOAD, FIRST_TOKEN):
-        values = (Measurement.read(m.benchmark.get(metric.key)) for m in (a, b))
-        yield compare(metric, *values, refuse=refuse)
+        times = (getattr(m.benchmark, metric.key, None) for m in (a, b))
+        yield _judge(metric, times, refuse=refuse)

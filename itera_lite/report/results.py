@@ -1,113 +1,141 @@
-"""Reads the result files of training, evaluation and benchmark: all the report knows.
+"""Reads the result files: all that the report knows.
 
-Files are found by name (``NAME_summary.json`` ...). What a model is, its size and its family, is
-read from the files, never from its name. Any file may be missing, and what is missing stays
-missing: nothing is filled in.
+What a model is called, its size and its family are fields of the records, never parts of a file's
+name. Any record may be missing, and what is missing stays missing: nothing is filled in.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from itera_lite.config import PRESETS, preset_of
+from itera_lite.config import PRESETS
 from itera_lite.errors import IteraError
-from itera_lite.reading import exists, is_file, is_folder
-from itera_lite.report.shapes import PROVENANCE, SHAPES, conform
+from itera_lite.files import exists, is_file, is_folder
+from itera_lite.records import (
+    Benchmark,
+    DatasetDescription,
+    Decode,
+    Evaluation,
+    Flops,
+    Ladder,
+    ModelDescription,
+    ModelRecord,
+    Params,
+    Record,
+    Run,
+    Scoring,
+    SeedRun,
+    Seeds,
+    Summary,
+    TrainingRun,
+    TrainingSpeed,
+    ValidScore,
+    read_any,
+)
 from itera_lite.stats.comparison import is_number
 
 Family = Literal["itera", "transformer"]
 FAMILIES: tuple[Family, ...] = ("itera", "transformer")
-MADE = {"compress": "compressed", "distillation": "distilled"}  # part of a summary -> in words
 SAME_PARAMETERS = 0.05  # models of no preset are of one size within this
-KINDS = {  # ending of the file's name -> field of `ModelResults`
-    "metrics.csv": "metrics",
-    "summary.json": "summary",
-    "eval.json": "evaluation",
-    "benchmark.json": "benchmark",
-    "training_speed.json": "training_speed",
-    "decode.json": "engine_decode",
-    "scoring.json": "engine_scoring",
+MAIN_STUDY = "models"  # of several studies in a folder, the one that the report is about
+PARTS: dict[type[ModelRecord], str] = {  # field of `ModelResults` that holds it
+    Summary: "summary",
+    Evaluation: "evaluation",
+    Benchmark: "benchmark",
+    TrainingSpeed: "training_speed",
+    Decode: "decode",
+    Scoring: "scoring",
 }
+Log = dict[str, list[float | None]]  # columns of a training log; None: the cell was blank
 
 
 @dataclass
 class ModelResults:
-    """What is known about one model.
+    """What is known about one model; None where a record is missing.
 
     Attributes:
-        name: The run's name, such as ``itera_lite_tiny``.
-        metrics: Columns of the training log; a cell is None where it was blank.
-        summary: The training run's summary; empty where missing, as are the others.
-        evaluation: Quality on held-out text.
-        benchmark: Speed, memory and energy.
-        training_speed: Whole training steps beside `transformers`.
-        engine_decode: The native engine's decoding beside its peers.
-        engine_scoring: The native engine's scoring beside its peers.
+        name: of the run, such as ``itera_lite_tiny``.
+        metrics: the training log.
+        files: field -> the file that it was read from, and which part of it.
     """
 
     name: str
-    metrics: dict[str, list[float | None]] = field(default_factory=dict)
-    summary: dict[str, Any] = field(default_factory=dict)
-    evaluation: dict[str, Any] = field(default_factory=dict)
-    benchmark: dict[str, Any] = field(default_factory=dict)
-    training_speed: dict[str, Any] = field(default_factory=dict)
-    engine_decode: dict[str, Any] = field(default_factory=dict)
-    engine_scoring: dict[str, Any] = field(default_factory=dict)
+    metrics: Log = field(default_factory=dict)
+    summary: Summary | None = None
+    evaluation: Evaluation | None = None
+    benchmark: Benchmark | None = None
+    training_speed: TrainingSpeed | None = None
+    decode: Decode | None = None
+    scoring: Scoring | None = None
+    files: dict[str, str] = field(default_factory=dict)
 
     @property
-    def records(self) -> list[dict[str, Any]]:
-        """The files that say what the model is, the training's first."""
-        return [
-            self.summary, self.benchmark, self.evaluation,
-            self.training_speed, self.engine_decode, self.engine_scoring,
-        ]  # fmt: skip
+    def records(self) -> dict[str, ModelRecord]:
+        """The records that there are, by their field."""
+        found = {part: getattr(self, part) for part in PARTS.values()}
+        return {part: record for part, record in found.items() if record is not None}
+
+    @property
+    def model(self) -> ModelDescription | None:
+        """As the training describes it, else as what was measured does."""
+        return next((record.model for record in self.records.values()), None)
 
     @property
     def family(self) -> Family | None:
-        """As a file says, or the config in one; None where neither does."""
-        stated = {r.get("family") or get(r, "config", "family") for r in self.records}
-        return next((family for family in FAMILIES if family in stated), None)
+        """None where no record says it, or it is another one."""
+        return next((f for f in FAMILIES if self.model and self.model.family == f), None)
 
     @property
     def preset(self) -> str | None:
         """The preset that the model has the shape of, its vocabulary apart."""
-        stated = next((r["preset"] for r in self.records if r.get("preset")), None)
-        return stated or preset_of(self.summary.get("config") or {})
+        return self.model and self.model.size
 
     @property
     def made(self) -> str:
         """How it was made, where not by a training like any other's."""
-        return next((w for key, w in MADE.items() if self.summary.get(key)), "")
+        made = self.model and self.model.made
+        return "" if made in (None, "trained") else str(made)
 
     @property
     def size(self) -> str | None:
         """What it is compared by: ``tiny``, ``tiny, compressed``, ``1.8 M``; None: unknown."""
-        total = number(self.params, "total")
-        words = self.preset or (None if total is None else f"{total / 1e6:.2g} M")
+        words = self.preset or (self.params and f"{self.params.total / 1e6:.2g} M")
         return f"{words}, {self.made}" if words and self.made else words
 
     @property
     def rank(self) -> int:
-        """Its place among the presets; after them, what has the shape of none."""
+        """Its position among the presets; after them, what has the shape of none."""
         order = list(PRESETS)
         return order.index(self.preset) if self.preset in order else len(order)
 
     @property
-    def params(self) -> dict[str, Any]:
-        return self.summary.get("params") or self.benchmark.get("params") or {}
+    def params(self) -> Params | None:
+        """Of the training or the benchmark; what `bench train` times may be another shape."""
+        record = self.summary or self.benchmark
+        return record and record.model.params
 
     @property
-    def flops(self) -> dict[str, Any]:
-        """FLOPs a token: ``forward``, ``decode``, ``train``; the benchmark's first."""
-        return {
-            **(self.summary.get("flops_per_token") or {}),
-            **(self.benchmark.get("flops_per_token") or {}),
-        }
+    def flops(self) -> Flops | None:
+        """FLOPs a token; the benchmark's, which has the most, else the training's."""
+        record = self.benchmark or self.summary
+        return record and record.flops_per_token
+
+    @property
+    def training(self) -> TrainingRun | None:
+        return self.summary and self.summary.training
+
+    @property
+    def dataset(self) -> DatasetDescription | None:
+        return self.summary and self.summary.dataset
+
+    @property
+    def quality(self) -> Evaluation | ValidScore | None:
+        """From the evaluation, else from the end of training, on validation text."""
+        return self.evaluation or (self.summary and self.summary.valid)
 
     def series(self, x: str, y: str) -> tuple[list[float], list[float]]:
         """Two columns of the training log, the rows where both were measured."""
@@ -115,19 +143,24 @@ class ModelResults:
         points = [(a, b) for a, b in pairs if a is not None and b is not None]
         return [a for a, _ in points], [b for _, b in points]
 
+    def last(self, column: str) -> float | None:
+        """The last number in a column of the training log."""
+        values = [v for v in self.metrics.get(column, ()) if v is not None]
+        return values[-1] if values else None
+
 
 @dataclass
 class Results:
-    """Everything in a results folder; models in the order Itera, Transformer, by size."""
+    """Everything in a results folder; models in the order Itera, Transformer, by size.
+
+    ``notes`` says which files were left out, and why.
+    """
 
     folder: Path
     models: list[ModelResults]
-    ladder: list[dict[str, Any]] = field(default_factory=list)  # its rungs
-    ladder_targets: list[dict[str, Any]] = field(default_factory=list)
-    ladder_references: list[dict[str, Any]] = field(default_factory=list)  # that were tried
-    ladder_provenance: dict[str, Any] = field(default_factory=dict)
-    seeds: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # files, and parts of them, that are left out
+    ladder: Ladder | None = None
+    seeds: list[SeedRun] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def pairs(self) -> list[tuple[ModelResults, ModelResults]]:
@@ -136,11 +169,11 @@ class Results:
         Lone ones of two different presets don't: such a verdict would be on the size. Nor do a
         compressed model and one that isn't.
         """
-        itera = [m for m in self.models if m.family == "itera"]
-        transformer = [m for m in self.models if m.family == "transformer"]
-        pairs = [(m, other) for m in itera if (other := _partner(m, transformer))]
-        if not pairs and len(itera) == len(transformer) == 1:
-            (one,), (other,) = itera, transformer
+        ours = [m for m in self.models if m.family == "itera"]
+        others = [m for m in self.models if m.family == "transformer"]
+        pairs = [(m, other) for m in ours if (other := _partner(m, others))]
+        if not pairs and len(ours) == len(others) == 1:
+            (one,), (other,) = ours, others
             if not (one.preset and other.preset) and one.made == other.made:
                 pairs = [(one, other)]
         return pairs
@@ -153,41 +186,28 @@ def _partner(model: ModelResults, others: list[ModelResults]) -> ModelResults | 
         for other in others
         if other.preset == model.preset and other.made == model.made and _near(model, other)
     ]
-    text = get(model.summary, "dataset", "sha256")
-    return min(same, key=lambda m: get(m.summary, "dataset", "sha256") != text, default=None)
+    text = model.dataset and model.dataset.sha256
+    return min(same, key=lambda m: (m.dataset and m.dataset.sha256) != text, default=None)
 
 
 def _near(a: ModelResults, b: ModelResults) -> bool:
     """Whether two models are of one preset, or of about as many parameters."""
     if a.preset is not None:
         return True
-    x, y = (number(m.params, "total") for m in (a, b))
-    return x is not None and y is not None and max(x, y) <= (1 + SAME_PARAMETERS) * min(x, y)
-
-
-def get(record: Any, *path: str) -> Any:
-    """The value at a path of keys in nested dicts; None where it isn't there."""
-    for key in path:
-        if not isinstance(record, Mapping):
-            return None
-        record = record.get(key)
-    return record
-
-
-def number(record: Any, *path: str) -> float | None:
-    """The finite number at a path, or None."""
-    value = get(record, *path)
-    return value if is_number(value) else None
+    if a.params is None or b.params is None:
+        return False
+    small, large = sorted((a.params.total, b.params.total))
+    return large <= (1 + SAME_PARAMETERS) * small
 
 
 def load_results(folder: str | Path = "results") -> Results:
-    """Read every result file of a folder.
+    """Read the records of a folder, as the commands write them or as they are committed.
 
-    Other files beside them, and parts that aren't what they must be, are left out; ``notes`` says
-    which.
+    Read are the files in the folder itself, and runs in ``STUDY/STAGE/SEED.json`` and
+    ``STAGE/SEED.json`` below it. A file that can't be used is left out; ``notes`` says which.
 
     Raises:
-        IteraError: where the folder is missing, holds no result, or a file is damaged.
+        IteraError: the folder is missing, holds no result, or may not be read.
     """
     folder = Path(folder)
     if not is_folder(folder):
@@ -195,108 +215,89 @@ def load_results(folder: str | Path = "results") -> Results:
             f"results folder '{folder}' doesn't exist; expected the folder that `itera train` "
             "and `itera bench` write. Run `itera demo`, or name the folder with --results."
         )
+    found = Results(folder, [])
     models: dict[str, ModelResults] = {}
-    notes: list[str] = []
-    for path in _files(folder):
-        ending = next((kind for kind in KINDS if path.name.endswith(f"_{kind}")), None)
-        if ending is None:
-            continue
-        name, attribute = path.name.removesuffix(f"_{ending}"), KINDS[ending]
-        found: Any
-        if ending == "metrics.csv":
-            found = _read_metrics(path, notes)
-        else:
-            found = _read_record(path, attribute, notes)
-        if found is not None:
-            setattr(models.setdefault(name, ModelResults(name)), attribute, found)
-    ladder = folder / "ladder.json"
-    if not models and not exists(ladder):
+    for path in _files(folder, ".json"):
+        record = _read(path, found.notes)
+        if isinstance(record, Ladder):
+            found.ladder = record
+        elif isinstance(record, Seeds):
+            found.seeds = record.runs
+        elif isinstance(record, ModelRecord):
+            name = record.model.name
+            _add(models.setdefault(name, ModelResults(name)), path.name, record, found.notes)
+    for path in _files(folder, "_metrics.csv"):
+        name = path.name.removesuffix("_metrics.csv")  # the one thing that says it
+        if (log := _read_log(path, found.notes)) is not None:
+            models.setdefault(name, ModelResults(name)).metrics = log
+    found.models = [*models.values(), *_runs(found)]
+    if not found.models and not found.ladder:
         raise IteraError(
-            f"no result files in '{folder}'; expected NAME_summary.json, NAME_metrics.csv, "
-            "NAME_eval.json, NAME_benchmark.json, NAME_training_speed.json, NAME_decode.json, "
-            "NAME_scoring.json or ladder.json. "
-            "Run `itera demo` to make them." + "".join(f"\nLeft out: {note}" for note in notes)
+            f"no result files in '{folder}': expected what `itera train`, `itera eval`, "
+            "`itera bench` or `itera ladder` write. Run `itera demo` to make them."
+            + "".join(f"\nLeft out: {note}" for note in found.notes)
         )
     order = {"itera": 0, "transformer": 1, None: 2}
-    ordered = sorted(models.values(), key=lambda m: (m.rank, m.size or "", order[m.family], m.name))
-    return Results(
-        folder,
-        ordered,
-        ladder=_read_list(ladder, "rungs", notes, "rung"),
-        ladder_targets=_read_list(ladder, "targets", notes, "target", needed=False),
-        ladder_references=_read_list(ladder, "references", notes, "reference", needed=False),
-        ladder_provenance=_provenance(ladder, notes),
-        seeds=_read_list(folder / "seeds.json", "runs", notes, "run"),
-        notes=notes,
-    )
+    found.models.sort(key=lambda m: (m.rank, m.size or "", order[m.family], m.name))
+    return found
 
 
-def _files(folder: Path) -> list[Path]:
+def _runs(results: Results) -> Iterator[ModelResults]:
+    """The models of the committed runs below a folder: of one study, where it has the main one."""
+    runs = {}
+    for pattern in ("*/[0-9]*.json", "*/*/[0-9]*.json"):
+        for path in sorted(results.folder.glob(pattern)):
+            if isinstance(run := _read(path, results.notes), Run):
+                runs[path] = run
+    if any(run.study == MAIN_STUDY for run in runs.values()):
+        runs = {path: run for path, run in runs.items() if run.study == MAIN_STUDY}
+    stages = [run.stage for run in runs.values()]
+    for path, run in runs.items():
+        several = stages.count(run.stage) > 1
+        model = ModelResults(f"{run.stage}, seed {run.seed}" if several else run.stage)
+        for part in PARTS.values():
+            if (record := getattr(run, part)) is not None:
+                file = path.relative_to(results.folder).as_posix()
+                _add(model, f"{file}: {part.replace('_', ' ')}", record, results.notes)
+        if exists(log := path.with_suffix(".csv")):
+            model.metrics = _read_log(log, results.notes) or {}
+        yield model
+
+
+def _add(model: ModelResults, file: str, record: ModelRecord, notes: list[str]) -> None:
+    """Put a record where it belongs, unless another file had one of its kind."""
+    part = PARTS[type(record)]
+    if part in model.files:
+        notes.append(f"'{file}' is about '{model.name}', as '{model.files[part]}' is already")
+        return
+    setattr(model, part, record)
+    model.files[part] = file
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if is_file(path))
+        return sorted(p for p in folder.iterdir() if p.name.endswith(ending) and is_file(p))
     except OSError as error:
         raise IteraError(f"'{folder}' can't be read: {error.strerror}") from None
 
 
-def _read_json(path: Path) -> Any:
+def _read(path: Path, notes: list[str]) -> Record | None:
+    """A record; None, with a note, for what isn't one. A file that may not be read is an error."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise IteraError(f"'{path}' can't be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise IteraError(
-            f"'{path}' can't be read as JSON ({error}). Delete it and run the command that made it."
-        ) from error
-
-
-def _read_record(path: Path, kind: str, notes: list[str]) -> dict[str, Any] | None:
-    """A result, without the parts that it can't have; None for another program's file."""
-    value = _read_json(path)
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        notes.append(f"'{path}' isn't a result of Itera-Lite: it has no 'name'")
+        return read_any(path)
+    except IteraError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        notes.append(str(error))
         return None
-    return dict(_conformed(path, value, kind, notes))
 
 
-def _conformed(path: Path, value: Any, kind: str, notes: list[str]) -> Any:
-    left_out: list[str] = []
-    value = conform(value, SHAPES[kind], left_out)
-    if left_out:
-        shown = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
-        notes.append(f"in '{path}' what isn't of the kind it must be: {shown}")
-    return value
-
-
-def _read_list(
-    path: Path, key: str, notes: list[str], kind: str, needed: bool = True
-) -> list[dict[str, Any]]:
-    """A list of objects, bare or under ``key``; empty where the file doesn't exist."""
-    if not exists(path):
-        return []
-    value = _read_json(path)
-    if isinstance(value, dict):
-        value = value.get(key, None if needed else [])
-    elif not needed:
-        value = []
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise IteraError(f"'{path}': expected a list of objects, bare or under '{key}'.")
-    return [_conformed(path, item, kind, notes) for item in value]
-
-
-def _provenance(path: Path, notes: list[str]) -> dict[str, Any]:
-    """Where a file's numbers came from; empty where it doesn't say, or isn't there."""
-    value = _read_json(path) if exists(path) else {}
-    found = value.get("provenance") if isinstance(value, dict) else None
-    left_out: list[str] = []
-    return conform(found, PROVENANCE, left_out) or {}
-
-
-def _read_metrics(path: Path, notes: list[str]) -> dict[str, list[float | None]] | None:
-    """The columns of a training log; None for another program's table."""
+def _read_log(path: Path, notes: list[str]) -> Log | None:
+    """The columns of a training log; None, with a note, for another table."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            columns: dict[str, list[float | None]] = {n: [] for n in reader.fieldnames or ()}
+            columns: Log = {name: [] for name in reader.fieldnames or ()}
             if "step" not in columns:
                 notes.append(f"'{path}' isn't a training log of Itera-Lite: it has no 'step'")
                 return None
@@ -308,7 +309,6 @@ def _read_metrics(path: Path, notes: list[str]) -> dict[str, list[float | None]]
     except OSError as error:
         raise IteraError(f"'{path}' can't be read: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
-        raise IteraError(
-            f"'{path}' isn't a table of numbers ({error}). Train again, or delete it."
-        ) from error
+        notes.append(f"'{path}' isn't a table of numbers ({error}): train again, or delete it")
+        return None
     return columns

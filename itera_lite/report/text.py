@@ -6,24 +6,25 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from itera_lite.stats.comparison import Measurement, is_number
+from itera_lite.stats.comparison import Measurement
+from itera_lite.stats.samples import Stat
 
 MISSING = "—"  # a table cell without a number
 
 
-def count(value: Any) -> str:
+def count(value: float | None) -> str:
     """``1,886,496``."""
-    return f"{round(value):,}" if is_number(value) else MISSING
+    return MISSING if value is None else f"{round(value):,}"
 
 
-def fixed(value: Any, digits: int = 4) -> str:
+def fixed(value: float | None, digits: int = 4) -> str:
     """``0.8123``."""
-    return f"{value:,.{digits}f}" if is_number(value) else MISSING
+    return MISSING if value is None else f"{value:,.{digits}f}"
 
 
-def significant(value: Any, digits: int = 3) -> str:
+def significant(value: float | None, digits: int = 3) -> str:
     """Significant digits, never fewer than the whole part: ``0.0123``, ``1.23``, ``12,345``."""
-    if not is_number(value):
+    if value is None:
         return MISSING
     if value == 0:
         return "0"
@@ -33,9 +34,9 @@ def significant(value: Any, digits: int = 3) -> str:
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
-def scaled(value: Any, unit: str, digits: int = 4) -> str:
+def scaled(value: float | None, unit: str, digits: int = 4) -> str:
     """With a decimal prefix: ``7.546 MB``, ``3.211 MFLOPs``."""
-    if not is_number(value):
+    if value is None:
         return MISSING
     for step, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= step:
@@ -43,23 +44,23 @@ def scaled(value: Any, unit: str, digits: int = 4) -> str:
     return f"{significant(value, digits)} {unit}"
 
 
-def percent(share: Any, digits: int = 1) -> str:
+def percent(share: float | None, digits: int = 1) -> str:
     """A share 0..1 as ``41.2 %``."""
-    return f"{100 * share:.{digits}f} %" if is_number(share) else MISSING
+    return MISSING if share is None else f"{100 * share:.{digits}f} %"
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: float | None) -> str:
     """``45.0 s``, ``10.0 min`` or ``3.2 h``."""
-    if not is_number(seconds):
+    if seconds is None:
         return MISSING
     if seconds < 120:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def quantity(value: Any, unit: str) -> str:
+def quantity(value: float | None, unit: str) -> str:
     """A number in the way its unit is usually written, unit included."""
-    if not is_number(value):
+    if value is None:
         return MISSING
     if unit == "bytes":
         return scaled(value, "B")
@@ -90,9 +91,19 @@ def measured(value: Measurement | None, unit: str, *, unit_shown: bool = True) -
     return text if value.repeats <= 1 else f"{text} [{low} – {high}], n = {value.repeats}"
 
 
-def stat(value: Any, unit: str) -> str:
-    """A STAT of a result file, or a plain number, as `measured` writes it."""
-    return measured(Measurement.read(value), unit)
+def stat(value: Stat | None, unit: str) -> str:
+    """A repeated measurement of a record, as `measured` writes it."""
+    return measured(Measurement.of(value), unit)
+
+
+def rate(value: Stat | None) -> str:
+    """Tokens a second without the unit, where a table's title says it."""
+    return measured(Measurement.of(value), "tokens/s", unit_shown=False)
+
+
+def suffixed(text: str, unit: str) -> str:
+    """A number with its unit; a missing one stays as it is."""
+    return text if text == MISSING else f"{text} {unit}"
 
 
 def escape(text: Any) -> str:

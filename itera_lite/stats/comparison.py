@@ -24,7 +24,9 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, final
+
+from itera_lite.stats.samples import Stat
 
 Direction = Literal["lower", "higher"]
 Kind = Literal["count", "timing", "run"]
@@ -63,6 +65,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> tuple
     return ordered[k - 1], ordered[n - k]
 
 
+@final
 @dataclass(frozen=True)
 class Measurement:
     """A number with what is known about its spread, in the metric's unit."""
@@ -88,6 +91,18 @@ class Measurement:
         """The median of ``samples`` (at least one) and its interval."""
         low, high = median_interval(samples)
         return cls(statistics.median(samples), low, high, len(samples))
+
+    @classmethod
+    def of(cls, value: float | Stat | None) -> Measurement | None:
+        """A number that was found once, or all samples of one; None stays None."""
+        if isinstance(value, Stat):
+            return cls.of_samples(value.samples)
+        return None if value is None else cls.once(value)
+
+    def scaled(self, factor: float) -> Measurement:
+        """In another unit."""
+        low, high = self.low * factor, self.high * factor
+        return Measurement(self.value * factor, low, high, self.repeats)
 
     @classmethod
     def read(cls, value: Any) -> Measurement | None:
@@ -152,6 +167,11 @@ class Comparison:
     names: Mapping[Side, str] = field(default_factory=lambda: SIDE_NAMES)
 
     @property
+    def label(self) -> str:
+        """Of the metric; with a word where the numbers are estimated."""
+        return self.metric.label + (f" ({self.note})" if self.note == "estimated" else "")
+
+    @property
     def ratio(self) -> float | None:
         """Ours over the other; None where a side is missing or not positive."""
         a, b = self.ours, self.other
@@ -191,7 +211,9 @@ class Comparison:
 
 
 def times(ratio: float) -> str:
-    """A ratio as a factor of at least 1: ``1.013×``, ``2.41×``, ``38×``."""
+    """A ratio as a factor of at least 1: ``1.013×``, ``2.41×``, ``38×``; ``∞×`` for none."""
+    if ratio <= 0:
+        return "∞×"
     factor = max(ratio, 1 / ratio)
     digits = 3 if factor < 1.1 else 2 if factor < 10 else 1 if factor < 100 else 0
     return f"{factor:,.{digits}f}×"

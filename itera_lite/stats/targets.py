@@ -3,29 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from itera_lite.stats.comparison import Measurement
 
+Verdict = Literal["met", "missed", "not clear", "not measured"]
 
-@dataclass(frozen=True)
-class Target:
-    """A number to reach.
+
+class Target(msgspec.Struct, forbid_unknown_fields=True):
+    """A number to reach, and once it is judged what was found.
 
     Attributes:
         key: its name in the files.
         label: what is measured.
-        sense: whether the number is the least or the most that will do.
-        value: the number.
-        unit: of it; ``×`` for a ratio.
+        sense: whether ``target`` is the least or the most that will do.
+        unit: of the numbers; ``×`` for a ratio.
+        goal: a harder number, beside the target; None: there is none.
+        value, low, high: the number that was found, and its interval.
+        verdict: on the target; where it lies inside the interval, it isn't clear.
+        goal_verdict: likewise on the goal.
+        reason: why it is missed whatever its number says; may be empty.
     """
 
     key: str
     label: str
     sense: Literal["at least", "at most"]
-    value: float
+    target: float
     unit: str = "×"
+    goal: float | None = None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    verdict: Verdict = "not measured"
+    goal_verdict: Verdict | None = None
+    reason: str = ""
+
+    def judged(self, found: Measurement | None, reason: str = "") -> Target:
+        """The target with what was found and the verdict, by the median and its interval.
+
+        Args:
+            found: the measurement; None where there is none.
+            reason: why it counts as missed all the same, such as a loss of quality.
+        """
+        if found is None:
+            return self
+        return msgspec.structs.replace(
+            self,
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            verdict=self._verdict(self.target, found, reason),
+            goal_verdict=None if self.goal is None else self._verdict(self.goal, found, reason),
+            reason=reason,
+        )
+
+    def _verdict(self, wanted: float, found: Measurement, reason: str) -> Verdict:
+        if reason:
+            return "missed"
+        if found.low <= wanted <= found.high and found.low < found.high:
+            return "not clear"
+        return "met" if self._reaches(wanted, found.value) else "missed"
+
+    def _reaches(self, wanted: float, value: float) -> bool:
+        return value >= wanted if self.sense == "at least" else value <= wanted
+
+    @property
+    def verdict_text(self) -> str:
+        """The verdict, with the side that the median is on where it isn't clear."""
+        if self.verdict != "not clear" or self.value is None:
+            return self.verdict
+        side = "met" if self._reaches(self.target, self.value) else "missed"
+        return f"{side}, not clearly"
 
 
 def ratio(a: Measurement | None, b: Measurement | None) -> Measurement | None:
@@ -45,15 +95,15 @@ def judge(target: Target, found: Measurement | None) -> dict[str, Any]:
         "key": target.key,
         "label": target.label,
         "sense": target.sense,
-        "target": target.value,
+        "target": target.target,
         "unit": target.unit,
     }
     if found is None:
         return record | {"value": None, "verdict": "not measured"}
     sign = 1 if target.sense == "at least" else -1
-    met = sign * found.value >= sign * target.value
+    met = sign * found.value >= sign * target.target
     low, high = found.low, found.high
-    clear = high < target.value or low > target.value or low == high
+    clear = high < target.target or low > target.target or low == high
     verdict = ("met" if met else "missed") + ("" if clear else ", not clearly")
     return record | {"value": found.value, "low": low, "high": high, "verdict": verdict}
 
@@ -75,3 +125,14 @@ def number(value: float, unit: str) -> str:
         return f"{100 * value:.0f} %"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}" + ("×" if unit == "×" else f" {unit}" if unit else "")
+
+
+def target_lines(targets: Sequence[Target]) -> list[str]:
+    """Judged targets as lines for a terminal."""
+    width = max((len(one.label) for one in targets), default=0)
+    out = []
+    for one in targets:
+        value = "-" if one.value is None else number(one.value, one.unit)
+        target = f"{one.sense} {number(one.target, one.unit)}"
+        out.append(f"  {one.label:<{width}}  {value:>10}  {target:<18}  {one.verdict_text}")
+    return out

@@ -10,24 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import asdict
 
 from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_method
 from itera_lite.compress.start import Start, TextOptions
 from itera_lite.compress.vocabulary import resize
 from itera_lite.config import REFERENCE_VOCABULARY, Family, ModelConfig, preset
-from itera_lite.data.general import prepare_general
-from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.distill.objective import TOP_K, Distillation
 from itera_lite.distill.plan import DistillationPlan
-from itera_lite.errors import IteraError, UsageError
-from itera_lite.files import write_json
+from itera_lite.errors import UsageError
+from itera_lite.files import is_file
 from itera_lite.model.cost import cost
-from itera_lite.reading import is_file, read_object
+from itera_lite.records import LadderOptions, Summary, TrainingRun
+from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, train_config
-from itera_lite.train.resume import RunFiles
-from itera_lite.train.run_files import refuse_input
-from itera_lite.train.session import Compute, run_training
+from itera_lite.train.run_files import RunFiles, refuse_input
+from itera_lite.train.train import run_training
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains without
 DROPOUT = 0.1
@@ -72,25 +72,25 @@ class LadderPlan:
         """The checkpoint that a stage leaves."""
         return self.files(stage).best
 
-    def first(self, stage: str) -> dict[str, Any] | None:
+    def first(self, stage: str) -> TrainingRun | None:
         """The training of the first seed's stage, which a further seed repeats token for token.
 
         So the seeds differ by their seed, not by how busy the machine was. None for the first
         seed itself, whose budget is in time, and for a stage without a training.
         """
         made = replace(self, seed=0).summary(stage) if self.seed else None
-        return None if made is None else made.get("train")
+        return None if made is None else made.training
 
     def budget(self, stage: str, minutes: float) -> Budget:
         first = self.first(stage)
         if first is None:
             return Budget("seconds", 60 * minutes)
-        return Budget("tokens", first["tokens"])
+        return Budget("tokens", first.tokens)
 
     def text(self, stage: str, minutes: float) -> TextOptions:
         """The same budget, as ways to compress take it."""
         first = self.first(stage)
-        tokens = None if first is None else str(first["tokens"])
+        tokens = None if first is None else str(first.tokens)
         resume = self.files(stage).resumable
         return TextOptions(
             self.data, minutes if tokens is None else None, tokens, self.seed, resume
@@ -104,17 +104,20 @@ class LadderPlan:
         with files.claimed(resume=resume, overwrite=self.overwrite and not resume):
             yield files, resume
 
-    def summary(self, stage: str) -> dict[str, Any] | None:
-        """The summary of a finished stage; None where it isn't finished."""
+    def summary(self, stage: str) -> Summary | None:
+        """The summary of a finished stage; None where it isn't finished.
+
+        Raises:
+            IteraError: it is damaged.
+        """
         files = self.files(stage)
-        if not is_file(files.summary) or not is_file(files.best / "model.safetensors"):
-            return None
-        made = read_object(files.summary, IteraError)
-        lacks_file = stage in QUANTIZED and "file" not in (made.get("compress") or {})
-        return None if lacks_file else made
+        parts = [files.summary, files.best / "model.safetensors"]
+        if stage in QUANTIZED:
+            parts.append(files.best / f"model-{stage}.gguf")
+        return Summary.read(files.summary) if all(map(is_file, parts)) else None
 
 
-Make = Callable[[LadderPlan, float], dict[str, Any]]
+Make = Callable[[LadderPlan, float], Summary]
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class Stage:
 def _trained(stage: str, family: Family, size: str = "tiny") -> Make:
     """A training from random weights; the teacher's set has the small vocabulary."""
 
-    def make(plan: LadderPlan, minutes: float) -> dict[str, Any]:
+    def make(plan: LadderPlan, minutes: float) -> Summary:
         if stage == "teacher":
             data = prepare(plan.data, vocab_size=plan.size, quiet=True)
         else:
@@ -148,7 +151,7 @@ def _trained(stage: str, family: Family, size: str = "tiny") -> Make:
         shape = preset(family, size, data.tokenizer.vocab_size)
         if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
             shape = shape.replace(dropout=DROPOUT)
-        overrides = {} if first is None else {"batch_size": first["batch_size"]}
+        overrides = {} if first is None else {"batch_size": first.batch_size}
         with plan.claimed(stage) as (files, resume):
             return run_training(
                 *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
@@ -168,14 +171,14 @@ def _expected_epochs(plan: LadderPlan, shape: ModelConfig, minutes: float, data:
     return flops / cost(shape).flops_train / data.n_tokens("train")
 
 
-def _vocabulary(plan: LadderPlan, minutes: float) -> dict[str, Any]:
+def _vocabulary(plan: LadderPlan, minutes: float) -> Summary:
     start = Start.load(plan.folder("itera"))
     with plan.claimed("vocabulary") as (files, _):
         text = plan.text("vocabulary", minutes)
         return resize(start, plan.size, files, plan.compute, text)
 
 
-def _distilled(plan: LadderPlan, minutes: float) -> dict[str, Any]:
+def _distilled(plan: LadderPlan, minutes: float) -> Summary:
     teacher = plan.teacher or replace(plan, seed=0).folder("teacher")
     quiet = plan.compute.quiet
     teaching = DistillationPlan.find([teacher], plan.student, plan.data, TOP_K, quiet=quiet)
@@ -190,7 +193,7 @@ def _distilled(plan: LadderPlan, minutes: float) -> dict[str, Any]:
 
 
 def _quantized(kind: Type) -> Make:
-    def make(plan: LadderPlan, minutes: float) -> dict[str, Any]:
+    def make(plan: LadderPlan, minutes: float) -> Summary:
         start = Start.load(plan.folder("distilled"))
         text = plan.text(kind, minutes)
         options = QuantizeOptions(kind, usual_method(kind, text))
@@ -233,10 +236,8 @@ def chosen_reference(plan: LadderPlan) -> str:
     """The stage of the better reference of the first seed."""
     first = replace(plan, seed=0)
     made = {stage.name: first.summary(stage.name) for stage in REFERENCES}
-    return min(
-        (name for name, summary in made.items() if summary),
-        key=lambda name: float((made[name] or {})["valid"]["bpb"]),
-    )
+    scores = {name: each.valid.bpb for name, each in made.items() if each and each.valid}
+    return min(scores, key=lambda name: scores[name])
 
 
 def stages(plan: LadderPlan) -> Iterator[tuple[Stage, float]]:
@@ -252,25 +253,26 @@ def stages(plan: LadderPlan) -> Iterator[tuple[Stage, float]]:
         yield stage, stage.share * plan.minutes
 
 
-def _options(plan: LadderPlan, stage: Stage) -> dict[str, Any]:
+def _options(plan: LadderPlan, stage: Stage) -> LadderOptions:
     """Those of the ladder's options that a stage depends on."""
-    options: dict[str, Any] = {"data": plan.data, "minutes": plan.minutes}
-    if stage.name in ("vocabulary", "teacher", "distilled", "q8_0", "q4_0"):
-        options["size"] = plan.size
-    if stage.name in ("distilled", "q8_0", "q4_0"):
-        options["student"] = plan.student
-        options["teacher"] = None if plan.teacher is None else str(plan.teacher)
+    options = LadderOptions(plan.data, plan.minutes)
+    if stage.name in ("vocabulary", "teacher", "distilled", *QUANTIZED):
+        options.size = plan.size
+    if stage.name in ("distilled", *QUANTIZED):
+        options.student = plan.student
+        options.teacher = None if plan.teacher is None else str(plan.teacher)
     return options
 
 
-def make(plan: LadderPlan, stage: Stage, minutes: float) -> dict[str, Any]:
+def make(plan: LadderPlan, stage: Stage, minutes: float) -> Summary:
     """Make a stage, in the place of what other options have left; gives its summary.
 
     The options that it was made with go into the summary, for `is_finished`.
     """
     discard(plan, stage)
-    summary = stage.make(plan, minutes) | {"ladder": _options(plan, stage)}
-    write_json(plan.files(stage.name).summary, summary)
+    summary = stage.make(plan, minutes)
+    summary.ladder = _options(plan, stage)
+    summary.write(plan.files(stage.name).summary)
     return summary
 
 
@@ -283,9 +285,9 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
     summary = plan.summary(stage.name)
     if summary is None:
         return False
-    wanted = _options(plan, stage)
-    made = summary.get("ladder", wanted)  # earlier versions didn't write it
-    differing = [f"--{key} {made.get(key)}" for key in wanted if made.get(key) != wanted[key]]
+    wanted = asdict(_options(plan, stage))
+    made = wanted if summary.ladder is None else asdict(summary.ladder)
+    differing = [f"--{key} {made[key]}" for key in wanted if made[key] != wanted[key]]
     if not differing:
         return True
     if not plan.overwrite:
@@ -303,8 +305,8 @@ def discard(plan: LadderPlan, stage: Stage) -> None:
         plan.files(stage.name).discard()
 
 
-def minutes_of(summary: dict[str, Any]) -> float:
+def minutes_of(summary: Summary) -> float:
     """Minutes that a stage took by itself: its training, and its teachers' targets."""
-    trained = (summary.get("train") or {}).get("seconds") or 0.0
-    taught = (summary.get("distillation") or {}).get("teacher_seconds") or 0.0
-    return (float(trained) + float(taught)) / 60
+    trained = summary.training.seconds if summary.training else 0.0
+    taught = summary.distillation.teacher_seconds if summary.distillation else 0.0
+    return (trained + taught) / 60

@@ -1,8 +1,8 @@
 """One process or many: PyTorch's own data parallelism under ``torchrun``.
 
-Every process holds the whole model and takes its rows of each global batch;
-the gradients are averaged, so the loss curve is that of one process. What only the leading process
-does (preparing, scoring, saving) goes through `World.lead`, so that a failure there ends all.
+Every process holds the whole model and takes its rows of each global batch; the gradients are
+averaged, so the loss curve is that of one process. What the leading process alone does (preparing,
+scoring, saving) goes through `World.on_leader`, so that a failure there ends every process.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,11 +21,12 @@ from itera_lite.errors import ConfigError, IteraError, UsageError
 from itera_lite.model import LanguageModel
 from itera_lite.train.objective import Objective
 
-PATIENCE = timedelta(hours=12)  # a process waits so long for the leader, which prepares the text
+T = TypeVar("T")
+TIMEOUT = timedelta(hours=12)  # of waiting for the leader, which prepares the text
 
 
 class LeaderFailed(IteraError):
-    """The leading process failed, and with it every other one; it says itself why."""
+    """Raised in the other processes where the leading one failed, which prints the reason."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -41,19 +43,19 @@ class World:
     device: str = "cpu"
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this process writes, prints and decides."""
         return self.rank == 0
 
     @classmethod
     def join(cls) -> World:
-        """The world that ``torchrun`` describes in the environment, else a world of one.
+        """Join the processes that ``torchrun`` describes in the environment, if there are any.
 
         Raises:
             UsageError: the environment names several processes, but not how they find each other.
         """
         cuda = torch.cuda.is_available()
-        size = _number("WORLD_SIZE", 1)
+        size = _environment_number("WORLD_SIZE", 1)
         if size == 1:
             return cls(device="cuda" if cuda else "cpu")
         missing = [key for key in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(key)]
@@ -62,15 +64,15 @@ class World:
                 f"WORLD_SIZE={size} in the environment says that {size} processes train together, "
                 f"but {', '.join(missing)} is missing. Start with torchrun, or unset WORLD_SIZE"
             )
-        local = _number("LOCAL_RANK", 0)
+        local = _environment_number("LOCAL_RANK", 0)
         device = f"cuda:{local}" if cuda else "cpu"
         if cuda:
             torch.cuda.set_device(local)
-        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-        return cls(dist.get_rank(), size, _number("LOCAL_WORLD_SIZE", size), device)
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
+        return cls(dist.get_rank(), size, _environment_number("LOCAL_WORLD_SIZE", size), device)
 
     def leave(self) -> None:
-        """End the process group, where there is one."""
+        """End the process group, if there is one."""
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -88,34 +90,40 @@ class World:
         return batch_size // self.size
 
     def agree(self, *numbers: float) -> tuple[float, ...]:
-        """The leader's numbers, in every process."""
+        """The leading process's numbers, in every process."""
         if self.size == 1:
             return numbers
         tensor = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.broadcast(tensor, 0)
         return tuple(tensor.tolist())
 
-    def lead(self, action: Callable[[], None]) -> None:
-        """The leader acts, and the others wait for it.
+    def on_leader(self, action: Callable[[], T]) -> T:
+        """Run ``action`` in the leading process, while the others wait for what it returns.
 
         Raises:
-            LeaderFailed: in the others, where ``action`` raised in the leader, which raises that.
+            LeaderFailed: in the others, where ``action`` raised in the leader.
         """
+        outcome: list[Any] = [None, None]  # what it returned; the message and code of its failure
         failure: BaseException | None = None
-        if self.leads:
+        if self.is_leader:
             try:
-                action()
+                outcome[0] = action()
             except BaseException as error:
-                failure = error
+                failure, outcome[1] = error, (str(error), getattr(error, "exit_code", 1))
         if self.size > 1:
-            outcome: list[tuple[str, int] | None] = [None]
-            if failure is not None:
-                outcome = [(str(failure), getattr(failure, "exit_code", 1))]
             dist.broadcast_object_list(outcome, 0, device=torch.device(self.device))
-            if outcome[0] is not None and not self.leads:
-                raise LeaderFailed(*outcome[0])
         if failure is not None:
             raise failure
+        if outcome[1] is not None:
+            raise LeaderFailed(*outcome[1])
+        return cast(T, outcome[0])
+
+    def leader_first(self, action: Callable[[], T]) -> T:
+        """Run ``action`` in every process, in the leading one first: the others find what it left
+        in a cache."""
+        results: list[T] = []
+        self.on_leader(lambda: results.append(action()))  # which gives the others None
+        return results[0] if self.is_leader else action()
 
     def mean(self, value: Tensor) -> float:
         """The mean of a scalar over the processes."""
@@ -126,11 +134,11 @@ class World:
         return value.item() / self.size
 
 
-def _number(key: str, default: int) -> int:
-    """A whole number of the environment; an empty one counts as not there.
+def _environment_number(key: str, default: int) -> int:
+    """A whole number of the environment; ``default`` where the variable is empty or not set.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the variable holds something else.
     """
     text = os.environ.get(key, "").strip()
     if not text:
@@ -144,7 +152,7 @@ def _number(key: str, default: int) -> int:
 
 
 class LossOf(nn.Module):
-    """A model's loss as a forward pass, which is what DistributedDataParallel wraps."""
+    """A model's loss as a forward pass, the form that DistributedDataParallel wraps."""
 
     def __init__(self, model: LanguageModel, objective: Objective) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""The training loop: steps, and in between evaluations and saves, until the budget is used.
+"""The training loop: steps, with evaluations and saves in between, until the budget is used.
 
-With a budget in tokens a run depends on its seed alone: stopped anywhere and
-resumed, it takes exactly the path of the uninterrupted one. With a budget in
-seconds the schedule follows the clock.
+With a budget in tokens a run depends on its seed alone: stopped anywhere and resumed, it takes
+exactly the path of the uninterrupted one. With a budget in seconds the schedule follows the clock.
 """
 
 from __future__ import annotations
@@ -10,36 +9,39 @@ from __future__ import annotations
 import gc
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 
-from itera_lite.checkpoint.folder import save_checkpoint
+from itera_lite.checkpoint.folder import load_training_state, save_checkpoint
+from itera_lite.checkpoint.hf import load_model
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
-from itera_lite.errors import TrainingError
+from itera_lite.errors import CheckpointError, TrainingError
+from itera_lite.evaluate.bits import stream_bits
+from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.train import validate
-from itera_lite.train.distributed import World, parallel
-from itera_lite.train.interrupt import Stop, Stopped
-from itera_lite.train.metrics import Window
+from itera_lite.model.stream import Sampler, stream
+from itera_lite.train.compute import Compute
+from itera_lite.train.distributed import parallel
+from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
-from itera_lite.train.precision import Choice
-from itera_lite.train.progress import Progress
 from itera_lite.train.recipe import Budget
-from itera_lite.train.resume import RunFiles, save
-from itera_lite.train.state import State
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
 
 EVALUATIONS = 20  # in a run, evenly over its budget
+EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
 ROW_STEPS = 20  # steps a row of the log
 
 
 class Trainer:
-    """Trains one model on one set. `run` does it; everything else is its parts.
+    """Trains one model on one set: `run`. `resume` and `save` let it go on in a later process.
 
     It begins from random weights, or from those of ``initial``, which it changes.
     """
@@ -51,37 +53,34 @@ class Trainer:
         dataset: Dataset,
         budget: Budget,
         files: RunFiles,
-        precision: Choice,
-        world: World,
+        compute: Compute,
         patience: int = 6,
-        quiet: bool = False,
         evaluations: int = EVALUATIONS,
         initial: LanguageModel | None = None,
         objective: Objective | None = None,
     ) -> None:
         self.config, self.dataset, self.budget, self.files = config, dataset, budget, files
-        self.precision, self.world, self.patience = precision, world, patience
-        self.quiet, self.evaluations = quiet or not world.leads, evaluations
+        self.compute, self.world, self.patience = compute, compute.world, patience
+        self.quiet, self.evaluations = compute.quiet or not self.world.is_leader, evaluations
         torch.manual_seed(config.seed)
         self.objective = objective or Objective()
-        self.model = (initial or LanguageModel(model_config)).to(world.device).train()
-        self.model.compute_dtype = precision.dtype
-        self.loss_of = parallel(self.model, world, self.objective)
+        self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
+        self.model.compute_dtype = compute.precision.dtype
+        self.loss_of = parallel(self.model, self.world, self.objective)
         self.optimizer = Optimizer(self.model, config)
         self.loader = TokenLoader(
             dataset.tokens("train"),
-            batch_size=world.share_of(config.batch_size),
+            batch_size=self.world.share_of(config.batch_size),
             seq_len=config.seq_len,
             seed=config.seed,
-            rank=world.rank,
-            world_size=world.size,
+            rank=self.world.rank,
+            world_size=self.world.size,
         )
-        train_bytes, train_tokens = dataset.n_bytes("train"), len(dataset.tokens("train"))
-        self.bytes_per_token = train_bytes / train_tokens
+        self.bytes_per_token = dataset.n_bytes("train") / len(dataset.tokens("train"))
         self.cost = cost(model_config, config.seq_len)
-        self.state = State()
+        self.state = TrainingState()
         self.window = self._new_window()
-        self._resumed_at = time.monotonic()  # up to here ``state.wall`` counts
+        self._wall_counted_at = time.monotonic()  # ``state.wall`` counts the time up to here
 
     @property
     def tokens(self) -> int:
@@ -93,15 +92,15 @@ class Trainer:
         used = self.tokens if self.budget.unit == "tokens" else self.state.seconds
         return used / self.budget.amount
 
-    def run(self) -> str:
-        """Train until the budget is used. Returns why it ended: ``budget`` or ``early``.
+    def run(self) -> None:
+        """Train until the budget is used, or until scores stop getting better.
 
         Raises:
             Stopped: after Ctrl-C, SIGTERM or SIGHUP, with everything saved for ``--resume``.
             TrainingError: the loss or the gradient isn't finite; nothing was saved of that.
         """
-        stop = Stop()
-        bar = Progress(
+        stop = StopSignal()
+        bar = ProgressBar(
             self.files.name,
             self.budget.amount,
             min(self.progress, 1.0) * self.budget.amount,
@@ -109,7 +108,7 @@ class Trainer:
             self.quiet,
         )
         smooth: float | None = None
-        self._resumed_at = time.monotonic()
+        self._wall_counted_at = time.monotonic()
         gc.collect()
         gc.freeze()  # what was imported stays: no need to look at it in every collection
         try:
@@ -122,28 +121,20 @@ class Trainer:
                     done = self.progress * self.budget.amount
                     bpb = smooth / np.log(2) / self.bytes_per_token
                     bar.update(done, self.state.step, smooth, bpb, speed, self.mfu(speed))
-                    due = self._due()
+                    due = self._evaluation_is_due()
                     if due:
                         self._evaluate(bar)
-                    (asked,) = self.world.agree(float(stop.number))
-                    if asked:
+                    (number,) = self.world.agree(float(stop.number))
+                    if number:
                         if not due:
                             self.save()
-                        raise Stopped(int(asked))
+                        raise Stopped(int(number))
         finally:
             gc.unfreeze()
             bar.close()
-        return self.state.ended
 
-    def save(self) -> None:
-        """Write everything that a resumed run needs."""
-        now = time.monotonic()
-        self.state.wall += now - self._resumed_at
-        self._resumed_at = now
-        save(self)
-
-    def _due(self) -> bool:
-        """Whether it is time to evaluate: at the end, and evenly on the way."""
+    def _evaluation_is_due(self) -> bool:
+        """At the end, and evenly on the way."""
         if self.progress >= 1:
             return True
         steps = self.state.step - self.state.evaluated
@@ -172,7 +163,7 @@ class Trainer:
         return loss, seconds
 
     def _refuse_infinite(self, what: str, value: float) -> None:
-        """Raises `TrainingError` for a value that isn't finite."""
+        """Raise `TrainingError` for a value that isn't finite."""
         if math.isfinite(value):
             return
         best = self.state.best
@@ -198,7 +189,7 @@ class Trainer:
         speed = w.steps * config.batch_size * config.seq_len / w.seconds
         load, entropy = w.balance()
         self.state.add(
-            self._position()
+            self._row()
             | {
                 "train_loss": w.loss / w.steps,
                 "train_bpb": w.loss / w.steps / np.log(2) / self.bytes_per_token,
@@ -213,8 +204,8 @@ class Trainer:
         )
         self.window = self._new_window()
 
-    def _position(self) -> dict[str, Any]:
-        """Where in the run a row of the log stands."""
+    def _row(self) -> dict[str, Any]:
+        """The columns of the log that say how far the run is."""
         return {
             "step": self.state.step,
             "tokens": self.tokens,
@@ -223,17 +214,21 @@ class Trainer:
             "flops": self.tokens * self.cost.flops_train,
         }
 
+    def _new_window(self) -> Window:
+        config = self.model.config
+        return Window(config.n_layers if config.n_experts else 0, config.n_experts)
+
     def mfu(self, tokens_per_second: float) -> float:
         """Model FLOPs over the measured matrix-product peak (of one process's processor)."""
         used = tokens_per_second * self.cost.flops_train
-        return used / (self.precision.peak * self.world.size / self.world.local_size)
+        return used / (self.compute.precision.peak * self.world.size / self.world.local_size)
 
-    def _evaluate(self, bar: Progress) -> None:
+    def _evaluate(self, bar: ProgressBar) -> None:
         """Score the validation text, write a sample, save; the best model is kept apart."""
         state = self.state
         state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
-        self.world.lead(lambda: self._score(bar))
+        self.world.on_leader(lambda: self._score(bar))
         state.fruitless = int(self.world.agree(float(state.fruitless))[0])
         if self.progress >= 1:
             state.ended = "budget"
@@ -241,22 +236,181 @@ class Trainer:
             state.ended = "early"
         self.save()
 
-    def _score(self, bar: Progress) -> None:
+    def _score(self, bar: ProgressBar) -> None:
         state = self.state
-        artifact = self.objective.artifact(self.model)
-        score = validate.score(artifact, self.dataset, self.config.seq_len)
+        model = self.objective.deployed(self.model)
+        score = score_part(model, self.dataset, self.config.seq_len)
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
-        state.add(self._position() | scores)
-        sample = validate.sample(artifact, self.dataset)
-        state.samples.append({"step": state.step, **sample})
-        bar.say(
+        state.add(self._row() | scores)
+        text = sample(model, self.dataset)
+        state.samples.append({"step": state.step, **text})
+        bar.write(
             f"{self.files.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
-            f"{sample['prompt']}│{' '.join(sample['text'].split())[:90]}"
+            f"{text['prompt']}│{' '.join(text['text'].split())[:90]}"
         )
-        if state.judge(score.bpb):
-            save_checkpoint(self.files.best, artifact, self.dataset.tokenizer)
+        if state.add_score(score.bpb):
+            save_checkpoint(self.files.best, model, self.dataset.tokenizer)
 
-    def _new_window(self) -> Window:
-        config = self.model.config
-        return Window(config.n_layers if config.n_experts else 0, config.n_experts)
+    def save(self) -> None:
+        """Write everything that `resume` needs, and the log so far."""
+        now = time.monotonic()
+        self.state.wall += now - self._wall_counted_at
+        self._wall_counted_at = now
+        self.world.on_leader(self._write)
+
+    def _write(self) -> None:
+        loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(self.model)]
+        self.state.expert_load = loads or self.state.expert_load
+        save_checkpoint(
+            self.files.last,
+            self.model,
+            self.dataset.tokenizer,
+            training_state={
+                "identity": self._settings(),
+                "state": self.state.to_dict(),
+                "loader": self.loader.state_dict(),
+                "window": self.window.state_dict(),
+            },
+            tensors={**self.optimizer.tensors(), "rng": torch.get_rng_state()},
+        )
+        write_metrics(self.files.metrics, self.state.rows)
+
+    def _settings(self) -> dict[str, Any]:
+        """The settings that a resumed run must share with the saved one, and the budget."""
+        return {
+            "model": self.model.config.to_dict(),
+            "train": asdict(self.config),
+            "budget": asdict(self.budget),
+            "tokenizer_sha256": self.dataset.tokenizer.sha256,
+            "dataset_sha256": self.dataset.manifest["sha256"],
+            "precision": self.compute.precision.name,
+            "objective": self.objective.identity(),
+        }
+
+    def resume(self) -> None:
+        """Bring a new trainer to where the run of its name was saved.
+
+        A run may go on with a larger budget than before; everything else has to be the same.
+
+        Raises:
+            CheckpointError: nothing saved, a damaged state, or one of a run with other settings.
+        """
+        folder = self.files.last
+        saved, tensors = load_training_state(folder)
+        settings = self.files.saved_settings()
+        if differences := _differences(settings, self._settings()):
+            raise CheckpointError(
+                f"'{folder}' was trained with other settings: {'; '.join(differences)}. Resume "
+                "with those of the first run (what isn't given is taken from it; --minutes, "
+                "--epochs and --tokens may be larger), or train anew with --overwrite or another "
+                "--name"
+            )
+        weights = load_model(folder).state_dict()
+        try:
+            rng = tensors.pop("rng")
+            state = TrainingState.from_dict(saved["state"])
+            with torch.no_grad():
+                for name, value in self.model.state_dict().items():
+                    value.copy_(weights[name])
+            self.optimizer.load_tensors(tensors)
+            self.loader.load_state_dict(saved["loader"])
+            self.window.load_state_dict(saved["window"])
+            torch.set_rng_state(rng)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
+            raise self.files.unusable_state(error) from None
+        self.state = state
+        # The run may be evaluated less often than before.
+        state.evaluations = min(state.evaluations, int(self.progress * self.evaluations))
+        before = Budget(**settings["budget"])
+        if before != self.budget:
+            self._extend(before)
+        if not self.files.best.is_dir():
+            if state.ended:
+                raise CheckpointError(
+                    f"the best model, '{self.files.best}', isn't there any more: go on with a "
+                    "larger budget, or train anew with --overwrite"
+                )
+            state.best = TrainingState().best  # the next evaluation writes one
+
+    def _extend(self, before: Budget) -> None:
+        """Give the resumed run another budget than it had ``before``.
+
+        Raises:
+            CheckpointError: the run has used that much already.
+        """
+        state, budget = self.state, self.budget
+        if self.progress >= 1:
+            raise CheckpointError(
+                f"'{self.files.last}' was trained for {self.tokens:,} tokens in "
+                f"{state.seconds / 60:.3g} minutes, which is {budget} already: give more, or leave "
+                f"the budget out to go on with {before}"
+            )
+        state.ended, state.fruitless = None, 0
+        state.evaluations = int(self.progress * self.evaluations)
+        if not self.quiet:
+            print(
+                f"{self.files.name}: {before} before, now {budget}, of which "
+                f"{self.progress:.0%} are used; the learning rate follows the new budget"
+            )
+
+
+def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
+    """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
+    lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
+    return stream_bits(
+        model,
+        dataset.tokens("valid"),
+        lengths,
+        seq_len=seq_len,
+        batch_size=16,
+        max_tokens=EVAL_TOKENS,
+    )
+
+
+def sample(model: LanguageModel, dataset: Dataset) -> dict[str, str]:
+    """A short continuation, in float32, of the beginning of a validation text.
+
+    Returns:
+        ``prompt`` and ``text``.
+    """
+    first = next(iter(dataset.documents("valid"))).decode("utf-8", errors="replace")
+    prompt = " ".join(first[:400].split()[:4])
+    dtype, model.compute_dtype = model.compute_dtype, torch.float32
+    model.eval()
+    sampler = Sampler(temperature=0.7, seed=0)
+    pieces = stream(model, dataset.tokenizer, prompt, max_tokens=40, sampler=sampler)
+    text = "".join(pieces)
+    model.train()
+    model.compute_dtype = dtype
+    return {"prompt": prompt, "text": text}
+
+
+_IN_WORDS = {
+    "dataset_sha256": "the text",
+    "tokenizer_sha256": "the tokenizer",
+    "objective": "what is learned from (teachers, rounding)",
+    "lr_matrix": "--lr-matrix",
+    "lr_embedding": "--lr-embedding",
+    "lr_other": "--lr-other",
+    "seq_len": "--seq-len",
+}
+
+
+def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
+    """The settings that differ, in words: ``batch size 8, now 4``."""
+    found = []
+    for part, now in own.items():
+        before = saved.get(part)
+        if part == "budget" or before == now:
+            continue
+        if part in ("model", "train") and isinstance(before, dict):
+            for key, value in now.items():
+                if before.get(key) != value:
+                    word = _IN_WORDS.get(key, key.replace("_", " "))
+                    found.append(f"{word} {before.get(key)}, now {value}")
+        elif part == "precision":
+            found.append(f"precision {before}, now {now}")
+        else:
+            found.append(f"{_IN_WORDS[part]} changed")
+    return found

@@ -1,4 +1,4 @@
-"""What a step minimises: the next token, unless a way to compress has more to say."""
+"""The loss of a training step: next-token cross-entropy; compression methods add terms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itera_lite.model import LanguageModel, StepLoss
 
 
 class Objective:
-    """Predict the next token of the text. Distillation and quantisation-aware training differ."""
+    """Next-token cross-entropy. Distillation and quantisation-aware training are subclasses."""
 
     def loss(
         self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
@@ -19,15 +19,15 @@ class Objective:
 
         Args:
             tokens: (B, L+1) ids; inputs are ``[:, :-1]``, targets ``[:, 1:]``.
-            positions: (B, L+1), where each of them lies in the train split's stream.
-            balance_weight: of the experts' balance loss.
+            positions: (B, L+1), position of each token in the train split's stream.
+            balance_weight: factor of the experts' balance loss.
         """
         return model.loss(tokens[:, :-1], tokens[:, 1:], balance_weight)
 
-    def artifact(self, model: LanguageModel) -> LanguageModel:
-        """The model as it is scored and saved: here itself."""
+    def deployed(self, model: LanguageModel) -> LanguageModel:
+        """The model that is scored and saved for ``model``: itself, or a rounded copy."""
         return model
 
     def identity(self) -> dict[str, Any]:
-        """What must be alike, as JSON holds it, for one run to go on from another."""
+        """The objective's settings, as JSON holds them: a resumed run must have the same."""
         return {}

@@ -83,7 +83,7 @@ class Optimizer:
 
     def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
         self.config = config
-        conventional = model.config.is_gpt2
+        conventional = model.config.parts.optimizer == "adamw"
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.parameters = list(names)
         # shape -> the parts that are orthogonalised together

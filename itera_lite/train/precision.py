@@ -1,4 +1,4 @@
-"""Which float type the matrix products take, by measuring both on this processor."""
+"""Chooses the float type of the matrix products by measuring both on this processor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GAIN = 1.3  # how much faster bfloat16 products must be to be worth their roundi
 
 
 @dataclass(frozen=True)
-class Choice:
+class PrecisionChoice:
     """A precision, the matrix-product peak that comes with it (FLOP/s), and the reason."""
 
     dtype: torch.dtype
@@ -27,25 +27,25 @@ class Choice:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def choose(wanted: Precision, device: str, seconds: float = 0.6) -> Choice:
+def choose(wanted: Precision, device: str, seconds: float = 0.6) -> PrecisionChoice:
     """Measure the matrix-product peak and pick the type of the products.
 
-    Weights, residual stream, norms, state-space scan and loss are float32 either way. A process
+    Weights, residual stream, norms, state-space scan and loss are float32 in either case. A process
     measures once for each number of threads.
     """
     return _choose(wanted, device, seconds, torch.get_num_threads())
 
 
 @cache
-def _choose(wanted: Precision, device: str, seconds: float, threads: int) -> Choice:
+def _choose(wanted: Precision, device: str, seconds: float, threads: int) -> PrecisionChoice:
     if wanted == "fp32":
         peak = measured_peak(torch.float32, seconds=seconds, device=device)
-        return Choice(torch.float32, peak, "asked for")
+        return PrecisionChoice(torch.float32, peak, "asked for")
     half = measured_peak(torch.bfloat16, seconds=seconds, device=device)
     if wanted == "bf16":
-        return Choice(torch.bfloat16, half, "asked for")
+        return PrecisionChoice(torch.bfloat16, half, "asked for")
     full = measured_peak(torch.float32, seconds=seconds, device=device)
     measured = f"bf16 products measured {half / 1e9:.0f}, fp32 {full / 1e9:.0f} GFLOP/s"
     if half > GAIN * full:
-        return Choice(torch.bfloat16, half, measured)
-    return Choice(torch.float32, full, measured)
+        return PrecisionChoice(torch.bfloat16, half, measured)
+    return PrecisionChoice(torch.float32, full, measured)

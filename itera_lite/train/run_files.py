@@ -1,6 +1,6 @@
-"""Where a run keeps its files, and what guards them: ownership, a lock, `--overwrite`.
+"""The files of a run: where they lie, who may write them, and what a stopped run saved.
 
-A run NAME owns CHECKPOINTS/NAME (the best model), CHECKPOINTS/NAME-last (to go on from),
+A run NAME owns CHECKPOINTS/NAME (the best model), CHECKPOINTS/NAME-last (to resume from),
 RESULTS/NAME_metrics.csv and RESULTS/NAME_summary.json. A run claims these before it does any
 work. The claim fails where a folder isn't this program's, where it holds a model and nobody asked
 to replace it, or where another process has claimed the name.
@@ -31,9 +31,9 @@ from itera_lite.checkpoint.folder import (
     sweep,
     tidy,
 )
-from itera_lite.errors import OutputError, UsageError
+from itera_lite.errors import CheckpointError, OutputError, UsageError
 from itera_lite.files import output_errors
-from itera_lite.train.metrics import is_log
+from itera_lite.train.log import is_log
 from itera_lite.train.recipe import Budget
 
 _NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")
@@ -41,10 +41,10 @@ _LONGEST = 200  # bytes of a name; file systems take 255, and suffixes are added
 
 
 def checked_name(name: str) -> str:
-    """``name``, if it is fit to be the name of a run: one component of a path.
+    """``name``, if a run may have it: one component of a path.
 
     Raises:
-        UsageError: it isn't.
+        UsageError: a run may not; says why.
     """
     problem = None
     if not _NAME.fullmatch(name):
@@ -63,7 +63,7 @@ def checked_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run of one name keeps its files.
+    """The paths of a run's files.
 
     Raises:
         UsageError: the name isn't one component of a path.
@@ -94,18 +94,43 @@ class RunFiles:
 
     @property
     def resumable(self) -> bool:
-        """Whether a stopped training of this name waits to go on."""
+        """Whether a training of this name was saved and can be resumed."""
         return has_training_state(self.last)
 
+    def saved_settings(self) -> dict[str, Any]:
+        """The settings that the run was saved with, by ``model``, ``train``, ``budget``, ...
+
+        Raises:
+            CheckpointError: they can't be read.
+        """
+        path = self.last / "training_state" / "state.json"
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            settings: dict[str, Any] = saved["identity"]
+            Budget(**settings["budget"])
+            for part, key in (("train", "batch_size"), ("model", "vocab_size")):
+                _ = settings[part][key]
+            _ = str(settings["precision"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self.unusable_state(error) from None
+        return settings
+
     def saved_budget(self) -> Budget:
-        """The budget of the stopped training.
+        """The budget that the run was saved with.
 
         Raises:
             CheckpointError: it can't be read.
         """
-        from itera_lite.train.resume import settings_of
+        return Budget(**self.saved_settings()["budget"])
 
-        return Budget(**settings_of(self)["budget"])
+    def unusable_state(self, error: BaseException) -> CheckpointError:
+        """The error to raise where the saved training state can't be used because of ``error``."""
+        reason = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        return CheckpointError(
+            f"the training state in '{self.last / 'training_state'}' can't be used ({reason}): it "
+            "is damaged, or another program or version wrote it. Train anew with --overwrite, or "
+            "another --name"
+        )
 
     @contextmanager
     def claimed(self, *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
@@ -149,7 +174,7 @@ class RunFiles:
             remove_checkpoint(self.best)
 
     def forget(self) -> None:
-        """Remove what would go on from, or describe, the model that is about to be replaced."""
+        """Remove the state, log and summary of a model that is about to be replaced."""
         if is_own(self.last):
             remove_checkpoint(self.last)
         for file in (self.metrics, self.summary):
@@ -175,7 +200,7 @@ class RunFiles:
         )
 
     def _refuse_place(self, folder: Path) -> None:
-        """Raises where a folder can't be put in the place of ``folder``, which a save does."""
+        """Refuse a folder that a save can't replace by another one, which every save does."""
         place = Path(os.path.realpath(folder))
         if place in (here := Path.cwd(), *here.parents):
             raise UsageError(
@@ -186,7 +211,7 @@ class RunFiles:
             _make_folder(place.parent)  # where the new one is written first
 
     def _refuse_results(self) -> None:
-        """Raises `UsageError` where a result's file holds something that no run has written."""
+        """Refuse to replace a file that no run has written."""
         for file, is_ours in ((self.metrics, is_log), (self.summary, self._is_summary)):
             if file.is_dir():
                 raise UsageError(f"'{file}' is a folder, where a result is to be written")
@@ -197,11 +222,13 @@ class RunFiles:
                 )
 
     def _is_summary(self, file: Path) -> bool:
-        """Whether a file holds a summary of this name; an empty one may be replaced too."""
+        """Whether a file is a summary of this name, or empty: then a run may replace it."""
         try:
             text = file.read_text(encoding="utf-8")
-            return not text or json.loads(text)["name"] == self.name
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            summary = json.loads(text or "{}")
+            # Earlier versions wrote the name at the top.
+            return not text or summary.get("model", summary)["name"] == self.name
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
 
     def _refuse_model(self, resume: bool) -> None:
@@ -225,7 +252,7 @@ class RunFiles:
             )
 
     def _known(self) -> str:
-        """What the summary says of the model that is there, for the message."""
+        """The score of the model that is there, for the message; empty where it isn't known."""
         try:
             summary = json.loads(self.summary.read_text(encoding="utf-8"))
             score = float(summary["valid"]["bpb"])
@@ -235,7 +262,7 @@ class RunFiles:
 
 
 def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder, and see that files can be made in it. Returns the folders that were made."""
+    """Make a folder and check that files can be made in it. Returns the folders that were made."""
     missing = []
     for part in (folder, *folder.parents):
         if os.path.lexists(part):
@@ -258,7 +285,12 @@ def _make_folder(folder: Path) -> list[Path]:
 
 @contextmanager
 def locked(path: Path, name: str) -> Iterator[None]:
-    """Hold the lock file at ``path``, which says who holds it, or refuse."""
+    """Hold the lock file at ``path``, and write into it who does.
+
+    Raises:
+        UsageError: another process or thread holds it.
+        OutputError: the file can't be written.
+    """
     with output_errors(path):
         file = _lock(path)
     if file is None:
@@ -313,7 +345,7 @@ def _owner(path: Path) -> str:
 
 
 def refuse_input(files: RunFiles, folder: Path) -> None:
-    """Raises `UsageError` where a result would replace the checkpoint that it is made from."""
+    """Raise `UsageError` where a result would replace the checkpoint that it is made from."""
     if folder.resolve() in (files.best.resolve(), files.last.resolve()):
         raise UsageError(
             f"the result '{files.name}' would replace the checkpoint '{folder}' that it is made "

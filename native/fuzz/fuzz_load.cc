@@ -1,7 +1,7 @@
 // Opens bytes as a model and uses it; anything but success or an `Error` is a bug.
 //
-// With -fsanitize=fuzzer this is a libFuzzer target (`make fuzz`). With replay.cc beside it, it is
-// a program that any compiler builds and that replays files.
+// With -fsanitize=fuzzer this is a libFuzzer target (`make fuzz`); with replay.cc, a program that
+// any compiler builds and that replays files. Both are compiled with AddressSanitizer.
 #include "fuzz_load.h"
 
 #include <cmath>
@@ -12,29 +12,21 @@
 #include <stdexcept>
 #include <vector>
 
-#include "../src/generate.h"
-#include "../src/score.h"
+#include "run/generate.h"
+#include "run/score.h"
 
-#if defined(__has_feature)  // clang; gcc defines the macro by itself
-#if __has_feature(address_sanitizer)
-#define __SANITIZE_ADDRESS__ 1
-#endif
-#endif
-#ifdef __SANITIZE_ADDRESS__
 // As in <sanitizer/allocator_interface.h>, which gcc doesn't bring along.
 extern "C" int __sanitizer_install_malloc_and_free_hooks(
     void (*on_malloc)(const volatile void *, size_t), void (*on_free)(const volatile void *));
 extern "C" size_t __sanitizer_get_allocated_size(const volatile void *memory);
-#endif
 
 namespace {
 
-// What opening and using a file may take at its peak: a multiple of its size and a constant for
-// the decoding state and the context.
+// The memory that opening and using a file may take at its peak: a multiple of its size, and a
+// constant for the decoding state and the context.
 constexpr size_t memory_per_byte = 16;
 constexpr size_t memory_always = size_t{64} << 20;
 
-#ifdef __SANITIZE_ADDRESS__
 size_t live = 0;  // bytes allocated since `use` began
 size_t allowed = SIZE_MAX;
 
@@ -51,18 +43,15 @@ void on_free(const volatile void *memory) {
     const size_t size = __sanitizer_get_allocated_size(memory);
     live -= size < live ? size : live;  // it may be older than the count
 }
-#endif
 
 void write(const itera::Model &model, itera::Session &session, itera::Stream &stream) {
-    std::vector<itera::Stream *> streams = {&stream};
-    std::vector<std::string> pieces(1);
-    while (!stream.done()) itera::step(session, streams, pieces);
+    while (!stream.done()) itera::step(session, stream);
     model.tokenizer.decode(stream.tokens());
 }
 
-// A model's whole life: load, write, keep the state, go on from it, score.
+// Loads a model, writes text, saves the state, goes on from it, and scores.
 void use(std::span<const std::byte> bytes) {
-    const itera::Model model = itera::Model::from_memory(bytes);
+    const itera::Model model = itera::Model(itera::Gguf(bytes));
     itera::Session session(model, 8);
     const std::vector<int32_t> prompt = model.tokenizer.encode("the heat,\n\xff the\u00e9");
     itera::GenerateOptions options;
@@ -88,21 +77,17 @@ void use(std::span<const std::byte> bytes) {
 }  // namespace
 
 std::string outcome(std::span<const std::byte> bytes) {
-#ifdef __SANITIZE_ADDRESS__
     static const int hooks = __sanitizer_install_malloc_and_free_hooks(on_malloc, on_free);
     (void)hooks;
     live = 0;
     allowed = memory_always + memory_per_byte * bytes.size();
-#endif
     std::string message;
     try {
         use(bytes);
     } catch (const itera::Error &error) {
         message = error.what();
     }
-#ifdef __SANITIZE_ADDRESS__
     allowed = SIZE_MAX;
-#endif
     return message;
 }
 

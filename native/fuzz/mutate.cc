@@ -4,13 +4,6 @@
 #include <cstring>
 #include <iterator>
 
-uint64_t Random::next() {
-    uint64_t z = state += 0x9e3779b97f4a7c15;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    return z ^ (z >> 31);
-}
-
 namespace {
 
 void overwrite(std::vector<std::byte> &bytes, size_t at, uint64_t value, size_t width) {

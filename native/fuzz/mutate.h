@@ -5,15 +5,17 @@
 #include <cstdint>
 #include <vector>
 
-// Where the metadata and the tensors' descriptions lie in the files that we start from. Most
-// changes go there: weights accept any bits.
+#include "text/hash.h"
+
+// The metadata and the tensors' descriptions lie in these first bytes of the files that we start
+// from. Most changes go there: weights accept any bits.
 inline constexpr size_t head_bytes = 7168;
 
-// SplitMix64.
 struct Random {
     uint64_t state;
-    uint64_t next();
+    uint64_t next() { return itera::splitmix64(state); }
     size_t below(size_t limit) { return static_cast<size_t>(next() % limit); }
 };
 
+// Makes one to four changes; the file never grows.
 void mutate(std::vector<std::byte> &bytes, Random &random);

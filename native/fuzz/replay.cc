@@ -29,7 +29,7 @@ using Bytes = std::vector<std::byte>;
 constexpr unsigned seconds_a_file = 20;
 constexpr char failed_path[] = "replay-failed.gguf";
 
-const Bytes *current = nullptr;  // what is being tried
+const Bytes *current = nullptr;  // the file that is being tried
 
 // Also runs in a signal handler, so it only writes.
 void keep_current() {

@@ -1,5 +1,5 @@
-// How libFuzzer changes a file: half of the time by its own means, but mostly in the head, where
-// it learns what a changed comparison needs; else by ours, which know what a count looks like.
+// How libFuzzer changes a file: half of the time by `mutate`, else by its own means, which learn
+// from comparisons in the engine, and then mostly in the head.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -15,7 +15,7 @@ extern "C" size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max
     if (random.below(2) == 0) {
         const auto *begin = reinterpret_cast<const std::byte *>(data);
         std::vector<std::byte> bytes(begin, begin + size);
-        mutate(bytes, random);  // never longer
+        mutate(bytes, random);
         std::memcpy(data, bytes.data(), bytes.size());
         return std::max<size_t>(bytes.size(), 1);
     }

@@ -1,11 +1,11 @@
-"""Writes src/unicode.h: the kind of every code point as the `tokenizers` package sees it.
+"""Writes text/unicode.h: the kind of every code point as the `tokenizers` package sees it.
 
 GPT-2's pre-tokenizer asks whether a character is a letter, a number or white space. The answer
 depends on the Unicode version of the regex engine, so it is read off the package itself, whose
 splits the engine has to repeat: behind a letter, a number or a sign, a code point stays in the
 piece exactly when it is of the same kind; white space never stays.
 
-    python native/tools/make_unicode.py > native/src/unicode.h
+    python native/tools/make_unicode.py > native/text/unicode.h
 
 Run it again when the pinned version of `tokenizers` changes; a test compares the two.
 """

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from itera_lite.checkpoint.folder import save_checkpoint
-from itera_lite.checkpoint.hf import from_hf_config, load_model, save_model
+from itera_lite.checkpoint.hf import load_model, save_model
+from itera_lite.checkpoint.hf_config import from_hf_config
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, ConfigError, ExportError, UsageError

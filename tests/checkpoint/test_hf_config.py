@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from itera_lite.checkpoint.hf import from_hf_config, from_hf_weights, to_hf_config, to_hf_weights
+from itera_lite.checkpoint.hf import from_hf_weights, to_hf_weights
 from itera_lite.checkpoint.hf_config import (
     ARCHITECTURES,
     FIXED,
@@ -14,6 +14,8 @@ from itera_lite.checkpoint.hf_config import (
     HARMLESS_OF,
     USED,
     USED_OTHERS,
+    from_hf_config,
+    to_hf_config,
 )
 from itera_lite.config import ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError, IteraError

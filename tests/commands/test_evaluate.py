@@ -1,6 +1,5 @@
 """`itera eval` from a checkpoint and a text to a result file."""
 
-import json
 import math
 import shutil
 
@@ -8,10 +7,16 @@ import pytest
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.evaluate import evaluate
+from itera_lite.commands.train import train
+from itera_lite.data.corpus import load_documents
+from itera_lite.data.prepare import prepare
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.documents import read_documents, sample_documents
 from itera_lite.export.gguf import export_gguf
+from itera_lite.records import Evaluation
+from tests.train.small import make_small
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +37,16 @@ def gguf_file(tmp_path):
 @pytest.mark.parametrize("name", ["itera_lite_test", "transformer_test"])
 def test_writes_what_it_measured(name, tiny_pair, corpus, tmp_path, capsys):
     record = evaluate(tiny_pair[name], data=str(corpus), results=tmp_path, seq_len=32)
-    assert json.loads((tmp_path / f"{name}_eval.json").read_text()) == record
-    assert record["bpb"] == pytest.approx(
-        record["loss"] / math.log(2) * record["tokens"] / record["bytes"]
-    )
-    assert record["tokens"] == record["bytes"] + record["documents"]  # tokens are bytes
-    assert record["ppl"] == pytest.approx(math.exp(record["loss"]))
-    assert set(record["baselines"]) == {"xz", "bz2", "kneser_ney"}
-    assert record["word_ppl"] is None
-    assert "32 tokens" in record["policy"]
-    assert record["provenance"]["versions"]["torch"]
+    assert Evaluation.read(tmp_path / f"{name}_eval.json") == record
+    assert record.bpb == pytest.approx(record.loss / math.log(2) * record.tokens / record.bytes)
+    assert record.tokens == record.bytes + record.documents  # tokens are bytes
+    assert record.ppl == pytest.approx(math.exp(record.loss))
+    assert set(record.baselines) == {"xz", "bz2", "kneser_ney"}
+    assert record.word_ppl is None
+    assert "32 tokens" in record.policy
+    assert record.provenance.versions["torch"]
     printed = capsys.readouterr().out
-    assert f"{record['bpb']:.4f}  bits per byte" in printed and "kneser_ney" in printed
+    assert f"{record.bpb:.4f}  bits per byte" in printed and "kneser_ney" in printed
 
 
 def test_words_are_counted_for_wikitext(tiny_pair, tmp_path, monkeypatch):
@@ -55,25 +58,33 @@ def test_words_are_counted_for_wikitext(tiny_pair, tmp_path, monkeypatch):
     monkeypatch.setenv("ITERA_DATA", str(tmp_path / "data"))
     folder = tiny_pair["transformer_test"]
     record = evaluate(folder, data="wikitext-2", split="test", results=tmp_path, baselines=False)
-    assert record["words"] == (3 + 4) + (3 + 3) + 8  # and eight line ends
-    assert record["baselines"] == {}
-    nats = record["loss"] * record["tokens"]
-    assert record["word_ppl"] == pytest.approx(math.exp(nats / record["words"]))
+    assert record.words == (3 + 4) + (3 + 3) + 8  # and eight line ends
+    assert record.baselines == {}
+    nats = record.loss * record.tokens
+    assert record.word_ppl == pytest.approx(math.exp(nats / record.words))
 
 
-def test_data_and_window_of_the_training_are_the_default(tiny_pair, corpus, tmp_path):
-    name = "itera_lite_test"
-    summary = {"dataset": {"name": "corpus", "spec": str(corpus)}, "train": {"seq_len": 48}}
-    (tmp_path / f"{name}_summary.json").write_text(json.dumps(summary))
-    record = evaluate(tiny_pair[name], results=tmp_path, baselines=False)
-    assert (record["data"], record["seq_len"]) == (str(corpus), 48)
-    model, tokenizer = load_checkpoint(tiny_pair[name])
-    from itera_lite.data.corpus import load_documents
-
+def test_data_and_window_of_the_training_are_the_default(corpus, tmp_path, monkeypatch):
+    make_small(monkeypatch)
+    where = {"checkpoints": tmp_path, "results": tmp_path}
+    options = {"seq_len": 48, "batch_size": 2, "vocab_size": 257, "threads": 1, "quiet": True}
+    train(str(corpus), model="itera", name="mine", tokens="200", **options, **where)
+    record = evaluate(tmp_path / "mine", results=tmp_path, baselines=False)
+    assert (record.source, record.seq_len) == (str(corpus), 48)
+    model, tokenizer = load_checkpoint(tmp_path / "mine")
     valid = load_documents(str(corpus)).splits["valid"]
-    assert record["bpb"] == pytest.approx(
+    assert record.bpb == pytest.approx(
         score_documents(model, tokenizer, valid, seq_len=48).bpb, rel=1e-4
     )
+
+
+@pytest.mark.parametrize("size", [None, 10, 300, 10**6])
+def test_the_documents_of_a_prepared_set_are_those_of_the_text(size, tiny_pair, corpus):
+    """All of them, or the same random choice in the same order."""
+    texts = load_documents(str(corpus)).splits["train"]
+    dataset = prepare(str(corpus), tokenizer=load_checkpoint(tiny_pair["itera_lite_test"])[1])
+    wanted = texts if size is None else sample_documents(texts, size)
+    assert read_documents(dataset, "train", size) == wanted
 
 
 def test_a_sample_says_that_it_is_one(tiny_pair, corpus, tmp_path, capsys):
@@ -85,7 +96,7 @@ def test_a_sample_says_that_it_is_one(tiny_pair, corpus, tmp_path, capsys):
         results=tmp_path,
         baselines=False,
     )
-    assert record["sampled"] and record["bytes"] <= 200
+    assert record.sampled and record.bytes <= 200
     assert "random choice" in capsys.readouterr().out
 
 
@@ -114,8 +125,8 @@ def test_a_score_is_not_lost_with_the_cache(tiny_pair, corpus, tmp_path, monkeyp
     record = evaluate(folder, data=str(corpus), results=tmp_path / "r", max_bytes="1KB")
     out, err = capsys.readouterr()
     assert "note: the baselines aren't kept" in err and "bits per byte" in out
-    assert json.loads((tmp_path / "r" / "itera_lite_test_eval.json").read_text()) == record
-    assert record["baselines"]["xz"]["bpb"] > 0 and record["bytes"] <= 1000
+    assert Evaluation.read(tmp_path / "r" / "itera_lite_test_eval.json") == record
+    assert record.baselines["xz"].bpb > 0 and record.bytes <= 1000
 
     monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
     evaluate(folder, data=str(corpus), results=tmp_path / "r", max_bytes="1KB")
@@ -123,7 +134,7 @@ def test_a_score_is_not_lost_with_the_cache(tiny_pair, corpus, tmp_path, monkeyp
     for damaged in ("", "[]", '{"xz": {"bpb": 1}}', "[" * 50_000):
         kept.write_text(damaged)
         again = evaluate(folder, data=str(corpus), results=tmp_path / "r", max_bytes="1KB")
-        assert again["baselines"] == record["baselines"]
+        assert again.baselines == record.baselines
 
 
 @pytest.mark.parametrize("error", [RuntimeError("by a bug"), KeyboardInterrupt()])
@@ -133,7 +144,7 @@ def test_a_score_is_shown_whatever_comes_after_it(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("itera_lite.commands.evaluate.write_json", fail)
+    monkeypatch.setattr("itera_lite.records.Record.write", fail)
     with pytest.raises(type(error)):
         evaluate(tiny_pair["itera_lite_test"], data=str(corpus), results=tmp_path, baselines=False)
     assert "bits per byte" in capsys.readouterr().out
@@ -155,7 +166,7 @@ def test_the_folder_one_stands_in_has_a_name(tiny_pair, corpus, tmp_path, monkey
         monkeypatch.chdir(place)
         results = tmp_path / "r" / given.strip("/")
         record = evaluate(given, data=str(corpus), results=results, baselines=False)
-        assert record["name"] == "mine" and (results / "mine_eval.json").exists()
+        assert record.model.name == "mine" and (results / "mine_eval.json").exists()
         made = export_gguf(given, "f32", results / "model.gguf")
         assert Model.load(made.path)._engine.name == "mine"
 

@@ -16,9 +16,8 @@ from itera_lite.compress.rounding import (
     straight_through,
 )
 from itera_lite.export.gguf import export_gguf
-from itera_lite.export.grid import is_exact
 from itera_lite.export.tensors import gguf_tensors
-from itera_lite.export.types import SCHEMES, is_matrix, pack
+from itera_lite.export.types import SCHEMES, is_exact, is_matrix, pack
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, random_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from itera_lite.data import named
+from itera_lite.data import corpus as corpus_module
 from itera_lite.data.corpus import Corpus, load_documents, locate
 from itera_lite.errors import DataError
 
@@ -176,15 +176,15 @@ def test_python_is_the_standard_library() -> None:
         part in ("test", "site-packages") for label in labels for part in label.split("/")
     )
     size = sum(map(len, documents))
-    assert 4_000_000 < size <= named.PYTHON_LIMIT_BYTES
+    assert 4_000_000 < size <= corpus_module.PYTHON_LIMIT_BYTES
     share = sum(map(len, corpus.splits["valid"])) / size
     assert 0.01 < share < 0.15
 
 
 def test_python_cap_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(named, "PYTHON_LIMIT_BYTES", 1000)
+    monkeypatch.setattr(corpus_module, "PYTHON_LIMIT_BYTES", 1000)
     documents = [bytes([65 + number]) * 300 for number in range(9)]
-    kept, notes = named.cap_python(documents)
+    kept, notes = corpus_module.cap_python(documents)
     assert len(kept) == 3 and set(kept) <= set(documents)
     assert "only" in notes[-1]
 

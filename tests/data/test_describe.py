@@ -10,7 +10,7 @@ import pytest
 
 from itera_lite.cli import main
 from itera_lite.commands.data import describe
-from itera_lite.data import dataset as dataset_module
+from itera_lite.data import prepare as prepare_module
 from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
@@ -41,7 +41,7 @@ def test_only_the_samples_are_decoded(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a long one in parts, because ids as Python's numbers take much memory."""
-    monkeypatch.setattr(dataset_module, "_DECODED", 7)
+    monkeypatch.setattr(prepare_module, "_DECODED", 7)
     decoded: list[int] = []
     decode = Tokenizer.decode_bytes
 

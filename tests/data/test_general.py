@@ -1,7 +1,7 @@
 """A vocabulary of the conventional size for any text."""
 
-from itera_lite.data import general
-from itera_lite.data.general import prepare_general
+from itera_lite.data import prepare as prepare_module
+from itera_lite.data.prepare import prepare_general
 
 
 def test_a_large_text_gets_a_tokenizer_of_its_own(tmp_path):
@@ -17,7 +17,7 @@ def test_a_small_text_gets_tokens_from_elsewhere_too(tmp_path, monkeypatch):
         folder.mkdir()
         for i in range(20):
             (folder / f"{i}.txt").write_text(f"{i} " + f"{words} " * 20)
-    monkeypatch.setattr(general, "GENERAL", str(other))
+    monkeypatch.setattr(prepare_module, "GENERAL", str(other))
     found = prepare_general(str(own), 270, quiet=True)
     assert found.tokenizer.vocab_size == 270
     assert {b" cat", b" gamma"} <= set(found.tokenizer.token_bytes)

@@ -210,7 +210,7 @@ def test_two_processes_at_once_mend_a_damaged_set(cache: Path, story_file: Path)
 def test_losing_the_race_takes_the_winners_set(
     cache: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shards._place
+    real = shards._move
     raced: list[str] = []
 
     def place(work: Path, place: Path) -> Dataset:
@@ -219,7 +219,7 @@ def test_losing_the_race_takes_the_winners_set(
             prepare(str(story_file), vocab_size=V)  # the other process
         return real(work, place)
 
-    monkeypatch.setattr(shards, "_place", place)
+    monkeypatch.setattr(shards, "_move", place)
     dataset = prepare(str(story_file), vocab_size=V)
     assert raced and dataset.n_bytes("train")
     assert len(list(cache.glob("stories-*"))) == 1 and not list(cache.glob(".building-*"))

@@ -90,7 +90,7 @@ def test_json_column_is_chosen_over_all_rows(tmp_path: Path) -> None:
     assert read(tmp_path / "b.jsonl", '{"n": 1, "body": null}\n{"n": 2, "body": "x"}') == [b"x"]
     with pytest.raises(DataError, match=r"which column .* id, body, title.*such as SET:id"):
         rows = '{"id": "1"}\n{"id": "2", "body": "x", "title": "y"}'
-        read(tmp_path / "c.jsonl", rows, given="SET")
+        read(tmp_path / "c.jsonl", rows, data="SET")
     with pytest.raises(DataError, match=r"no column 'words'. Its rows have no columns"):
         read(tmp_path / "d.jsonl", '"x"\n', column="words")
 

@@ -40,7 +40,7 @@ def test_greedy_tokens_are_pytorchs(
     done = engine.generate(prompt, temperature=0, max_tokens=100)
     assert done.token_ids == expected
     assert done.finish_reason == ("length" if len(expected) == 100 else "stop")
-    whole = stream(model, tokenizer, prompt, temperature=0, max_tokens=100)
+    whole = stream(model, tokenizer, prompt, sampler=Sampler(0), max_tokens=100)
     assert done.text == "".join(whole)
 
 

@@ -10,11 +10,11 @@ from gguf.quants import dequantize, quantize
 from tokenizers import AddedToken, models, pre_tokenizers
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
-from itera_lite.commands.generate import Sampler, stream_ids
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.types import SCHEMES
+from itera_lite.model.stream import Sampler, stream_ids
 from tests.export.models import SHAPES, VOCAB, random_model, shape_name
 
 llama_cpp = pytest.importorskip("llama_cpp")

@@ -1,4 +1,4 @@
-"""Generation in PyTorch: whole characters, stop texts, sampling rules, clear errors."""
+"""Generation in PyTorch: whole characters, sampling rules, clear errors."""
 
 import math
 
@@ -52,7 +52,7 @@ class Scripted:
 
 def write(script, pieces=None, **options):
     fake = Scripted(pieces or script, script)
-    return fake, list(stream(fake, fake, **{"temperature": 0, "max_tokens": 60, **options}))
+    return fake, list(stream(fake, fake, **{"sampler": Sampler(0), "max_tokens": 60, **options}))
 
 
 def test_characters_are_held_back_until_they_are_whole():
@@ -82,38 +82,6 @@ def test_ends_with_the_document_or_after_max_tokens():
     assert "".join(pieces) == "abc"
     _, pieces = write([b"a", b"b", b"c"], max_tokens=2)
     assert "".join(pieces) == "ab"
-
-
-@pytest.mark.parametrize(
-    ("stop", "expected"),
-    [
-        (["cd"], "ab"),  # over two tokens
-        (["zz", "b"], "a"),
-        (["b", "abcd"], "a"),  # the one that is complete first
-        (["a"], ""),
-        (["de", "bcdx"], "abc"),  # "bcd" was held back, but went on otherwise
-        (["x"], "abcde"),
-        ("cd", "ab"),  # a single text
-    ],
-)
-def test_stop_texts_end_the_text_and_are_not_part_of_it(stop, expected):
-    _, pieces = write([b"a", b"bc", b"d", b"e"], stop=stop)
-    assert "".join(pieces) == expected
-
-
-@given(
-    st.lists(st.sampled_from([b"a", b"b", b"ab", b"ba"]), min_size=1, max_size=15),
-    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
-)
-def test_stopped_text_equals_cutting_the_whole(script, stops):
-    whole = b"".join(script).decode()
-    cut = len(whole)
-    for end in range(len(whole) + 1):  # a character at a time: the first that is complete
-        if ended := [end - len(s) for s in stops if whole[:end].endswith(s)]:
-            cut = min(ended)
-            break
-    _, pieces = write(script, [b"a", b"b", b"ab", b"ba"], stop=stops)
-    assert "".join(pieces) == whole[:cut]
 
 
 LOGITS = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
@@ -168,10 +136,24 @@ def test_steps_write_what_whole_passes_would(name, tiny_pair):
 
 def test_a_paused_stream_leaves_gradients_on(tiny_pair):
     model, tokenizer = load_checkpoint(tiny_pair["transformer_test"])
-    pieces = stream(model, tokenizer, "a", seed=0, temperature=1.0)
+    pieces = stream(model, tokenizer, "a", sampler=Sampler(1.0, seed=0))
     next(pieces)
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"max_tokens": 600}, "at most 512 tokens"),
+        ({"prompt": "x" * 400}, "a prompt of 400 tokens"),
+    ],
+)
+def test_wrong_use_is_said(options, message, tiny_pair):
+    model, tokenizer = load_checkpoint(tiny_pair["itera_lite_test"])
+    with pytest.raises(UsageError, match=message):
+        stream(model, tokenizer, **options)
 
 
 @pytest.mark.parametrize(
@@ -182,13 +164,9 @@ def test_a_paused_stream_leaves_gradients_on(tiny_pair):
         ({"top_k": -1}, "top_k=-1"),
         ({"top_p": 0.0}, "top_p=0.0"),
         ({"top_p": 1.5}, "top_p=1.5"),
-        ({"max_tokens": 0}, "max_tokens=0"),
-        ({"max_tokens": 600}, "at most 512 tokens"),
-        ({"prompt": "x" * 400}, "a prompt of 400 tokens"),
-        ({"stop": ("",)}, "empty stop text"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
-def test_wrong_use_is_said(options, message, tiny_pair):
-    model, tokenizer = load_checkpoint(tiny_pair["itera_lite_test"])
+def test_wrong_options_of_sampling_are_named(options, message):
     with pytest.raises(UsageError, match=message):
-        stream(model, tokenizer, **options)
+        Sampler(**options)

@@ -8,6 +8,7 @@ import pytest
 
 from itera_lite.engine import Model
 from itera_lite.errors import IteraWarning, ModelFileError, UsageError
+from itera_lite.sampling import DEFAULTS, REPETITION_WINDOW
 from tests.native.gguf_bytes import (
     BOOL,
     F32,
@@ -335,14 +336,9 @@ def advice(keys: dict[str, bytes], folder: Path) -> dict[str, float]:
 
 
 def test_the_files_sampling_is_read_as_llama_cpp_reads_it(tmp_path: Path) -> None:
-    usual = {
-        "temperature": pytest.approx(0.8),
-        "top_p": pytest.approx(0.95),
-        "top_k": 0,
-        "min_p": 0.0,
-        "repetition_penalty": 1.0,
-        "repetition_window": 64,
-    }
+    # C++ and Python each write the defaults down once; this is where they are held equal.
+    usual = {name: pytest.approx(value) for name, value in vars(DEFAULTS).items()}
+    usual["repetition_window"] = REPETITION_WINDOW
     f = {n: scalar(F32, n) for n in (-1.0, 0.0, 0.25, 0.5, 1.0, 1.5, 2.0)}
     for keys, changed in (
         ({}, {}),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from itera_lite.bench.startup import find_program
+from itera_lite.bench.processes import find_program
 from itera_lite.data.lines import LineReader
 from itera_lite.engine.model import Model
 from tests.native.gguf_bytes import BOOL, F32, scalar

@@ -164,7 +164,7 @@ def test_only_what_the_options_keep_is_drawn(
 def test_the_python_sampler_has_the_same_distribution() -> None:
     import torch
 
-    from itera_lite.commands.generate import Sampler
+    from itera_lite.model.stream import Sampler
 
     for seed, options in enumerate([{}, {"top_k": 9}, {"top_k": 20, "top_p": 0.6}]):
         logits = logits_of(seed)

@@ -1,12 +1,12 @@
-"""Section 4 on the native engine, and its table for the README."""
+"""Section 4 on the native engine, and its table in docs/results.md."""
 
 import json
 
 import pytest
 
 from itera_lite.errors import IteraError
-from itera_lite.report.engine_table import engine_table
-from itera_lite.report.table import renew
+from itera_lite.report.results import load_results
+from tools.readme import engine_table, renew
 
 from .reading import ITERA, edit, markdown, row, section
 
@@ -41,7 +41,10 @@ def test_a_slower_engine_is_said_to_be_slower(results):
     assert row(engine_section(results), rf"`{ITERA}` | Q8\_0 | llama.cpp")[5:] == [
         r"2.00× slower (Q8\_0)", "llama.cpp better by 2.00×",
     ]  # fmt: skip
-    assert "(2.00× slower)" in row(engine_table(results), rf"`{ITERA}`, decoding, Q8\_0")[2]
+    assert (
+        "(2.00× slower)"
+        in row(engine_table(load_results(results)), rf"`{ITERA}`, decoding, Q8\_0")[2]
+    )
 
 
 def test_targets_carry_their_verdicts(results):
@@ -56,19 +59,20 @@ def test_no_engine_files_no_section(results):
         path.unlink()
     assert "The native engine" not in markdown(results)
     with pytest.raises(IteraError, match="itera bench decode"):
-        engine_table(results)
+        engine_table(load_results(results))
 
 
-def test_readme_table_is_renewed_between_its_marks(results, tmp_path):
-    page = tmp_path / "README.md"
+def test_tables_are_renewed_between_their_marks(results, tmp_path):
+    page = tmp_path / "page.md"
     page.write_text(
         "before\n<!-- table: engine results -->\nold\n<!-- end -->\n\n"
-        "<!-- table: results -->\nold\n<!-- end -->\nafter\n"
+        "<!-- table: models results -->\nold\n<!-- end -->\nafter\n"
     )
-    renew(page)
+    renew(page, results.parent)
     text = page.read_text()
     assert "old" not in text and text.startswith("before\n<!-- table: engine results -->\n| tokens")
-    assert "<!-- end -->\n\n<!-- table: results -->\n| |" in text and text.endswith("after\n")
+    assert "<!-- end -->\n\n<!-- table: models results -->\n|  |" in text
+    assert text.endswith("after\n")
     cells = row(text, rf"`{ITERA}`, scoring, Q8\_0")
     assert cells[2].endswith("(7.00× faster)") and cells[3].endswith("(5.00× faster)")
     assert row(text, r"Decoding Q8\_0, against llama.cpp")[1:] == ["10.0×", "at least 8.00×", "met"]

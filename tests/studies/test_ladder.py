@@ -1,22 +1,25 @@
 """The ladder: every stage is made, finished ones stay, the verdicts follow from the numbers."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from itera_lite import config
-from itera_lite.bench.artifact import Artifact
+from itera_lite.bench.processes import DeployedModel
 from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
 from itera_lite.errors import IteraError, MissingExtra, UsageError
-from itera_lite.report.ladder_table import ladder_table
+from itera_lite.records import HeldOut, Rung, Summary
+from itera_lite.report.results import load_results
+from itera_lite.stats.samples import Stat
 from itera_lite.studies import ladder_costs, ladder_stages
-from itera_lite.studies.ladder_costs import targets_of
+from itera_lite.studies.ladder_costs import judge
 from itera_lite.studies.ladder_stages import REFERENCES, STAGES
 from tests.compress.checkpoints import text
+from tools.readme import ladder_table
 
 __all__ = ["text"]
 
@@ -27,12 +30,12 @@ WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes"
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[list[Artifact]]:
+def small() -> Iterator[list[DeployedModel]]:
     """Shapes that train in an instant; transformers writes on paper. Gives what was measured."""
-    measured: list[Artifact] = []
-    real = Artifact.write_texts
+    measured: list[DeployedModel] = []
+    real = DeployedModel.write_texts
 
-    def write_texts(self: Artifact, seed: int, threads: int = 1) -> dict[str, float]:
+    def write_texts(self: DeployedModel, seed: int, threads: int = 1) -> dict[str, float]:
         measured.append(self)
         return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
 
@@ -45,7 +48,7 @@ def small() -> Iterator[list[Artifact]]:
         patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
         patch.setitem(config.PRESETS, "reference_small", {"gpt2": {**GPT2, "pattern": "a"}})
         patch.setattr(ladder_stages, "REFERENCE_VOCABULARY", 320)
-        patch.setattr(Artifact, "write_texts", write_texts)
+        patch.setattr(DeployedModel, "write_texts", write_texts)
         yield measured
 
 
@@ -77,77 +80,79 @@ def copied(first, tmp_path) -> Path:
 
 def test_every_rung_is_made_and_measured(first, small):
     found, folder = first
-    names = [rung["stage"] for rung in found["rungs"]]
+    names = [rung.stage for rung in found.rungs]
     wanted = [s.name for s in STAGES if s.name != "teacher"]
-    tried = {r["stage"]: r for r in found["references"]}
+    tried = {r.stage: r for r in found.references}
     assert list(tried) == [stage.name for stage in REFERENCES]
-    best = min(tried, key=lambda name: tried[name]["valid_bpb"])
-    assert [name for name in tried if tried[name]["chosen"]] == [best]
+    best = min(tried, key=lambda name: tried[name].valid_bpb)
+    assert [name for name in tried if tried[name].chosen] == [best]
     assert names == [best, *wanted, "q4_0"]
-    reference, last = found["rungs"][0], found["rungs"][-1]
-    assert last["runtime"] == "engine"
+    reference, last = found.rungs[0], found.rungs[-1]
+    assert last.runtime == "engine"
     file = ladder_costs.model_file(folder / "c" / "q4_0")
-    assert last["bytes_on_disk"] == file.stat().st_size < reference["bytes_on_disk"]
-    assert last["cpu_seconds_per_kb"]["median"] < reference["cpu_seconds_per_kb"]["median"]
-    assert last["vocab_size"] == 300 < reference["vocab_size"] == 320
-    # the measurements went in turns: every artifact once, then every one again
-    assert small[: len(names)] == small[len(names) : 2 * len(names)]
+    assert last.bytes_on_disk == file.stat().st_size < reference.bytes_on_disk
+    assert last.cpu_seconds_per_kb.median < reference.cpu_seconds_per_kb.median
+    assert last.vocab_size == 300 < reference.vocab_size == 320
+    # the measurements went in turns: every model once, then every one again
+    rounds = small[: len(names)], small[len(names) : 2 * len(names)]
+    assert len(set(rounds[0])) == len(names) and set(rounds[0]) == set(rounds[1])
     # each reference had as much time as all that the last rung was made from
     budgets = {
-        name: json.loads((folder / "r" / "ladder" / f"{name}_summary.json").read_text())["train"]
+        name: Summary.read(folder / "r" / "ladder" / f"{name}_summary.json").training
         for name in (*tried, "teacher", "distilled", "q4_0")
     }
-    seconds = {name: train["budget"]["amount"] for name, train in budgets.items()}
+    seconds = {name: train.budget.amount for name, train in budgets.items()}
     references = [seconds.pop(name) for name in tried]
     assert references == pytest.approx(2 * [sum(seconds.values())])
-    assert 0 < reference["tokens_in_use"] <= reference["vocab_size"]
-    assert last["outside_teacher"] is None
+    assert 0 < reference.tokens_in_use <= reference.vocab_size
+    assert last.outside_teacher is None
 
 
 def test_what_is_finished_is_not_done_again_and_is_reported(text, first, copied, small, capsys):
     stamps = {p: p.stat().st_mtime_ns for p in (copied / "c").glob("*/model.safetensors")}
     scores = {p: p.stat().st_mtime_ns for p in (copied / "r").glob("ladder/*_heldout.json")}
-    assert len(scores) == len(first[0]["rungs"]) - 1
+    assert len(scores) == len(first[0].rungs) - 1
     again = run(text, copied)
     assert {p: p.stat().st_mtime_ns for p in (*stamps, *scores)} == {**stamps, **scores}
-    assert [r["bpb"] for r in again["rungs"]] == [r["bpb"] for r in first[0]["rungs"]]
+    assert [r.bpb for r in again.rungs] == [r.bpb for r in first[0].rungs]
     assert "bytes on disk: " in capsys.readouterr().out
 
     report(results=copied / "r", reports=copied / "reports")
     page = (copied / "reports" / "efficiency_report.md").read_text()
     assert "Path to 100-300x" in page and "7: the native engine" in page
     assert "best of 2 conventional models" in page
-    assert "Bytes on disk" in ladder_table(copied / "r")
+    assert "Bytes on disk" in page
 
 
 def test_other_weights_are_scored_again(text, copied, small):
     kept = copied / "r" / "ladder" / "itera_heldout.json"
-    record = json.loads(kept.read_text())
-    kept.write_text(json.dumps({**record, "bpb": 1.0, "weights_sha256": "of another model"}))
+    record = HeldOut.read(kept)
+    replace(record, bpb=1.0, weights_sha256="of another model").write(kept)
     again = run(text, copied)
-    assert again["rungs"][2]["bpb"] == record["bpb"]
+    assert again.rungs[2].bpb.median == record.bpb
 
 
 def test_more_seeds_give_a_spread_and_keep_the_first(text, copied, small):
     before = (copied / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
     found = run(text, copied, seeds=2)
-    assert (found["provenance"]["seed"], found["provenance"]["seeds"]) == (None, [0, 1])
+    assert (found.provenance.seed, found.provenance.seeds) == (None, [0, 1])
     assert (copied / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
-    assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
-    assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
-    spread = found["rungs"][-1]["bpb"]
-    shown = f"{spread['median']:.4f} ({spread['min']:.4f} to {spread['max']:.4f})"
-    assert shown in ladder_table(copied / "r")
+    assert all(rung.bpb.repeats == 2 for rung in found.rungs)
+    assert len(set(found.rungs[0].bpb.samples)) == 2
+    spread = found.rungs[-1].bpb
+    shown = f"{spread.median:.4f} ({spread.min:.4f} to {spread.max:.4f})"
+    assert shown in ladder_table(load_results(copied / "r"))
     # a further seed: the chosen reference alone, the same teacher, as many tokens
     made = {path.name for path in (copied / "c").glob("*-seed1")}
-    assert made == {f"{rung['stage']}-seed1" for rung in found["rungs"]}
-    for rung in found["rungs"]:
+    assert made == {f"{rung.stage}-seed1" for rung in found.rungs}
+    for rung in found.rungs:
         own, further = (
-            json.loads((copied / "r" / "ladder" / f"{rung['stage']}{s}_summary.json").read_text())
-            for s in ("", "-seed1")
+            Summary.read(copied / "r" / "ladder" / f"{rung.stage}{suffix}_summary.json")
+            for suffix in ("", "-seed1")
         )
-        assert own.get("train", {}).get("tokens") == further.get("train", {}).get("tokens")
-        assert own["config"] == further["config"]
+        tokens = [each.training and each.training.tokens for each in (own, further)]
+        assert tokens[0] == tokens[1]
+        assert own.model.config == further.model.config
 
 
 def test_a_teacher_of_ones_own_is_taken(text, copied, small):
@@ -156,23 +161,20 @@ def test_a_teacher_of_ones_own_is_taken(text, copied, small):
     other = copied / "mine"
     (copied / "c" / "teacher").rename(other)
     found = run(text, copied, teacher=other, overwrite=True)
-    outside = {rung["stage"]: rung["outside_teacher"] for rung in found["rungs"]}
+    outside = {rung.stage: rung.outside_teacher for rung in found.rungs}
     assert (outside["vocabulary"], outside["q4_0"]) == (None, "mine")
-    summary = json.loads((copied / "r" / "ladder" / "distilled_summary.json").read_text())
-    assert [t["name"] for t in summary["distillation"]["teachers"]] == ["mine"]
+    summary = Summary.read(copied / "r" / "ladder" / "distilled_summary.json")
+    assert [t.name for t in summary.distillation.teachers] == ["mine"]
     assert not (copied / "c" / "teacher").exists()
 
 
 def test_a_quantised_rung_without_its_file_is_not_finished(text, copied, small):
-    path = copied / "r" / "ladder" / "q8_0_summary.json"
-    summary = json.loads(path.read_text())
-    del summary["compress"]["file"]
-    path.write_text(json.dumps(summary))
-    (copied / "c" / "q8_0" / "model-q8_0.gguf").unlink()
+    file = copied / "c" / "q8_0" / "model-q8_0.gguf"
+    file.unlink()
     with pytest.raises(UsageError, match=r"q8_0' holds a model already.*--overwrite replaces it"):
         run(text, copied)
     run(text, copied, overwrite=True)
-    assert json.loads(path.read_text())["compress"]["file"]
+    assert file.is_file()
 
 
 def test_finished_stages_of_other_options_are_not_taken(text, copied, small):
@@ -218,28 +220,30 @@ def test_a_damaged_summary_is_named(text, copied, small):
         run(text, copied)
 
 
-def rung(bpb: float, cpu: float, size: float, memory: float) -> dict[str, object]:
-    return {
-        "bpb": bpb,
-        "cpu_seconds_per_kb": {"median": cpu},
-        "bytes_on_disk": size,
-        "peak_rss_bytes": {"median": memory},
-    }
+def rung(bpb: list[float], cpu: float, size: float, memory: float) -> Rung:
+    nothing = Stat.of([1.0])
+    return Rung(
+        *("a rung", "stage", "engine", Stat.of(bpb), 1, 1, 1, 1, 1.0, 1.0, size, Stat.of([cpu])),
+        *(nothing, Stat.of([memory]), nothing, None, 1.0, 1.0),
+    )
 
 
 def test_targets_are_reached_by_numbers_alone():
-    first = rung(0.8, 4.0, 60e6, 500e6)
-    good = targets_of([first, rung(0.8, 0.01, 0.7e6, 5e6)])
-    assert [t["reached"] for t in good] == [True, True, True]
-    assert [t["goal_reached"] for t in good] == [None, False, None]
-    assert targets_of([first, rung(0.8, 0.01, 0.6e6, 5e6)])[1]["goal_reached"]
-    slow = targets_of([first, rung(0.7, 0.02, 1.1e6, 11e6)])
-    assert [t["reached"] for t in slow] == [False, False, False]
-    worse = targets_of([first, rung(0.81, 0.001, 0.1e6, 1e6)])
-    assert not any(t["reached"] for t in worse), "no factor counts at a lower quality"
-    seeds = {**first, "bpb": {"median": 0.85, "samples": [0.8, 0.9]}}
-    assert all(t["reached"] for t in targets_of([seeds, rung(0.8, 0.01, 0.7e6, 5e6)]))
-    assert not any(t["reached"] for t in targets_of([seeds, rung(0.81, 0.01, 0.7e6, 5e6)]))
+    first = rung([0.8], 4.0, 60e6, 500e6)
+
+    def verdicts(first: Rung, last: Rung) -> list[str]:
+        return [target.verdict for target in judge([first, last])]
+
+    good = judge([first, rung([0.8], 0.01, 0.7e6, 5e6)])
+    assert [target.verdict for target in good] == ["met"] * 3
+    assert [target.goal_verdict for target in good] == [None, "missed", None]
+    assert judge([first, rung([0.8], 0.01, 0.6e6, 5e6)])[1].goal_verdict == "met"
+    assert verdicts(first, rung([0.7], 0.02, 1.1e6, 11e6)) == ["missed"] * 3
+    worse = rung([0.81], 0.001, 0.1e6, 1e6)
+    assert verdicts(first, worse) == ["missed"] * 3, "no factor counts at a lower quality"
+    seeds = rung([0.8, 0.9], 4.0, 60e6, 500e6)
+    assert verdicts(seeds, rung([0.8], 0.01, 0.7e6, 5e6)) == ["met"] * 3
+    assert verdicts(seeds, rung([0.81], 0.01, 0.7e6, 5e6)) == ["missed"] * 3
 
 
 @pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])
@@ -255,23 +259,23 @@ def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatc
     assert not list(tmp_path.iterdir())
 
 
-def test_an_artifact_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
+def test_a_deployed_model_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
     pytest.importorskip("transformers")
     from itera_lite.export.gguf import export_gguf
 
     folder = tiny_pair["itera_lite_test"]
     file = tmp_path / "model.gguf"
     export_gguf(folder, "f32", file)
-    slow = Artifact("transformers", folder, 20)
-    fast = Artifact("engine", file, 20)
+    slow = DeployedModel("transformers", folder, 20)
+    fast = DeployedModel("engine", file, 20)
     assert fast.size == file.stat().st_size
     assert slow.size > (folder / "model.safetensors").stat().st_size
     costs = []
-    for artifact in (slow, fast):
-        found = artifact.write_texts(seed=1)
+    for model in (slow, fast):
+        found = model.write_texts(seed=1)
         assert found["bytes"] > 0 and found["cpu_seconds"] > 0
         costs.append(found["cpu_seconds"] / found["bytes"])
-        assert artifact.peak_bytes(found) > 1e6
+        assert model.peak_bytes(found) > 1e6
     assert costs[1] < costs[0]
     with pytest.raises(IteraError, match=r"nothing.gguf"):
-        Artifact("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)
+        DeployedModel("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)

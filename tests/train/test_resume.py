@@ -19,10 +19,12 @@ from itera_lite.commands.train import train
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from itera_lite.evaluate.score import Score
-from itera_lite.train import session, validate
-from itera_lite.train.interrupt import Stopped
+from itera_lite.records import BudgetRecord
+from itera_lite.train import loop
+from itera_lite.train import train as training
 from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import fit_to
+from itera_lite.train.terminal import Stopped
 from tests.train.small import make_small
 from tests.train.test_train import SETTINGS, curve, run
 
@@ -94,7 +96,7 @@ def test_sighup_that_nohup_ignores_stays_ignored(text, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop_at(monkeypatch, 10, signal.SIGHUP)
-        assert run(text, tmp_path)[NAME]["train"]["stopped"] == "budget"
+        assert run(text, tmp_path)[NAME].training.stopped == "budget"
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -116,12 +118,12 @@ def test_a_terminal_that_goes_away_does_not_end_the_training(text, tmp_path, mon
     monkeypatch.setattr(Trainer, "_step", stepping)
     monkeypatch.setattr(sys, "stderr", Terminal())
     summary = run(text, tmp_path, quiet=False)[NAME]
-    assert gone and summary["train"]["stopped"] == "budget"
+    assert gone and summary.training.stopped == "budget"
 
 
 def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeypatch, done):
     """It was lost, and the next model trained."""
-    scoring = validate.score
+    scoring = loop.score_part
 
     def score(model, dataset, seq_len):
         if "run" not in seen:
@@ -130,29 +132,29 @@ def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeyp
         return scoring(model, dataset, seq_len)
 
     seen: set[str] = set()
-    monkeypatch.setattr(validate, "score", score)
+    monkeypatch.setattr(loop, "score_part", score)
     with pytest.raises(Stopped):
         run(text, tmp_path, model="both", evaluations=1)
     assert not list((tmp_path / "c").glob("transformer*"))
     summaries = run(text, tmp_path, model="both", evaluations=1, resume=True)
     assert set(summaries) == {NAME, "transformer_tiny"}
-    assert summaries[NAME]["valid"] == done[1]["valid"]
-    assert summaries[NAME]["expert_load"] == done[1]["expert_load"] != []
+    assert summaries[NAME].valid == done[1].valid
+    assert summaries[NAME].expert_load == done[1].expert_load != []
 
 
 def test_ctrl_c_in_the_final_scoring_loses_nothing(text, tmp_path, monkeypatch, done):
-    scoring = session.score_documents
+    scoring = training.score_documents
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "score_documents", stopped)
+    monkeypatch.setattr(training, "score_documents", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(text, tmp_path)
-    monkeypatch.setattr(session, "score_documents", scoring)
+    monkeypatch.setattr(training, "score_documents", scoring)
     summary = run(text, tmp_path, resume=True)[NAME]
     for key in ("valid", "expert_load", "best", "samples"):
-        assert summary[key] == done[1][key]
+        assert getattr(summary, key) == getattr(done[1], key)
 
 
 def test_a_model_that_was_not_begun_begins_when_the_pair_is_resumed(
@@ -179,13 +181,13 @@ def test_the_second_model_stopped_leaves_the_first_as_it_is(text, tmp_path, monk
     before = summary.read_bytes(), summary.stat().st_mtime_ns
     summaries = run(text, tmp_path, model="both", resume=True)
     assert (summary.read_bytes(), summary.stat().st_mtime_ns) == before
-    assert summaries["transformer_tiny"]["train"]["steps"] == summaries[NAME]["train"]["steps"]
+    assert summaries["transformer_tiny"].training.steps == summaries[NAME].training.steps
 
 
 def scores_that_worsen(monkeypatch) -> None:
     values = iter([3.0, 2.0, 1.0, *(2.0 + i for i in range(40))])
     monkeypatch.setattr(
-        validate, "stream_bits", lambda *_, **__: Score(next(values) * 100, tokens=100, bytes=100)
+        loop, "stream_bits", lambda *_, **__: Score(next(values) * 100, tokens=100, bytes=100)
     )
 
 
@@ -193,20 +195,20 @@ def test_a_run_that_stopped_early_has_ended(text, tmp_path, monkeypatch, capsys)
     scores_that_worsen(monkeypatch)
     first = run(text, tmp_path, patience=2, tokens="20K")[NAME]
     again = run(text, tmp_path, patience=2, tokens="20K", resume=True, quiet=False)[NAME]
-    assert again == first and first["train"]["stopped"] == "early"
+    assert again == first and first.training.stopped == "early"
     assert "is finished (it stopped early" in capsys.readouterr().out
     longer = run(text, tmp_path, patience=0, tokens="30K", resume=True)[NAME]
-    assert longer["train"]["stopped"] == "budget"
-    assert longer["train"]["tokens"] >= 30_000
+    assert longer.training.stopped == "budget"
+    assert longer.training.tokens >= 30_000
 
 
 def test_a_larger_budget_goes_on_with_a_finished_run(text, tmp_path):
     first = run(text, tmp_path)[NAME]
     longer = run(text, tmp_path, tokens="16K", resume=True)[NAME]
-    assert longer["train"]["tokens"] == pytest.approx(2 * first["train"]["tokens"], abs=128)
-    assert longer["train"]["budget"] == {"unit": "tokens", "amount": 16_000}
-    assert len(longer["samples"]) > len(first["samples"])
-    assert longer["train"]["minutes_wall"] > first["train"]["minutes_wall"]
+    assert longer.training.tokens == pytest.approx(2 * first.training.tokens, abs=128)
+    assert longer.training.budget == BudgetRecord("tokens", 16_000)
+    assert len(longer.samples) > len(first.samples)
+    assert longer.training.minutes_wall > first.training.minutes_wall
     steps = [int(row["step"]) for row in curve(tmp_path)]
     assert steps == sorted(set(steps))
 
@@ -214,9 +216,9 @@ def test_a_larger_budget_goes_on_with_a_finished_run(text, tmp_path):
 def test_a_run_in_minutes_goes_on_by_epochs(text, tmp_path):
     """The README has this sequence."""
     first = run(text, tmp_path, tokens=None, minutes=0.01)[NAME]
-    more = 1.0 + first["train"]["epochs"]
+    more = 1.0 + first.training.epochs
     longer = run(text, tmp_path, tokens=None, epochs=more, resume=True)[NAME]
-    assert longer["train"]["epochs"] == pytest.approx(more, abs=0.1)
+    assert longer.training.epochs == pytest.approx(more, abs=0.1)
 
 
 def test_a_budget_that_is_used_already_is_refused(text, tmp_path):
@@ -239,22 +241,20 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
         checkpoints=tmp_path / "c",
         results=tmp_path / "r",
     )[NAME]
-    assert summary["valid"] == done[1]["valid"]
+    assert summary.valid == done[1].valid
     assert curve(tmp_path) == curve(done[0])
 
 
 def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypatch):
     """Its vocabulary is larger than the text alone supports."""
-    from itera_lite.commands import train as module
-
     asked = []
 
     def general(data, size, quiet):
         asked.append(size)
         return prepare(data, vocab_size=300, quiet=quiet)
 
-    monkeypatch.setattr(module, "prepare_general", general)
-    monkeypatch.setattr(module, "REFERENCE_VOCABULARY", 300)
+    monkeypatch.setattr(training, "prepare_general", general)
+    monkeypatch.setattr(training, "REFERENCE_VOCABULARY", 300)
     options = {"model": "both", "config": "reference_small", "vocab_size": None, "batch_size": 1}
     run(text, tmp_path, tokens="32", **options)
     run(text, tmp_path, tokens="64", resume=True, **options)
@@ -267,7 +267,7 @@ def test_the_seed_is_taken_from_the_run(text, tmp_path, monkeypatch):
         run(text, tmp_path, seed=5)
     monkeypatch.undo()
     make_small(monkeypatch)
-    assert run(text, tmp_path, resume=True)[NAME]["train"]["seed"] == 5
+    assert run(text, tmp_path, resume=True)[NAME].model.seed == 5
 
 
 def test_a_run_that_is_evaluated_less_often_later_is_still_evaluated(text, tmp_path):
@@ -383,7 +383,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(text, tmp_path, monke
         run(text, tmp_path, evaluations=4, tokens="16K")
     monkeypatch.setattr(Trainer, "_step", original)
     summary = run(text, tmp_path, evaluations=4, tokens="16K", resume=True)[NAME]
-    assert summary["valid"]["bpb"] < 8
+    assert summary.valid.bpb < 8
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeypatch):
@@ -498,4 +498,4 @@ def test_ctrl_c_under_torchrun_saves_and_says_so_once(text, tmp_path):
 def test_the_log_is_what_was_trained(done):
     with open(done[0] / "r" / f"{NAME}_metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert int(rows[-1]["step"]) == done[1]["train"]["steps"]
+    assert int(rows[-1]["step"]) == done[1].training.steps

@@ -13,7 +13,7 @@ from itera_lite.checkpoint import folder as checkpoint
 from itera_lite.checkpoint.folder import is_own, load_checkpoint, save_checkpoint, tidy
 from itera_lite.errors import OutputError, UsageError
 from itera_lite.files import replacing, write_json, write_text
-from itera_lite.train.metrics import write_metrics
+from itera_lite.train.log import write_metrics
 from itera_lite.train.run_files import RunFiles, checked_name
 
 

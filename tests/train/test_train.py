@@ -18,7 +18,8 @@ from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.train import train
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
 from itera_lite.evaluate.score import Score
-from itera_lite.train import loop, validate
+from itera_lite.records import Summary
+from itera_lite.train import loop
 from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import Budget
 from tests.train.small import make_small
@@ -68,16 +69,18 @@ def test_both_models_learn_and_leave_what_they_promise(text, tmp_path):
     for name, summary in summaries.items():
         losses = [float(row["train_loss"]) for row in curve(tmp_path, name) if row["train_loss"]]
         assert losses[-1] < 0.6 * losses[0]
-        written = json.loads((tmp_path / "r" / f"{name}_summary.json").read_text())
-        assert written["valid"]["bpb"] == summary["valid"]["bpb"] < 2.0
-        assert written["train"]["stopped"] == "budget"
-        assert written["params"]["total"] > written["params"]["embedding"]
-        assert written["dataset"]["spec"] == str(text)
-        assert written["samples"]
+        written = Summary.read(tmp_path / "r" / f"{name}_summary.json")
+        assert written == summary
+        assert written.valid.bpb < 2.0
+        assert written.training.stopped == "budget"
+        assert written.model.params.total > written.model.params.embedding
+        assert (written.model.made, written.model.made_from) == ("trained", [])
+        assert written.dataset.source == str(text)
+        assert written.samples
         model, tokenizer = load_checkpoint(tmp_path / "c" / name)
         assert model.config.vocab_size == tokenizer.vocab_size
         assert not list((tmp_path / "c").glob(".*"))
-    loads = summaries["itera_lite_tiny"]["expert_load"]
+    loads = summaries["itera_lite_tiny"].expert_load
     assert all(sum(layer) == pytest.approx(1, abs=1e-3) for layer in loads)
     last = curve(tmp_path, "itera_lite_tiny")[-1]
     assert 1.0 <= float(last["expert_load_max"]) < 3.0
@@ -186,13 +189,13 @@ def test_a_budget_in_minutes_is_kept(text, tmp_path, monkeypatch):
     clock = SimpleNamespace(perf_counter=lambda: next(ticks) * 0.05, monotonic=time.monotonic)
     monkeypatch.setattr(loop, "time", clock)
     summary = run(text, tmp_path, tokens=None, minutes=0.03)["itera_lite_tiny"]
-    assert 1.8 <= summary["train"]["seconds"] + 1e-9 < 1.9
+    assert 1.8 <= summary.training.seconds + 1e-9 < 1.9
 
 
 def test_the_number_of_evaluations_is_a_wish(text, tmp_path, whole):
     """And it changes nothing but the rows of the log that have a score."""
     summary = run(text, tmp_path, evaluations=1)["itera_lite_tiny"]
-    assert len(summary["samples"]) == 1
+    assert len(summary.samples) == 1
     losses = [
         [row["train_loss"] for row in curve(out) if row["train_loss"]] for out in (tmp_path, whole)
     ]
@@ -206,12 +209,12 @@ def test_early_stopping(text, tmp_path, monkeypatch):
     def scored(*_, **__):
         return Score(nats=next(scores) * 100, tokens=100, bytes=100)
 
-    monkeypatch.setattr(validate, "stream_bits", scored)
+    monkeypatch.setattr(loop, "stream_bits", scored)
     summary = run(text, tmp_path, patience=2, tokens="20K")["itera_lite_tiny"]
-    assert summary["train"]["stopped"] == "early"
-    assert len(summary["samples"]) == 5
+    assert summary.training.stopped == "early"
+    assert len(summary.samples) == 5
     kept = [row for row in curve(tmp_path) if row["valid_loss"]][2]
-    assert summary["best"]["step"] == int(kept["step"]) < summary["train"]["steps"]
+    assert summary.best.step == int(kept["step"]) < summary.training.steps
 
 
 def test_a_short_run_takes_smaller_steps():

@@ -44,8 +44,8 @@ def require_writable(folder: Path) -> None:
             pass
 
 
-def tell(results: Results) -> None:
-    """Say what was left out of the results, on standard error."""
+def print_notes(results: Results) -> None:
+    """Print on standard error which files were left out of the results."""
     for note in results.notes:
         print(f"note: left out: {note}", file=sys.stderr)
 
@@ -84,7 +84,7 @@ def plot_all_metrics(
     """
     found = load_results(results)
     require_writable(Path(reports))
-    tell(found)
+    print_notes(found)
     paths = list(draw(found, reports).values())
     for path in paths:
         print(path)

@@ -6,10 +6,10 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from itera_lite.report.ladder import RUNG_COSTS, rung_value
-from itera_lite.report.metrics import shared_runs, state_bytes
+from itera_lite.report.ladder import RUNG_COSTS
+from itera_lite.report.metrics import latencies, speeds, state_bytes
 from itera_lite.report.plots import style
-from itera_lite.report.results import ModelResults, Results, get, number
+from itera_lite.report.results import Results
 from itera_lite.stats.comparison import Measurement
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def speed(results: Results) -> Figure | None:
     """Tokens a second at batch 1, prefill and decoding, a group of bars a context length."""
-    models = [m for m in results.models if _rates(m, "decode") or _rates(m, "prefill")]
+    models = [m for m in results.models if m.benchmark]
     if not models:
         return None
     with style.figure(columns=2) as (fig, axes):
@@ -28,7 +28,14 @@ def speed(results: Results) -> Figure | None:
             (("prefill", "Reading a prompt (prefill)"), ("decode", "Writing (decoding)")),
             strict=True,
         ):
-            rates = [_rates(m, kind) for m in models]
+            rates = [
+                {
+                    c: Measurement.of_samples(s.samples)
+                    for (b, c), s in speeds(m, kind).items()
+                    if b == 1
+                }
+                for m in models
+            ]
             contexts = sorted({c for table in rates for c in table})
             inks = [style.color(m, results.models) for m in models]
             _bars(panel, inks, contexts, rates)
@@ -40,7 +47,7 @@ def speed(results: Results) -> Figure | None:
 
 def latency(results: Results) -> Figure | None:
     """Milliseconds a decoded token over the context length: median and 99th percentile."""
-    tables = {m.name: _latencies(m) for m in results.models}
+    tables = {m.name: latencies(m) for m in results.models}
     models = [m for m in results.models if tables[m.name]]
     if not models:
         return None
@@ -50,13 +57,11 @@ def latency(results: Results) -> Figure | None:
         contexts = sorted({c for m in models for c in tables[m.name]})
         for model in models:
             ink = style.color(model, results.models)
-            points = sorted(tables[model.name].items())
-            x = [c for c, _ in points]
-            middle = [p50 for _, (p50, _) in points]
+            x, steps = zip(*tables[model.name].items(), strict=True)
+            middle = [step.p50 for step in steps]
             panel.plot(x, middle, color=ink, marker="o", ms=6)
-            slow = [(c, p99) for c, (_, p99) in points if p99 is not None]
-            if slow:
-                panel.plot(*zip(*slow, strict=True), color=ink, lw=1.3, ls=(0, (3, 2)), alpha=0.8)
+            slow = [step.p99 for step in steps]
+            panel.plot(x, slow, color=ink, lw=1.3, ls=(0, (3, 2)), alpha=0.8)
             ends.append((middle[-1], style.label(model, results.models), ink))
         panel.set_xscale("log", base=2)
         style.plain_log(panel.xaxis, contexts)
@@ -71,7 +76,8 @@ def latency(results: Results) -> Figure | None:
 
 def memory(results: Results) -> Figure | None:
     """Weights, decoding state over the context length, peak resident memory."""
-    models = [m for m in results.models if m.benchmark.get("memory")]
+    found = {m.name: m.benchmark.memory for m in results.models if m.benchmark}
+    models = [m for m in results.models if m.name in found]
     if not models:
         return None
     with style.figure(columns=3, height=3.7) as (fig, axes):
@@ -80,7 +86,7 @@ def memory(results: Results) -> Figure | None:
             (weights, "weights_bytes", "Weights"),
             (peak, "peak_rss_bytes", "Peak resident"),
         ):
-            values = [Measurement.read(get(m.benchmark, "memory", key)) for m in models]
+            values = [Measurement.of(getattr(found[m.name], key)) for m in models]
             for place, (model, value) in enumerate(zip(models, values, strict=True)):
                 if value is None:
                     continue
@@ -115,20 +121,19 @@ def memory(results: Results) -> Figure | None:
 
 def ladder(results: Results) -> Figure | None:
     """Every rung of the compression ladder: quality against each measured cost."""
-    rungs = results.ladder
-    costs = [
-        cost for cost in RUNG_COSTS if sum((rung_value(r, cost.key) or 0) > 0 for r in rungs) > 1
-    ][:4]
-    if not costs or not any(number(r, "bpb") or rung_value(r, "bpb") for r in rungs):
+    if results.ladder is None:
         return None
-    rows = (len(costs) + 1) // 2
-    with style.figure(columns=min(2, len(costs)), rows=rows, height=3.6 * rows) as (fig, axes):
-        for panel, cost in zip(axes.flat, costs, strict=False):
+    rungs, costs = results.ladder.rungs, RUNG_COSTS[:4]
+    with style.figure(columns=2, rows=2, height=7.2) as (fig, axes):
+        for panel, cost in zip(axes.flat, costs, strict=True):
             points = [
-                (value * cost.scale, bpb, i)
+                (cost.of(rung) * cost.scale, rung.bpb.median, i)
                 for i, rung in enumerate(rungs)
-                if (value := rung_value(rung, cost.key)) and (bpb := rung_value(rung, "bpb"))
+                if cost.of(rung) > 0
             ]
+            if not points:
+                panel.set_visible(False)
+                continue
             panel.plot([p[0] for p in points], [p[1] for p in points], color=style.GRID, lw=1.5)
             for x, y, name in _together(points):
                 panel.plot(x, y, "o", ms=15 + 5 * (len(name) > 2), mew=0,
@@ -139,13 +144,10 @@ def ladder(results: Results) -> Figure | None:
             few, many = min(p[0] for p in points), max(p[0] for p in points)
             decades = range(math.floor(math.log10(few)), math.ceil(math.log10(many)) + 1)
             style.plain_log(panel.xaxis, [10.0**d for d in decades] if many > 200 * few else None)
-            if bar := rung_value(rungs[0], "bpb"):
-                panel.axhline(bar, color=style.MUTED, lw=1, ls=(0, (4, 3)))
+            panel.axhline(rungs[0].bpb.median, color=style.MUTED, lw=1, ls=(0, (4, 3)))
             panel.set(xlabel=f"{cost.label}, {cost.unit} (log scale)", ylabel="bits per byte")
             panel.margins(0.12)
-        for panel in list(axes.flat)[len(costs) :]:
-            panel.set_visible(False)
-        names = "   ".join(f"{i}: {rung.get('name', '?')}" for i, rung in enumerate(rungs))
+        names = "   ".join(f"{i}: {rung.name}" for i, rung in enumerate(rungs))
         style.subtitle(fig, textwrap.fill(f"{names}   (dashed: quality of rung 0)", 112))
         return fig
 
@@ -170,25 +172,6 @@ def _together(points: list[tuple[float, float, int]]) -> list[tuple[float, float
         )
         for group in groups
     ]
-
-
-def _rates(model: ModelResults, kind: str) -> dict[int, Measurement]:
-    """Tokens a second at batch 1 by context."""
-    rows = shared_runs(model, kind)
-    read = {
-        c: Measurement.read(get(r, "tokens_per_second")) for (b, c), r in rows.items() if b == 1
-    }
-    return {context: value for context, value in read.items() if value}
-
-
-def _latencies(model: ModelResults) -> dict[int, tuple[float, float | None]]:
-    """(median, 99th percentile) ms at batch 1 by context."""
-    table = {}
-    for (batch, context), row in shared_runs(model, "decode").items():
-        middle = number(row, "latency_ms", "p50") or number(row, "latency_ms", "median")
-        if batch == 1 and middle is not None:
-            table[context] = (middle, number(row, "latency_ms", "p99"))
-    return table
 
 
 def _bars(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from itera_lite.report.plots import style
-from itera_lite.report.results import ModelResults, Results, number
+from itera_lite.report.results import ModelResults, Results
 from itera_lite.report.sections.engine import decode_speeds
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def engine(results: Results) -> Figure | None:
 
 
 def _speeds(model: ModelResults) -> dict[str, float]:
-    found = {}
-    for kind, runtime, speed in decode_speeds(model):
-        median = number(speed, "tokens_per_second", "median")
-        if median:
-            found[f"{runtime} {kind.upper()}"] = median
-    return found
+    return {
+        f"{runtime} {kind.upper()}": speed.tokens_per_second.median
+        for kind, runtime, speed in decode_speeds(model)
+        if speed.tokens_per_second.median > 0
+    }

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from itera_lite.report.metrics import quality
+from itera_lite.report.metrics import BUDGETS, of_one_budget
 from itera_lite.report.plots import style
-from itera_lite.report.results import ModelResults, Results, number
-from itera_lite.report.seeds import of_one_budget
-from itera_lite.stats.comparison import is_number
+from itera_lite.report.results import ModelResults, Results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,19 +93,20 @@ def quality_cost(results: Results) -> Figure | None:
 
 def seeds(results: Results) -> Figure | None:
     """Every seed's bits per byte, side by side for each budget."""
-    models = [m for m in results.models if any(r.get("name") == m.name for r in results.seeds)]
-    found = [b for b in ("time", "tokens") if any(r.get("budget") == b for r in results.seeds)]
+    models = [m for m in results.models if any(run.name == m.name for run in results.seeds)]
+    found = [budget for budget in BUDGETS if any(run.budget == budget for run in results.seeds)]
     if not models or not found:
         return None
-    titles = {"time": "Equal training time", "tokens": "Equal training tokens"}
     with style.figure(columns=len(found), height=0.75 * len(models) + 1.6) as (fig, axes):
         for panel, budget in zip(axes[0], found, strict=True):
             sides = of_one_budget(results.seeds, [m.name for m in models], budget)
             for row, (model, runs) in enumerate(zip(models, sides, strict=True)):
-                values = [number(run, "valid_bpb") for run in runs]
+                values = [run.valid_bpb for run in runs]
                 ink = style.color(model, results.models)
                 panel.plot(values, [row] * len(values), "o", color=ink, ms=9, alpha=0.65, mew=0)
-            panel.set(title=titles[budget], xlabel=BPB, ylim=(len(models) - 0.5, -0.5))
+            panel.set(
+                title=BUDGETS[budget].capitalize(), xlabel=BPB, ylim=(len(models) - 0.5, -0.5)
+            )
             panel.set_yticks(range(len(models)), [style.label(m, results.models) for m in models])
             panel.tick_params(axis="y", labelcolor=style.INK)
             panel.margins(x=0.15)
@@ -117,8 +116,8 @@ def seeds(results: Results) -> Figure | None:
 
 def position(results: Results) -> Figure | None:
     """Loss over the position in the document: what a model makes of a longer context."""
-    curves = {m.name: _by_position(m) for m in results.models}
-    models = [m for m in results.models if len(curves[m.name]) > 2]
+    curves = {m.name: m.evaluation.by_position for m in results.models if m.evaluation}
+    models = [m for m in results.models if len(curves.get(m.name, ())) > 2]
     if not models:
         return None
     with style.figure() as (fig, axes):
@@ -140,11 +139,12 @@ def position(results: Results) -> Figure | None:
 
 def experts(results: Results) -> Figure | None:
     """Share of tokens of each expert in each layer, and the balance in training: first model."""
-    models = [m for m in results.models if m.summary.get("expert_load")]
+    loads = {m.name: m.summary.expert_load for m in results.models if m.summary}
+    models = [m for m in results.models if loads.get(m.name)]
     if not models:
         return None
     model = models[0]
-    load: list[list[float]] = model.summary["expert_load"]
+    load = loads[model.name]
     tokens, largest = model.series("tokens", "expert_load_max")
     width = max(len(row) for row in load)
     with style.figure(columns=2) as (fig, axes):
@@ -188,16 +188,6 @@ def experts(results: Results) -> Figure | None:
         return fig
 
 
-def _by_position(model: ModelResults) -> list[tuple[float, float]]:
-    """(last position of the bucket, loss) of the evaluation."""
-    rows = model.evaluation.get("by_position")
-    return [
-        (float(row[0]), float(row[1]))
-        for row in (rows if isinstance(rows, list) else [])
-        if isinstance(row, list) and len(row) == 2 and all(map(is_number, row))
-    ]
-
-
 def _positive(model: ModelResults, column: str) -> tuple[list[float], list[float]]:
     """Held-out bits per byte over a column, without the rows at zero (log axes)."""
     x, y = model.series(column, "valid_bpb")
@@ -232,8 +222,6 @@ def _focus(models: list[ModelResults], start: float) -> tuple[float, float]:
 def _floors(models: list[ModelResults]) -> list[tuple[str, float]]:
     """Bits per byte of the compressors, from the first evaluation that has them."""
     for model in models:
-        table: Any = model.evaluation.get("baselines") or {}
-        floors = [(name, number(entry, "bpb")) for name, entry in table.items()]
-        if floors and quality(model, "bpb") is not None:
-            return [(name, value) for name, value in floors if value is not None]
+        if model.evaluation and model.evaluation.baselines:
+            return [(name, found.bpb) for name, found in model.evaluation.baselines.items()]
     return []

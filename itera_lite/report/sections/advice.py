@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from itera_lite.report.context import Context, command
-from itera_lite.report.metrics import Pair, quality
-from itera_lite.report.results import ModelResults, get, number
+from itera_lite.report.metrics import Pair
+from itera_lite.report.results import ModelResults
 from itera_lite.report.sections.models import embedding_share
 from itera_lite.report.text import (
     bullets,
@@ -17,7 +17,7 @@ from itera_lite.report.text import (
     quantity,
     significant,
 )
-from itera_lite.stats.comparison import SIDE_NAMES, Comparison, Side
+from itera_lite.stats.comparison import SIDE_NAMES, Side
 
 LOW_MFU = 0.35
 UNEVEN = 1.5  # busiest expert, times its even share
@@ -39,7 +39,7 @@ def recommendations(context: Context) -> str:
 
 
 def _of_pair(pair: Pair) -> Iterator[str]:
-    names = f" (size {code(pair.itera.size or pair.itera.name)})"
+    names = f" (size {code(pair.ours.size or pair.ours.name)})"
     quality_verdict = _winner(pair, "bpb_time", "bpb_tokens", "bpb")
     flops = _winner(pair, "flops_forward")
     if quality_verdict and flops:
@@ -63,18 +63,16 @@ def _of_pair(pair: Pair) -> Iterator[str]:
             "at every context measured: FLOPs don't set the speed here. Look at memory traffic and "
             f"the cost of small operations first{names}."
         )
-    one_run = (bpb := pair.find("bpb")) and bpb.ours and bpb.other
-    if one_run and not any(_both(pair.find(k)) for k in ("bpb_time", "bpb_tokens")):
+    if pair.both("bpb") and not pair.both("bpb_time", "bpb_tokens"):
         yield f"Quality is of one run a side: repeat both with three seeds{names}."
 
 
 def _decoding(pair: Pair, names: str) -> Iterator[str]:
     """Where each side is faster at batch 1."""
     by_side: dict[Side, list[str]] = {"ours": [], "other": []}
-    for c in pair.group("decode"):
-        _, batch, length = c.metric.key.split("_")
-        if batch == "1" and c.winner:
-            by_side[c.winner].append(f"{int(length):,}")
+    for c in pair.decoding():
+        if c.winner:
+            by_side[c.winner].append(f"{int(c.metric.key.rpartition('_')[2]):,}")
     for side, lengths in by_side.items():
         if lengths:
             where = " and ".join(filter(None, [", ".join(lengths[:-1]), lengths[-1]]))
@@ -82,18 +80,17 @@ def _decoding(pair: Pair, names: str) -> Iterator[str]:
 
 
 def _faster_overall(pair: Pair) -> Side | None:
-    single = [c for c in pair.group("decode") if c.metric.key.startswith("decode_1_")]
-    winners = {c.winner for c in single}
+    winners = {c.winner for c in pair.decoding()}
     return winners.pop() if len(winners) == 1 else None
 
 
 def _of_model(model: ModelResults) -> Iterator[str]:
     name = code(model.name)
     yield from _training(model, name)
-    busiest = [v for v in model.metrics.get("expert_load_max", ()) if v is not None]
-    if busiest and busiest[-1] > UNEVEN:
+    busiest = model.last("expert_load_max")
+    if busiest is not None and busiest > UNEVEN:
         yield (
-            f"{name}: the busiest expert has {significant(busiest[-1])} times its even share at "
+            f"{name}: the busiest expert has {significant(busiest)} times its even share at "
             "the end: balance more strongly, or use fewer experts."
         )
     share = embedding_share(model)
@@ -102,19 +99,21 @@ def _of_model(model: ModelResults) -> Iterator[str]:
             f"{name}: the embedding is {percent(share)} of the parameters: measure a smaller "
             "vocabulary, in bits per byte."
         )
-    weights = number(model.benchmark, "memory", "weights_bytes")
-    peak = number(model.benchmark, "memory", "peak_rss_bytes", "median")
-    if weights and peak and weights < SMALL_WEIGHTS * peak:
+    if model.benchmark is None:
+        return
+    weights = model.benchmark.memory.weights_bytes
+    peak = model.benchmark.memory.peak_rss_bytes.median
+    if weights < SMALL_WEIGHTS * peak:
         yield (
             f"{name}: weights are {percent(weights / peak)} of the {quantity(peak, 'bytes')} "
             "resident memory: a native runtime saves more than fewer parameters would."
         )
-    if get(model.benchmark, "energy", "method") == "estimated":
+    if model.benchmark.energy.method == "estimated":
         yield f"{name}: energy is estimated; measure it where RAPL or NVML can be read."
 
 
 def _training(model: ModelResults, name: str) -> Iterator[str]:
-    mfu = number(model.summary, "train", "mfu")
+    mfu = model.training and model.training.mfu
     if mfu is not None and mfu < LOW_MFU:
         yield (
             f"{name}: training reaches {percent(mfu)} of the measured peak, under "
@@ -134,12 +133,13 @@ def _training(model: ModelResults, name: str) -> Iterator[str]:
                 f"{name}: held-out bits per byte still fell by {percent(gain)} over the last tenth "
                 "of training: a longer run is likely to pay."
             )
-    floors = [number(f, "bpb") for f in (model.evaluation.get("baselines") or {}).values()]
-    known = [f for f in floors if f is not None]
-    bpb = quality(model, "bpb")
-    if known and bpb is not None and bpb >= min(known):
+    evaluation = model.evaluation
+    if evaluation is None or not evaluation.baselines:
+        return
+    floor = min(baseline.bpb for baseline in evaluation.baselines.values())
+    if evaluation.bpb >= floor:
         yield (
-            f"{name}: no better than the best floor ({fixed(min(known))} bits per byte): "
+            f"{name}: no better than the best floor ({fixed(floor)} bits per byte): "
             "train for longer before using it."
         )
 
@@ -159,14 +159,6 @@ def _missing(context: Context) -> Iterator[str]:
             yield f"Measure {what} of {names}: `{command(kind, lacking[0], context.models)}`."
 
 
-def _both(comparison: Comparison | None) -> bool:
-    return bool(comparison and comparison.ours and comparison.other)
-
-
 def _winner(pair: Pair, *keys: str) -> Side | None:
     """The winner of the first of these metrics that has both sides."""
-    for key in keys:
-        comparison = pair.find(key)
-        if comparison and _both(comparison):
-            return comparison.winner
-    return None
+    return next((c.winner for c in pair.both(*keys)), None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from itera_lite.machine.provenance import Machine, Provenance
 from itera_lite.report.context import Context
-from itera_lite.report.results import KINDS, ModelResults, get
+from itera_lite.report.results import ModelResults
 from itera_lite.report.text import (
     MISSING,
     bullets,
@@ -19,18 +19,20 @@ from itera_lite.report.text import (
     table,
 )
 
+Sources = list[tuple[str, Provenance]]
+
 
 def appendix(context: Context) -> str:
     """12. Appendix."""
-    files = list(_files(context))
+    sources = list(_sources(context))
     return paragraphs(
         "## 12. Appendix",
         "### Commands",
-        fence("\n".join(_commands(context, files)), "sh"),
+        fence("\n".join(_commands(context, sources)), "sh"),
         "### Where the numbers come from",
-        _origins(files),
-        _machines(files),
-        _data(context),
+        _origins(sources),
+        bullets(dict.fromkeys(line for _, found in sources for line in _machine(found))),
+        bullets(dict.fromkeys(filter(None, map(_dataset, context.models)))),
         "### How verdicts are made",
         "Every metric declares whether lower or higher is better. Counts (parameters, FLOPs, "
         "bytes) are exact, so any difference counts. For timings both models were measured in one "
@@ -43,90 +45,72 @@ def appendix(context: Context) -> str:
     )
 
 
-def _files(context: Context) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file name, provenance) of every result file that has one."""
+def _sources(context: Context) -> Iterator[tuple[str, Provenance]]:
+    """(file, provenance) of every record that the report shows."""
     for model in context.models:
-        for kind, attribute in KINDS.items():
-            record: dict[str, Any] = getattr(model, attribute)
-            if record and kind.endswith(".json"):
-                yield f"{model.name}_{kind}", record.get("provenance") or {}
+        for part, record in model.records.items():
+            yield model.files[part], record.provenance
     if context.results.ladder:
-        yield "ladder.json", context.results.ladder_provenance
+        yield "ladder.json", context.results.ladder.provenance
 
 
-def _commands(context: Context, files: list[tuple[str, dict[str, Any]]]) -> list[str]:
-    commands = [str(p["command"]) for _, p in files if p.get("command")]
+def _commands(context: Context, sources: Sources) -> list[str]:
     folder = context.results.folder.as_posix()
     report = "itera report" if folder == "results" else f"itera report --results {folder}"
     # One command may have written several files; the order of first use is kept, by stage.
     stages = ("train", "eval", "bench", "ladder")
-    unique = list(dict.fromkeys(commands))
+    unique = list(dict.fromkeys(found.command for _, found in sources if found.command))
     unique.sort(key=lambda c: next((i for i, s in enumerate(stages) if s in c.split()), 0))
     return [c for c in unique if not c.startswith("itera report")] + [report]
 
 
-def _origins(files: list[tuple[str, dict[str, Any]]]) -> str:
+def _origins(sources: Sources) -> str:
     rows = []
-    for name, record in files:
-        commit = str(record.get("git_commit") or "")[:12]
-        dirty = " with local changes" if record.get("git_dirty") else ""
-        seeds = record.get("seeds") or []
-        seed = ", ".join(map(str, seeds)) if len(seeds) > 1 else record.get("seed")
+    for name, found in sources:
+        dirty = " with local changes" if found.git_dirty else ""
+        seeds = found.seeds if len(found.seeds) > 1 else [found.seed]
         rows.append(
             [
                 code(name),
-                escape(record.get("date") or MISSING),
-                f"{code(commit)}{dirty}" if commit else MISSING,
-                MISSING if seed is None else escape(seed),
+                escape(found.date or MISSING),
+                f"{code(found.git_commit[:12])}{dirty}" if found.git_commit else MISSING,
+                ", ".join(MISSING if seed is None else str(seed) for seed in seeds),
+                "**yes**" if found.to_measure_again else "",
             ]
         )
-    return table(["File", "Date", "Commit", "Seed"], rows, "llll") if rows else ""
+    headers = ["Record", "Date", "Commit", "Seed", "To be measured again"]
+    return table(headers, rows, "lllll") if rows else ""
 
 
-def _machines(files: list[tuple[str, dict[str, Any]]]) -> str:
-    """Each different machine and set of versions once."""
-    lines: dict[str, None] = {}
-    for _, record in files:
-        machine = record.get("machine") or {}
-        parts = [_machine_part(k, v) for k, v in machine.items() if _shown(v)]
-        if parts:
-            lines[f"Machine: {'; '.join(parts)}"] = None
-        versions = record.get("versions") or {}
-        parts = [f"{escape(k)} {escape(v)}" for k, v in versions.items() if _shown(v)]
-        if parts:
-            lines[f"Versions: {', '.join(parts)}"] = None
-    return bullets(lines)
+def _machine(found: Provenance) -> Iterator[str]:
+    """The machine and the versions, a line each."""
+    if machine := found.machine:
+        yield f"Machine: {'; '.join(_machine_parts(machine))}"
+    if found.versions:
+        versions = (f"{escape(k)} {escape(v)}" for k, v in found.versions.items())
+        yield f"Versions: {', '.join(versions)}"
 
 
-def _shown(value: Any) -> bool:
-    return value is not None and value != "" and value != []
-
-
-def _machine_part(key: str, value: Any) -> str:
-    """``2 cores``, ``memory 8.590 GB``, and names as they are."""
-    if key in ("cores", "threads"):
-        return f"{key} {escape(value)}"
-    if key == "memory_bytes":
-        return f"memory {quantity(value, 'bytes')}"
-    words = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
-    return escape(words) if key in ("cpu", "os") else f"{escape(key)} {escape(words)}"
-
-
-def _data(context: Context) -> str:
-    """Hashes of the text and the tokenizer, each set once."""
-    return bullets(dict.fromkeys(filter(None, map(_dataset, context.models))))
+def _machine_parts(machine: Machine) -> Iterator[str]:
+    yield escape(machine.cpu)
+    yield f"cores {machine.cores}"
+    if machine.threads is not None:
+        yield f"threads {machine.threads}"
+    if machine.isa:
+        yield f"isa {escape(' '.join(machine.isa))}"
+    if machine.memory_bytes is not None:
+        yield f"memory {quantity(machine.memory_bytes, 'bytes')}"
+    yield escape(machine.os)
 
 
 def _dataset(model: ModelResults) -> str:
-    data = model.summary.get("dataset") or {}
-    parts = []
-    if name := data.get("name"):
-        parts.append(f"Text: {escape(name)}")
-    for split in ("train", "valid"):
-        if (size := data.get(f"{split}_bytes")) is not None:
-            tokens = get(data, f"{split}_tokens")
-            parts.append(f"{split} {count(size)} bytes, {count(tokens)} tokens")
-    for key, label in (("sha256", "sha256"), ("tokenizer_sha256", "tokenizer sha256")):
-        if data.get(key):
-            parts.append(f"{label} {code(data[key])}")
-    return "; ".join(parts)
+    """Size and hashes of the text and the tokenizer."""
+    data = model.dataset
+    if data is None:
+        return ""
+    return (
+        f"Text: {escape(data.name)}; "
+        f"train {count(data.train_bytes)} bytes, {count(data.train_tokens)} tokens; "
+        f"valid {count(data.valid_bytes)} bytes, {count(data.valid_tokens)} tokens; "
+        f"sha256 {code(data.sha256)}; tokenizer sha256 {code(data.tokenizer_sha256)}"
+    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable
 
+from itera_lite.records import Benchmark, StepLatency
 from itera_lite.report.context import Context, Row
-from itera_lite.report.metrics import shared_runs, state_bytes
-from itera_lite.report.results import ModelResults, get, number
+from itera_lite.report.metrics import latencies, speeds, state_bytes
 from itera_lite.report.sections.engine import engine
 from itera_lite.report.sections.steps import training_steps
 from itera_lite.report.text import (
     MISSING,
+    bullets,
     code,
     count,
     escape,
@@ -20,6 +20,7 @@ from itera_lite.report.text import (
     paragraphs,
     percent,
     quantity,
+    rate,
     scaled,
     significant,
     stat,
@@ -36,17 +37,17 @@ HOW_TO_READ = (
 def efficiency(context: Context) -> str:
     """4. Computational efficiency."""
     rows: list[Row] = [
-        ("FLOPs/token, forward", lambda m: scaled(m.flops.get("forward"), "FLOPs")),
-        ("FLOPs/token, decoding", lambda m: scaled(m.flops.get("decode"), "FLOPs")),
-        ("FLOPs/token, training", lambda m: scaled(m.flops.get("train"), "FLOPs")),
-        ("Training, tokens/s", lambda m: count(number(m.summary, "train", "tokens_per_second"))),
-        ("Training MFU", lambda m: percent(number(m.summary, "train", "mfu"))),
+        ("FLOPs/token, forward", lambda m: scaled(m.flops and m.flops.forward, "FLOPs")),
+        ("FLOPs/token, decoding", lambda m: scaled(m.flops and m.flops.decode, "FLOPs")),
+        ("FLOPs/token, training", lambda m: scaled(m.flops and m.flops.train, "FLOPs")),
+        ("Training, tokens/s", lambda m: count(m.training and m.training.tokens_per_second)),
+        ("Training MFU", lambda m: percent(m.training and m.training.mfu)),
         (
             "Measured peak of the machine",
-            lambda m: _suffix(significant(number(m.summary, "train", "peak_gflops")), "GFLOPS"),
+            lambda m: f"{significant(m.training.peak_gflops)} GFLOPS" if m.training else MISSING,
         ),
-        ("Load the model", lambda m: stat(m.benchmark.get("load_ms"), "ms")),
-        ("First token", lambda m: stat(m.benchmark.get("first_token_ms"), "ms")),
+        _measured("Load the model", lambda b: stat(b.load_ms, "ms")),
+        _measured("First token", lambda b: stat(b.first_token_ms, "ms")),
     ]
     return paragraphs(
         "## 4. Computational efficiency",
@@ -57,8 +58,8 @@ def efficiency(context: Context) -> str:
         context.model_table(rows),
         context.verdicts("flops_forward"),
         HOW_TO_READ,
-        _rates(context, "decode", "Decoding"),
-        _rates(context, "prefill", "Prefill"),
+        _rates(context, "Decoding", "decode"),
+        _rates(context, "Prefill", "prefill"),
         context.figure("speed", "Tokens per second at batch 1; thin bars are the intervals."),
         _latency(context),
         context.figure("latency", "Time per decoded token over the context length."),
@@ -79,17 +80,18 @@ def memory(context: Context) -> str:
             lambda m: quantity(state_bytes(m).get(length), "bytes"),
         )
 
-    rows: list[Row] = [
-        ("Weights", lambda m: quantity(number(m.benchmark, "memory", "weights_bytes"), "bytes")),
-        *map(state, contexts),
-        ("Peak resident", lambda m: stat(get(m.benchmark, "memory", "peak_rss_bytes"), "bytes")),
-        (
-            "… of it before the model: Python and PyTorch",
-            lambda m: stat(get(m.benchmark, "memory", "import_rss_bytes"), "bytes"),
-        ),
-    ]
+    numbers = context.model_table(
+        [
+            _measured("Weights", lambda b: quantity(b.memory.weights_bytes, "bytes")),
+            *map(state, contexts),
+            _measured("Peak resident", lambda b: stat(b.memory.peak_rss_bytes, "bytes")),
+            _measured(
+                "… of it before the model: Python and PyTorch",
+                lambda b: stat(b.memory.import_rss_bytes, "bytes"),
+            ),
+        ]
+    )
     longest = [f"state_{contexts[-1]}"] if contexts else []
-    numbers = context.model_table(rows)
     explained = (
         "1 MB is 1,000,000 bytes. The state is what decoding keeps of the text read so far. Peak "
         "resident memory is of a fresh process that loads the model and decodes."
@@ -100,30 +102,37 @@ def memory(context: Context) -> str:
         numbers,
         context.verdicts("weights_bytes", *longest, "peak_rss"),
         context.figure("memory", "Weights, decoding state, peak resident memory."),
-        context.gap("bench", "the memory", lambda m: m.benchmark.get("memory")),
+        context.gap("bench", "the memory", lambda m: m.benchmark),
     )
 
 
 def resources(context: Context) -> str:
     """6. System resources."""
-    rows: list[Row] = [
-        ("CPU use, mean", lambda m: _cpu(m, "mean_percent")),
-        ("CPU use, maximum", lambda m: _cpu(m, "max_percent")),
-        ("Energy per token", _energy),
-        ("Energy found by", _method),
-        ("CPU time per token", _cpu_time),
-    ]
+    numbers = context.model_table(
+        [
+            _measured("CPU use, mean", lambda b: f"{fixed(b.cpu.mean_percent, 1)} %"),
+            _measured("CPU use, maximum", lambda b: f"{fixed(b.cpu.max_percent, 1)} %"),
+            _measured("Energy per token", _energy),
+            _measured("Energy found by", _method),
+            _measured("CPU time per token", _cpu_time),
+        ]
+    )
     return paragraphs(
         "## 6. System resources",
-        "100 % is one core." if context.model_table(rows) else "",
-        context.model_table(rows),
+        "100 % is one core." if numbers else "",
+        numbers,
         context.verdicts("energy", "cpu_seconds"),
-        context.gap("bench", "CPU use and energy", lambda m: m.benchmark.get("energy")),
+        context.gap("bench", "CPU use and energy", lambda m: m.benchmark),
     )
 
 
+def _measured(name: str, read: Callable[[Benchmark], str]) -> Row:
+    """A row of the benchmark's numbers."""
+    return name, lambda m: MISSING if m.benchmark is None else read(m.benchmark)
+
+
 def _flops_context(context: Context) -> str:
-    lengths = {number(m.benchmark, "flops_per_token", "context") for m in context.models} - {None}
+    lengths = {m.flops.context for m in context.models if m.flops and m.flops.context}
     if len(lengths) != 1:
         return ""
     return (
@@ -132,46 +141,27 @@ def _flops_context(context: Context) -> str:
     )
 
 
-def _suffix(text: str, unit: str) -> str:
-    return text if text == MISSING else f"{text} {unit}"
-
-
-def _rates(context: Context, kind: str, title: str) -> str:
-    runs = [shared_runs(m, kind) for m in context.models]
-    keys = sorted({key for run in runs for key in run})
-    if not keys:
-        return ""
+def _rates(context: Context, title: str, kind: str) -> str:
+    found = [speeds(m, kind) for m in context.models]
     rows = [
-        [
-            f"batch {batch}, context {length:,}",
-            *(_rate(run.get((batch, length))) for run in runs),
-        ]
-        for batch, length in keys
+        [f"batch {cell[0]}, context {cell[1]:,}", *(rate(speed.get(cell)) for speed in found)]
+        for cell in sorted({cell for speed in found for cell in speed})
     ]
     names = [code(m.name) for m in context.models]
-    return f"{title}, tokens/s (higher is better):\n\n{table(['', *names], rows)}"
-
-
-def _rate(row: dict[str, Any] | None) -> str:
-    return measured(
-        Measurement.read(get(row, "tokens_per_second")), "tokens/s", unit_shown=False
-    )  # fmt: skip
+    return f"{title}, tokens/s (higher is better):\n\n{table(['', *names], rows)}" if rows else ""
 
 
 def _latency(context: Context) -> str:
-    runs = [shared_runs(m, "decode") for m in context.models]
-    keys = sorted({key for run in runs for key in run if key[0] == 1})
-    rows = []
-    for batch, length in keys:
-        latencies = [get(run.get((batch, length)), "latency_ms") for run in runs]
-        cells = [
-            MISSING
-            if number(ms, "p50") is None
-            else f"{significant(number(ms, 'p50'))} / {significant(number(ms, 'p99'))}"
-            for ms in latencies
-        ]
-        rows.append([f"context {length:,}", *cells])
-    if not rows or all(cell == MISSING for row in rows for cell in row[1:]):
+    found = [latencies(m) for m in context.models]
+
+    def cell(latency: StepLatency | None) -> str:
+        return f"{significant(latency.p50)} / {significant(latency.p99)}" if latency else MISSING
+
+    rows = [
+        [f"context {length:,}", *(cell(latency.get(length)) for latency in found)]
+        for length in sorted({length for latency in found for length in latency})
+    ]
+    if not rows:
         return ""
     names = [code(m.name) for m in context.models]
     return (
@@ -182,65 +172,44 @@ def _latency(context: Context) -> str:
 
 def _peers(context: Context) -> str:
     """What other runtimes reach, where the benchmark tried them, and why it didn't try others."""
-    rows, remarks = [], dict[str, None]()
+    rows, remarks = [], []
     for model in context.models:
-        for peer, record in _entries(model.benchmark.get("peers")):
-            if note := get(record, "note"):
-                remarks[f"{escape(peer)}: {escape(str(note))}"] = None
-            entries = get(record, "decode")
-            for entry in entries if isinstance(entries, list) else []:
-                batch, length = number(entry, "batch"), number(entry, "context")
-                rate = Measurement.read(get(entry, "tokens_per_second"))
-                if rate is None or batch is None or length is None:
-                    continue
-                where = f"batch {count(batch)}, context {count(length)}"
-                own = shared_runs(model, "decode").get((int(batch), int(length)))
+        if model.benchmark is None:
+            continue
+        for name, peer in model.benchmark.peers.items():
+            if peer.note:
+                remarks.append(f"{escape(name)}: {escape(peer.note)}")
+            for row in peer.decode:
+                where = f"batch {count(row.batch)}, context {count(row.context)}"
+                own = speeds(model, "decode").get((row.batch, row.context))
                 rows.append(
-                    [code(model.name), escape(peer), where,
-                     measured(rate, "tokens/s", unit_shown=False), _rate(own)]
+                    [code(model.name), escape(name), where, rate(row.tokens_per_second),
+                     rate(own)]
                 )  # fmt: skip
-        for peer, reason in _entries(model.benchmark.get("peers_left_out")):
-            remarks[f"{escape(peer)}: not measured, {escape(str(reason))}"] = None
-    parts = ["\n".join(f"- {remark}" for remark in remarks)] if remarks else []
-    if rows:
-        headers = ["weights of", "runtime", "decoding", "tokens/s", "our PyTorch model, tokens/s"]
-        parts.insert(0, table(headers, rows, "lllrr"))
-    if not parts:
+        for name, reason in model.benchmark.peers_left_out.items():
+            remarks.append(f"{escape(name)}: not measured, {escape(reason)}")
+    if not rows and not remarks:
         return ""
-    title = "Other runtimes with the same weights in float32, in turns with ours:"
-    return "\n\n".join([title, *parts])
-
-
-def _entries(value: Any) -> Iterable[tuple[str, Any]]:
-    return value.items() if isinstance(value, dict) else ()
-
-
-def _cpu(model: ModelResults, key: str) -> str:
-    return _suffix(fixed(number(model.benchmark, "cpu", key), 1), "%")
-
-
-def _energy(model: ModelResults) -> str:
-    text = stat(get(model.benchmark, "energy", "joules_per_token"), "J")
-    estimated = get(model.benchmark, "energy", "method") == "estimated"
-    return f"{text} (estimated)" if estimated and text != MISSING else text
-
-
-def _method(model: ModelResults) -> str:
-    method = get(model.benchmark, "energy", "method")
-    watts = number(model.benchmark, "energy", "watts")
-    if method == "estimated" and watts is not None:
-        return f"estimated: CPU time × {significant(watts)} W"
-    return escape(str(method).upper() if method in ("rapl", "nvml") else method or MISSING)
-
-
-def _cpu_time(model: ModelResults) -> str:
-    seconds = Measurement.read(get(model.benchmark, "energy", "cpu_seconds_per_token"))
-    if seconds is None:
-        return MISSING
-    scale = 1e3
-    return measured(
-        Measurement(
-            seconds.value * scale, seconds.low * scale, seconds.high * scale, seconds.repeats
-        ),
-        "ms",
+    headers = ["weights of", "runtime", "decoding", "tokens/s", "our PyTorch model, tokens/s"]
+    return paragraphs(
+        "Other runtimes with the same weights in float32, in turns with ours:",
+        table(headers, rows, "lllrr") if rows else "",
+        bullets(dict.fromkeys(remarks)),
     )
+
+
+def _energy(benchmark: Benchmark) -> str:
+    text = stat(benchmark.energy.joules_per_token, "J")
+    return f"{text} (estimated)" if benchmark.energy.method == "estimated" else text
+
+
+def _method(benchmark: Benchmark) -> str:
+    energy = benchmark.energy
+    if energy.method == "estimated" and energy.watts is not None:
+        return f"estimated: CPU time × {significant(energy.watts)} W"
+    return escape(energy.method.upper() if energy.method in ("rapl", "nvml") else energy.method)
+
+
+def _cpu_time(benchmark: Benchmark) -> str:
+    seconds = Measurement.of_samples(benchmark.energy.cpu_seconds_per_token.samples)
+    return measured(seconds.scaled(1e3), "ms")

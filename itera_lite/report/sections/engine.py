@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from itera_lite.records import RuntimeDecoding, SpeedRatio
 from itera_lite.report.context import Context
-from itera_lite.report.results import ModelResults, get, number
+from itera_lite.report.results import ModelResults
 from itera_lite.report.text import (
     MISSING,
     bullets,
     code,
     count,
     escape,
-    measured,
     paragraphs,
     percent,
+    rate,
     significant,
     table,
 )
-from itera_lite.stats.comparison import Measurement, times
+from itera_lite.stats.comparison import times
+from itera_lite.stats.targets import Target
 from itera_lite.stats.targets import number as with_unit
 
 OURS = "itera-lite"
@@ -37,7 +38,7 @@ def engine(context: Context) -> str:
     scores = [row for model in context.models for row in _scoring(model)]
     if not speeds and not scores:
         return ""
-    length = next((c for m in context.models if (c := number(m.engine_decode, "context"))), None)
+    length = next((m.decode.decoding.context for m in context.models if m.decode), None)
     after = "" if length is None else f" after {count(length)} tokens"
     headers = ["Model", "Weights", "Runtime", "tokens/s", "Of the roofline", "Engine is", "Verdict"]
     return paragraphs(
@@ -62,105 +63,99 @@ def engine(context: Context) -> str:
     )
 
 
-def decode_speeds(model: ModelResults) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(type, runtime, speed record) of everybody who decoded."""
-    types = model.engine_decode.get("types")
-    for kind, row in (types if isinstance(types, dict) else {}).items():
-        for runtime, speed in (get(row, "runtimes") or {}).items():
+def decode_speeds(model: ModelResults) -> Iterator[tuple[str, str, RuntimeDecoding]]:
+    """(type of the weights, runtime, its speed) of every runtime that decoded."""
+    if model.decode is None:
+        return
+    for kind, row in model.decode.decoding.types.items():
+        for runtime, speed in row.runtimes.items():
             yield kind, runtime, speed
-    for runtime, speed in (get(model.engine_decode, "torch") or {}).items():
+    for runtime, speed in model.decode.decoding.torch.items():
         yield "fp32", runtime, speed
 
 
-def best_ratio(record: dict[str, Any], kind: str, peer: str) -> dict[str, Any]:
-    """Our engine against a peer, with weights of a type; empty where it wasn't measured."""
-    rows = record.get("ratios")
-    for row in rows if isinstance(rows, list) else []:
-        if get(row, "type") == kind and get(row, "peer") == peer:
-            return dict(row)
-    return {}
+def ratio_to(ratios: Sequence[SpeedRatio], kind: str, peer: str) -> SpeedRatio | None:
+    """Our engine against a peer, with weights of a type; None where it wasn't measured."""
+    return next((row for row in ratios if (row.type, row.peer) == (kind, peer)), None)
 
 
 def _decoding(model: ModelResults) -> Iterator[list[str]]:
-    record = model.engine_decode
-    main = str(record.get("main_type"))
+    if model.decode is None:
+        return
+    found = model.decode.decoding
     for kind, runtime, speed in decode_speeds(model):
-        against = best_ratio(record, main if kind == "fp32" else kind, runtime)
-        share = get(record, "types", kind, "roofline", "share") if runtime == OURS else None
+        against = ratio_to(found.ratios, found.main_type if kind == "fp32" else kind, runtime)
+        share = found.types[kind].roofline.share if runtime == OURS else None
         yield [
             code(model.name),
             escape(kind.upper()),
             escape(runtime),
-            _rate(speed),
+            rate(speed.tokens_per_second),
             percent(share, 0),
-            _faster(against),
-            escape(against.get("verdict", MISSING)),
+            *_against(against),
         ]
 
 
 def _scoring(model: ModelResults) -> Iterator[list[str]]:
-    record = model.engine_scoring
-    main = str(record.get("main_type"))
-    rows = record.get("scorers")
-    for row in rows if isinstance(rows, list) else []:
-        kind, runtime = str(row.get("type")), str(row.get("runtime"))
-        against = best_ratio(record, main if kind == "fp32" else kind, runtime)
+    if model.scoring is None:
+        return
+    found = model.scoring
+    for row in found.runtimes:
+        kind = found.main_type if row.type == "fp32" else row.type
         yield [
             code(model.name),
-            escape(kind.upper()),
-            escape(runtime) + (f" ({escape(row['note'])})" if row.get("note") else ""),
-            count(row.get("threads")),
-            _rate(row),
-            _faster(against),
-            escape(against.get("verdict", MISSING)),
+            escape(row.type.upper()),
+            escape(row.runtime) + (f" ({escape(row.note)})" if row.note else ""),
+            count(row.threads),
+            rate(row.tokens_per_second),
+            *_against(ratio_to(found.ratios, kind, row.runtime)),
         ]
 
 
-def _rate(record: dict[str, Any]) -> str:
-    value = Measurement.read(get(record, "tokens_per_second"))
-    return measured(value, "tokens/s", unit_shown=False)
-
-
-def _faster(against: dict[str, Any]) -> str:
-    ratio = number(against, "ratio")
-    if not ratio:
-        return MISSING
-    kind = escape(str(against.get("type")).upper())
-    return f"{times(ratio)} {'faster' if ratio >= 1 else 'slower'} ({kind})"
+def _against(ratio: SpeedRatio | None) -> list[str]:
+    """How much faster our engine is, and the verdict."""
+    if ratio is None:
+        return [MISSING, MISSING]
+    word = "faster" if ratio.ratio >= 1 else "slower"
+    return [
+        f"{times(ratio.ratio)} {word} ({escape(ratio.type.upper())})",
+        escape(ratio.verdict),
+    ]
 
 
 def _long(model: ModelResults) -> str:
     """What a long text costs, in words."""
-    growth = get(model.engine_decode, "growth")
-    row = get(growth, "runtimes", OURS)
-    ratio, added = number(row, "ratio"), number(row, "added_microseconds")
-    length, short = number(growth, "context"), number(model.engine_decode, "context")
-    if None in (ratio, added, length, short):
+    growth = model.decode and model.decode.decoding.growth
+    row = growth and growth.runtimes.get(OURS)
+    if not (model.decode and growth and row):
         return ""
-    attention = number(growth, "profile_microseconds", "attention over the context")
+    attention = growth.profile_microseconds.get("attention over the context")
     layer = (
         "" if attention is None else f"; attention over it takes {significant(attention)} µs of it"
     )
     return (
-        f"{code(model.name)}: a token after {count(length)} takes {significant(ratio)} times as "
-        f"long as after {count(short)}, {significant(added)} µs more{layer}."
+        f"{code(model.name)}: a token after {count(growth.context)} takes "
+        f"{significant(row.ratio)} times as long as after "
+        f"{count(model.decode.decoding.context)}, {significant(row.added_microseconds)} µs "
+        f"more{layer}."
     )
 
 
 def _profiles(context: Context) -> str:
     """Where the time of a token goes: a column a model and type."""
-    columns: dict[str, dict[str, float]] = {}
-    for model in context.models:
-        for kind, row in (model.engine_decode.get("types") or {}).items():
-            if parts := get(row, "profile_microseconds"):
-                columns[f"{model.name} {kind.upper()}"] = parts
+    columns = {
+        f"{model.name} {kind.upper()}": row.profile_microseconds
+        for model in context.models
+        if model.decode
+        for kind, row in model.decode.decoding.types.items()
+        if row.profile_microseconds
+    }
     if not columns:
         return ""
     parts = dict.fromkeys(part for column in columns.values() for part in column)
-    order = sorted(parts, key=_late)
     rows = [
         [escape(part), *(significant(column.get(part)) for column in columns.values())]
-        for part in order
+        for part in sorted(parts, key=lambda part: {"rest": 1, "total": 2}.get(part, 0))
     ]
     return (
         "Where the engine's time goes, µs a token ('rest' is choosing experts, copying and calls; "
@@ -169,28 +164,19 @@ def _profiles(context: Context) -> str:
     )
 
 
-def _late(part: str) -> int:
-    return {"rest": 1, "total": 2}.get(part, 0)
-
-
-def targets(model: ModelResults) -> list[dict[str, Any]]:
+def targets(model: ModelResults) -> list[Target]:
     """All judged targets of a model, those of decoding first."""
-    found = []
-    for record in (model.engine_decode, model.engine_scoring):
-        rows = record.get("targets")
-        found += [row for row in (rows if isinstance(rows, list) else []) if get(row, "label")]
-    return found
+    return [t for record in (model.decode, model.scoring) if record for t in record.targets]
 
 
-def target_cells(row: dict[str, Any]) -> list[str]:
+def target_cells(target: Target) -> list[str]:
     """Label, what was found, what was wanted, verdict."""
-    unit = str(row.get("unit", ""))
-    value = number(row, "value")
+    found = MISSING if target.value is None else with_unit(target.value, target.unit)
     return [
-        escape(row["label"]),
-        MISSING if value is None else with_unit(value, unit),
-        f"{row.get('sense')} {with_unit(number(row, 'target') or 0.0, unit)}",
-        escape(row.get("verdict", MISSING)),
+        escape(target.label),
+        found,
+        f"{target.sense} {with_unit(target.target, target.unit)}",
+        escape(target.verdict_text),
     ]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
+from itera_lite.config import ModelConfig
+from itera_lite.records import Params, TrainingRun
 from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import Pair, budget_words, budgets
-from itera_lite.report.results import ModelResults, get, number
+from itera_lite.report.results import ModelResults
 from itera_lite.report.text import (
     MISSING,
     bullets,
@@ -21,80 +25,86 @@ from itera_lite.report.text import (
     significant,
 )
 
-KINDS = {
+FAMILIES = {
     "itera": "Hybrid: Mamba-2 layers (`m`) and attention without positions (`a`); SwiGLU, as a "
     "mixture of experts where it has experts; tied embeddings. A Hugging Face `GraniteMoeHybrid`.",
     "transformer": "Transformer: attention with rotary positions, SwiGLU, RMSNorm, tied "
     "embeddings. A Hugging Face `Llama`.",
 }
 
-# What a fair pair of runs shares.
-SETTINGS = (
-    ("text", ("dataset", "sha256")),
-    ("tokenizer", ("dataset", "tokenizer_sha256")),
-    ("batch", ("train", "batch_size")),
-    ("sequence length", ("train", "seq_len")),
-    ("precision", ("train", "precision")),
-    ("threads", ("train", "threads")),
-    ("seed", ("train", "seed")),
-    ("learning rate of the matrices", ("train", "lr_matrix")),
-    ("learning rate of the rest", ("train", "lr_other")),
-    ("weight decay", ("train", "weight_decay")),
-)
+# What a fair pair of runs shares: in words, and where it stands in a summary.
+SETTINGS = {
+    "text": "dataset.sha256",
+    "tokenizer": "dataset.tokenizer_sha256",
+    "batch": "training.batch_size",
+    "sequence length": "training.seq_len",
+    "precision": "training.precision",
+    "threads": "training.threads",
+    "seed": "model.seed",
+    "learning rate of the matrices": "training.lr_matrix",
+    "learning rate of the rest": "training.lr_other",
+    "weight decay": "training.weight_decay",
+}
 
 
 def overview(context: Context) -> str:
     """1. Model overview."""
 
-    def config(key: str) -> Row:
-        return key, lambda m: _plain(get(m.summary, "config", key))
+    def config(name: str, read: Callable[[ModelConfig], str]) -> Row:
+        def cell(model: ModelResults) -> str:
+            shape = model.model and model.model.config
+            return MISSING if shape is None else read(shape)
 
-    families = [f for f in KINDS if any(m.family == f for m in context.models)]
+        return name, cell
+
     rows: list[Row] = [
         ("Family", lambda m: _plain(m.family)),
-        ("Layers", lambda m: _plain(len(get(m.summary, "config", "pattern") or "") or None)),
-        ("Pattern", lambda m: _code(get(m.summary, "config", "pattern"))),
-        ("Vocabulary", lambda m: count(number(m.summary, "config", "vocab_size"))),
-        config("d_model"),
-        config("head_dim"),
-        config("n_kv_heads"),
-        ("d_ff", lambda m: _above_zero(m, "d_ff")),
-        ("Experts a layer", lambda m: _above_zero(m, "n_experts")),
-        ("Experts a token", lambda m: _if_experts(m, "top_k")),
-        ("d_expert", lambda m: _if_experts(m, "d_expert")),
-        ("d_state", lambda m: _if_mamba(m, "d_state")),
-        ("Trained on", lambda m: _plain(get(m.summary, "dataset", "name"))),
+        config("Layers", lambda c: count(c.n_layers)),
+        config("Pattern", lambda c: code(c.pattern)),
+        config("Vocabulary", lambda c: count(c.vocab_size)),
+        config("d_model", lambda c: str(c.d_model)),
+        config("head_dim", lambda c: str(c.head_dim)),
+        config("n_kv_heads", lambda c: str(c.n_kv_heads)),
+        config("d_ff", lambda c: count(c.d_ff or None)),
+        config("Experts a layer", lambda c: count(c.n_experts or None)),
+        config("Experts a token", lambda c: count(c.top_k if c.n_experts else None)),
+        config("d_expert", lambda c: count(c.d_expert if c.n_experts else None)),
+        config("d_state", lambda c: count(c.d_state if "m" in c.pattern else None)),
+        ("Trained on", lambda m: _plain(m.dataset and m.dataset.name)),
     ]
     return paragraphs(
         "## 1. Model overview",
-        bullets(KINDS[family] for family in families),
+        bullets(FAMILIES[f] for f in FAMILIES if any(m.family == f for m in context.models)),
         context.model_table(rows),
-        context.gap("train", "the configuration", lambda m: m.summary.get("config")),
+        context.gap("train", "the configuration", lambda m: m.summary),
     )
 
 
 def training(context: Context) -> str:
     """2. Training results."""
 
-    def train(name: str, key: str, write: Any) -> Row:
-        return name, lambda m: write(get(m.summary, "train", key))
+    def train(name: str, read: Callable[[TrainingRun], str]) -> Row:
+        return name, lambda m: MISSING if m.training is None else read(m.training)
 
     rows: list[Row] = [
-        train("Steps", "steps", count),
-        train("Tokens", "tokens", count),
-        train("Epochs", "epochs", lambda v: fixed(v, 2)),
-        train("Training time", "seconds", duration),
-        train("Time with evaluations", "minutes_wall", _minutes),
-        train("Training speed, tokens/s", "tokens_per_second", count),
-        train("Batch, sequences", "batch_size", count),
-        train("Sequence, tokens", "seq_len", count),
-        train("Precision", "precision", _plain),
-        train("Threads", "threads", count),
-        train("Seed", "seed", _plain),
-        train("Ended by", "stopped", _plain),
-        ("Held-out bits/byte, kept checkpoint", lambda m: fixed(number(m.summary, "valid", "bpb"))),
+        train("Steps", lambda t: count(t.steps)),
+        train("Tokens", lambda t: count(t.tokens)),
+        train("Epochs", lambda t: fixed(t.epochs, 2)),
+        train("Training time", lambda t: duration(t.seconds)),
+        train("Time with evaluations", lambda t: duration(60 * t.minutes_wall)),
+        train("Training speed, tokens/s", lambda t: count(t.tokens_per_second)),
+        train("Batch, sequences", lambda t: count(t.batch_size)),
+        train("Sequence, tokens", lambda t: count(t.seq_len)),
+        train("Precision", lambda t: _plain(t.precision)),
+        train("Threads", lambda t: count(t.threads)),
+        ("Seed", lambda m: _plain(m.summary and m.summary.model.seed)),
+        train("Ended by", lambda t: _plain(t.stopped)),
+        (
+            "Held-out bits/byte, kept checkpoint",
+            lambda m: fixed(m.summary.valid.bpb if m.summary and m.summary.valid else None),
+        ),
         ("Best evaluation in training", _best),
-        ("Training FLOPs", lambda m: scaled(_last(m, "flops"), "FLOPs")),
+        ("Training FLOPs", lambda m: scaled(m.last("flops"), "FLOPs")),
     ]
     return paragraphs(
         "## 2. Training results",
@@ -111,16 +121,16 @@ def training(context: Context) -> str:
 def parameters(context: Context) -> str:
     """3. Parameter count."""
 
-    def params(name: str, key: str) -> Row:
-        return name, lambda m: count(number(m.params, key))
+    def params(name: str, read: Callable[[Params], str]) -> Row:
+        return name, lambda m: MISSING if m.params is None else read(m.params)
 
     rows: list[Row] = [
-        params("Total", "total"),
-        params("Embedding (also the output head)", "embedding"),
-        params("Without the embedding", "non_embedding"),
-        params("Active per token", "active"),
-        ("Embedding, share of the total", lambda m: percent(embedding_share(m))),
-        ("Active, share of the total", lambda m: percent(_share(m, "active"))),
+        params("Total", lambda p: count(p.total)),
+        params("Embedding (also the output head)", lambda p: count(p.embedding)),
+        params("Without the embedding", lambda p: count(p.non_embedding)),
+        params("Active per token", lambda p: count(p.active)),
+        params("Embedding, share of the total", lambda p: percent(_share(p.embedding, p))),
+        params("Active, share of the total", lambda p: percent(_share(p.active, p))),
     ]
     return paragraphs(
         "## 3. Parameter count",
@@ -133,59 +143,34 @@ def parameters(context: Context) -> str:
 
 def embedding_share(model: ModelResults) -> float | None:
     """Share of the parameters that the embedding holds."""
-    return _share(model, "embedding")
+    return model.params and _share(model.params.embedding, model.params)
 
 
-def _share(model: ModelResults, key: str) -> float | None:
-    part, total = number(model.params, key), number(model.params, "total")
-    return part / total if part is not None and total else None
+def _share(part: int | None, params: Params) -> float | None:
+    return None if part is None else part / params.total
 
 
 def _plain(value: Any) -> str:
     return MISSING if value is None or value == "" else escape(value)
 
 
-def _code(value: Any) -> str:
-    return code(value) if value else MISSING
-
-
-def _minutes(value: Any) -> str:
-    return duration(value * 60) if isinstance(value, int | float) else MISSING
-
-
-def _above_zero(model: ModelResults, key: str) -> str:
-    return count(number(model.summary, "config", key) or None)
-
-
-def _if_experts(model: ModelResults, key: str) -> str:
-    return _above_zero(model, key) if number(model.summary, "config", "n_experts") else MISSING
-
-
-def _if_mamba(model: ModelResults, key: str) -> str:
-    pattern = get(model.summary, "config", "pattern") or ""
-    return _above_zero(model, key) if "m" in pattern else MISSING
-
-
 def _best(model: ModelResults) -> str:
-    bpb, step = number(model.summary, "best", "bpb"), number(model.summary, "best", "step")
-    return MISSING if bpb is None else f"{fixed(bpb)} bits/byte, step {count(step)}"
-
-
-def _last(model: ModelResults, column: str) -> float | None:
-    values = [v for v in model.metrics.get(column, ()) if v is not None]
-    return values[-1] if values else None
+    best = model.summary and model.summary.best
+    if not best or best.bpb is None:
+        return MISSING
+    return f"{fixed(best.bpb)} bits/byte, step {count(best.step)}"
 
 
 def _fairness(pair: Pair) -> str:
-    """What was equal, and who reached the other's final quality how much earlier."""
-    a, b = pair.itera, pair.transformer
+    """What was equal, and which model reached the other's final quality how much earlier."""
+    a, b = pair.ours, pair.other
     words = budget_words(a, b)
     if not words:
         return ""
     sides = ", ".join(
-        f"{code(m.name)} {duration(number(m.summary, 'train', 'seconds'))} and "
-        f"{count(number(m.summary, 'train', 'tokens'))} tokens"
+        f"{code(m.name)} {duration(m.training.seconds)} and {count(m.training.tokens)} tokens"
         for m in (a, b)
+        if m.training
     )
     limit = "" if any(budgets(a, b)) else " Their quality compares only where the cheaper run won."
     parts = [f"The two runs had {words}: {sides}.{limit}", _settings(a, b), _head_start(a, b)]
@@ -194,18 +179,13 @@ def _fairness(pair: Pair) -> str:
 
 def _settings(a: ModelResults, b: ModelResults) -> str:
     """Which settings of the two runs were the same, and which were not."""
-    same: list[str] = []
-    different: list[str] = []
-    for label, path in SETTINGS:
-        values = [get(m.summary, *path) for m in (a, b)]
-        if None not in values:
-            (same if values[0] == values[1] else different).append(label)
-    parts = []
-    if same:
-        parts.append(f"The same in both: {', '.join(same)}.")
-    if different:
-        parts.append(f"Different: {', '.join(different)}.")
-    return " ".join(parts)
+    labels: dict[bool, list[str]] = {True: [], False: []}
+    for label, field in SETTINGS.items():
+        read = attrgetter(field)
+        if a.summary and b.summary and a.dataset and b.dataset:
+            labels[read(a.summary) == read(b.summary)].append(label)
+    words = {True: "The same in both", False: "Different"}
+    return " ".join(f"{words[k]}: {', '.join(found)}." for k, found in labels.items() if found)
 
 
 def _head_start(a: ModelResults, b: ModelResults) -> str:
@@ -225,7 +205,7 @@ def _head_start(a: ModelResults, b: ModelResults) -> str:
 
 
 def _experts(model: ModelResults) -> str:
-    busiest, entropy = _last(model, "expert_load_max"), _last(model, "expert_entropy")
+    busiest, entropy = model.last("expert_load_max"), model.last("expert_entropy")
     if busiest is None:
         return ""
     even = "" if entropy is None else f"; normalised entropy {fixed(entropy, 3)} (1 is even)"

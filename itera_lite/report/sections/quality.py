@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import Pair
-from itera_lite.report.metrics import quality as read_quality
-from itera_lite.report.results import ModelResults, get, number
+from itera_lite.report.metrics import quality as number
+from itera_lite.report.results import ModelResults
 from itera_lite.report.text import (
     MISSING,
     bullets,
@@ -30,14 +28,14 @@ LONGEST_SAMPLE = 700  # characters
 def quality(context: Context) -> str:
     """7. Quality."""
     rows: list[Row] = [
-        ("Bits per byte", lambda m: fixed(read_quality(m, "bpb"))),
-        ("Loss, nats per token", lambda m: fixed(read_quality(m, "loss"))),
-        ("Perplexity per token", lambda m: significant(read_quality(m, "ppl"), 4)),
-        ("Perplexity per word", lambda m: significant(read_quality(m, "word_ppl"), 4)),
-        ("Next token right", lambda m: percent(read_quality(m, "accuracy"))),
-        ("Text, bytes", lambda m: count(_evaluated(m, "bytes"))),
-        ("Text, tokens", lambda m: count(_evaluated(m, "tokens"))),
-        ("Split", lambda m: escape(_source(m))),
+        ("Bits per byte", lambda m: fixed(number(m, "bpb"))),
+        ("Loss, nats per token", lambda m: fixed(number(m, "loss"))),
+        ("Perplexity per token", lambda m: significant(number(m, "ppl"), 4)),
+        ("Perplexity per word", lambda m: significant(number(m, "word_ppl"), 4)),
+        ("Next token right", lambda m: percent(number(m, "accuracy"))),
+        ("Text, bytes", lambda m: count(number(m, "bytes"))),
+        ("Text, tokens", lambda m: count(number(m, "tokens"))),
+        ("Split", lambda m: escape(_split(m))),
     ]
     return paragraphs(
         "## 7. Quality",
@@ -86,71 +84,55 @@ def tally(pair: Pair) -> str:
 
 
 def _pair(pair: Pair, context: Context) -> str:
-    rows = []
-    for c in pair.comparisons:
-        note = f" ({c.note})" if c.note == "estimated" else ""
-        rows.append(
-            [
-                f"{c.metric.label}{note}",
-                measured(c.ours, c.metric.unit),
-                measured(c.other, c.metric.unit),
-                f"{c.metric.better} is better",
-                c.ratio_text,
-                c.verdict,
-            ]
-        )
+    rows = [
+        [
+            c.label,
+            measured(c.ours, c.metric.unit),
+            measured(c.other, c.metric.unit),
+            f"{c.metric.better} is better",
+            c.ratio_text,
+            c.verdict,
+        ]
+        for c in pair.comparisons
+    ]
     headers = ["Metric", "Itera", "Transformer", "Direction", "Ratio", "Verdict"]
-    title = f"### {code(pair.itera.name)} against {code(pair.transformer.name)}"
-    shown = title if len(context.pairs) > 1 else ""
+    title = f"### {code(pair.ours.name)} against {code(pair.other.name)}"
     return paragraphs(
-        shown,
+        title if len(context.pairs) > 1 else "",
         table(headers, rows, "lrrlll"),
         f"In all: {tally(pair)}. The count is no score: many of these depend on each other.",
     )
 
 
-def _evaluated(model: ModelResults, key: str) -> float | None:
-    if number(model.evaluation, "bpb") is not None:
-        return number(model.evaluation, key)
-    return number(model.summary, "valid", key)
-
-
-def _source(model: ModelResults) -> str:
-    if number(model.evaluation, "bpb") is None:
-        return "end of training" if read_quality(model, "bpb") is not None else MISSING
-    sampled = ", a part of its documents" if model.evaluation.get("sampled") else ""
-    return str(model.evaluation.get("split") or "evaluated") + sampled
+def _split(model: ModelResults) -> str:
+    if model.evaluation is None:
+        return "end of training" if model.quality else MISSING
+    return model.evaluation.split + (
+        ", a part of its documents" if model.evaluation.sampled else ""
+    )
 
 
 def _policies(context: Context) -> str:
-    found = {str(m.evaluation["policy"]) for m in context.models if m.evaluation.get("policy")}
+    found = {m.evaluation.policy for m in context.models if m.evaluation}
     return "\n\n".join(f"How it was scored: {escape(policy)}." for policy in sorted(found))
 
 
 def _floors(context: Context) -> str:
     """What compressors and count-based models reach on the same text."""
-    for first in context.models:
-        table_: dict[str, Any] = first.evaluation.get("baselines") or {}
-        floors = {
-            name: (bpb, get(entry, "how"))
-            for name, entry in table_.items()
-            if (bpb := number(entry, "bpb")) is not None
-        }
-        if floors:
-            break
-    else:
+    evaluations = {m.name: m.evaluation for m in context.models if m.evaluation}
+    first = next((e for e in evaluations.values() if e.baselines), None)
+    if first is None:
         return ""
+    ranked = sorted(first.baselines.items(), key=lambda item: -item[1].bpb)
     lines = [
-        f"{escape(name.replace('_', ' '))}, {fixed(bpb)} bits per byte"
-        + (f": {escape(how)}" if how else "")
-        for name, (bpb, how) in sorted(floors.items(), key=lambda item: -item[1][0])
+        f"{escape(name.replace('_', ' '))}, {fixed(floor.bpb)} bits per byte: {escape(floor.how)}"
+        for name, floor in ranked
     ]
-    best = min(bpb for bpb, _ in floors.values())
+    best = min(floor.bpb for floor in first.baselines.values())
     beaten = [
-        f"{code(m.name)} is {'below' if value < best else '**not** below'} the best of them"
-        for m in context.models
-        if (value := number(m.evaluation, "bpb")) is not None
-        and m.evaluation.get("bytes") == first.evaluation.get("bytes")  # the same text
+        f"{code(name)} is {'below' if found.bpb < best else '**not** below'} the best of them"
+        for name, found in evaluations.items()
+        if found.bytes == first.bytes  # the same text
     ]
     return f"Floors on the same text:\n\n{bullets(lines)}\n\n{'; '.join(beaten)}."
 
@@ -165,7 +147,7 @@ def _seeds(context: Context) -> str:
 
 
 def _word_note(context: Context) -> str:
-    if all(read_quality(m, "word_ppl") is None for m in context.models):
+    if all(number(m, "word_ppl") is None for m in context.models):
         return ""
     return (
         "Perplexity per word counts line ends as words, as the literature does. Here `<unk>` is "
@@ -176,22 +158,18 @@ def _word_note(context: Context) -> str:
 def _samples(context: Context) -> str:
     parts = []
     for model in context.models:
-        samples = model.summary.get("samples")
-        last = samples[-1] if isinstance(samples, list) and samples else None
-        text = get(last, "text")
-        if not isinstance(text, str) or not text.strip():
+        samples = model.summary.samples if model.summary else []
+        if not samples or not samples[-1].text.strip():
             continue
-        prompt = str(get(last, "prompt") or "")
-        cut = len(text) > LONGEST_SAMPLE
-        shown = prompt + text[:LONGEST_SAMPLE] + (" […]" if cut else "")
+        last = samples[-1]
+        cut = " […]" if len(last.text) > LONGEST_SAMPLE else ""
         begun = (
-            "From an empty prompt"
-            if not prompt
-            else f"It was given the first {len(prompt)} characters"
+            f"It was given the first {len(last.prompt)} characters"
+            if last.prompt
+            else "From an empty prompt"
         )
-        step = number(last, "step")
-        when = "" if step is None else f", step {count(step)}"
         parts.append(
-            f"{code(model.name)}{when}. {begun}; the last sample of the run.\n\n{fence(shown)}"
+            f"{code(model.name)}, step {count(last.step)}. {begun}; the last sample of the run."
+            f"\n\n{fence(last.prompt + last.text[:LONGEST_SAMPLE] + cut)}"
         )
     return paragraphs("### Text samples", *parts) if parts else ""

@@ -1,0 +1,526 @@
+"""The runtimes that models are measured in: one protocol, and an adapter for each.
+
+`Torch` holds one of our PyTorch models and `Transformers` loads a checkpoint folder; `Engine` (our
+C++ engine) and `Llama` (llama.cpp) load a GGUF file. PyTorch is imported only where it is used: a
+process that measures the engine's memory does without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import inspect
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from itera_lite import _engine
+from itera_lite.engine import Model
+from itera_lite.errors import IteraError, MissingExtra
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from itera_lite.data.tokenizer import Tokenizer
+    from itera_lite.model import LanguageModel
+
+# Names in the results. The engine is called by the package's name beside other programs, and
+# by its own beside our PyTorch models.
+OURS, ENGINE, LLAMA, TRANSFORMERS = "itera-lite", "engine", "llama.cpp", "transformers"
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, and its ids with ``<|endoftext|>`` in front."""
+
+    text: bytes
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of decoding: the tokens, the seconds, and those inside the library alone."""
+
+    ids: list[int]
+    seconds: float
+    inside: float
+
+
+class Runtime(Protocol):
+    """A loaded model. Choosing a token is always greedy, unless an adapter says otherwise."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether it reads several texts at once."""
+        ...
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Forget everything and read (B, L) tokens; returns the last position's logits (B, V)."""
+        ...
+
+    def step(self, ids: Tensor) -> Tensor:
+        """Read one token a row on, (B,); returns logits (B, V), valid until the next call."""
+        ...
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Pass:
+        """Decode ``tokens`` in the runtime's fastest loop, from the end of the prompt.
+
+        Only decoding is timed. What is remembered of the prompt is kept for further passes, where
+        the runtime can go back to it.
+        """
+        ...
+
+    def score(self, documents: Sequence[Document]) -> float:
+        """Compute the probabilities of all tokens of all documents; returns the seconds."""
+        ...
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        ...
+
+
+class _PyTorch(Runtime):
+    """What both runtimes on PyTorch do alike; they differ in how they read."""
+
+    batches = True
+    batch = 1  # documents that are scored at a time
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+
+    def forward(self, ids: Tensor) -> object:
+        """The logits of all positions (B, L, V)."""
+        return self.model(ids)
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Pass:
+        import torch
+
+        with torch.inference_mode():
+            token = self.read(torch.tensor([list(prompt)])).argmax(-1)
+            ids, begin = [], time.perf_counter()
+            for _ in range(tokens):
+                token = self.step(token).argmax(-1)
+                ids.append(int(token))
+            seconds = time.perf_counter() - begin
+        return Pass(ids, seconds, seconds)
+
+    def score(self, documents: Sequence[Document]) -> float:
+        import torch
+
+        ids = [torch.tensor(document.ids) for document in documents]
+        padded = [
+            torch.nn.utils.rnn.pad_sequence(ids[i : i + self.batch], batch_first=True)
+            for i in range(0, len(ids), self.batch)
+        ]
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            for rows in padded:
+                self.forward(rows)
+        return time.perf_counter() - begin
+
+    def close(self) -> None:
+        self.model = self._state = None
+
+
+class Torch(_PyTorch):
+    """One of our own PyTorch models."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(model.eval())
+
+    def read(self, ids: Tensor) -> Tensor:
+        self._state = self.model.initial_state(ids.shape[0])
+        logits: Tensor = self.model.prefill(ids, self._state)
+        return logits
+
+    def step(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.model.step(ids, self._state)
+        return logits
+
+
+class Transformers(_PyTorch):
+    """A checkpoint folder in `transformers`: float32, with its own cache.
+
+    Args:
+        folder: checkpoint, as ours.
+        device: a PyTorch device.
+        attention: ``eager`` or ``sdpa``.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu", attention: str = "eager") -> None:
+        super().__init__(load_transformers(folder, attention).eval().to(device))
+        self._folder = folder
+
+    def read(self, ids: Tensor) -> Tensor:
+        return self._run(ids, None)
+
+    def step(self, ids: Tensor) -> Tensor:
+        return self._run(ids[:, None], self._state)
+
+    def _run(self, ids: Tensor, state: Any) -> Tensor:
+        out = self.model(input_ids=ids, past_key_values=state, use_cache=True, logits_to_keep=1)
+        self._state = out.past_key_values
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+    def forward(self, ids: Tensor) -> object:
+        return self.model(input_ids=ids, use_cache=False).logits
+
+    def write(self, tokens: int, seed: int) -> int:
+        """Sample a text as the checkpoint's ``generation_config`` says; returns its bytes."""
+        import torch
+
+        self.model.generation_config.eos_token_id = None  # write on after the end of a document
+        torch.manual_seed(seed)
+        with torch.inference_mode():
+            ids = self.model.generate(
+                torch.tensor([[self._tokenizer.eot_id]]),
+                max_new_tokens=tokens,
+                do_sample=True,
+                use_cache=True,
+            )
+        return len(self._tokenizer.decode_bytes(ids[0].tolist()))
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from itera_lite.data.tokenizer import Tokenizer
+
+        return Tokenizer.load(self._folder)
+
+
+class Engine(Runtime):
+    """The native engine on a GGUF file.
+
+    Args:
+        path: the file.
+        context: tokens that a text may have; 0: what the file says.
+        sampling: temperature, top_k and top_p of `decode`; None chooses the most probable token.
+        threads: of `score`; everything else has one.
+    """
+
+    batches = False
+
+    def __init__(
+        self,
+        path: Path,
+        context: int = 0,
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.model = _engine.Model.load(str(path), context)
+        self._texts = Model(self.model, path)
+        self._threads = threads
+        self._prompt: Sequence[int] = ()
+        self._options: dict[str, Any] = {
+            **(sampling or {"temperature": 0.0, "top_k": 0, "top_p": 1.0}),
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "repetition_window": 0,
+            "seed": 0,
+            "logit_bias": {},
+            "stop": [],
+            "log_probabilities": False,
+            "ignore_end": True,
+        }
+
+    def read(self, ids: Tensor) -> Tensor:
+        self._state = self.model.state()
+        return _tensor(self.model.read(self._state, _only_row(ids), False))
+
+    def step(self, ids: Tensor) -> Tensor:
+        """A call from Python for each token, which `decode` does without."""
+        return _tensor(self.model.read(self._state, ids.tolist(), False))
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Pass:
+        if prompt != self._prompt:
+            self._before_last = self.model.state()
+            if len(prompt) > 1:
+                self.model.read(self._before_last, list(prompt[:-1]), False)
+            self._prompt = prompt
+        stream = self.model.stream(
+            self._before_last, [prompt[-1]], max_tokens=tokens + 1, **self._options
+        )
+        stream.next()  # the prompt's last token, and the choice of the first one after it
+        begin = time.perf_counter()
+        _engine.finish([stream])
+        seconds = time.perf_counter() - begin
+        return Pass(stream.tokens[1:], seconds, seconds)
+
+    def score(self, documents: Sequence[Document]) -> float:
+        """Texts in, log-probabilities out: the tokenizer and the softmax are in the time."""
+        texts = [document.text for document in documents]
+        begin = time.perf_counter()
+        self._texts.score(texts, threads=self._threads, log_probabilities=True)
+        return time.perf_counter() - begin
+
+    def write(self, tokens: int, seed: int) -> int:
+        """Sample a text as the file advises; returns its bytes."""
+        text = self._texts.generate("", max_tokens=tokens, seed=seed, ignore_end=True).text
+        return len(text.encode("utf-8"))
+
+    def close(self) -> None:
+        del self.model, self._texts
+
+
+class Llama(Runtime):
+    """llama.cpp on a GGUF file, through its C interface with as little Python as possible.
+
+    Flash attention is off: for these models it is the faster setting, and the exact one.
+
+    Args:
+        path: the file.
+        context: tokens that a text may have.
+        batch: tokens read in one pass at most.
+        threads: processor threads.
+
+    Raises:
+        MissingExtra: where llama-cpp-python isn't installed.
+        IteraError: where llama.cpp can't load the file.
+    """
+
+    batches = False
+
+    def __init__(self, path: Path, context: int, *, batch: int = 512, threads: int = 1) -> None:
+        if not installed(LLAMA):
+            raise MissingExtra("llama-cpp-python", "llama", "measuring llama.cpp")
+        import llama_cpp
+
+        self._c: Any = llama_cpp
+        _silence(llama_cpp)
+        llama_cpp.llama_backend_init()
+        options = llama_cpp.llama_model_default_params()
+        options.n_gpu_layers = 0
+        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
+        if not self._model:
+            raise IteraError(f"llama.cpp can't load '{path}'")
+        self._batch_size = min(batch, context)
+        settings = llama_cpp.llama_context_default_params()
+        settings.n_ctx = math.ceil(context / 256) * 256
+        settings.n_batch = settings.n_ubatch = self._batch_size
+        settings.n_threads = settings.n_threads_batch = threads
+        settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        settings.no_perf = True
+        self._context = llama_cpp.llama_init_from_model(self._model, settings)
+        if not self._context:
+            llama_cpp.llama_model_free(self._model)
+            raise IteraError(f"llama.cpp can't make a context of {context} tokens for '{path}'")
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(vocabulary))
+        self._eot_id = int(llama_cpp.llama_vocab_eos(vocabulary))
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._batch = llama_cpp.llama_batch_init(self._batch_size, 0, 1)
+        for i in range(self._batch_size):
+            self._batch.n_seq_id[i] = 1
+            self._batch.seq_id[i][0] = 0
+        self._length = 0
+        self._prompt: Sequence[int] = ()
+
+    def read(self, ids: Tensor) -> Tensor:
+        self._clear()
+        self._feed(_only_row(ids))
+        return _tensor(self._logits())
+
+    def step(self, ids: Tensor) -> Tensor:
+        self._feed(ids.tolist())
+        return _tensor(self._logits())
+
+    def decode(self, prompt: Sequence[int], tokens: int) -> Pass:
+        """``<|endoftext|>`` is never chosen. The seconds inside are what a program in C without a
+        sampler would take."""
+        if prompt != self._prompt:
+            self._clear()
+            self._feed(prompt)
+            self._first = self._best()
+            self._saved = self._save()
+            self._prompt = prompt
+        self._restore(self._saved, len(prompt))
+        batch, context, decode = self._batch, self._context, self._c.llama_decode
+        synchronize, clock = self._c.llama_synchronize, time.perf_counter
+        batch.n_tokens, batch.logits[0] = 1, True
+        token, ids, inside, begin = self._first, [], 0.0, clock()
+        for _ in range(tokens):
+            batch.token[0], batch.pos[0] = token, self._length
+            start = clock()
+            status = decode(context, batch)
+            synchronize(context)
+            inside += clock() - start
+            if status:
+                raise IteraError(f"llama_decode failed with status {status}")
+            self._length += 1
+            token = self._best()
+            ids.append(token)
+        return Pass(ids, clock() - begin, inside)
+
+    def score(self, documents: Sequence[Document]) -> float:
+        """Seconds inside llama.cpp, a document a pass: several at once took as long or longer."""
+        seconds = 0.0
+        for document in documents:
+            self._clear()
+            seconds += self._feed(document.ids, every=True)
+        return seconds
+
+    def close(self) -> None:
+        if self._context:
+            self._c.llama_batch_free(self._batch)
+            self._c.llama_free(self._context)
+            self._c.llama_model_free(self._model)
+            self._context = self._model = None
+
+    def _clear(self) -> None:
+        self._c.llama_memory_clear(self._memory, True)
+        self._length = 0
+
+    def _feed(self, ids: Sequence[int], *, every: bool = False) -> float:
+        """Read tokens on; returns the seconds inside llama.cpp.
+
+        Args:
+            ids: token ids.
+            every: compute the logits of all positions, not only of the last one.
+        """
+        seconds = 0.0
+        for first in range(0, len(ids), self._batch_size):
+            part = ids[first : first + self._batch_size]
+            self._batch.n_tokens = len(part)
+            for i, token in enumerate(part):
+                self._batch.token[i] = token
+                self._batch.pos[i] = self._length + i
+                self._batch.logits[i] = every or first + i == len(ids) - 1
+            begin = time.perf_counter()
+            status = self._c.llama_decode(self._context, self._batch)
+            self._c.llama_synchronize(self._context)
+            seconds += time.perf_counter() - begin
+            if status:
+                raise IteraError(f"llama_decode failed with status {status}")
+            self._length += len(part)
+        return seconds
+
+    def _logits(self) -> NDArray[np.float32]:
+        """Logits (V,) of the last token that was read; a view, until the next one."""
+        pointer = self._c.llama_get_logits_ith(self._context, -1)
+        return np.ctypeslib.as_array(pointer, (self._vocab_size,))
+
+    def _best(self) -> int:
+        logits = self._logits()
+        logits[self._eot_id] = -np.inf
+        return int(logits.argmax())
+
+    def _save(self) -> Any:
+        size = self._c.llama_state_seq_get_size(self._context, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        if self._c.llama_state_seq_get_data(self._context, buffer, size, 0) != size:
+            raise IteraError("llama.cpp can't save its state")
+        return buffer
+
+    def _restore(self, saved: Any, length: int) -> None:
+        self._clear()
+        if not self._c.llama_state_seq_set_data(self._context, saved, len(saved), 0):
+            raise IteraError("llama.cpp can't restore its state")
+        self._length = length
+
+
+def load_transformers(folder: str | Path, attention: str = "eager") -> nn.Module:
+    """A checkpoint folder as the `transformers` model of its kind, float32, on the CPU.
+
+    Args:
+        folder: checkpoint, as ours.
+        attention: ``eager`` or ``sdpa``.
+
+    Raises:
+        MissingExtra: where the package isn't installed.
+    """
+    if not installed(TRANSFORMERS):
+        raise MissingExtra("transformers", "peers", "measuring peers")
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # it advises CUDA kernels, at each load
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Initializing zero-element tensors")
+        model: nn.Module = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True
+        )
+    return model
+
+
+def installed(runtime: str) -> bool:
+    """Whether the package of a runtime is installed."""
+    package = {LLAMA: "llama_cpp"}.get(runtime, runtime)
+    return find_spec(package) is not None
+
+
+def missing(device: str = "cpu") -> dict[str, str]:
+    """Runtimes that can't be measured here beside our PyTorch models -> the reason.
+
+    Args:
+        device: what our models run on.
+    """
+    found = {}
+    if not installed(TRANSFORMERS):
+        found[TRANSFORMERS] = "it isn't installed: pip install 'itera-lite[peers]'"
+    if not installed(LLAMA):
+        found[LLAMA] = "llama-cpp-python isn't installed: pip install 'itera-lite[llama]'"
+    if device != "cpu":
+        for kind in (LLAMA, ENGINE):
+            found[kind] = f"it runs on the CPU here, and the models on {device}"
+    return found
+
+
+def versions(runtimes: Iterable[str]) -> dict[str, str]:
+    """Versions of the packages of other runtimes; of llama.cpp also the processor's features that
+    its build uses. Runtimes that aren't installed are left out."""
+    found = dict[str, str]()
+    if TRANSFORMERS in runtimes and installed(TRANSFORMERS):
+        found["transformers"] = metadata.version("transformers")
+    if LLAMA in runtimes and installed(LLAMA):
+        import llama_cpp
+
+        features = llama_cpp.llama_print_system_info().decode().strip(" |")
+        found |= {"llama-cpp-python": llama_cpp.__version__, "llama.cpp": features}
+    return found
+
+
+def prompt_text() -> str:
+    """Real text that is on every machine: the source of Python's ``argparse``."""
+    return inspect.getsource(argparse)
+
+
+def prompt_ids(model: _engine.Model, length: int) -> list[int]:
+    """``<|endoftext|>`` and `prompt_text`, again and again where it is too short."""
+    text = model.encode(prompt_text().encode())
+    return [model.eot, *itertools.islice(itertools.cycle(text), length - 1)]
+
+
+def _tensor(logits: NDArray[np.float32]) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(logits)[None]
+
+
+def _only_row(ids: Tensor) -> list[int]:
+    if len(ids) != 1:
+        raise ValueError(f"{len(ids)} texts at once: expected one")
+    row: list[int] = ids[0].tolist()
+    return row
+
+
+def _silence(llama_cpp: Any) -> None:
+    if not hasattr(_silence, "callback"):  # it must live as long as the library
+        _silence.callback = llama_cpp.llama_log_callback(  # type: ignore[attr-defined]
+            lambda level, text, data: None
+        )
+        llama_cpp.llama_log_set(_silence.callback, None)  # type: ignore[attr-defined]

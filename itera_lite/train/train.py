@@ -1,0 +1,293 @@
+"""One training, or one of each model: from its settings to a scored checkpoint and a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.config import (
+    DEFAULT_VOCABULARY,
+    REFERENCE_VOCABULARY,
+    Family,
+    ModelConfig,
+    TrainConfig,
+    preset,
+)
+from itera_lite.data.prepare import Dataset, prepare, prepare_general
+from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.errors import UsageError
+from itera_lite.evaluate.bits import FINAL_BYTES, first_bytes, score_documents
+from itera_lite.machine.peak import torch_threads
+from itera_lite.model import LanguageModel
+from itera_lite.model.cost import cost
+from itera_lite.records import DistillationRecord, Summary
+from itera_lite.train.compute import Compute
+from itera_lite.train.distributed import World
+from itera_lite.train.loop import EVALUATIONS, Trainer
+from itera_lite.train.objective import Objective
+from itera_lite.train.precision import Precision
+from itera_lite.train.recipe import DEFAULT_MINUTES, Budget, budget_of, fit_to, train_config
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.summary import AnyCompression, summary_of_finished, training_summary
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What `itera train` is asked for: models of one size, one after another, on one text.
+
+    What isn't given (the budget, ``vocab_size``, ``overrides``, ``seed``, ``precision``) is taken
+    from the run that is resumed, if there is one.
+
+    Attributes:
+        data: the set, as the user named it.
+        files: of each model's run, by family.
+        config: a preset; ``params``: a number of parameters instead; ``pattern``: layers of the
+            Itera model.
+        epochs, minutes, tokens: the budget; at most one is given.
+        vocab_size: of a tokenizer that is made from the text; ``tokenizer``: use this one instead.
+        overrides: fields of `TrainConfig`; None where the recipe decides.
+    """
+
+    data: str
+    files: dict[Family, RunFiles]
+    config: str
+    params: float | None
+    pattern: str | None
+    epochs: float | None
+    minutes: float | None
+    tokens: str | None
+    vocab_size: int | None
+    tokenizer: Tokenizer | None
+    overrides: dict[str, Any]
+    seed: int | None
+    resume: bool
+    overwrite: bool
+    patience: int
+    evaluations: int
+    precision: Precision
+    threads: int | None
+    quiet: bool
+
+    def shape(self, family: Family, vocab_size: int) -> ModelConfig:
+        """The model of a family.
+
+        Raises:
+            ConfigError: there is none of this size or pattern.
+        """
+        pattern = self.pattern if family == "itera" else None
+        if self.params is not None:
+            return fit_to(family, self.params, vocab_size, pattern)
+        shape = preset(family, self.config, vocab_size)
+        return shape if pattern is None else shape.replace(pattern=pattern)
+
+    def check_shapes(self) -> None:
+        """Find, before the text is prepared, what can't be built or trained.
+
+        Raises:
+            ConfigError: a model or a training recipe that isn't possible.
+            UsageError: a sequence is longer than a model reads.
+        """
+        for family in self.files:
+            shape = self.shape(family, self.vocab_size or DEFAULT_VOCABULARY)
+            config = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), self.overrides)
+            if config.seq_len > shape.max_seq_len:
+                raise UsageError(
+                    f"--seq-len {config.seq_len}: this model reads at most {shape.max_seq_len} "
+                    "tokens"
+                )
+
+    def dataset(self, vocab_size: int | None, quiet: bool) -> Dataset:
+        """The prepared set, with a tokenizer of ``vocab_size`` where none is given."""
+        if self.tokenizer is not None:
+            return prepare(self.data, tokenizer=self.tokenizer, quiet=quiet)
+        if vocab_size is None and list(self.files) == ["gpt2"]:
+            return prepare_general(self.data, REFERENCE_VOCABULARY, quiet=quiet)
+        return prepare(self.data, vocab_size=vocab_size or DEFAULT_VOCABULARY, quiet=quiet)
+
+    def recipe(
+        self, shape: ModelConfig, dataset: Dataset, saved: dict[str, Any] | None
+    ) -> tuple[TrainConfig, Budget]:
+        """The recipe and the budget of one model.
+
+        Args:
+            saved: settings of the run that is resumed (`RunFiles.saved_settings`).
+        """
+        overrides, seed, before = self.overrides, self.seed or 0, None
+        if saved is not None:
+            before = Budget(**saved["budget"])
+            overrides = {
+                key: saved["train"].get(key) if value is None else value
+                for key, value in overrides.items()
+            }
+            seed = saved["train"].get("seed", 0) if self.seed is None else seed
+        budget = budget_of(dataset, self.epochs, self.minutes, self.tokens, before)
+        return train_config(shape, budget, overrides, seed), budget
+
+
+def train_models(request: TrainingRequest) -> dict[str, Summary]:
+    """Claim the files of all runs, prepare the text, train every model of the request.
+
+    Returns:
+        Each run's summary, by its name.
+
+    Raises:
+        IteraError: see `TrainingRequest`, `RunFiles.claimed`, `prepare` and `Trainer`.
+    """
+    request.check_shapes()
+    world = World.join()
+    with ExitStack() as stack:
+        stack.callback(world.leave)
+        stack.enter_context(torch_threads())
+
+        def claim() -> None:
+            for files in request.files.values():
+                stack.enter_context(
+                    files.claimed(resume=request.resume, overwrite=request.overwrite)
+                )
+
+        world.on_leader(claim)
+        saved: dict[Family, dict[str, Any]] = {}
+        for family, files in request.files.items() if request.resume else ():
+            if files.resumable:
+                saved[family] = files.saved_settings()
+            elif world.is_leader:
+                print(f"{files.name}: nothing is saved yet, so it begins anew")
+        vocab_size, precision = request.vocab_size, request.precision
+        for settings in saved.values():
+            size = settings["model"]["vocab_size"]
+            general = list(request.files) == ["gpt2"] and size == REFERENCE_VOCABULARY
+            if vocab_size is None and request.tokenizer is None and not general:
+                vocab_size = size
+            precision = settings["precision"] if precision == "auto" else precision
+        if request.overrides["batch_size"] is not None:
+            world.share_of(request.overrides["batch_size"])
+        silent = request.quiet or not world.is_leader
+        dataset, compute = world.leader_first(
+            lambda: (
+                request.dataset(vocab_size, silent),
+                Compute.prepare(precision, request.threads, request.quiet, world),
+            )
+        )
+        summaries = {}
+        for family, files in request.files.items():
+            shape = request.shape(family, dataset.tokenizer.vocab_size)
+            config, budget = request.recipe(shape, dataset, saved.get(family))
+            summaries[files.name] = run_training(
+                *(shape, config, dataset, budget, files, compute),
+                source=request.data,
+                resume=family in saved,
+                patience=request.patience,
+                evaluations=request.evaluations,
+            )
+        return summaries
+
+
+def run_training(
+    shape: ModelConfig,
+    config: TrainConfig,
+    dataset: Dataset,
+    budget: Budget,
+    files: RunFiles,
+    compute: Compute,
+    *,
+    source: str,
+    initial: LanguageModel | None = None,
+    objective: Objective | None = None,
+    resume: bool = False,
+    patience: int = 6,
+    evaluations: int = EVALUATIONS,
+    compression: Callable[[float], AnyCompression] | None = None,
+    distillation: DistillationRecord | None = None,
+    final_bytes: int = FINAL_BYTES,
+) -> Summary:
+    """Train a model, score its best checkpoint, write and return the summary.
+
+    The caller has claimed the run's files (`RunFiles.claimed`). A resumed run that is finished is
+    left as it is.
+
+    Args:
+        source: how the set was named, for the summary.
+        initial: a model to begin with, instead of random weights; it is changed.
+        objective: what a step minimises; the next token by default.
+        resume: go on where the run of this name was stopped.
+        compression: gives how the model was made, for the summary, from the last score in bits per
+            byte; the best checkpoint is written then.
+        distillation: who taught the model, for the summary.
+        final_bytes: of validation text for the last score.
+    """
+    world = compute.world
+    if world.is_leader and not compute.quiet:
+        _announce(files.name, shape, config, budget, dataset, compute)
+    trainer = Trainer(
+        *(shape, config, dataset, budget, files, compute),
+        patience=patience,
+        evaluations=evaluations,
+        initial=initial,
+        objective=objective,
+    )
+    if resume:
+        trainer.resume()
+        if (finished := summary_of_finished(trainer)) is not None:
+            if not trainer.quiet:
+                state = trainer.state
+                why = "its budget is used" if state.ended == "budget" else "it stopped early"
+                print(
+                    f"{files.name} is finished ({why}, step {state.step}) and stays as it is: a "
+                    "larger --minutes, --epochs or --tokens goes on with it, --overwrite trains "
+                    "anew"
+                )
+            return finished
+        if world.is_leader:  # it describes the model that is trained further
+            files.summary.unlink(missing_ok=True)
+    elif world.is_leader:  # what a run before this one has left, and which may be replaced
+        files.forget()
+    trainer.run()
+
+    def finish() -> Summary:
+        """Score the best model on the validation text, in float32, and write the summary."""
+        model, tokenizer = load_checkpoint(files.best)
+        texts = first_bytes(dataset.documents("valid"), final_bytes)
+        score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
+        summary = training_summary(
+            *(trainer, model.config, score, source),
+            compression=compression and compression(score.bpb),
+            distillation=distillation,
+        )
+        summary.write(files.summary)
+        if not trainer.quiet:
+            state, speed = trainer.state, trainer.tokens / trainer.state.seconds
+            print(
+                f"{files.name}: {score.bpb:.4f} bits per byte on the validation text "
+                f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
+                f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {trainer.mfu(speed):.0%} of the "
+                f"peak; checkpoint {files.best}"
+            )
+        return summary
+
+    return world.on_leader(finish)
+
+
+def _announce(
+    name: str,
+    shape: ModelConfig,
+    config: TrainConfig,
+    budget: Budget,
+    dataset: Dataset,
+    compute: Compute,
+) -> None:
+    """Print what was derived, and why."""
+    c = cost(shape, config.seq_len)
+    amount = f"{budget.amount:,.0f} tokens" if budget.unit == "tokens" else f"{budget.amount:.0f} s"
+    print(
+        f"{name}: {shape.pattern} x {shape.d_model}, {c.params_total:,} parameters "
+        f"({c.params_active:,} active), {c.flops_forward / 1e6:.2f} MFLOP/token; "
+        f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
+        f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
+        f"{config.batch_size} x {config.seq_len} tokens a step, "
+        f"{torch.get_num_threads()} threads; {compute.precision.reason}"
+    )

@@ -1,0 +1,174 @@
+// Products of a packed matrix; included by kernels_impl.h.
+
+constexpr int kOffset8 = FLIP ? 128 : 0;
+
+inline int32_t four(const int8_t *q) {
+    int32_t bits;
+    __builtin_memcpy(&bits, q, 4);
+    return bits;
+}
+
+inline size_t row_of(const Rows &rows, uint32_t i) { return rows.index ? rows.index[i] : i; }
+
+inline F weights(const float *w) { return load(w); }
+struct Half {
+    uint16_t bits;
+};
+struct BrainHalf {
+    uint16_t bits;
+};
+inline F weights(const Half *w) { return half(&w->bits); }
+inline F weights(const BrainHalf *w) { return bhalf(&w->bits); }
+
+// Even and odd columns have a sum each, so that an addition needn't wait for the one before.
+template <class W, int G, int T>
+[[gnu::always_inline]] inline void tile_float(const Matrix &m, uint32_t group,
+                                              const float *const *x, float *const *y) {
+    const W *w = reinterpret_cast<const W *>(m.data + group * m.group_bytes);
+    const size_t step = m.group_bytes / sizeof(W);
+    F even[G][T], odd[G][T];
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) even[g][t] = odd[g][t] = set(0.0f);
+    uint32_t c = 0;
+    for (; c + 2 <= m.columns; c += 2)
+        for (int g = 0; g < G; g++) {
+            const F w0 = weights(w + g * step + c * kLanes);
+            const F w1 = weights(w + g * step + (c + 1) * kLanes);
+            for (int t = 0; t < T; t++) {
+                even[g][t] = fma(w0, set(x[t][c]), even[g][t]);
+                odd[g][t] = fma(w1, set(x[t][c + 1]), odd[g][t]);
+            }
+        }
+    if (c < m.columns)
+        for (int g = 0; g < G; g++)
+            for (int t = 0; t < T; t++)
+                even[g][t] = fma(weights(w + g * step + c * kLanes), set(x[t][c]), even[g][t]);
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, add(even[g][t], odd[g][t]));
+}
+
+struct QuantRow {
+    const int8_t *q;
+    const float *scales;
+    const int32_t *sums;
+};
+
+// Sums of a block times the scales of its rows, added to the totals.
+template <int G, int T>
+[[gnu::always_inline]] inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b,
+                                               const QuantRow *x, const I (&acc)[G][T],
+                                               F (&sum)[G][T]) {
+    for (int g = 0; g < G; g++) {
+        const uint8_t *of_block = scales + g * m.group_bytes + b * 32;
+        const F scale = half(reinterpret_cast<const uint16_t *>(of_block));
+        for (int t = 0; t < T; t++)
+            sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
+    }
+}
+
+// G groups go together so that each broadcast input meets several weights.
+template <int G, int T>
+[[gnu::always_inline]] inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x,
+                                           float *const *y) {
+    const uint32_t blocks = m.columns / kBlock;
+    const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
+    F sum[G][T];
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
+    for (uint32_t b = 0; b < blocks; b++) {
+        I acc[G][T];
+        for (int t = 0; t < T; t++) {
+            const I start = set_int(-kOffset8 * x[t].sums[b]);
+            for (int g = 0; g < G; g++) acc[g][t] = start;
+        }
+        for (int j = 0; j < 8; j++)
+            for (int t = 0; t < T; t++) {
+                const int32_t q = four(x[t].q + b * kBlock + 4 * j);
+                for (int g = 0; g < G; g++)
+                    acc[g][t] = dot(acc[g][t], w + g * m.group_bytes + b * 512 + 64 * j, q);
+            }
+        scale_block<G, T>(m, w + blocks * 512, b, x, acc, sum);
+    }
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
+}
+
+template <int G, int T>
+[[gnu::always_inline]] inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x,
+                                           float *const *y) {
+    const uint32_t blocks = m.columns / kBlock;
+    const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
+    F sum[G][T];
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
+    for (uint32_t b = 0; b < blocks; b++) {
+        I acc[G][T];
+        for (int t = 0; t < T; t++) {
+            const I start = set_int(-8 * x[t].sums[b]);
+            for (int g = 0; g < G; g++) acc[g][t] = start;
+        }
+        for (int j = 0; j < 4; j++)
+            for (int g = 0; g < G; g++) {
+                const Nibbles pair = nibbles(w + g * m.group_bytes + b * 256 + 64 * j);
+                for (int t = 0; t < T; t++) {
+                    const int8_t *q = x[t].q + b * kBlock + 4 * j;
+                    acc[g][t] = dot_low(acc[g][t], pair, four(q));
+                    acc[g][t] = dot_high(acc[g][t], pair, four(q + 16));
+                }
+            }
+        scale_block<G, T>(m, w + blocks * 256, b, x, acc, sum);
+    }
+    for (int g = 0; g < G; g++)
+        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
+}
+
+// Groups [group, group + G) for T rows.
+template <TensorType type, int G, int T>
+[[gnu::always_inline]] inline void tile(const Matrix &m, uint32_t group, const float *const *x,
+                                        const QuantRow *q, float *const *y) {
+    if constexpr (type == TensorType::F32) tile_float<float, G, T>(m, group, x, y);
+    if constexpr (type == TensorType::F16) tile_float<Half, G, T>(m, group, x, y);
+    if constexpr (type == TensorType::BF16) tile_float<BrainHalf, G, T>(m, group, x, y);
+    if constexpr (type == TensorType::Q8_0) tile_q8<G, T>(m, group, q, y);
+    if constexpr (type == TensorType::Q4_0) tile_q4<G, T>(m, group, q, y);
+}
+
+// All groups for T rows; G groups at a time keep the vector units busy where T is small.
+template <TensorType type, int G, int T>
+inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y, size_t stride) {
+    const float *x[T];
+    QuantRow q[T] = {};
+    float *out[T];
+    for (int t = 0; t < T; t++) {
+        const size_t row = row_of(rows, first + t);
+        x[t] = rows.x + row * rows.stride;
+        out[t] = y + (first + t) * stride;
+        if constexpr (is_quantized(type))
+            q[t] = {rows.q + row * rows.stride, rows.scales + row * (rows.stride / kBlock),
+                    rows.sums + row * (rows.stride / kBlock)};
+    }
+    const uint32_t groups = m.groups();
+    uint32_t g = 0;
+    for (; g + G <= groups; g += G) tile<type, G, T>(m, g, x, q, out);
+    if constexpr (G > 2)
+        for (; g + 2 <= groups; g += 2) tile<type, 2, T>(m, g, x, q, out);
+    if constexpr (G > 1)
+        for (; g < groups; g++) tile<type, 1, T>(m, g, x, q, out);
+}
+
+template <TensorType type>
+inline void matmul_of(const Matrix &m, const Rows &rows, float *y, size_t stride) {
+    uint32_t i = 0;
+    for (; i + NT <= rows.n; i += NT) product<type, 1, NT>(m, rows, i, y, stride);
+    for (; i < rows.n; i++) product<type, 4, 1>(m, rows, i, y, stride);
+}
+
+void matmul(const Matrix &m, const Rows &rows, float *y, size_t stride) {
+    switch (m.type) {
+    case TensorType::F32: return matmul_of<TensorType::F32>(m, rows, y, stride);
+    case TensorType::F16: return matmul_of<TensorType::F16>(m, rows, y, stride);
+    case TensorType::BF16: return matmul_of<TensorType::BF16>(m, rows, y, stride);
+    case TensorType::Q8_0: return matmul_of<TensorType::Q8_0>(m, rows, y, stride);
+    case TensorType::Q4_0: return matmul_of<TensorType::Q4_0>(m, rows, y, stride);
+    }
+}

@@ -1,0 +1,145 @@
+// AVX2 with FMA and F16C: two vectors of 32 bytes are 16 rows by 4 columns.
+#include "kernels/kernels.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+
+namespace itera {
+namespace {
+
+struct F {
+    __m256 a, b;
+};
+struct I {
+    __m256i a, b;
+};
+struct Nibbles {
+    I low, high;
+};
+constexpr uint8_t FLIP = 0;
+constexpr int NT = 2;
+
+inline F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float *p, F v) {
+    _mm256_storeu_ps(p, v.a);
+    _mm256_storeu_ps(p + 8, v.b);
+}
+inline F set(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+inline F fma(F a, F b, F c) {
+    return {_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)};
+}
+inline F mul(F a, F b) { return {_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+inline F half(const uint16_t *p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),
+            _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+inline __m256 bhalf8(const uint16_t *p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+inline F bhalf(const uint16_t *p) { return {bhalf8(p), bhalf8(p + 8)}; }
+inline F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
+inline I set_int(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+
+// Signed times signed with an instruction that wants unsigned times signed: |q| times w with the
+// sign of q. Neither is ever -128, so that pairs fit 16 bits.
+inline __m256i dot8(__m256i acc, __m256i w, __m256i q) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(w, q));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline I dot(I acc, const uint8_t *w, int32_t q4) {
+    const __m256i q = _mm256_set1_epi32(q4);
+    return {dot8(acc.a, _mm256_loadu_si256((const __m256i *)w), q),
+            dot8(acc.b, _mm256_loadu_si256((const __m256i *)(w + 32)), q)};
+}
+inline __m256i dot4(__m256i acc, __m256i w, __m256i q) {
+    const __m256i pairs = _mm256_maddubs_epi16(w, q);
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Nibbles nibbles(const uint8_t *w) {
+    const __m256i mask = _mm256_set1_epi8(0x0f);
+    const __m256i a = _mm256_loadu_si256((const __m256i *)w);
+    const __m256i b = _mm256_loadu_si256((const __m256i *)(w + 32));
+    return {{_mm256_and_si256(a, mask), _mm256_and_si256(b, mask)},
+            {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask),
+             _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)}};
+}
+inline I dot_low(I acc, Nibbles w, int32_t q4) {
+    const __m256i q = _mm256_set1_epi32(q4);
+    return {dot4(acc.a, w.low.a, q), dot4(acc.b, w.low.b, q)};
+}
+inline I dot_high(I acc, Nibbles w, int32_t q4) {
+    const __m256i q = _mm256_set1_epi32(q4);
+    return {dot4(acc.a, w.high.a, q), dot4(acc.b, w.high.b, q)};
+}
+
+inline F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
+inline F sub(F a, F b) { return {_mm256_sub_ps(a.a, b.a), _mm256_sub_ps(a.b, b.b)}; }
+inline F div(F a, F b) { return {_mm256_div_ps(a.a, b.a), _mm256_div_ps(a.b, b.b)}; }
+inline F max(F a, F b) { return {_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
+inline F min(F a, F b) { return {_mm256_min_ps(a.a, b.a), _mm256_min_ps(a.b, b.b)}; }
+inline __m256 round8(__m256 a) {
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F round(F a) { return {round8(a.a), round8(a.b)}; }
+inline __m256 scale8(__m256 a, __m256 k) {
+    const __m256i power = _mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127));
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(power, 23)));
+}
+inline F scale2(F a, F k) { return {scale8(a.a, k.a), scale8(a.b, k.b)}; }
+inline float sum(F a) {
+    const __m256 eight = _mm256_add_ps(a.a, a.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+inline float top(F a) {
+    const __m256 eight = _mm256_max_ps(a.a, a.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+inline __m256i magnitude8(__m256 a) {
+    return _mm256_and_si256(_mm256_castps_si256(a), _mm256_set1_epi32(INT32_MAX));
+}
+inline I magnitude(F a) { return {magnitude8(a.a), magnitude8(a.b)}; }
+inline I max_int(I a, I b) { return {_mm256_max_epi32(a.a, b.a), _mm256_max_epi32(a.b, b.b)}; }
+inline I add_int(I a, I b) { return {_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
+inline int32_t top_int(I a) {
+    const __m256i eight = _mm256_max_epi32(a.a, a.b);
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+inline int32_t sum_int(I a) {
+    const __m256i eight = _mm256_add_epi32(a.a, a.b);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+inline I to_int(F a) { return {_mm256_cvtps_epi32(a.a), _mm256_cvtps_epi32(a.b)}; }
+inline __m128i shorts(__m256i a) {
+    return _mm_packs_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+}
+inline void store_bytes(int8_t *p, I a) {
+    _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(shorts(a.a), shorts(a.b)));
+}
+
+// The first lane where both are equal, or 16.
+inline uint32_t lane_of(F a, F b) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_EQ_OQ));
+    return uint32_t(__builtin_ctz(uint32_t(low | high << 8) | 0x10000));
+}
+
+#include "kernels/kernels_impl.h"
+
+}  // namespace
+
+extern const Kernels kAvx2;
+const Kernels kAvx2 = {"avx2",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
+                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
+                       read_bytes, maximum, find, route};
+
+}  // namespace itera
+#endif

@@ -1,0 +1,43 @@
+// The kernels, written once over 16-wide vectors. A kernels_*.cc defines the vectors for one
+// instruction set inside an unnamed namespace (nothing here may be shared between the sets: the
+// linker would keep one copy, compiled for any of them), then includes this.
+//
+// It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), FLIP, and
+//   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
+//   lane_of, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,
+//   set_int, to_int, magnitude (bits without the sign), max_int, add_int, top_int, sum_int,
+//   store_bytes, dot(I, const uint8_t *weights, int32_t four), nibbles, dot_low, dot_high.
+//
+// Vectors may be read and written up to the end of the 16 that a length reaches into: all memory
+// of weights, states and sessions has that room.
+
+#include "kernels/impl_product.h"
+#include "kernels/impl_layers.h"
+#include "kernels/impl_attention.h"
+
+// ---- bandwidth ----
+
+#if defined(__AVX512F__)
+constexpr size_t kWordsBytes = 64;
+#elif defined(__AVX2__)
+constexpr size_t kWordsBytes = 32;
+#else
+constexpr size_t kWordsBytes = 16;
+#endif
+typedef uint64_t Words __attribute__((vector_size(kWordsBytes), aligned(16), may_alias));
+
+// Four sums, so that the loads are what it waits for.
+uint64_t read_bytes(const std::byte *data, size_t n) {
+    const Words *w = reinterpret_cast<const Words *>(data);
+    Words a = {}, b = {}, c = {}, d = {};
+    for (size_t i = 0; i + 4 <= n / kWordsBytes; i += 4) {
+        a ^= w[i];
+        b ^= w[i + 1];
+        c ^= w[i + 2];
+        d ^= w[i + 3];
+    }
+    a ^= b ^ c ^ d;
+    uint64_t all = 0;
+    for (size_t l = 0; l < kWordsBytes / 8; l++) all ^= a[l];
+    return all;
+}

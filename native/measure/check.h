@@ -1,0 +1,21 @@
+// Every kernel of an instruction set against the portable one, on random numbers of odd sizes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/kernels.h"
+
+namespace itera {
+
+struct KernelCheck {
+    std::string kernel;
+    double difference;  // largest, relative to the largest number of the portable result
+    double allowed;
+    bool good() const { return difference <= allowed; }  // false for NaN
+};
+
+// One result a kernel: the worst of all the sizes that were tried.
+std::vector<KernelCheck> check_kernels(const Kernels &kernels);
+
+}  // namespace itera

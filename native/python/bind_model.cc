@@ -1,0 +1,362 @@
+// Python's face of the model: loading, states, streams of text, logits, scores.
+#include "python/bind_model.h"
+
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unordered_map.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <unordered_map>
+
+#include "measure/bandwidth.h"
+#include "measure/profile.h"
+#include "model/model.h"
+#include "model/session.h"
+#include "model/state.h"
+#include "run/generate.h"
+#include "run/score.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace itera {
+namespace {
+
+constexpr uint32_t kRows = 64;  // tokens of a prompt read in one pass
+constexpr int kStepsBetweenSignals = 64;  // asked after Ctrl-C
+
+using Ids = std::vector<int32_t>;
+using Floats = nb::ndarray<nb::numpy, float>;
+
+// A numpy array that owns its memory.
+Floats array(std::unique_ptr<float[]> data, std::initializer_list<size_t> shape) {
+    float *raw = data.release();
+    nb::capsule owner(raw, [](void *p) noexcept { delete[] static_cast<float *>(p); });
+    return Floats(raw, shape, owner);
+}
+
+void check_signals() {
+    const nb::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals()) throw nb::python_error();
+}
+
+// One thread at a time works on what changes. The global lock is given back before this one is
+// waited for: its owner may be waiting for that one. Recursive, because a handler of a signal may
+// use what its own thread is at work on.
+using Mutex = std::recursive_mutex;
+class Turn {
+  public:
+    explicit Turn(Mutex &mutex) : lock_(mutex) {}
+
+  private:
+    nb::gil_scoped_release release_;
+    std::lock_guard<Mutex> lock_;
+};
+
+Model load(const std::string &path, uint32_t context) {
+    const nb::gil_scoped_release release;
+    return Model::load(path, context);
+}
+
+struct PythonState {
+    explicit PythonState(State &&given) : state(std::move(given)) {}
+    State state;
+    mutable Mutex mutex;
+};
+
+PythonState *fork(const State &state) { return new PythonState(state.fork()); }
+
+// Reads ids on from the state. Returns the logits of every position (`all`) or of the last one.
+// `begin` puts the token that begins a document in front where the state is empty.
+Floats read(const Model &model, PythonState &python, Ids ids, bool all, bool begin) {
+    State &state = python.state;
+    if (&state.model() != &model)
+        throw UsageError(
+            "a state of another model, or of another instance of it: expected this one's");
+    const size_t vocab = model.config.vocab_size;
+    std::unique_ptr<float[]> out;
+    {
+        const Turn turn(python.mutex);
+        if (begin && !state.length() && model.tokenizer.bos() >= 0)
+            ids.insert(ids.begin(), model.tokenizer.bos());
+        if (ids.empty()) throw UsageError("no tokens: expected at least one");
+        if (state.length() + ids.size() > state.context())
+            throw UsageError(std::to_string(state.length() + ids.size()) +
+                             " tokens: there is room for " + std::to_string(state.context()) +
+                             ". Load with a larger context");
+        const size_t first = all ? 0 : ids.size() - 1;  // whose logits are returned
+        out.reset(new float[(ids.size() - first) * vocab]);
+        Session session(model, std::min<uint32_t>(kRows, uint32_t(ids.size())));
+        session.read(state, ids, [&](size_t at, uint32_t n) {
+            if (at + n <= first) return;
+            session.logits(all ? 0 : n - 1, n, [&](uint32_t row, const float *logits) {
+                std::copy_n(logits, vocab, out.get() + (at + row - first) * vocab);
+            });
+        });
+    }
+    if (all) return array(std::move(out), {ids.size(), vocab});
+    return array(std::move(out), {vocab});
+}
+
+const char *reason(const Stream &stream) {
+    switch (stream.finish()) {
+    case Finish::length: return "length";
+    case Finish::stop: return "stop";
+    case Finish::none: break;
+    }
+    return "";
+}
+
+// A stream with the session that advances it.
+struct PythonStream {
+    PythonStream(const Model &model, State state, const Ids &prompt,
+                 const GenerateOptions &options)
+        : model(model), session(model, std::clamp<uint32_t>(uint32_t(prompt.size()), 1, kRows)),
+          stream(model, std::move(state), prompt, options) {}
+    const Model &model;
+    Session session;
+    Stream stream;
+    mutable Mutex mutex;
+};
+
+PythonStream *start(const Model &model, const PythonState *from, const Ids &prompt,
+                    int32_t max_tokens, float temperature, int32_t top_k, float top_p, float min_p,
+                    float repetition_penalty, int32_t repetition_window, uint64_t seed,
+                    const std::unordered_map<int32_t, float> &logit_bias,
+                    const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
+    std::vector<std::string> stops;
+    for (const nb::bytes &text : stop) stops.emplace_back(text.c_str(), text.size());
+    const GenerateOptions options{max_tokens,
+                                  {temperature, top_k, top_p, min_p, repetition_penalty,
+                                   repetition_window, seed, {logit_bias.begin(), logit_bias.end()}},
+                                  std::move(stops), log_probabilities, ignore_end};
+    if (!from) return new PythonStream(model, State(model), prompt, options);
+    const Turn turn(from->mutex);
+    return new PythonStream(model, from->state.fork(), prompt, options);
+}
+
+// A property of a stream, read between two steps.
+template <class Get> auto between_steps(const PythonStream &self, Get get) {
+    const Turn turn(self.mutex);
+    return get(self.stream);
+}
+
+// Advances a stream by one token, unless it is done; returns its ready bytes.
+nb::bytes next(PythonStream &self) {
+    std::string piece;
+    {
+        const Turn turn(self.mutex);
+        if (!self.stream.done()) piece = step(self.session, self.stream);
+    }
+    return nb::bytes(piece.data(), piece.size());
+}
+
+// All of them at once, always in the same order, so that no two threads wait for each other.
+std::vector<std::unique_lock<Mutex>> lock_all(const std::vector<PythonStream *> &python) {
+    std::vector<PythonStream *> sorted = python;
+    std::sort(sorted.begin(), sorted.end(), std::less<>());
+    if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+        throw UsageError("one stream twice: expected several, each once");
+    std::vector<std::unique_lock<Mutex>> locks;
+    for (PythonStream *each : sorted) locks.emplace_back(each->mutex);
+    return locks;
+}
+
+// Advances all streams to their ends together; the text of each.
+std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
+    std::vector<std::string> texts(python.size()), pieces;
+    for (PythonStream *each : python)
+        if (!each) throw UsageError("no stream: expected what `stream` gives");
+    if (!python.empty()) {
+        const nb::gil_scoped_release release;
+        const auto locks = lock_all(python);
+        std::vector<Stream *> streams;
+        for (PythonStream *each : python) {
+            if (&each->model != &python[0]->model)
+                throw UsageError("streams of several models: expected one model");
+            streams.push_back(&each->stream);
+        }
+        std::optional<Session> shared;
+        if (python.size() > 1) shared.emplace(python[0]->model, kRows);
+        Session &session = shared ? *shared : python[0]->session;
+        const auto done = [](const Stream *s) { return s->done(); };
+        for (int i = 1; !std::all_of(streams.begin(), streams.end(), done); i++) {
+            step(session, streams, pieces);
+            for (size_t s = 0; s < texts.size(); s++) texts[s] += pieces[s];
+            if (i % kStepsBetweenSignals == 0) check_signals();
+        }
+    }
+    std::vector<nb::bytes> out;
+    for (const std::string &text : texts) out.emplace_back(text.data(), text.size());
+    return out;
+}
+
+std::vector<Score> score_texts(const Model &model, const std::vector<nb::bytes> &texts,
+                               uint32_t window, uint32_t threads, bool log_probabilities,
+                               bool end) {
+    std::vector<std::string_view> views;
+    for (const nb::bytes &text : texts) views.emplace_back(text.c_str(), text.size());
+    const nb::gil_scoped_release release;
+    return score(model, views, {window, threads, log_probabilities, end},
+                 [](uint64_t) { check_signals(); });
+}
+
+nb::dict profile_dict(const Model &model, const Ids &prompt, uint32_t tokens, uint32_t passes) {
+    std::vector<std::pair<const char *, double>> parts;
+    {
+        const nb::gil_scoped_release release;
+        parts = profile(model, prompt, tokens, passes);
+    }
+    nb::dict out;
+    for (const auto &[name, seconds] : parts) out[name] = seconds;
+    return out;
+}
+
+void bind_state(nb::module_ &m) {
+    nb::class_<PythonState>(m, "State", "What a model remembers of one text.")
+        .def_prop_ro("length",
+                     [](const PythonState &self) {
+                         const Turn turn(self.mutex);
+                         return self.state.length();
+                     },
+                     "Tokens read.")
+        .def_prop_ro("context", [](const PythonState &self) { return self.state.context(); },
+                     "Tokens that there is room for.")
+        .def("fork",
+             [](const PythonState &self) {
+                 const Turn turn(self.mutex);
+                 return fork(self.state);
+             },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("save", [](const PythonState &self) {
+            std::string bytes;
+            {
+                const Turn turn(self.mutex);
+                bytes = self.state.save();
+            }
+            return nb::bytes(bytes.data(), bytes.size());
+        });
+}
+
+void bind_stream(nb::module_ &m) {
+    nb::class_<PythonStream>(m, "Stream", "A text that is being written.")
+        .def("next", &next, "Advance by one token; the bytes that are ready.")
+        .def_prop_ro("done",
+                     [](const PythonStream &self) {
+                         return between_steps(self, [](const Stream &s) { return s.done(); });
+                     })
+        .def_prop_ro("finish_reason",
+                     [](const PythonStream &self) { return between_steps(self, reason); })
+        .def_prop_ro("tokens",
+                     [](const PythonStream &self) {
+                         return between_steps(self,
+                                              [](const Stream &s) { return Ids(s.tokens()); });
+                     })
+        .def_prop_ro("log_probabilities",
+                     [](const PythonStream &self) {
+                         return between_steps(self, [](const Stream &s) {
+                             return std::vector<float>(s.log_probabilities());
+                         });
+                     })
+        .def("state",
+             [](PythonStream &self) {
+                 const Turn turn(self.mutex);
+                 return fork(self.stream.state());
+             },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>());
+    m.def("finish", &finish, "streams"_a, "Advance all streams to their ends together.");
+}
+
+void bind_score(nb::module_ &m) {
+    nb::class_<Score>(m, "Score", "How probable a model finds a text.")
+        .def_ro("bytes", &Score::bytes)
+        .def_ro("tokens", &Score::tokens)
+        .def_ro("nats", &Score::nats)
+        .def_ro("log_probabilities", &Score::log_probabilities)
+        .def_prop_ro("bits_per_byte", &Score::bits_per_byte);
+}
+
+// What the file says of the model.
+void bind_facts(nb::class_<Model> &model) {
+    model.def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })
+        .def_ro("name", &Model::name)
+        .def_prop_ro("isa", [](const Model &self) { return self.kernels.name; })
+        .def_prop_ro("vocab_size", [](const Model &self) { return self.config.vocab_size; })
+        .def_prop_ro("n_layers", [](const Model &self) { return self.config.n_layers; })
+        .def_prop_ro("d_model", [](const Model &self) { return self.config.d_model; })
+        .def_prop_ro("context", [](const Model &self) { return self.config.context; })
+        .def_prop_ro("eot", [](const Model &self) { return self.tokenizer.eot(); })
+        .def_prop_ro("bos", [](const Model &self) { return self.tokenizer.bos(); })
+        .def_ro("notes", &Model::notes)
+        .def_ro("parameters", &Model::parameters)
+        .def_ro("file_bytes", &Model::file_bytes)
+        .def_prop_ro("sampling",
+                     [](const Model &self) {
+                         const SamplerOptions &s = self.sampling;
+                         nb::dict d;
+                         d["temperature"] = s.temperature;
+                         d["top_k"] = s.top_k;
+                         d["top_p"] = s.top_p;
+                         d["min_p"] = s.min_p;
+                         d["repetition_penalty"] = s.repetition_penalty;
+                         d["repetition_window"] = s.repetition_window;
+                         return d;
+                     });
+}
+
+}  // namespace
+
+void bind_model(nb::module_ &m) {
+    bind_state(m);
+    bind_stream(m);
+    bind_score(m);
+    m.def("read_bandwidth", &read_bandwidth, "bytes"_a, "seconds"_a,
+          nb::call_guard<nb::gil_scoped_release>(), "Bytes a second that one thread reads.");
+    m.def("profile", &profile_dict, "model"_a, "prompt"_a, "tokens"_a, "passes"_a,
+          "Seconds a decoded token by part.");
+    nb::class_<Model> model(m, "Model", "A GGUF model, loaded.");
+    bind_facts(model);
+    model.def_static("load", &load, "path"_a, "context"_a = 0)
+        .def_static("load",  // a path that is no UTF-8
+                    [](const nb::bytes &path, uint32_t context) {
+                        return load({path.c_str(), path.size()}, context);
+                    },
+                    "path"_a, "context"_a = 0)
+        .def("weight_bytes_per_token", &Model::weight_bytes_per_token)
+        .def("state_bytes_per_token", &Model::state_bytes_per_token, "length"_a)
+        .def("encode",
+             [](const Model &self, const nb::bytes &text) {
+                 const std::string_view view(text.c_str(), text.size());
+                 const nb::gil_scoped_release release;
+                 return self.tokenizer.encode(view);
+             })
+        .def("decode",
+             [](const Model &self, const Ids &ids) {
+                 const std::string text = self.tokenizer.decode(ids);
+                 return nb::bytes(text.data(), text.size());
+             })
+        .def("state", [](const Model &self) { return new PythonState(State(self)); },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("restore",
+             [](const Model &self, const nb::bytes &bytes) {
+                 return new PythonState(State::restore(self, {bytes.c_str(), bytes.size()}));
+             },
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("read", &read, "state"_a, "ids"_a, "all"_a, "begin"_a = false)
+        .def("stream", &start,
+             "state"_a.none(), "prompt"_a, nb::kw_only(), "max_tokens"_a, "temperature"_a,
+             "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "repetition_window"_a,
+             "seed"_a, "logit_bias"_a, "stop"_a, "log_probabilities"_a, "ignore_end"_a,
+             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("score", &score_texts, "texts"_a, nb::kw_only(), "window"_a, "threads"_a,
+             "log_probabilities"_a, "end"_a);
+}
+
+}  // namespace itera

@@ -1,0 +1,41 @@
+// How probable a model finds texts: log-probabilities, bits per byte.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+#include <vector>
+
+#include "model/model.h"
+
+namespace itera {
+
+inline constexpr uint32_t kMostThreads = 4096;
+
+struct Score {
+    // Bytes of the text, and tokens scored, the final <|endoftext|> among them. Where no token
+    // begins a document, the first one isn't scored, and its bytes don't count.
+    uint64_t bytes = 0, tokens = 0;
+    double nats = 0;  // minus the sum of their log-probabilities
+    std::vector<float> log_probabilities;  // of each token; empty unless the options ask for it
+
+    double bits_per_byte() const;  // 0 for an empty text
+};
+
+struct ScoreOptions {
+    // Tokens of context at most; 0: the model's. A longer text is read in windows that end half a
+    // window apart, so that each token is scored once, with at least half a window before it.
+    uint32_t window = 0;
+    uint32_t threads = 1;
+    bool log_probabilities = false;
+    bool end = true;  // score the <|endoftext|> that ends the text, too
+};
+
+// One score a text, in order. Each text is read on its own, after the token that begins a document.
+// Where the system can't start that many threads, fewer do the work. `progress` is called from one
+// thread at a time with the bytes done so far, and may throw to stop.
+std::vector<Score> score(const Model &model, const std::vector<std::string_view> &texts,
+                         const ScoreOptions &options,
+                         const std::function<void(uint64_t)> &progress = {});
+
+}  // namespace itera

@@ -1,0 +1,57 @@
+// The next token from logits: greedy, temperature, top-k, top-p, min-p, repetition penalty, bias.
+//
+// Order: logit bias, repetition penalty, then (temperature 0: the most probable token) temperature,
+// top-k, top-p, min-p, and a draw. All memory is taken in the constructor. The same seed gives the
+// same tokens on every machine, if this is compiled with -ffp-contract=off and no -ffast-math.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "gguf/error.h"
+
+namespace itera {
+
+inline constexpr int32_t kLongestWindow = 1 << 20;  // of the repetition penalty, in tokens
+
+struct SamplerOptions {
+    float temperature = 0.8f;  // 0: greedy
+    int32_t top_k = 0;         // 0: all
+    float top_p = 0.95f;       // 1: all
+    float min_p = 0.0f;        // of the most probable token's probability; 0: all
+    float repetition_penalty = 1.0f;  // logits of recent tokens: divided if positive, else times
+    int32_t repetition_window = 64;   // how many recent tokens count
+    uint64_t seed = 0;
+    std::vector<std::pair<int32_t, float>> logit_bias;  // token, added to its logit
+};
+
+class Sampler {
+  public:
+    // Throws `UsageError` where an option is out of its range; the message names it.
+    Sampler(const SamplerOptions &options, int32_t vocab_size);
+
+    // Picks a token; `logits` (vocab_size) are changed. NaN, inf or all -inf logits throw `Error`.
+    int32_t sample(std::span<float> logits);
+    // Tells the sampler about a token that is now in the text (prompt and generated alike).
+    void accept(int32_t token);
+
+  private:
+    void adjust(std::span<float> logits);  // by bias and repetition penalty
+    double uniform();
+
+    SamplerOptions options_;
+    int32_t vocab_size_;
+    uint64_t random_[2];  // state of xoroshiro128++
+    std::vector<uint64_t> scratch_;    // two places for each token
+    std::vector<int32_t> recent_;      // ring of the last tokens
+    size_t n_recent_ = 0;
+    std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that did
+    uint64_t calls_ = 0;
+};
+
+// Natural logarithm of the softmax at `token`. No allocation. Throws `Error` as `sample` does.
+double log_probability(std::span<const float> logits, int32_t token);
+
+}  // namespace itera
