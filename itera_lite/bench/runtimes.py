@@ -1,8 +1,8 @@
 """The runtimes that models are measured in: one protocol, and an adapter for each.
 
 `Torch` holds one of our PyTorch models and `Transformers` loads a checkpoint folder; `Engine` (our
-C++ engine) and `Llama` (llama.cpp) load a GGUF file. PyTorch is imported only where it is used: a
-process that measures the engine's memory does without.
+C++ engine) and `Llama` (llama.cpp) load a GGUF file. Libraries are imported only where they are
+used, for the memory of processes that hold one runtime is measured.
 """
 
 from __future__ import annotations
@@ -22,17 +22,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from itera_lite import _engine
-from itera_lite.engine import Model
 from itera_lite.errors import IteraError, MissingExtra
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from itera_lite import _engine
     from itera_lite.data.tokenizer import Tokenizer
 
 # Names in the results. The engine is called by the package's name beside other programs, and
@@ -211,8 +208,11 @@ class Engine(Runtime):
         sampling: Mapping[str, Any] | None = None,
         threads: int = 1,
     ) -> None:
+        from itera_lite import _engine
+        from itera_lite.engine import Model
+
         self.model = _engine.Model.load(str(path), context)
-        self._texts = Model(self.model, path)
+        self._texts, self._finish = Model(self.model, path), _engine.finish
         self._threads = threads
         self._prompt: Sequence[int] = ()
         self._options: dict[str, Any] = {
@@ -246,7 +246,7 @@ class Engine(Runtime):
         )
         stream.next()  # the prompt's last token, and the choice of the first one after it
         begin = time.perf_counter()
-        _engine.finish([stream])
+        self._finish([stream])
         seconds = time.perf_counter() - begin
         return Pass(stream.tokens[1:], seconds, seconds)
 
@@ -283,13 +283,19 @@ class Llama(Runtime):
     """
 
     batches = False
+    _log: Any = None  # what llama.cpp calls with its messages; it must live as long as the library
 
     def __init__(self, path: Path, context: int, *, batch: int = 512, threads: int = 1) -> None:
         if not installed(LLAMA):
             raise MissingExtra("llama-cpp-python", "llama", "measuring llama.cpp")
         import llama_cpp
+        from numpy.ctypeslib import as_array
 
+        if Llama._log is None:
+            Llama._log = llama_cpp.llama_log_callback(lambda level, text, data: None)
+            llama_cpp.llama_log_set(Llama._log, None)
         self._c: Any = llama_cpp
+        self._as_array = as_array
         self._batch_size = min(batch, context)
         try:
             self._llama = llama_cpp.Llama(
@@ -401,11 +407,11 @@ class Llama(Runtime):
     def _logits(self) -> NDArray[np.float32]:
         """Logits (V,) of the last token that was read; a view, until the next one."""
         pointer = self._c.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(pointer, (self._vocab_size,))
+        return self._as_array(pointer, (self._vocab_size,))
 
     def _best(self) -> int:
         logits = self._logits()
-        logits[self._eot_id] = -np.inf
+        logits[self._eot_id] = -math.inf
         return int(logits.argmax())
 
 
@@ -483,7 +489,7 @@ def prompt_ids(model: _engine.Model, length: int) -> list[int]:
     return [model.eot, *itertools.islice(itertools.cycle(text), length - 1)]
 
 
-def _tensor(logits: NDArray[np.float32]) -> torch.Tensor:
+def _tensor(logits: NDArray[np.float32]) -> Tensor:
     import torch
 
     return torch.from_numpy(logits)[None]

@@ -27,7 +27,8 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.files import folder_name
 from itera_lite.machine.energy import DEFAULT_WATTS, Energy, Meter, find_meter
 from itera_lite.machine.peak import synchronize, torch_threads
-from itera_lite.machine.provenance import Provenance, default_threads
+from itera_lite.machine.processor import default_threads
+from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost, describe
 from itera_lite.records import (
@@ -140,7 +141,7 @@ class Candidate:
 
     name: str
     runtime: Runtime
-    of: int  # index of the checkpoint
+    checkpoint: int  # index
     peer: str = ""  # transformers, llama.cpp or engine; empty for our PyTorch model
     cells: list[Cell] = field(default_factory=list)
 
@@ -238,7 +239,7 @@ def measure_speed(
                         note="" if other.runtime.batches else ONE_TEXT,
                     )
                     for other in others
-                    if other.of == one.of
+                    if other.checkpoint == one.checkpoint
                 },
                 peers_left_out=runtimes.missing(device) if peers else {},
                 interleaved_with=[other.name for other in everybody if other is not one],
@@ -269,7 +270,7 @@ def measure_cell(
             Cell(
                 name=f"{one.name}, batch {batch}, context {context}",
                 runtime=one.runtime,
-                rows=rows[one.of],
+                rows=rows[one.checkpoint],
                 steps=steps,
                 device=device,
                 meter=meter,

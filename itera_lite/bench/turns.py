@@ -45,6 +45,12 @@ def take_turns(entries: Sequence[Entry[Any]], repeats: int, progress: Progress) 
                 entry.samples.append(sample)
 
 
+def measure_in_turns(title: str, entries: Sequence[Entry[Any]], repeats: int) -> None:
+    """`take_turns` with a bar on the terminal."""
+    with progress_bar(title, (repeats + 1) * len(entries)) as progress:
+        take_turns(entries, repeats, progress)
+
+
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Progress]:
     """A bar on the terminal; the function takes the name of what comes next."""

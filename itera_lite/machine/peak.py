@@ -1,4 +1,4 @@
-"""The processor's matrix-product peak as PyTorch reaches it: what a model's use is a share of."""
+"""The peak speed of matrix products in PyTorch, which a model's FLOP/s are compared with."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 """Measuring: order, warm-up, counts, statistics; times are faked where they matter."""
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from itera_lite.bench import speed
 from itera_lite.bench.runtimes import Torch
@@ -19,7 +16,6 @@ from itera_lite.bench.speed import (
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.errors import UsageError
 from itera_lite.machine.peak import measured_peak
-from itera_lite.stats.samples import percentile, stat
 
 
 class Fake:
@@ -40,13 +36,13 @@ class Fake:
         return torch.eye(5)[torch.full((len(ids),), 4)]
 
 
-def candidate(name, diary, of=0):
-    return Candidate(name, Fake(name, diary), of)
+def candidate(name, diary, checkpoint=0):
+    return Candidate(name, Fake(name, diary), checkpoint)
 
 
 def test_runtimes_take_turns_after_a_warm_up():
     diary = []
-    both = [candidate("a", diary), candidate("b", diary, of=1)]
+    both = [candidate("a", diary), candidate("b", diary, checkpoint=1)]
     for cell in ((1, 4), (2, 3)):
         measure_cell(both, [[1, 2], [3]], cell, 2, 3, progress=lambda name: None)
     order = [(name, what) for name, what, _ in diary if what == "read"]
@@ -105,17 +101,6 @@ def test_rows_of_a_cell():
     assert use.max_percent == pytest.approx(100)
     assert use.mean_percent == pytest.approx(100 * 1.9 / 2.7)
     assert fast.per_decoded_token(2) == (pytest.approx(0.1), None)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
-def test_statistics_are_numpys(samples):
-    got = stat(samples)
-    low, high = np.percentile(samples, [25, 75])
-    assert got["median"] == pytest.approx(np.median(samples))
-    assert got["spread"] == pytest.approx(high - low, abs=1e-6)
-    assert (got["min"], got["max"]) == (min(samples), max(samples))
-    assert (got["repeats"], got["samples"]) == (len(samples), samples)
-    assert percentile(samples, 99) == pytest.approx(np.percentile(samples, 99), abs=1e-6)
 
 
 def test_prompt_rows_repeat_the_text_and_begin_elsewhere():
