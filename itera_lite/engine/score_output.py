@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from itera_lite.data.compression import SUFFIXES, compressor
 from itera_lite.data.lines import Line, LineReader
-from itera_lite.engine.resume import Progress
+from itera_lite.engine.score_resume import Progress
 from itera_lite.errors import IteraError, UsageError
 from itera_lite.files import check_output_file
 
