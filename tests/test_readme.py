@@ -114,7 +114,8 @@ def test_paths_lead_somewhere(name: str) -> None:
             assert heading in map(anchor, titles), target
     roots = "itera_lite|native|tests|docs|tools|experiments|results|reports|utils"
     for path in re.findall(rf"`((?:{roots})/[\w./*-]*)`", TEXTS[name]):
-        assert path in WRITTEN_LATER or list(ROOT.glob(path.rstrip("/"))), path
+        pattern = re.sub(r"\b[A-Z]{3,}\b", "*", path.rstrip("/"))  # SET, NAME: anything
+        assert path in WRITTEN_LATER or list(ROOT.glob(pattern)), path
 
 
 def anchor(title: str) -> str:
