@@ -38,40 +38,30 @@ if TYPE_CHECKING:
     from itera_lite.model import LanguageModel as LanguageModel
     from itera_lite.model.cost import cost as cost
 
-# public name -> the module that defines it
+# module -> the public names that it defines
 _PUBLIC = {
-    "ModelConfig": "itera_lite.config",
-    "LanguageModel": "itera_lite.model",
-    "cost": "itera_lite.model.cost",
-    "Tokenizer": "itera_lite.data.tokenizer",
-    "load_documents": "itera_lite.data.corpus",
-    "prepare": "itera_lite.data.prepare",
-    "load_checkpoint": "itera_lite.checkpoint.folder",
-    "save_checkpoint": "itera_lite.checkpoint.folder",
-    "IteraError": "itera_lite.errors",
-    "IteraWarning": "itera_lite.errors",
-    "UsageError": "itera_lite.errors",
-    "ConfigError": "itera_lite.errors",
-    "DataError": "itera_lite.errors",
-    "TokenizerMismatch": "itera_lite.errors",
-    "TextTooSmall": "itera_lite.errors",
-    "CheckpointError": "itera_lite.errors",
-    "ExportError": "itera_lite.errors",
-    "ModelFileError": "itera_lite.errors",
-    "OutputError": "itera_lite.errors",
-    "TrainingError": "itera_lite.errors",
-    "MissingExtra": "itera_lite.errors",
+    "config": "ModelConfig",
+    "model": "LanguageModel",
+    "model.cost": "cost",
+    "data.tokenizer": "Tokenizer",
+    "data.corpus": "load_documents",
+    "data.prepare": "prepare",
+    "checkpoint.folder": "load_checkpoint save_checkpoint",
+    "errors": "IteraError IteraWarning UsageError ConfigError DataError TokenizerMismatch "
+    "TextTooSmall CheckpointError ExportError ModelFileError OutputError TrainingError "
+    "MissingExtra",
 }
+_MODULES = {name: module for module, names in _PUBLIC.items() for name in names.split()}
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_PUBLIC[name]), name)
+    value = globals()[name] = getattr(import_module(f"itera_lite.{_MODULES[name]}"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_MODULES})

@@ -1,7 +1,8 @@
 """The command line: a verb is a function, imported only when it is called.
 
-Options, their types, defaults and help come from the function's signature and
-docstring, so the command line and the Python API can't drift apart.
+Options, their types, defaults and help come from the function's signature and docstring, so the
+command line and the Python API can't drift apart. cyclopts parses them; here is what it lacks:
+``-`` for standard input, advice for mistyped options, and refusals of what it would accept.
 
 Exit codes: 0 good, 1 failed, 2 wrong use, 130 stopped with Ctrl-C (143 and 129 by SIGTERM and
 SIGHUP).
@@ -19,8 +20,8 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ DASHES = {
 }
 _REPLACED: list[object] = []
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
-SPECS = ("data", "student")  # arguments that may be a path or a name
+SETS_OR_PATHS = ("data", "student")  # text arguments that may be a path
 
 
 class _Dash(str):
@@ -141,20 +142,20 @@ def build_app(arguments: Sequence[str]) -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
-    _mend_streams()
+    _repair_streams()
     warnings.formatwarning = _warning_text
-    code = _guarded(sys.argv[1:] if arguments is None else list(arguments))
+    code = _run_and_report(sys.argv[1:] if arguments is None else list(arguments))
     try:
         sys.stdout.flush()
     except OSError as error:  # what was left over from before; Python would try once more
         _discard(sys.stdout)
         if not code:
-            code = 1 if isinstance(error, BrokenPipeError) else _fail(_in_words(error), 1)
+            code = 1 if isinstance(error, BrokenPipeError) else _fail(_reason(error), 1)
     return code
 
 
-def _guarded(arguments: list[str]) -> int:
-    """Runs the command and returns its exit code; prints a message for every exception."""
+def _run_and_report(arguments: list[str]) -> int:
+    """Run the command and return its exit code; print a message for every exception."""
     try:
         code = _run(arguments, _verb(arguments))
         sys.stdout.flush()  # so that a full disk or a reader that went away is noticed here
@@ -163,13 +164,13 @@ def _guarded(arguments: list[str]) -> int:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt as stopped:
         if not is_worker():
-            _say("\nitera: stopped")
+            _print_error("\nitera: stopped")
         return int(getattr(stopped, "exit_code", 130))
-    except BrokenPipeError:  # `itera data | head`: nobody reads any more, so say nothing
+    except BrokenPipeError:  # `itera data | head`: nobody reads any more
         _discard(sys.stdout)
         return 1
     except OSError as error:  # a full disk, a folder that may not be written, no network
-        return _fail(_in_words(error), 1)
+        return _fail(_reason(error), 1)
     except MemoryError as error:
         return _fail(_memory(error), 1)
     except RecursionError:
@@ -231,7 +232,7 @@ def _unknown(first: str) -> str:
 
 
 def _check_lower_verb(arguments: Sequence[str]) -> None:
-    """Find a mistyped second word, as in `itera compress distil`, which would be a checkpoint.
+    """Refuse a mistyped second word, as in `itera compress distil`: it would be a checkpoint.
 
     Raises:
         UsageError: the word is near a verb's and names nothing that is there.
@@ -273,7 +274,7 @@ def _wrong_use(error: CycloptsError, arguments: Sequence[str]) -> str:
 
 
 def _near_option(given: str, names: Sequence[str]) -> str | None:
-    """The option that was meant: one that begins so, or is spelt much like it."""
+    """The option that was probably meant: one that begins so, or is spelt much like it."""
     word = given.lstrip("-").replace("_", "-").lower()
     if len(word) < 3 or " " in given:
         return None
@@ -288,7 +289,7 @@ def _near_option(given: str, names: Sequence[str]) -> str | None:
 
 
 def _check_whole(function: Callable[..., Any], arguments: Sequence[str]) -> None:
-    """Refuse a fraction where a whole number is expected; it would be cut without a word.
+    """Refuse a fraction where a whole number is expected; cyclopts would round it.
 
     Raises:
         UsageError: for such an option.
@@ -325,21 +326,21 @@ def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
                 "'-' for the prompt: it isn't read from standard input; give the text itself. For "
                 f"the character, write: itera {verb} -- -"
             )
-        if name in SPECS or any(isinstance(each, Path) for each in values):
+        if name in SETS_OR_PATHS or any(isinstance(each, Path) for each in values):
             raise UsageError(
                 f"'-' for {name}: standard input can't be read here. Name a file or a folder"
             )
 
 
 def _check_empty(arguments: Sequence[str], values: Mapping[str, object]) -> None:
-    """Refuse an empty path, which would be the folder one stands in; mostly an unset variable.
+    """Refuse an empty path, which would be the current folder; mostly it is an unset variable.
 
     Raises:
         UsageError: a path or a set is empty.
     """
     for name, value in values.items():
         here = isinstance(value, Path) and value == Path() and "." not in arguments
-        if here or (name in SPECS and value == ""):
+        if here or (name in SETS_OR_PATHS and value == ""):
             raise UsageError(f"{name} is empty: expected a path. For the folder here, write .")
 
 
@@ -350,7 +351,7 @@ def _with_home(name: str, value: Any) -> Any:
     """
     if isinstance(value, list | tuple):
         return type(value)(_with_home(name, each) for each in value)
-    if isinstance(value, Path) or (name in SPECS and isinstance(value, str)):
+    if isinstance(value, Path) or (name in SETS_OR_PATHS and isinstance(value, str)):
         return type(value)(expand_home(str(value)))
     return value
 
@@ -359,31 +360,29 @@ class _Output(io.TextIOWrapper):
     """Standard output whose errors say that it is standard output."""
 
     def write(self, text: str) -> int:
-        try:
-            return super().write(text)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard output") from error
+        with self._errors():
+            super().write(text)
+        return len(text)
 
     def flush(self) -> None:
-        try:
+        with self._errors():
             super().flush()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise OSError(error.errno, error.strerror, "standard output") from error
 
 
-class _Messages(io.TextIOWrapper):
+class _Messages(_Output):
     """Standard error that drops what it can't write, so that a closed stream ends no command."""
 
-    def write(self, text: str) -> int:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            return super().write(text)
-        except OSError:
-            _discard(self)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
+            yield
         except OSError:
             _discard(self)
 
@@ -398,11 +397,11 @@ class _Closed(io.RawIOBase):
         raise OSError(errno.EBADF, "it is closed", "standard input")
 
 
-def _mend_streams() -> None:
-    """Make the standard streams such that no character and no closed stream ends in a traceback.
+def _repair_streams() -> None:
+    """Keep characters that can't be shown, and closed streams, from ending in a traceback.
 
-    A stream that was closed (``>&-``) would be None, and the next file that is opened would get its
-    number: a place is kept for it. Characters that the terminal's encoding hasn't got are replaced.
+    A stream that was closed (``>&-``) is None, and the next file that is opened would get its
+    number: that number is occupied. Characters that the terminal's encoding lacks are replaced.
     """
     for name, access in (("stdin", os.O_WRONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
@@ -427,14 +426,14 @@ def _mend_streams() -> None:
 
 
 def _discard(stream: IO[str]) -> None:
-    """Let what the stream still holds go nowhere: Python would try again at its end."""
+    """Drop what the stream still holds: Python would try to write it again at its end."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 
-def _in_words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     """The path and the reason."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.filename is not None:
@@ -449,8 +448,8 @@ def _memory(error: Exception) -> str:
     return f"not enough memory{detail}. Take a smaller model, batch or text, or free some"
 
 
-def _say(message: str) -> None:
-    with suppress(OSError):  # nobody can be told
+def _print_error(message: str) -> None:
+    with suppress(OSError):  # standard error is closed
         print(message, file=sys.stderr, flush=True)
 
 
@@ -474,7 +473,7 @@ def _fail(message: str, exit_code: int) -> int:
     text = f"itera: error: {message}"
     tell_launcher(text)
     if not is_worker():
-        _say(text)
+        _print_error(text)
     return exit_code
 
 

@@ -19,17 +19,9 @@ MOST_THREADS = 4096
 MOST_MINUTES = 10 * 366 * 24 * 60.0  # ten years
 MOST = 2**63 - 1  # of a count or a size
 COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9}
-SIZES = {
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-    "B": 1,
-}
+SIZES = {"B": 1}
+SIZES |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
+SIZES |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", 1)}
 
 
 def number_of(option: str, value: str | float) -> float:
@@ -163,6 +155,12 @@ def _whole_range(least: int, most: int) -> str:
     return f"a whole number from {least:,} to {most:,}"
 
 
+def shown(value: Any) -> str:
+    """The value for a message, cut where it is long."""
+    text = _text(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text):,} characters)"
+
+
 def _text(value: Any) -> str:
     try:
         return str(value)
@@ -171,7 +169,4 @@ def _text(value: Any) -> str:
 
 
 def _wrong(option: str, value: Any, expected: str) -> UsageError:
-    shown = _text(value)
-    if len(shown) > 60:
-        shown = f"{shown[:40]}... ({len(shown):,} characters)"
-    return UsageError(f"--{option.replace('_', '-')} {shown}: expected {expected}")
+    return UsageError(f"--{option.replace('_', '-')} {shown(value)}: expected {expected}")

@@ -8,6 +8,7 @@ reads a file of any kind. Times are in the unit of the field's name; ``bpb`` is 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -490,7 +491,7 @@ class HeldOut(Measured, tag="held_out"):
     weights_sha256: str
 
 
-class TextScore(Part):
+class TextBits(Part):
     bpb: float
     nats_per_token: float
 
@@ -499,8 +500,8 @@ class StoredType(Part):
     """A file of the model: its size, its score on two texts."""
 
     bytes: int
-    valid: TextScore
-    official: TextScore
+    valid: TextBits
+    official: TextBits
 
 
 class StoredQuality(Measured, tag="stored_quality"):
@@ -951,6 +952,12 @@ class Run(Record, omit_defaults=True, tag="run"):
     decode: Decode | None = None
     scoring: Scoring | None = None
 
+    @property
+    def parts(self) -> dict[str, Measured]:
+        """The records that there are, by their field."""
+        found = {field: getattr(self, field) for field in self.__struct_fields__}
+        return {k: v for k, v in found.items() if isinstance(v, Measured)}
+
 
 ModelRecord = Summary | Evaluation | Benchmark | TrainingSpeed | Decode | Scoring
 
@@ -1005,6 +1012,16 @@ def _kind(path: str | Path, header: _Header) -> type[Record]:
             f"{expected}, which is read here: {remedy}"
         )
     return kind
+
+
+def is_record(path: str | Path) -> bool:
+    """Whether a file begins as `Record.write` begins one, of a kind that is known."""
+    try:
+        with open(path, "rb") as file:
+            start = re.match(rb'\{\n  "kind": "(\w+)",\n  "version": ', file.read(80))
+    except OSError:
+        return False
+    return start is not None and start[1].decode() in KINDS
 
 
 def kind_of(record: type[Record]) -> str:

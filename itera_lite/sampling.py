@@ -38,49 +38,31 @@ REPETITION_WINDOW = 64  # tokens that a repetition penalty looks back
 # transformers' other fields, with the values that change nothing. For another value, and for a
 # field that is neither here nor below, the user is warned.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "assistant_confidence_threshold": (0.4,),
-    "begin_suppress_tokens": ([],),
-    "diversity_penalty": (0, 0.0),
-    "early_stopping": (False,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "encoder_repetition_penalty": (1, 1.0),
-    "epsilon_cutoff": (0, 0.0),
-    "eta_cutoff": (0, 0.0),
-    "guidance_scale": (1, 1.0),
-    "length_penalty": (1, 1.0),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "no_repeat_ngram_size": (0,),
-    "num_beam_groups": (1,),
-    "num_beams": (1,),
-    "num_return_sequences": (1,),
-    "penalty_alpha": (0, 0.0),
-    "remove_invalid_values": (False,),
-    "renormalize_logits": (False,),
-    "sequence_bias": ([], {}),
-    "bad_words_ids": ([],),
-    "stop_strings": ([],),
-    "suppress_tokens": ([],),
-    "typical_p": (1, 1.0),
+    name: values
+    for values, names in (
+        (
+            (1,),
+            "encoder_repetition_penalty guidance_scale length_penalty num_beam_groups num_beams "
+            "num_return_sequences typical_p",
+        ),
+        (
+            (0,),
+            "diversity_penalty encoder_no_repeat_ngram_size epsilon_cutoff eta_cutoff min_length "
+            "min_new_tokens no_repeat_ngram_size penalty_alpha",
+        ),
+        (([],), "bad_words_ids begin_suppress_tokens stop_strings suppress_tokens"),
+        (([], {}), "sequence_bias"),
+        ((False,), "early_stopping remove_invalid_values renormalize_logits"),
+        ((0.4,), "assistant_confidence_threshold"),
+    )
+    for name in names.split()
 }
 # Fields that don't change the distribution, or that are options of the verbs
-_HARMLESS = {
-    "bos_token_id",
-    "cache_implementation",
-    "decoder_start_token_id",
-    "eos_token_id",
-    "max_length",
-    "max_new_tokens",
-    "max_time",
-    "output_attentions",
-    "output_hidden_states",
-    "output_logits",
-    "output_scores",
-    "pad_token_id",
-    "return_dict_in_generate",
-    "transformers_version",
-    "use_cache",
-}
+_HARMLESS = """
+    bos_token_id eos_token_id pad_token_id decoder_start_token_id max_length max_new_tokens max_time
+    output_attentions output_hidden_states output_logits output_scores return_dict_in_generate
+    cache_implementation use_cache transformers_version
+""".split()
 
 
 def read_generation_config(checkpoint: Path) -> SamplingDefaults:

@@ -1,4 +1,4 @@
-"""Training with several processes: `torchrun` whose last word is ours.
+"""Training with several processes: `torchrun` with the error messages and exit codes of `itera`.
 
     python -m itera_lite.torchrun --nproc-per-node 2 train --data my_texts --minutes 10
 
@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def is_worker() -> bool:
-    """Whether this process is one of several, and not the one that speaks for all."""
+    """Whether this process is one of several, and not the one that prints for all."""
     return os.environ.get("RANK", "").strip() not in ("", "0")
 
 
 def tell_launcher(message: str) -> None:
-    """Leave the reason of a failure where torchrun looks for it, so that it shows it last."""
+    """Write the reason of a failure to where torchrun looks for it, so that it shows it last."""
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return
@@ -68,7 +68,7 @@ def tell_launcher(message: str) -> None:
         with open(path, "w", encoding="utf-8") as file:
             json.dump({"message": {"message": message, "extraInfo": details}}, file)
     except OSError:
-        pass  # torchrun then says that it knows no reason
+        pass  # torchrun then reports a failure without a reason
 
 
 if __name__ == "__main__":

@@ -1,31 +1,56 @@
-"""What the README says is so: its commands run, its file tree is the tree, its links work."""
+"""What README and docs say is so: commands run and print that, paths and links are there."""
 
+import ast
+import importlib
 import inspect
 import re
 import shlex
 import shutil
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
 
 from itera_lite import cli
+from tests.test_cli import OPTION, options_of
+from tools.readme import PAGES, renew
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-# The chain is run for real, in the README's own words but for these smaller budgets.
-SMALLER = {
-    "--minutes 10": "--tokens 4096 --threads 1",
-    "itera bench": "itera bench --quick --repeats 1",
+TEXTS = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *sorted(ROOT.glob("docs/*.md")),
+        ROOT / "itera_lite/models/README.md",
+    )
 }
+README = TEXTS["README.md"]
+
+# The commands are run for real, in the README's own words but for these smaller budgets.
+SMALLER = {
+    "--tokens 2M": "--data my_texts --tokens 4096 --threads 1",
+    "--minutes 10": "--tokens 4096 --threads 1",
+    "--epochs 5": "--tokens 8192 --threads 1",
+    "itera bench": "itera bench --quick --repeats 1",
+    "--target-bytes 1.2MB": "--target-bytes 1.2MB --minutes 0.01 --threads 1",
+}
+LONG = ("itera ladder", "--max-loss")  # what has tests of its own
+WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
+OTHER_PROGRAMS = {"llama-completion", "llama-server", "ollama", "lms", "printf", "cmake"}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    return [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
+def sessions() -> list[tuple[str, str]]:
+    """(command, what it prints) of the README's console blocks."""
+    parts = [part for block in blocks("console") for part in re.split(r"^\$ ", block, flags=re.M)]
+    return [tuple(part.split("\n", 1)) for part in parts if part]
+
+
+def commands(page: str) -> list[str]:
+    return [line for block in blocks("sh", page) for line in block.splitlines() if line.strip()]
 
 
 def itera_arguments(words: list[str]) -> list[str] | None:
@@ -43,10 +68,13 @@ def itera_arguments(words: list[str]) -> list[str] | None:
     return None
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize(
+    "command",
+    [command for command, _ in sessions()] + [c for page in TEXTS.values() for c in commands(page)],
+)
 def test_every_command_is_one_that_exists(command: str) -> None:
     """Verb, options and the type of each value are checked by the real command line."""
-    words = shlex.split(command)
+    words = shlex.split(command, comments=True)
     arguments = itera_arguments(words)
     if arguments is not None:
         cli.build_app(arguments).parse_args(arguments, exit_on_error=False, print_error=False)
@@ -54,75 +82,127 @@ def test_every_command_is_one_that_exists(command: str) -> None:
             assert (ROOT / words[1]).is_file()
     elif words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    else:
-        assert words[:2] == ["pip", "install"], f"don't know how to check: {command}"
+    elif words[:2] == ["pip", "install"]:
         extra = re.search(r"\[(\w+)\]", words[-1])
         if extra:
             assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.M)
+    else:
+        assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).is_file(), f"unknown: {command}"
 
 
-@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")))
-def test_links_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
-        if not target.startswith(("http:", "https:", "#")):
-            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name}: {target}"
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_in_sentences_have_such_options(name: str) -> None:
+    """`itera VERB --option` between backquotes, which may leave out what a verb needs."""
+    verbs = sorted(cli.VERBS, key=len, reverse=True)
+    for verb, rest in re.findall(rf"`itera\s+({'|'.join(verbs)})\b([^`]*)`", TEXTS[name]):
+        wrong = set(OPTION.findall(rest)) - options_of(verb)
+        assert not wrong, f"`itera {verb}` has no {wrong}"
 
 
-def test_the_chain_for_your_own_text_runs(
+@pytest.mark.parametrize("name", TEXTS)
+def test_paths_lead_somewhere(name: str) -> None:
+    """Links, with the heading that they point at; and our own paths between backquotes."""
+    here = (ROOT / name).parent
+    for target in re.findall(r"\]\(([^)\s]+)\)", TEXTS[name]):
+        if target.startswith(("http:", "https:")):
+            continue
+        path, _, heading = target.partition("#")
+        found = here / path if path else ROOT / name
+        assert found.exists(), target
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", found.read_text(), re.MULTILINE)
+            assert heading in map(anchor, titles), target
+    roots = "itera_lite|native|tests|docs|tools|experiments|results|reports|utils"
+    for path in re.findall(rf"`((?:{roots})/[\w./*-]*)`", TEXTS[name]):
+        assert path in WRITTEN_LATER or list(ROOT.glob(path.rstrip("/"))), path
+
+
+def anchor(title: str) -> str:
+    """The id that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_python_examples_import_what_exists(name: str) -> None:
+    for example in blocks("python", TEXTS[name]):
+        for node in ast.walk(ast.parse(example)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module or "")
+                assert all(hasattr(module, alias.name) for alias in node.names), example
+
+
+def smaller(command: str) -> str:
+    for plain, small in SMALLER.items():
+        command = command.replace(plain, small)
+    return command
+
+
+def masked(text: str) -> str:
+    """Without what differs from run to run."""
+    return re.sub(r"\d[\d.,]*", "0", " ".join(text.split()))
+
+
+def test_the_commands_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`itera data ... itera report`, then the Python example, in an empty folder."""
+    """All of the README's `itera` commands, then its Python example, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my_texts"
     folder.mkdir()
     for source in sorted(Path(inspect.__file__).parent.glob("*.py"))[:24]:
         shutil.copy(source, folder / f"{source.stem}.txt")
+    (folder / "one.txt").write_text("A line is a document.\nSo is this one.\n")
 
-    chain = next(block for block in blocks("sh") if "itera data my_texts" in block)
-    for plain, small in SMALLER.items():
-        assert plain in chain
-        chain = chain.replace(plain, small)
-    for line in chain.splitlines():
-        arguments = itera_arguments(shlex.split(line))
+    def run(command: str) -> str:
+        arguments = itera_arguments(shlex.split(smaller(command)))
         assert arguments is not None
-        assert cli.main(arguments) == 0, f"{line}\n{capsys.readouterr().err}"
+        capsys.readouterr()
+        code = cli.main(arguments)
+        printed = "".join(capsys.readouterr())
+        assert code == 0, f"{command}\n{printed}"
+        return printed
 
+    assert all(any(plain in c for c in (*dict(sessions()), *commands(README))) for plain in SMALLER)
+    assert len(sessions()) == 3
+    for command, shown in sessions():
+        printed = run(command)
+        alike = SequenceMatcher(None, masked(shown), masked(printed), autojunk=False).ratio()
+        assert alike > 0.9, f"{command} prints:\n{printed}"
+
+    ours = [c for c in commands(README) if c.startswith("itera ") and not any(x in c for x in LONG)]
+    assert len(ours) >= 10
+    for command in ours:
+        run(command)
     for written in (
         "checkpoints/itera_lite_tiny/model.safetensors",
+        "checkpoints/itera_lite_tiny/model-q8_0.gguf",
         "results/itera_lite_tiny_metrics.csv",
         "results/itera_lite_tiny_eval.json",
         "results/itera_lite_tiny_benchmark.json",
         "reports/efficiency_report.md",
         "reports/efficiency_report.html",
+        "scored.jsonl",
     ):
         assert (tmp_path / written).stat().st_size > 0
 
-    (export,) = [line for line in commands() if line.startswith("itera export ")]
-    assert cli.main(shlex.split(export)[1:]) == 0
-    for example in blocks("python"):
-        capsys.readouterr()
-        exec(example, {})
-        assert len(capsys.readouterr().out) > 20
+    (example,) = blocks("python")
+    capsys.readouterr()
+    exec(example, {})
+    assert len(capsys.readouterr().out) > 20
 
 
-TABLES = re.findall(r"<!-- table: (engine |ladder )?(\S+) -->\n", README)
-
-
-def test_the_tables_are_those_of_the_committed_results(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_the_tables_are_those_of_the_committed_results(name: str, tmp_path: Path) -> None:
     """`make readme` would change nothing."""
-    from itera_lite.report.table import renew
-
-    for folder in {folder for _, folder in TABLES}:
-        (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / folder).symlink_to(ROOT / folder)
-    page = tmp_path / "README.md"
-    page.write_text(README)
+    page = tmp_path / "page.md"
+    page.write_text(TEXTS[name])
     renew(page)
-    assert page.read_text() == README
+    assert page.read_text() == TEXTS[name]
+    assert "<!-- table: " in TEXTS[name]
 
 
-def test_there_are_tables_and_pictures_of_real_output() -> None:
-    assert len(TABLES) >= 3
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
-    assert pictures
-    assert all((ROOT / picture).is_file() for picture in pictures)
+def test_the_readme_shows_real_output() -> None:
+    (picture,) = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
+    assert (ROOT / picture).is_file()
+    table = README.partition("<!-- table: summary ")[2].partition("<!-- end -->")[0]
+    assert len(re.findall(r"^\|", table, re.MULTILINE)) == 2 + 6

@@ -7,32 +7,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "itera_lite"
 
 # From the top to the bottom: a room imports only from those that stand after it.
+# fmt: off
 ROOMS = (
-    *("cli", "commands"),
-    *(
-        "studies",
-        "compress",
-        "bench",
-        "distill",
-        "engine",
-        "export",
-        "train",
-        "evaluate",
-        "checkpoint",
-    ),
-    *("model", "ops", "report", "data", "records"),
-    *(
-        "machine",
-        "stats",
-        "quantities",
-        "sampling",
-        "config",
-        "files",
-        "terminal",
-        "torchrun",
-        "errors",
-    ),
+    "cli", "commands",
+    "studies", "compress", "bench", "distill", "engine", "export", "train", "evaluate",
+    "checkpoint", "model", "ops", "report", "data", "records",
+    "machine", "stats", "quantities", "sampling", "config", "files", "terminal", "torchrun",
+    "errors",
 )
+# fmt: on
 
 
 def imports() -> Iterator[tuple[str, str]]:

@@ -22,7 +22,6 @@ from itera_lite.report.sections.engine import (
     OURS,
     decode_speeds,
     ratio_to,
-    target_cells,
     targets,
 )
 from itera_lite.report.sections.outlook import (
@@ -136,7 +135,7 @@ def engine_table(results: Results) -> str:
             f"'{results.folder}' has no NAME_decode.json or NAME_scoring.json. "
             "Run `itera bench decode` and `itera bench score` to make them."
         )
-    judged = [target_cells(row) for model in results.models for row in targets(model)]
+    judged = [list(map(escape, t.cells)) for model in results.models for t in targets(model)]
     return paragraphs(
         table(["tokens/s, one thread", "engine", "llama.cpp", "transformers (float32)"], speeds),
         table(["target", "found", "wanted", "verdict"], judged, "lrrl") if judged else "",

@@ -7,9 +7,8 @@ turn lasts as long as a few passes need, so that a second program disturbs few o
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from itera_lite import _engine, ops
@@ -17,7 +16,7 @@ from itera_lite.bench import runtimes
 from itera_lite.bench.processes import measure_startup
 from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Runtime, installed, prompt_ids
 from itera_lite.bench.shapes import SHAPES, ModelFiles, export_model, save_shape
-from itera_lite.bench.turns import Entry, progress_bar, speed_ratios, take_turns
+from itera_lite.bench.turns import Entry, measure_in_turns, speed_ratios
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
@@ -43,23 +42,14 @@ BANDWIDTH_SECONDS = 0.02  # a turn of reading memory
 TOKENS = 64  # a pass
 SLOW_TOKENS = 16  # of what takes milliseconds a token
 SAMPLING = {"temperature": 0.8, "top_k": 0, "top_p": 0.95}
-ROOFLINE = "share of the roofline"
 LEAST_GROWTH = 1e-3  # where an interval reaches down to none: a ratio needs more than zero
-
-# The types of weights that a target is about, and the target.
-TARGETS = (
-    (["q8_0"], Target("llama_cpp", "Decoding Q8_0, against llama.cpp", "at least", 8)),
-    (["q8_0"], Target("transformers", "Decoding Q8_0, against transformers", "at least", 100)),
-    (["q8_0", "q4_0"], Target("q4_0", "Decoding Q4_0, against our Q8_0", "at least", 1)),
-    *(
-        (
-            [kind],
-            Target(
-                f"roofline_{kind}", f"Decoding {kind.upper()}, {ROOFLINE}", "at least", 0.65, "%"
-            ),
-        )
-        for kind in ("q8_0", "q4_0")
-    ),
+TARGETS = (  # beside those on a long context and on the start
+    Target("llama_cpp", "Decoding Q8_0, against llama.cpp", "at least", 8),
+    Target("transformers", "Decoding Q8_0, against transformers", "at least", 100),
+    Target("q4_0", "Decoding Q4_0, against our Q8_0", "at least", 1),
+    Target("roofline_q8_0", "Decoding Q8_0, share of the roofline", "at least", 0.65, "%"),
+    Target("roofline_q4_0", "Decoding Q4_0, share of the roofline", "at least", 0.65, "%"),
+    Target("growth_vs", "Transformer's growth of that time against ours", "at least", 5),
 )
 
 
@@ -71,8 +61,19 @@ class Decoder(Entry[tuple[float, float]]):
     kind: str  # type of the weights: q8_0, or fp32 in PyTorch
     label: str  # the runtime's name in the results
     runtime: Runtime
-    context: int  # tokens of the prompt
+    prompt: list[int]
     tokens: int  # decoded a pass
+
+    def measure(self) -> tuple[float, float]:
+        passes = [self.runtime.decode(self.prompt, self.tokens)]
+        while sum(one.seconds for one in passes) < TURN_SECONDS:
+            passes.append(self.runtime.decode(self.prompt, self.tokens))
+        n = self.tokens * len(passes)
+        return sum(one.seconds for one in passes) / n, sum(one.inside for one in passes) / n
+
+    @property
+    def context(self) -> int:
+        return len(self.prompt)
 
     @property
     def inside(self) -> list[float]:
@@ -110,6 +111,9 @@ class Bandwidth(Entry[float]):
     weights: int  # bytes that a token reads of the weights
     state: int  # and of the text's state
 
+    def measure(self) -> float:
+        return _engine.read_bandwidth(self.weights + self.state, BANDWIDTH_SECONDS)
+
     @property
     def seconds(self) -> Measurement:
         """The least seconds that a token can take."""
@@ -145,61 +149,57 @@ class DecodedModel:
         """Time that reading a token's bytes takes at least, over the time that the token takes."""
         return ratio(self.bandwidths[kind].seconds, self.seconds(kind, OURS))
 
-    def add_native(self, *, peers: bool, sampling: bool) -> None:
-        """Add the engine, and llama.cpp, with every file."""
-        room = self.context + TOKENS + 1
-        for kind, path in self.files.paths.items():
-            engine = runtimes.Engine(path, room)
-            self._add(kind, OURS, engine)
+    def add_native(
+        self,
+        context: int,
+        types: Iterable[str],
+        tokens: int,
+        *,
+        peers: bool,
+        sampling: bool = False,
+    ) -> None:
+        """Add the engine, and llama.cpp, with files of the given types."""
+        prompt, room = self._prompt(context), context + TOKENS + 1
+        for kind in types:
+            path = self.files.paths[kind]
+            self._add(kind, OURS, runtimes.Engine(path, room), prompt, tokens)
             if sampling:
-                self._add(kind, SAMPLED, runtimes.Engine(path, room, sampling=SAMPLING))
-            weights = engine.model.weight_bytes_per_token()
-            state = engine.model.state_bytes_per_token(self.context + TOKENS // 2)
-            self.bandwidths[kind] = Bandwidth(
-                name=f"{self.files.model.name} {kind}, bandwidth",
-                measure=partial(_engine.read_bandwidth, weights + state, BANDWIDTH_SECONDS),
-                weights=weights,
-                state=state,
-            )
+                sampled = runtimes.Engine(path, room, sampling=SAMPLING)
+                self._add(kind, SAMPLED, sampled, prompt, tokens)
             if peers and installed(LLAMA):
-                self._add(kind, LLAMA, runtimes.Llama(path, room))
+                self._add(kind, LLAMA, runtimes.Llama(path, room), prompt, tokens)
 
     def add_torch(self, *, peers: bool, pytorch: bool) -> None:
         """Add `transformers`, and our own PyTorch model, in float32."""
-        folder = self.files.folder
+        folder, prompt = self.files.folder, self._prompt(self.context)
         if peers and installed(TRANSFORMERS):
-            self._add("fp32", TRANSFORMERS, runtimes.Transformers(folder), tokens=SLOW_TOKENS)
+            self._add("fp32", TRANSFORMERS, runtimes.Transformers(folder), prompt, SLOW_TOKENS)
         if pytorch:
             ops.enable()
             ours = runtimes.Torch(load_checkpoint(folder)[0])
-            self._add("fp32", OUR_PYTORCH, ours, tokens=SLOW_TOKENS)
+            self._add("fp32", OUR_PYTORCH, ours, prompt, SLOW_TOKENS)
 
-    def add_long(self, *, peers: bool) -> None:
-        """Add the engine, and llama.cpp, after the long prompt."""
-        kind, context = self.files.main_type, self.long_context
-        path, room = self.files.paths[kind], context + TOKENS + 1
-        self._add(kind, OURS, runtimes.Engine(path, room), context, SLOW_TOKENS)
-        if peers and installed(LLAMA):
-            self._add(kind, LLAMA, runtimes.Llama(path, room), context, SLOW_TOKENS)
+    def add_bandwidths(self) -> None:
+        """Add what reading a token's bytes takes, for each type."""
+        for kind in self.files.paths:
+            model = self.files.load(256, kind)
+            self.bandwidths[kind] = Bandwidth(
+                name=f"{self.files.model.name} {kind}, bandwidth",
+                weights=model.weight_bytes_per_token(),
+                state=model.state_bytes_per_token(self.context + TOKENS // 2),
+            )
 
-    def _add(
-        self,
-        kind: str,
-        label: str,
-        runtime: Runtime,
-        context: int | None = None,
-        tokens: int | None = None,
-    ) -> None:
-        context, tokens = context or self.context, tokens or TOKENS
-        prompt = prompt_ids(self.files.load(256), context)
+    def _prompt(self, length: int) -> list[int]:
+        return prompt_ids(self.files.load(256), length)
+
+    def _add(self, kind: str, label: str, runtime: Runtime, prompt: list[int], tokens: int) -> None:
         self.decoders.append(
             Decoder(
-                name=f"{self.files.model.name} {kind} {label} {context}",
-                measure=partial(_turn, runtime, prompt, tokens),
+                name=f"{self.files.model.name} {kind} {label} {len(prompt)}",
                 kind=kind,
                 label=label,
                 runtime=runtime,
-                context=context,
+                prompt=prompt,
                 tokens=tokens,
             )
         )
@@ -302,22 +302,22 @@ def measure_decoding(
             for folder in folders
         ]
         for model in models:
-            model.add_native(peers=peers, sampling=True)
+            model.add_native(context, model.files.paths, TOKENS, peers=peers, sampling=True)
             model.add_torch(peers=peers, pytorch=pytorch)
             if long_context:
-                model.add_long(peers=peers)
+                model.add_native(long_context, [model.files.main_type], SLOW_TOKENS, peers=peers)
         shapes = []
         for name in SHAPES if sizes else ():
             folder = save_shape(name, Path(scratch))
             files = export_model(folder, SHAPES[name].types, Path(scratch))
             shapes.append(DecodedModel(files, context))
-            shapes[-1].add_native(peers=peers, sampling=False)
+            shapes[-1].add_native(context, files.paths, TOKENS, peers=peers)
         everybody = [*models, *shapes]
         entries: list[Decoder | Bandwidth] = []
         for model in everybody:
+            model.add_bandwidths()
             entries += [*model.decoders, *model.bandwidths.values()]
-        with progress_bar("bench decode", (repeats + 1) * len(entries)) as progress:
-            take_turns(entries, repeats, progress)
+        measure_in_turns("bench decode", entries, repeats)
         for model in everybody:
             for decoder in model.decoders:
                 decoder.runtime.close()
@@ -338,15 +338,6 @@ def measure_decoding(
             )
         small = [model.record() for model in shapes]
     return records, EngineSizes(models=small, provenance=origin) if small else None
-
-
-def _turn(runtime: Runtime, prompt: Sequence[int], tokens: int) -> tuple[float, float]:
-    """Decode for `TURN_SECONDS`; returns the seconds a token, whole and inside the library."""
-    passes = [runtime.decode(prompt, tokens)]
-    while sum(one.seconds for one in passes) < TURN_SECONDS:
-        passes.append(runtime.decode(prompt, tokens))
-    n = tokens * len(passes)
-    return sum(one.seconds for one in passes) / n, sum(one.inside for one in passes) / n
 
 
 def engine_provenance(models: Sequence[ModelFiles], peers: bool) -> Provenance:
@@ -372,30 +363,22 @@ def decode_targets(
     """
     if model.files.model.family != "itera":
         return []
-    ours = model.seconds("q8_0", OURS)
-    found = {
-        "llama_cpp": ratio(model.seconds("q8_0", LLAMA), ours),
-        "transformers": ratio(model.seconds("fp32", TRANSFORMERS), ours),
-        "q4_0": ratio(ours, model.seconds("q4_0", OURS)),
-        **{f"roofline_{kind}": model.roofline_share(kind) for kind in model.bandwidths},
-    }
-    judged = [
-        target.judged(found[target.key])
-        for types, target in TARGETS
-        if model.files.paths.keys() >= set(types)
-    ]
-    if model.long_context:
-        kind, long = model.files.main_type, model.long_context
-        label = f"Time of a token after {long:,} against {model.context}"
-        slower = ratio(model.seconds(kind, OURS, long), model.seconds(kind, OURS))
+    q8_0, q4_0 = (model.seconds(kind, OURS) for kind in ("q8_0", "q4_0"))
+    found = {f"roofline_{kind}": model.roofline_share(kind) for kind in model.bandwidths}
+    if q8_0:
+        found["llama_cpp"] = ratio(model.seconds("q8_0", LLAMA), q8_0)
+        found["transformers"] = ratio(model.seconds("fp32", TRANSFORMERS), q8_0)
+    if q8_0 and q4_0:
+        found["q4_0"] = ratio(q8_0, q4_0)
+    kind, long = model.files.main_type, model.long_context
+    if long:
         other = next((one for one in others if one.files.model.family == "transformer"), None)
-        less = _less_growth(model, other) if other else None
-        judged += [
-            Target("growth", label, "at most", 2).judged(slower),
-            Target(
-                "growth_vs", "Transformer's growth of that time against ours", "at least", 5
-            ).judged(less),
-        ]
+        found["growth"] = ratio(model.seconds(kind, OURS, long), model.seconds(kind, OURS))
+        found["growth_vs"] = _less_growth(model, other) if other else None
+    label = f"Time of a token after {long:,} against {model.context}"
+    *first, last = TARGETS
+    targets = (*first, Target("growth", label, "at most", 2), last)
+    judged = [one.judged(found[one.key]) for one in targets if one.key in found]
     return judged + startup_targets(startup)
 
 

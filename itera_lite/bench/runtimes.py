@@ -1,8 +1,8 @@
 """The runtimes that models are measured in: one protocol, and an adapter for each.
 
 `Torch` holds one of our PyTorch models and `Transformers` loads a checkpoint folder; `Engine` (our
-C++ engine) and `Llama` (llama.cpp) load a GGUF file. PyTorch is imported only where it is used: a
-process that measures the engine's memory does without.
+C++ engine) and `Llama` (llama.cpp) load a GGUF file. Libraries are imported only where they are
+used, for the memory of processes that hold one runtime is measured.
 """
 
 from __future__ import annotations
@@ -22,19 +22,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
-from itera_lite import _engine
-from itera_lite.engine import Model
 from itera_lite.errors import IteraError, MissingExtra
 
 if TYPE_CHECKING:
-    import torch
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from itera_lite import _engine
     from itera_lite.data.tokenizer import Tokenizer
-    from itera_lite.model import LanguageModel
 
 # Names in the results. The engine is called by the package's name beside other programs, and
 # by its own beside our PyTorch models.
@@ -91,18 +87,23 @@ class Runtime(Protocol):
         ...
 
 
-class _PyTorch(Runtime):
-    """What both runtimes on PyTorch do alike; they differ in how they read."""
+class Torch(Runtime):
+    """One of our own PyTorch models."""
 
     batches = True
     batch = 1  # documents that are scored at a time
 
     def __init__(self, model: nn.Module) -> None:
-        self.model: Any = model
+        self._model: Any = model.eval()
 
-    def forward(self, ids: Tensor) -> object:
-        """The logits of all positions (B, L, V)."""
-        return self.model(ids)
+    def read(self, ids: Tensor) -> Tensor:
+        self._state = self._model.initial_state(ids.shape[0])
+        logits: Tensor = self._model.prefill(ids, self._state)
+        return logits
+
+    def step(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self._model.step(ids, self._state)
+        return logits
 
     def decode(self, prompt: Sequence[int], tokens: int) -> Pass:
         import torch
@@ -127,30 +128,17 @@ class _PyTorch(Runtime):
         begin = time.perf_counter()
         with torch.inference_mode():
             for rows in padded:
-                self.forward(rows)
+                self._forward(rows)
         return time.perf_counter() - begin
 
+    def _forward(self, ids: Tensor) -> None:
+        self._model(ids)
+
     def close(self) -> None:
-        self.model = self._state = None
+        self._model = self._state = None
 
 
-class Torch(_PyTorch):
-    """One of our own PyTorch models."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__(model.eval())
-
-    def read(self, ids: Tensor) -> Tensor:
-        self._state = self.model.initial_state(ids.shape[0])
-        logits: Tensor = self.model.prefill(ids, self._state)
-        return logits
-
-    def step(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self.model.step(ids, self._state)
-        return logits
-
-
-class Transformers(_PyTorch):
+class Transformers(Torch):
     """A checkpoint folder in `transformers`: float32, with its own cache.
 
     Args:
@@ -160,7 +148,7 @@ class Transformers(_PyTorch):
     """
 
     def __init__(self, folder: Path, device: str = "cpu", attention: str = "eager") -> None:
-        super().__init__(load_transformers(folder, attention).eval().to(device))
+        super().__init__(load_transformers(folder, attention).to(device))
         self._folder = folder
 
     def read(self, ids: Tensor) -> Tensor:
@@ -170,22 +158,22 @@ class Transformers(_PyTorch):
         return self._run(ids[:, None], self._state)
 
     def _run(self, ids: Tensor, state: Any) -> Tensor:
-        out = self.model(input_ids=ids, past_key_values=state, use_cache=True, logits_to_keep=1)
+        out = self._model(input_ids=ids, past_key_values=state, use_cache=True, logits_to_keep=1)
         self._state = out.past_key_values
         logits: Tensor = out.logits[:, -1]
         return logits
 
-    def forward(self, ids: Tensor) -> object:
-        return self.model(input_ids=ids, use_cache=False).logits
+    def _forward(self, ids: Tensor) -> None:
+        self._model(input_ids=ids, use_cache=False)
 
     def write(self, tokens: int, seed: int) -> int:
         """Sample a text as the checkpoint's ``generation_config`` says; returns its bytes."""
         import torch
 
-        self.model.generation_config.eos_token_id = None  # write on after the end of a document
+        self._model.generation_config.eos_token_id = None  # write on after the end of a document
         torch.manual_seed(seed)
         with torch.inference_mode():
-            ids = self.model.generate(
+            ids = self._model.generate(
                 torch.tensor([[self._tokenizer.eot_id]]),
                 max_new_tokens=tokens,
                 do_sample=True,
@@ -220,8 +208,11 @@ class Engine(Runtime):
         sampling: Mapping[str, Any] | None = None,
         threads: int = 1,
     ) -> None:
+        from itera_lite import _engine
+        from itera_lite.engine import Model
+
         self.model = _engine.Model.load(str(path), context)
-        self._texts = Model(self.model, path)
+        self._texts, self._finish = Model(self.model, path), _engine.finish
         self._threads = threads
         self._prompt: Sequence[int] = ()
         self._options: dict[str, Any] = {
@@ -255,7 +246,7 @@ class Engine(Runtime):
         )
         stream.next()  # the prompt's last token, and the choice of the first one after it
         begin = time.perf_counter()
-        _engine.finish([stream])
+        self._finish([stream])
         seconds = time.perf_counter() - begin
         return Pass(stream.tokens[1:], seconds, seconds)
 
@@ -292,34 +283,37 @@ class Llama(Runtime):
     """
 
     batches = False
+    _log: Any = None  # what llama.cpp calls with its messages; it must live as long as the library
 
     def __init__(self, path: Path, context: int, *, batch: int = 512, threads: int = 1) -> None:
         if not installed(LLAMA):
             raise MissingExtra("llama-cpp-python", "llama", "measuring llama.cpp")
         import llama_cpp
+        from numpy.ctypeslib import as_array
 
+        if Llama._log is None:
+            Llama._log = llama_cpp.llama_log_callback(lambda level, text, data: None)
+            llama_cpp.llama_log_set(Llama._log, None)
         self._c: Any = llama_cpp
-        _silence(llama_cpp)
-        llama_cpp.llama_backend_init()
-        options = llama_cpp.llama_model_default_params()
-        options.n_gpu_layers = 0
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), options)
-        if not self._model:
-            raise IteraError(f"llama.cpp can't load '{path}'")
+        self._as_array = as_array
         self._batch_size = min(batch, context)
-        settings = llama_cpp.llama_context_default_params()
-        settings.n_ctx = math.ceil(context / 256) * 256
-        settings.n_batch = settings.n_ubatch = self._batch_size
-        settings.n_threads = settings.n_threads_batch = threads
-        settings.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        settings.no_perf = True
-        self._context = llama_cpp.llama_init_from_model(self._model, settings)
-        if not self._context:
-            llama_cpp.llama_model_free(self._model)
-            raise IteraError(f"llama.cpp can't make a context of {context} tokens for '{path}'")
-        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
-        self._vocab_size = int(llama_cpp.llama_vocab_n_tokens(vocabulary))
-        self._eot_id = int(llama_cpp.llama_vocab_eos(vocabulary))
+        try:
+            self._llama = llama_cpp.Llama(
+                str(path),
+                n_ctx=math.ceil(context / 256) * 256,
+                n_batch=self._batch_size,
+                n_ubatch=self._batch_size,
+                n_threads=threads,
+                n_threads_batch=threads,
+                no_perf=True,
+                verbose=False,
+            )
+        except ValueError as error:
+            raise IteraError(
+                f"llama.cpp can't load '{path}' for {context} tokens: {error}"
+            ) from error
+        self._context = self._llama.ctx
+        self._vocab_size, self._eot_id = self._llama.n_vocab(), self._llama.token_eos()
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._batch = llama_cpp.llama_batch_init(self._batch_size, 0, 1)
         for i in range(self._batch_size):
@@ -344,9 +338,15 @@ class Llama(Runtime):
             self._clear()
             self._feed(prompt)
             self._first = self._best()
-            self._saved = self._save()
+            size = self._c.llama_state_seq_get_size(self._context, 0)
+            self._saved = (ctypes.c_uint8 * size)()
+            if self._c.llama_state_seq_get_data(self._context, self._saved, size, 0) != size:
+                raise IteraError("llama.cpp can't save its state")
             self._prompt = prompt
-        self._restore(self._saved, len(prompt))
+        self._clear()
+        if not self._c.llama_state_seq_set_data(self._context, self._saved, len(self._saved), 0):
+            raise IteraError("llama.cpp can't restore its state")
+        self._length = len(prompt)
         batch, context, decode = self._batch, self._context, self._c.llama_decode
         synchronize, clock = self._c.llama_synchronize, time.perf_counter
         batch.n_tokens, batch.logits[0] = 1, True
@@ -373,11 +373,8 @@ class Llama(Runtime):
         return seconds
 
     def close(self) -> None:
-        if self._context:
-            self._c.llama_batch_free(self._batch)
-            self._c.llama_free(self._context)
-            self._c.llama_model_free(self._model)
-            self._context = self._model = None
+        self._c.llama_batch_free(self._batch)
+        self._llama.close()
 
     def _clear(self) -> None:
         self._c.llama_memory_clear(self._memory, True)
@@ -410,25 +407,12 @@ class Llama(Runtime):
     def _logits(self) -> NDArray[np.float32]:
         """Logits (V,) of the last token that was read; a view, until the next one."""
         pointer = self._c.llama_get_logits_ith(self._context, -1)
-        return np.ctypeslib.as_array(pointer, (self._vocab_size,))
+        return self._as_array(pointer, (self._vocab_size,))
 
     def _best(self) -> int:
         logits = self._logits()
-        logits[self._eot_id] = -np.inf
+        logits[self._eot_id] = -math.inf
         return int(logits.argmax())
-
-    def _save(self) -> Any:
-        size = self._c.llama_state_seq_get_size(self._context, 0)
-        buffer = (ctypes.c_uint8 * size)()
-        if self._c.llama_state_seq_get_data(self._context, buffer, size, 0) != size:
-            raise IteraError("llama.cpp can't save its state")
-        return buffer
-
-    def _restore(self, saved: Any, length: int) -> None:
-        self._clear()
-        if not self._c.llama_state_seq_set_data(self._context, saved, len(saved), 0):
-            raise IteraError("llama.cpp can't restore its state")
-        self._length = length
 
 
 def load_transformers(folder: str | Path, attention: str = "eager") -> nn.Module:
@@ -505,7 +489,7 @@ def prompt_ids(model: _engine.Model, length: int) -> list[int]:
     return [model.eot, *itertools.islice(itertools.cycle(text), length - 1)]
 
 
-def _tensor(logits: NDArray[np.float32]) -> torch.Tensor:
+def _tensor(logits: NDArray[np.float32]) -> Tensor:
     import torch
 
     return torch.from_numpy(logits)[None]
@@ -516,11 +500,3 @@ def _only_row(ids: Tensor) -> list[int]:
         raise ValueError(f"{len(ids)} texts at once: expected one")
     row: list[int] = ids[0].tolist()
     return row
-
-
-def _silence(llama_cpp: Any) -> None:
-    if not hasattr(_silence, "callback"):  # it must live as long as the library
-        _silence.callback = llama_cpp.llama_log_callback(  # type: ignore[attr-defined]
-            lambda level, text, data: None
-        )
-        llama_cpp.llama_log_set(_silence.callback, None)  # type: ignore[attr-defined]

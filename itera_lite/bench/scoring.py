@@ -6,7 +6,7 @@ Every runtime computes the probabilities of all tokens of the same documents, in
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from itera_lite.bench import runtimes
 from itera_lite.bench.decode import engine_provenance
 from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Document, Runtime, installed
 from itera_lite.bench.shapes import ModelFiles, export_model
-from itera_lite.bench.turns import Entry, progress_bar, speed_ratios, take_turns
+from itera_lite.bench.turns import Entry, measure_in_turns, speed_ratios
 from itera_lite.machine.peak import torch_threads
-from itera_lite.machine.provenance import usable_cores
+from itera_lite.machine.processor import usable_cores
 from itera_lite.records import RuntimeScoring, Scoring
 from itera_lite.stats.comparison import Measurement, Metric
 from itera_lite.stats.samples import Stat
@@ -33,8 +33,12 @@ class Scorer(Entry[float]):
     kind: str  # type of the weights: q8_0, or fp32 in PyTorch
     label: str  # the runtime's name in the results
     runtime: Runtime
+    documents: list[Document]
     threads: int = 1
     note: str = ""  # how it was set up, where that was chosen here
+
+    def measure(self) -> float:
+        return _tokens(self.documents) / self.runtime.score(self.documents)
 
 
 def measure_scoring(
@@ -59,8 +63,7 @@ def measure_scoring(
             for files, text in zip(models, texts, strict=True)
         ]
         everybody = [one for group in scorers for one in group]
-        with progress_bar("bench score", (repeats + 1) * len(everybody)) as progress:
-            take_turns(everybody, repeats, progress)
+        measure_in_turns("bench score", everybody, repeats)
         for one in everybody:
             one.runtime.close()
         origin = engine_provenance(models, peers)
@@ -116,10 +119,10 @@ def _scorers(
     def scorer(kind: str, label: str, runtime: Runtime, threads: int = 1, note: str = "") -> Scorer:
         return Scorer(
             name=f"{files.model.name} {kind} {label}",
-            measure=_speed(runtime, documents),
             kind=kind,
             label=label,
             runtime=runtime,
+            documents=documents,
             threads=threads,
             note=note,
         )
@@ -132,10 +135,6 @@ def _scorers(
     if peers and installed(TRANSFORMERS):
         runtime, note = _fastest_transformers(files.folder, documents)
         yield scorer("fp32", TRANSFORMERS, runtime, note=note)
-
-
-def _speed(runtime: Runtime, documents: Sequence[Document]) -> Callable[[], float]:
-    return lambda: _tokens(documents) / runtime.score(documents)
 
 
 def _fastest_transformers(

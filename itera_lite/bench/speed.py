@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,8 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.files import folder_name
 from itera_lite.machine.energy import DEFAULT_WATTS, Energy, Meter, find_meter
 from itera_lite.machine.peak import synchronize, torch_threads
-from itera_lite.machine.provenance import Provenance, default_threads
+from itera_lite.machine.processor import default_threads
+from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost, describe
 from itera_lite.records import (
@@ -76,8 +76,38 @@ class Segment:
 class Cell(Entry[Segment]):
     """All repeats of one model in one runtime, at one batch size and context length."""
 
-    batch: int
-    context: int
+    runtime: Runtime
+    rows: Tensor  # the prompts (B, L)
+    steps: int  # tokens a row decoded after them
+    device: str
+    meter: Meter | None  # read around decoding
+
+    @torch.inference_mode()
+    def measure(self) -> Segment:
+        """Greedy decoding after the prompt; picking the token is part of a step."""
+        cpu, begin = time.process_time(), time.perf_counter()
+        token = self.runtime.read(self.rows).argmax(-1)
+        synchronize(self.device)
+        prefill = time.perf_counter() - begin
+        times = []
+        before = self.meter.read() if self.meter else ()
+        decode_cpu = time.process_time()
+        for _ in range(self.steps):
+            start = time.perf_counter()
+            token = self.runtime.step(token).argmax(-1)
+            synchronize(self.device)
+            times.append(time.perf_counter() - start)
+        end_cpu, end = time.process_time(), time.perf_counter()
+        used = self.meter.since(before) if self.meter else None
+        return Segment(prefill, times, end - begin, end_cpu - cpu, end_cpu - decode_cpu, used)
+
+    @property
+    def batch(self) -> int:
+        return len(self.rows)
+
+    @property
+    def context(self) -> int:
+        return self.rows.shape[1]
 
     @property
     def prefill(self) -> PrefillSpeed:
@@ -111,7 +141,7 @@ class Candidate:
 
     name: str
     runtime: Runtime
-    of: int  # index of the checkpoint
+    checkpoint: int  # index
     peer: str = ""  # transformers, llama.cpp or engine; empty for our PyTorch model
     cells: list[Cell] = field(default_factory=list)
 
@@ -209,7 +239,7 @@ def measure_speed(
                         note="" if other.runtime.batches else ONE_TEXT,
                     )
                     for other in others
-                    if other.of == one.of
+                    if other.checkpoint == one.checkpoint
                 },
                 peers_left_out=runtimes.missing(device) if peers else {},
                 interleaved_with=[other.name for other in everybody if other is not one],
@@ -231,15 +261,7 @@ def measure_cell(
 ) -> None:
     """Measure the candidates in one cell, in turns; adds a `Cell` to each.
 
-    Args:
-        candidates: what is compared.
-        prompts: token ids of the same text, a list for each checkpoint (its own tokenizer).
-        cell: batch and context.
-        repeats: timed repeats, after one round that isn't counted.
-        steps: tokens a row decoded in each repeat.
-        progress: called before each turn.
-        device: where the models are.
-        meter: read around decoding, where there is one.
+    ``prompts`` holds the ids of the same text for each checkpoint, in its own tokenizer.
     """
     batch, context = cell
     rows = [prompt_rows(ids, batch, context).to(device) for ids in prompts]
@@ -247,34 +269,14 @@ def measure_cell(
         one.cells.append(
             Cell(
                 name=f"{one.name}, batch {batch}, context {context}",
-                measure=partial(_segment, one.runtime, rows[one.of], steps, device, meter),
-                batch=batch,
-                context=context,
+                runtime=one.runtime,
+                rows=rows[one.checkpoint],
+                steps=steps,
+                device=device,
+                meter=meter,
             )
         )
     take_turns([one.cells[-1] for one in candidates], repeats, progress)
-
-
-@torch.inference_mode()
-def _segment(
-    runtime: Runtime, rows: Tensor, steps: int, device: str, meter: Meter | None
-) -> Segment:
-    """Greedy decoding after the prompt; picking the token is part of a step."""
-    cpu, begin = time.process_time(), time.perf_counter()
-    token = runtime.read(rows).argmax(-1)
-    synchronize(device)
-    prefill = time.perf_counter() - begin
-    times = []
-    before = meter.read() if meter is not None else ()
-    decode_cpu = time.process_time()
-    for _ in range(steps):
-        start = time.perf_counter()
-        token = runtime.step(token).argmax(-1)
-        synchronize(device)
-        times.append(time.perf_counter() - start)
-    end_cpu, end = time.process_time(), time.perf_counter()
-    used = meter.since(before) if meter is not None else None
-    return Segment(prefill, times, end - begin, end_cpu - cpu, end_cpu - decode_cpu, used)
 
 
 def prompt_rows(ids: Sequence[int], batch: int, context: int) -> Tensor:

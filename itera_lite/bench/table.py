@@ -17,7 +17,7 @@ from itera_lite.records import (
     TrainingSpeed,
 )
 from itera_lite.stats.samples import Stat
-from itera_lite.stats.targets import Target, target_lines
+from itera_lite.stats.targets import Target
 from itera_lite.terminal import table
 
 Cells = Sequence[PrefillSpeed | DecodeSpeed]
@@ -106,8 +106,8 @@ def _ratios(ratios: Sequence[SpeedRatio]) -> None:
 
 def _targets(targets: Sequence[Target]) -> None:
     if targets:
-        print("  Targets:")
-        print("\n".join("  " + line for line in target_lines(targets)))
+        cells = (target.cells for target in targets)
+        print(table(["  Target", "found", "wanted", "verdict"], cells, "lrll"))
 
 
 def _rows(records: Sequence[Benchmark]) -> Iterator[list[str]]:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +20,12 @@ from torch import Tensor, nn
 from itera_lite import ops
 from itera_lite.bench import runtimes
 from itera_lite.bench.runtimes import OURS, TRANSFORMERS
-from itera_lite.bench.turns import Entry, progress_bar, take_turns
-from itera_lite.checkpoint.hf import load_model, save_model
+from itera_lite.bench.turns import Entry, measure_in_turns
+from itera_lite.checkpoint.hf import load_model, read_config, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak, torch_threads
-from itera_lite.machine.provenance import Provenance, default_threads
+from itera_lite.machine.processor import default_threads
+from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost, describe
 from itera_lite.records import RuntimeTraining, TrainingSpeed
@@ -32,8 +36,7 @@ from itera_lite.train.precision import Precision, choose
 Step = Callable[[Tensor], float]  # one update on a batch (B, L+1); returns the loss in nats
 
 
-@dataclass
-class Repeat:
+class Repeat(NamedTuple):
     """One repeat of some steps."""
 
     first_loss: float  # nats
@@ -45,8 +48,19 @@ class Repeat:
 class Trainer(Entry[Repeat]):
     """A way to train."""
 
+    step: Step
+    batch: Tensor
+    steps: int  # a repeat
     threads: int
     dtype: torch.dtype
+
+    def measure(self) -> Repeat:
+        torch.set_num_threads(self.threads)
+        begin = time.perf_counter()
+        losses = [self.step(self.batch) for _ in range(self.steps)]
+        seconds = time.perf_counter() - begin
+        tokens = self.batch[:, 1:].numel() * self.steps
+        return Repeat(losses[0], tokens / seconds, measured_peak(self.dtype, seconds=0.2))
 
     def record(self) -> RuntimeTraining:
         return RuntimeTraining(
@@ -93,7 +107,7 @@ def measure_training(
             with tempfile.TemporaryDirectory() as folder:
                 save_model(model, folder, eot_id=0)
                 trainers = list(_trainers(folder, config, dtype, threads, steps, peers))
-            _take_turns(name, trainers, repeats)
+            measure_in_turns(f"bench train {name}", trainers, repeats)
             flops = cost(model.config, config.seq_len).flops_train
             rows = _shares_of_peak(trainers, flops)
             median = {label: row.tokens_per_second.median for label, row in rows.items()}
@@ -133,15 +147,22 @@ def training_speeds(
     with torch_threads(threads):
         ops.enable()
         dtype = choose("auto", "cpu").dtype
-        trainers = []
+        batch, trainers = _random_batch(vocab_size, config), []
         for family in NAMES:
             torch.manual_seed(0)
             model = LanguageModel(preset(family, size, vocab_size)).train()
             model.compute_dtype = dtype
-            step = our_step(model, config)
-            name = f"{NAMES[family]}_{size}"
-            trainers.append(_trainer(name, step, config, vocab_size, threads, dtype, steps))
-        _take_turns(size, trainers, repeats)
+            trainers.append(
+                Trainer(
+                    name=f"{NAMES[family]}_{size}",
+                    step=our_step(model, config),
+                    batch=batch,
+                    steps=steps,
+                    threads=threads,
+                    dtype=dtype,
+                )
+            )
+        measure_in_turns(f"bench train {size}", trainers, repeats)
     return {one.name: one.record() for one in trainers}
 
 
@@ -179,81 +200,51 @@ def peer_step(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> Step
     return step
 
 
-def _trainer(
-    name: str,
-    step: Step,
-    config: TrainConfig,
-    vocab_size: int,
-    threads: int,
-    dtype: torch.dtype,
-    steps: int,
-) -> Trainer:
-    """Trains on one batch of random tokens, the same for everybody."""
+def _random_batch(vocab_size: int, config: TrainConfig) -> Tensor:
+    """Token ids (B, L+1), the same for everybody."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, config.seq_len + 1)
-    batch = torch.randint(vocab_size, shape, generator=generator)
-
-    def repeat() -> Repeat:
-        torch.set_num_threads(threads)
-        begin = time.perf_counter()
-        losses = [step(batch) for _ in range(steps)]
-        seconds = time.perf_counter() - begin
-        tokens = config.batch_size * config.seq_len * steps
-        return Repeat(losses[0], tokens / seconds, measured_peak(dtype, seconds=0.2))
-
-    return Trainer(name=name, measure=repeat, threads=threads, dtype=dtype)
+    return torch.randint(vocab_size, shape, generator=generator)
 
 
 def _trainers(
     folder: str, config: TrainConfig, dtype: torch.dtype, threads: int, steps: int, peers: bool
 ) -> Iterator[Trainer]:
     """Everybody loads the same weights, which a learning rate of zero keeps the same."""
+    batch = _random_batch(read_config(Path(folder)).vocab_size, config)
 
     def trainer(label: str, step: Step, n: int, dtype: torch.dtype) -> Trainer:
         name = f"{label}, {n} thread{'s' if n > 1 else ''}"
-        return _trainer(name, step, config, vocab_size, n, dtype, steps)
+        return Trainer(name=name, step=step, batch=batch, steps=steps, threads=n, dtype=dtype)
 
     for n in dict.fromkeys((threads, 1)):
         model = load_model(folder).train()
-        vocab_size = model.config.vocab_size
         model.compute_dtype = dtype
         yield trainer(OURS, our_step(model, config), n, dtype)
     if peers:
         peer = runtimes.load_transformers(folder, attention="sdpa").train()
-        best = _best_precision(peer, config)
+        best = min((torch.float32, torch.bfloat16), key=lambda d: _seconds(peer, config, batch, d))
         yield trainer(TRANSFORMERS, peer_step(peer, config, best), threads, best)
 
 
-def _best_precision(model: nn.Module, config: TrainConfig) -> torch.dtype:
-    """The faster of float32 and bfloat16 autocast for ``model``; the better of two each."""
-    batch = torch.zeros(config.batch_size, config.seq_len + 1, dtype=torch.int64)
-
-    def seconds(dtype: torch.dtype) -> float:
-        step = peer_step(model, config, dtype)
+def _seconds(model: nn.Module, config: TrainConfig, batch: Tensor, dtype: torch.dtype) -> float:
+    """Of a step of `transformers` in a precision, the better of two."""
+    step, times = peer_step(model, config, dtype), []
+    step(batch)
+    for _ in range(2):
+        begin = time.perf_counter()
         step(batch)
-        times = []
-        for _ in range(2):
-            begin = time.perf_counter()
-            step(batch)
-            times.append(time.perf_counter() - begin)
-        return min(times)
-
-    return min((torch.float32, torch.bfloat16), key=seconds)
-
-
-def _take_turns(name: str, trainers: Sequence[Trainer], repeats: int) -> None:
-    with progress_bar(f"bench train {name}", (repeats + 1) * len(trainers)) as progress:
-        take_turns(trainers, repeats, progress)
+        times.append(time.perf_counter() - begin)
+    return min(times)
 
 
 def _shares_of_peak(trainers: Sequence[Trainer], flops: float) -> dict[str, RuntimeTraining]:
     """Each trainer's record with the best peak that was measured in its precision and with its
     threads, and its share of that."""
-    peaks: dict[tuple[torch.dtype, int], float] = {}
+    peaks, rows = defaultdict[tuple[torch.dtype, int], float](float), {}
     for one in trainers:
         key = one.dtype, one.threads
-        peaks[key] = max(peaks.get(key, 0.0), *(repeat.peak for repeat in one.samples))
-    rows = {}
+        peaks[key] = max(peaks[key], *(repeat.peak for repeat in one.samples))
     for one in trainers:
         peak, row = peaks[one.dtype, one.threads], one.record()
         row.peak_gflops = peak / 1e9

@@ -6,6 +6,7 @@ round, so a machine that gets slower for a while slows all of them alike.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,12 +23,15 @@ Progress = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
-class Entry(Generic[T]):
-    """What takes turns: its name for the progress, a measurement, and what that gave, by round."""
+class Entry(ABC, Generic[T]):
+    """What takes turns: its name for the progress, and what its measurements gave."""
 
     name: str
-    measure: Callable[[], T]
     samples: list[T] = field(default_factory=list)
+
+    @abstractmethod
+    def measure(self) -> T:
+        """Measure once."""
 
 
 def take_turns(
@@ -42,6 +46,12 @@ def take_turns(
             sample = entry.measure()
             if repeat >= 0:
                 entry.samples.append(sample)
+
+
+def measure_in_turns(title: str, entries: Sequence[Entry[Any]], repeats: int) -> None:
+    """`take_turns` with a bar on the terminal."""
+    with progress_bar(title, (repeats + 1) * len(entries)) as progress:
+        take_turns(entries, repeats, progress)
 
 
 @contextmanager

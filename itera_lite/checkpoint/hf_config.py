@@ -25,11 +25,15 @@ class Number:
     needed: bool = True
 
     def read(self, name: str, value: Any) -> Any:
-        """The value, checked.
+        """The value, checked; None where the file may lack it and does.
 
         Raises:
             CheckpointError: it isn't such a number.
         """
+        if value is None:
+            if self.needed:
+                raise CheckpointError(f"the file lacks '{name}': is it a whole checkpoint?")
+            return None
         kinds = (int, float) if self.kind is float else int
         good = isinstance(value, kinds) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
@@ -273,7 +277,7 @@ def from_hf_config(raw: Any) -> ModelConfig:
             f"model_type={_short(family)}: expected 'granitemoehybrid', 'llama' or 'gpt2'"
         )
     _refuse(family, raw)
-    values = {name: _number(name, raw.get(name), number) for name, number in USED[family].items()}
+    values = {name: number.read(name, raw.get(name)) for name, number in USED[family].items()}
     return {"gpt2": _gpt2, "llama": _llama, "granitemoehybrid": _itera}[family](values, raw)
 
 
@@ -299,14 +303,6 @@ def _refuse(family: str, raw: dict[str, Any]) -> None:
                 f"whether a {family} model computes something else with it. Take it out of "
                 "config.json if it doesn't"
             )
-
-
-def _number(name: str, value: Any, number: Number) -> Any:
-    if value is None:
-        if number.needed:
-            raise CheckpointError(f"the file lacks '{name}': is it a whole checkpoint?")
-        return None
-    return number.read(name, value)
 
 
 def _gpt2(values: dict[str, Any], raw: dict[str, Any]) -> ModelConfig:

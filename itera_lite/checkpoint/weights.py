@@ -6,7 +6,8 @@ config.json of a much larger model costs no memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def require_checkpoint(folder: Path) -> None:
     Raises:
         CheckpointError: it isn't, or may not be read; says what it is instead.
     """
-    try:
+    with _read_errors(folder):
         if not exists(folder):
             raise CheckpointError(
                 f"no checkpoint at '{folder}': {_EXPECTED}. Train one with: itera train"
@@ -49,8 +50,18 @@ def require_checkpoint(folder: Path) -> None:
             raise CheckpointError(_not_a_folder(folder))
         if not exists(folder / "config.json"):
             raise CheckpointError(_no_config(folder))
+
+
+@contextmanager
+def _read_errors(folder: Path) -> Iterator[None]:
+    """Turns an error of reading in the block into a `CheckpointError` that names the file."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise CheckpointError(f"the weights in '{folder}' are damaged: {error}") from None
     except OSError as error:
-        raise CheckpointError(f"'{folder}' can't be read: {error.strerror}") from None
+        path = error.filename or folder
+        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
 
 
 def _not_a_folder(path: Path) -> str:
@@ -86,7 +97,8 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         CheckpointError: as `read_weights`.
     """
-    return sorted(set(_find(folder).values()))
+    with _read_errors(folder):
+        return sorted(set(_find(folder).values()))
 
 
 def read_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -98,14 +110,8 @@ def read_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor
     Raises:
         CheckpointError: there are none, they are damaged, or they aren't those of the model.
     """
-    where = _find(folder)
-    try:
-        loaded = _load(folder, where, wanted)
-    except SafetensorError as error:
-        raise CheckpointError(f"the weights in '{folder}' are damaged: {error}") from None
-    except OSError as error:
-        path = error.filename or folder
-        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
+    with _read_errors(folder):
+        loaded = _load(folder, _find(folder), wanted)
     for name, value in loaded.items():
         if not torch.isfinite(value).all():
             raise CheckpointError(
@@ -117,21 +123,17 @@ def read_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _find(folder: Path) -> dict[str, Path]:
     """The file that each tensor is in."""
-    try:
-        if exists(folder / WEIGHTS):
-            return dict.fromkeys(_names(folder / WEIGHTS), folder / WEIGHTS)
-        if exists(folder / INDEX):
-            return _shards(folder)
-        if any(exists(folder / name) for name in _PICKLES):
-            raise CheckpointError(
-                f"the weights in '{folder}' are a pickle (pytorch_model.bin), which can run code "
-                f"when it is read: expected {WEIGHTS}. Convert it, if you trust it, in Python: "
-                f"transformers.AutoModelForCausalLM.from_pretrained('{folder}')"
-                ".save_pretrained('NEW_FOLDER'), and copy tokenizer.json there"
-            )
-    except OSError as error:
-        path = error.filename or folder
-        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
+    if exists(folder / WEIGHTS):
+        return dict.fromkeys(_names(folder / WEIGHTS), folder / WEIGHTS)
+    if exists(folder / INDEX):
+        return _shards(folder)
+    if any(exists(folder / name) for name in _PICKLES):
+        raise CheckpointError(
+            f"the weights in '{folder}' are a pickle (pytorch_model.bin), which can run code "
+            f"when it is read: expected {WEIGHTS}. Convert it, if you trust it, in Python: "
+            f"transformers.AutoModelForCausalLM.from_pretrained('{folder}')"
+            ".save_pretrained('NEW_FOLDER'), and copy tokenizer.json there"
+        )
     raise CheckpointError(f"'{folder}' has no {WEIGHTS}: it isn't a whole checkpoint")
 
 

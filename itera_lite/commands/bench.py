@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from itera_lite.errors import UsageError
 from itera_lite.files import check_writable, folder_name
 from itera_lite.quantities import check_numbers
+from itera_lite.records import Benchmark, Decode, Scoring, TrainingSpeed
 
-if TYPE_CHECKING:
-    from itera_lite.records import Benchmark, Decode, Scoring, TrainingSpeed
-
-    OfModel = TypeVar("OfModel", Benchmark, Decode, Scoring, TrainingSpeed)
-
+OfModel = TypeVar("OfModel", Benchmark, Decode, Scoring, TrainingSpeed)
 DEFAULT_CHECKPOINTS = (Path("checkpoints/itera_lite_tiny"), Path("checkpoints/transformer_tiny"))
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itera_lite.commands.bench import folders_of, print_missing, write_records
 from itera_lite.errors import UsageError
 from itera_lite.quantities import MOST_THREADS, whole_number
-
-if TYPE_CHECKING:
-    from itera_lite.records import Decode
+from itera_lite.records import Decode
 
 TYPES = ("f32", "q8_0", "q4_0")
 REPEATS, QUICK_REPEATS = 15, 3

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itera_lite.commands.bench import folders_of, print_missing, write_records
 from itera_lite.commands.bench_decode import check
-
-if TYPE_CHECKING:
-    from itera_lite.records import Scoring
+from itera_lite.records import Scoring
 
 TYPES = ("f32", "q8_0")
 REPEATS, QUICK_REPEATS = 9, 3

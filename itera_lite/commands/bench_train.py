@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from itera_lite.commands.bench import write_records
 from itera_lite.config import NAMES, Family, TrainConfig
 from itera_lite.files import check_writable
 from itera_lite.quantities import check_numbers, whole_number
-
-if TYPE_CHECKING:
-    from itera_lite.records import TrainingSpeed
-    from itera_lite.train.precision import Precision
+from itera_lite.records import TrainingSpeed
+from itera_lite.train.precision import Precision
 
 MOST_VOCABULARY = 1 << 20
 

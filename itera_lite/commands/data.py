@@ -1,15 +1,16 @@
-"""`itera data`: prepare a set and say what it is."""
+"""The verb `data`: prepares a set and describes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.data.prepare import prepare
 from itera_lite.data.repairs import printable
 from itera_lite.errors import UsageError
+from itera_lite.terminal import table
 
 MAX_SAMPLES = 10_000
-_SAMPLE_CHARS = 240
+SAMPLE_CHARS = 240
 
 
 def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) -> dict[str, Any]:
@@ -29,27 +30,21 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
     if not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
         raise UsageError(f"samples={samples}: expected 0 to {MAX_SAMPLES:,}")
     dataset = prepare(data, vocab_size=vocab_size, print_notes=False)
-    result = dict(dataset.manifest)
-    result["path"] = str(dataset.path)
+    result = dataset.manifest | {"path": str(dataset.path)}
     result["splits"] = {
         split: {**entry, "bytes_per_token": entry["bytes"] / entry["tokens"]}
         for split, entry in dataset.manifest["splits"].items()
     }
-    result["samples"] = _samples(dataset, samples)
+    total = result["splits"]["train"]["documents"]
+    wanted = {(2 * i + 1) * total // (2 * samples) for i in range(samples)}  # evenly spread
+    result["samples"] = [_beginning(text) for text in dataset.documents("train", wanted)]
     print(printable(_text(result)))
     return result
 
 
-def _samples(dataset: Dataset, count: int) -> list[str]:
-    """Beginnings of train documents, evenly spread."""
-    total = dataset.manifest["splits"]["train"]["documents"]
-    wanted = {(2 * i + 1) * total // (2 * count) for i in range(count)}
-    return [_beginning(document.decode("utf-8")) for document in dataset.documents("train", wanted)]
-
-
-def _beginning(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= _SAMPLE_CHARS else text[:_SAMPLE_CHARS].rstrip() + " ..."
+def _beginning(document: bytes) -> str:
+    text = document.decode("utf-8").strip()
+    return text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS].rstrip() + " ..."
 
 
 def _text(result: dict[str, Any]) -> str:
@@ -64,17 +59,12 @@ def _text(result: dict[str, Any]) -> str:
         f"(sha256 {result['tokenizer_sha256'][:12]})"
     )
     lines += [f"  note: {note}" for note in result["notes"]]
-    lines.append(f"  prepared in: {result['path']}")
-    wide = max(len("split"), *map(len, result["splits"]))
-    lines += [
-        "",
-        f"{'split':<{wide}} {'documents':>11} {'bytes':>15} {'tokens':>13} {'bytes/token':>12}",
-    ]
-    for split, entry in result["splits"].items():
-        lines.append(
-            f"{split:<{wide}} {entry['documents']:>11,} {entry['bytes']:>15,} "
-            f"{entry['tokens']:>13,} {entry['bytes_per_token']:>12.2f}"
-        )
+    sizes = ("documents", "bytes", "tokens")
+    rows = (
+        [split, *(f"{entry[size]:,}" for size in sizes), f"{entry['bytes_per_token']:.2f}"]
+        for split, entry in result["splits"].items()
+    )
+    lines += [f"  prepared in: {result['path']}", "", table(("split", *sizes, "bytes/token"), rows)]
     for number, sample in enumerate(result["samples"], 1):
         lines += ["", f"--- sample {number} from train", sample]
     return "\n".join(lines)

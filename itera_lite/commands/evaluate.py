@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.files import cache_folder, check_writable, folder_name
 from itera_lite.quantities import bytes_of, check_numbers, whole_number
-
-if TYPE_CHECKING:
-    from itera_lite.records import Evaluation, Summary
+from itera_lite.records import Evaluation, Summary
 
 DEFAULT_SEQ_LEN = 256
 
@@ -45,9 +42,11 @@ def evaluate(
         results: Folder of the result files.
     """
     from itera_lite.checkpoint.folder import load_checkpoint
+    from itera_lite.evaluate.baselines import MAX_TRAIN_BYTES
     from itera_lite.evaluate.baselines import baselines as measure_baselines
-    from itera_lite.evaluate.evaluate import HeldOutDocuments, evaluate_model
-    from itera_lite.machine.provenance import default_threads
+    from itera_lite.evaluate.documents import read_documents
+    from itera_lite.evaluate.evaluate import evaluate_model, prepared
+    from itera_lite.machine.processor import default_threads
 
     if seq_len is not None:
         whole_number("seq_len", seq_len)
@@ -75,27 +74,27 @@ def evaluate(
         raise UsageError(f"the result would be written to the text itself, '{source}': rename it")
     check_writable(output)
     model, tokenizer = load_checkpoint(checkpoint)
-    text = HeldOutDocuments.read(source, tokenizer, split, limit, training=baselines)
     window = seq_len or (summary.training.seq_len if summary and summary.training else None)
-    record = evaluate_model(
-        *(name, model, tokenizer, text),
-        window=window or DEFAULT_SEQ_LEN,
-        threads=threads or default_threads(),
-    )
-    try:
-        if baselines:
-            record.baselines = measure_baselines(text.training, text.documents, cache=_cache())
-        record.write(output)
-    finally:
-        _print(record)  # the score took time: it isn't lost with what comes after it
+    with prepared(source, tokenizer) as dataset:
+        record = evaluate_model(
+            *(name, model, dataset, source, split, limit),
+            window=window or DEFAULT_SEQ_LEN,
+            threads=threads or default_threads(),
+        )
+        try:
+            if baselines:
+                training = read_documents(dataset, "train", MAX_TRAIN_BYTES)
+                documents = read_documents(dataset, split, limit)
+                record.baselines = measure_baselines(training, documents, cache=_cache())
+            record.write(output)
+        finally:
+            _print(record)  # the score took time: it isn't lost with what comes after it
     print(f"Written to {output}")
     return record
 
 
 def _summary(path: Path) -> Summary | None:
     """What the training wrote about its text and its window; None where that can't be read."""
-    from itera_lite.records import Summary
-
     try:
         return Summary.read(path)
     except IteraError:

@@ -1,4 +1,4 @@
-"""The verb `generate`: text from a checkpoint or a GGUF file, as the native engine writes it."""
+"""The verb `generate`: text from a checkpoint or a GGUF file, written by the native engine."""
 
 from __future__ import annotations
 
@@ -8,44 +8,39 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from itera_lite.engine.find import display_name, find_model, load_model
+from itera_lite.engine.results import Generation
 from itera_lite.errors import UsageError
 from itera_lite.quantities import finite_number, seed_of, whole_number
 
-if TYPE_CHECKING:
-    from itera_lite.engine import Model
 
-
-@dataclass
-class Generation:
+@dataclass(frozen=True, kw_only=True)
+class GeneratedText(Generation):
     """A text that was generated, and how fast.
 
     Attributes:
         prompt: what it goes on from.
-        text: the continuation, without the prompt.
-        tokens: tokens generated, a final ``<|endoftext|>`` not counted.
-        finish_reason: ``length`` (``max_tokens`` reached), ``stop`` (a stop text, or the
-            model ended the document).
         seconds: from the first token read to the last one written.
-        tokens_per_second: generated tokens over ``seconds``, reading the prompt included.
         model: the folder or file that wrote it.
-        token_ids: ids of its tokens.
-        log_probabilities: of each token, in nats; empty unless asked for.
     """
 
     prompt: str
-    text: str
-    tokens: int
-    finish_reason: str
     seconds: float
-    tokens_per_second: float
     model: Path
-    token_ids: list[int] = field(default_factory=list)
-    log_probabilities: list[float] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated, a final ``<|endoftext|>`` not counted."""
+        return len(self.token_ids)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens over ``seconds``, reading the prompt included."""
+        return self.tokens / self.seconds
 
 
 def generate(
@@ -62,7 +57,7 @@ def generate(
     stop: tuple[str, ...] = (),
     logit_bias: dict[str, float] | None = None,
     log_probabilities: bool = False,
-) -> Generation:
+) -> GeneratedText:
     """Write text with a model.
 
     The text streams to standard output; the speed and the model go to standard error.
@@ -83,8 +78,6 @@ def generate(
         logit_bias: A number to add to a token's logit, by its id, as in --logit-bias.17=-5.
         log_probabilities: Also write each token's natural log-probability to standard error.
     """
-    from itera_lite.engine.find import display_name, find_model, load_model
-
     given: dict[str, Any] = {
         "max_tokens": whole_number("max_tokens", max_tokens),
         "temperature": _number("temperature", temperature, least=0),
@@ -93,16 +86,12 @@ def generate(
         "min_p": _number("min_p", min_p, least=0, most=1),
         "repetition_penalty": _number("repetition_penalty", repetition_penalty, above=0),
         "seed": secrets.randbits(63) if seed is None else seed_of(seed),
-        "logit_bias": _by_id(logit_bias or {}),
+        "logit_bias": {_token(name, x): float(x) for name, x in (logit_bias or {}).items()},
     }
     path = find_model(checkpoint)
     model = load_model(path)
     pieces = model.generate(
-        prompt,
-        stream=True,
-        **given,
-        stop=stop,
-        log_probabilities=log_probabilities,
+        prompt, stream=True, **given, stop=stop, log_probabilities=log_probabilities
     )
     text = ""
     # The model reads bytes of a command line that aren't UTF-8 as they are; they can't be printed.
@@ -113,49 +102,37 @@ def generate(
         text += piece
     seconds = time.perf_counter() - begin
     print(flush=True)
-    ids = pieces.token_ids
-    speed = len(ids) / seconds
+    result = GeneratedText(
+        *(text, pieces.token_ids, pieces.finish_reason, pieces.log_probabilities),
+        prompt=prompt,
+        seconds=seconds,
+        model=path,
+    )
     if log_probabilities:
-        _print_tokens(model, ids, pieces.log_probabilities)
+        for token, value in zip(result.token_ids, result.log_probabilities, strict=True):
+            piece = json.dumps(model.detokenize([token]), ensure_ascii=False)
+            print(f"{value:9.4f} {token:6d} {piece}", file=sys.stderr)
     print(
-        f"[{len(ids)} tokens in {seconds:.2f} s: {speed:,.0f} tokens/s, 1 thread; "
-        f"ended by {pieces.finish_reason}; model: {display_name(path)}]",
+        f"[{result.tokens} tokens in {seconds:.2f} s: {result.tokens_per_second:,.0f} tokens/s, "
+        f"1 thread; ended by {result.finish_reason}; model: {display_name(path)}]",
         file=sys.stderr,
     )
-    return Generation(
-        prompt,
-        text,
-        len(ids),
-        pieces.finish_reason,
-        seconds,
-        speed,
-        path,
-        ids,
-        pieces.log_probabilities,
-    )
+    return result
 
 
 def _number(option: str, value: float | None, **range: float) -> float | None:
-    """The number in its range; None, for the file's own advice, stays None."""
+    """The number in its range; None, for what the model's file advises, stays None."""
     return None if value is None else finite_number(option, value, **range)
 
 
-def _by_id(bias: Mapping[str, float]) -> dict[int, float]:
-    found = {}
-    for name, value in bias.items():
-        try:
-            token = int(name)
-        except ValueError:
-            raise UsageError(
-                f"--logit-bias.{name}: expected the id of a token, a whole number"
-            ) from None
-        found[token] = float(value)
-        if not value < math.inf:  # -inf forbids a token
-            raise UsageError(f"--logit-bias.{name} {value}: expected a number")
-    return found
-
-
-def _print_tokens(model: Model, ids: Sequence[int], log_probabilities: Sequence[float]) -> None:
-    for token, value in zip(ids, log_probabilities, strict=True):
-        piece = json.dumps(model.detokenize([token]), ensure_ascii=False)
-        print(f"{value:9.4f} {token:6d} {piece}", file=sys.stderr)
+def _token(name: str, bias: float) -> int:
+    """The id of the token whose logit is changed by ``bias``."""
+    try:
+        token = int(name)
+    except ValueError:
+        raise UsageError(
+            f"--logit-bias.{name}: expected the id of a token, a whole number"
+        ) from None
+    if not bias < math.inf:  # -inf forbids a token
+        raise UsageError(f"--logit-bias.{name} {bias}: expected a number")
+    return token

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from itera_lite.files import write_text
-from itera_lite.report.context import Context
-from itera_lite.report.metrics import compare_pairs
-from itera_lite.report.page import to_html
-from itera_lite.report.plots import draw, print_notes, require_writable
-from itera_lite.report.results import Results, load_results
-from itera_lite.report.sections import LADDER_SECTIONS, SECTIONS
-from itera_lite.report.text import code, paragraphs
-
-NAME = "efficiency_report"
+from itera_lite.report.build import build_report
 
 
 def report(*, results: Path = Path("results"), reports: Path = Path("reports")) -> dict[str, Path]:
@@ -33,34 +24,8 @@ def report(*, results: Path = Path("results"), reports: Path = Path("reports")) 
     Raises:
         IteraError: where there are no results, or a file is damaged.
     """
-    reports = Path(reports)
-    found = load_results(results)
-    require_writable(reports)
-    print_notes(found)
-    plots = draw(found, reports)
-    markdown = to_markdown(found, plots)
-    written = {
-        "markdown": write_text(reports / f"{NAME}.md", markdown),
-        "html": write_text(reports / f"{NAME}.html", to_html(markdown, reports)),
-        **plots,
-    }
-    print(f"Report: {written['markdown']} and {written['html']}, {len(plots)} plots beside them")
-    return written
-
-
-def to_markdown(results: Results, plots: dict[str, Path]) -> str:
-    """The whole report as Markdown.
-
-    Args:
-        results: What was measured.
-        plots: The plots that were drawn, by name; they lie beside the report.
-    """
-    context = Context(results, compare_pairs(results), plots)
-    intro = (
-        "Itera-Lite beside a Transformer baseline. This page is made by "
-        f"`itera report` from the files in {code(results.folder.as_posix())} and holds nothing "
-        "else."
+    written = build_report(Path(results), Path(reports))
+    print(
+        f"Report: {written['markdown']} and {written['html']}, {len(written) - 2} plots beside them"
     )
-    title = paragraphs("# Efficiency report", intro)
-    sections = SECTIONS if results.models else LADDER_SECTIONS
-    return paragraphs(title, *(section(context) for section in sections)) + "\n"
+    return written

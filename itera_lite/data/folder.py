@@ -11,21 +11,11 @@ from pathlib import Path
 from itera_lite.data.readers import kind_of
 from itera_lite.data.repairs import first_few, printable
 from itera_lite.files import cache_folder
+from itera_lite.records import is_record
 
 # A folder that holds one of these files is a virtual environment, a cache or a build.
 _TOOL_FILES = ("pyvenv.cfg", "CACHEDIR.TAG", "CMakeCache.txt")
 _TOOL_FOLDERS = ("node_modules", "site-packages", "__pycache__")
-_RESULT_ENDINGS = (
-    "_benchmark.json",
-    "_comparison.json",
-    "_decode.json",
-    "_eval.json",
-    "_heldout.json",
-    "_scoring.json",
-    "_summary.json",
-    "_training_speed.json",
-)
-_RESULT_FILES = ("engine_sizes.json", "ladder.json", "quality.json", "seeds.json")
 
 
 @dataclass
@@ -141,15 +131,13 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file is a log, result or report of Itera-Lite, by its name and first bytes."""
-    name = path.name
-    if name.endswith("_metrics.csv"):
+    """Whether a file is a log, record or report of Itera-Lite, by its first bytes."""
+    if path.suffix == ".json":
+        return is_record(path)
+    begin = b"# Efficiency report\n"
+    if path.suffix == ".csv":
         begin = b"step,tokens,seconds,epoch,"
-    elif name.endswith(_RESULT_ENDINGS) or name in _RESULT_FILES:
-        begin = b'{\n  "'
-    elif name == "efficiency_report.md":
-        begin = b"# Efficiency report\n"
-    else:
+    elif path.name != "efficiency_report.md":
         return False
     try:
         with path.open("rb") as file:

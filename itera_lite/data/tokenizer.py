@@ -14,6 +14,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[list[int]]:
         """Ids of each text, as `encode` gives them; texts are encoded in parallel."""
         result: list[list[int]] = [[] for _ in texts]
-        for index, ids in self._encode_pieces(texts):
+        for index, ids in self._encode_pieces(texts, []):
             result[index].extend(ids)
         return result
 
@@ -206,24 +207,12 @@ class Tokenizer:
         The concatenation is the token stream; memory stays bounded even for
         one document of a gigabyte.
         """
-        seen = -1
-        ended = 0  # documents whose <|endoftext|> was given
-
-        def counted() -> Iterator[bytes]:
-            nonlocal seen
-            for document in documents:
-                seen += 1
-                yield document
-
         buffer: list[int] = []
-        for index, ids in self._encode_pieces(counted()):
-            buffer.extend([self.eot_id] * (index - ended))
-            ended = index
+        for _, ids in self._encode_pieces(documents, [self.eot_id]):
             buffer.extend(ids)
             if len(buffer) >= 1_000_000:
                 yield np.array(buffer, dtype=np.uint32)
                 buffer = []
-        buffer.extend([self.eot_id] * (seen + 1 - ended))
         yield np.array(buffer, dtype=np.uint32)
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -240,12 +229,14 @@ class Tokenizer:
         tokens[self.eot_id] = EOT
         return tokens, [" ".join(pair) for pair in self._merges]
 
-    def _encode_pieces(self, texts: Iterable[str | bytes]) -> Iterator[tuple[int, list[int]]]:
-        """(index of the text, ids of its next piece), in order."""
+    def _encode_pieces(
+        self, texts: Iterable[str | bytes], end: list[int]
+    ) -> Iterator[tuple[int, list[int]]]:
+        """(index of the text, ids of its next piece), in order; after each text, ``end``."""
         group: list[tuple[int, str | list[int]]] = []
         size = 0
         for index, text in enumerate(texts):
-            for piece in self._split(text):
+            for piece in chain(self._split(text), [end]):
                 group.append((index, piece))
                 size += len(piece)
                 if size >= _GROUP_CHARS:

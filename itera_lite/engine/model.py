@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from itera_lite import _engine
 from itera_lite.engine.results import Generation, TextScore, TextStream
 from itera_lite.errors import IteraWarning, UsageError
-from itera_lite.quantities import MOST_SEED, MOST_THREADS
+from itera_lite.quantities import MOST_SEED, MOST_THREADS, shown
 from itera_lite.sampling import REPETITION_WINDOW
 
 if TYPE_CHECKING:  # takes longer to import than a text to write
@@ -403,12 +403,7 @@ def _kind(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """The value in a message; Python writes no integer of some thousand digits."""
-    try:
-        text = repr(value) if isinstance(value, str | bytes) else str(value)
-    except ValueError:
-        return "an enormous number"
-    return text if len(text) <= 60 else f"{text[:40]}..."
+    return shown(repr(value) if isinstance(value, str | bytes) else value)
 
 
 def _ended(streams: list[_engine.Stream]) -> list[Generation]:

@@ -3,10 +3,10 @@
 Two measurements share `Score`:
 
 - `score_documents` is the one that is reported. Every document starts fresh after
-  ``<|endoftext|>``, every token is scored exactly once, and the token that ends the
-  document is scored as well although it stands for no byte. The sum is therefore the
-  length of a complete code for the documents: it can be compared with a compressor's.
-- `stream_bits` is the quick one for a training loop: plain windows of a token stream.
+  ``<|endoftext|>``, every token is scored exactly once, and the token that ends the document is
+  scored as well although it stands for no byte. The sum is therefore the length of a complete code
+  for the documents: it can be compared with a compressor's.
+- `stream_bits` is a quick one for the training loop: plain windows of a token stream.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Window:
 
 
 def windows(row: int, n_predictions: int, seq_len: int) -> Iterator[Window]:
-    """Cuts a row into windows in which each prediction is scored exactly once.
+    """Cut a row into windows in which each prediction is scored exactly once.
 
     The first window scores everything. A later one is a full window again that ends at
     most half a window further on and scores only what is new, so a scored token sees
@@ -110,7 +110,7 @@ def score_documents(
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Score:
-    """Scores every byte of every document exactly once.
+    """Score every byte of every document exactly once.
 
     Args:
         model: maps token ids (B, L) to logits (B, L, V); causal.

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from itera_lite import ops
-from itera_lite.data.prepare import prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, UsageError
-from itera_lite.evaluate.baselines import MAX_TRAIN_BYTES
+from itera_lite.errors import CheckpointError, OutputError, UsageError
 from itera_lite.evaluate.bits import score_documents
 from itera_lite.evaluate.documents import read_documents
 from itera_lite.evaluate.score import count_words, perplexity
-from itera_lite.files import cache_folder
+from itera_lite.files import cache_folder, check_writable
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
@@ -26,94 +25,59 @@ from itera_lite.model.cost import describe
 from itera_lite.records import Evaluation
 
 
-@dataclass(frozen=True)
-class HeldOutDocuments:
-    """Documents to score, and training documents for the baselines.
+@contextmanager
+def prepared(source: str, tokenizer: Tokenizer) -> Iterator[Dataset]:
+    """A set prepared with the tokenizer of a model; in a temporary folder where there is no cache
+    that can be written.
 
-    Attributes:
-        source: name or path of the set; ``split``: the part of it.
-        documents: to score; ``sampled``: whether they are a random choice of the split's.
-        training: documents of the train split; empty unless they were asked for.
-        count_words: whether perplexity per word is usual for this set: it is WikiText.
+    Raises:
+        DataError: the set can't be used.
     """
-
-    source: str
-    split: str
-    documents: list[bytes]
-    sampled: bool
-    training: list[bytes]
-    count_words: bool
-
-    @classmethod
-    def read(
-        cls, source: str, tokenizer: Tokenizer, split: str, max_bytes: int | None, training: bool
-    ) -> HeldOutDocuments:
-        """Prepare a set with the model's tokenizer, or find it prepared, and read its documents.
-
-        Args:
-            max_bytes: read a random choice of documents (fixed seed) of at most this size.
-            training: read training documents too, as many as `baselines` uses.
-
-        Raises:
-            DataError: the set can't be used.
-            UsageError: it has no such split.
-        """
-        with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-            cache = _cache(Path(folder))
-            dataset = prepare(source, tokenizer=tokenizer, cache=cache, print_notes=False)
-            if split not in dataset.splits:
-                names = ", ".join(map(repr, dataset.splits))
-                raise UsageError(f"split={split!r}: '{source}' has {names}")
-            documents = read_documents(dataset, split, max_bytes)
-            return cls(
-                source,
-                split,
-                documents,
-                sampled=len(documents) < dataset.manifest["splits"][split]["documents"],
-                training=read_documents(dataset, "train", MAX_TRAIN_BYTES) if training else [],
-                count_words=dataset.manifest["source"].get("format") == "wikitext",
-            )
-
-
-def _cache(spare: Path) -> Path:
-    """The folder for prepared sets; ``spare`` where none can be written."""
-    try:
-        cache = cache_folder()
-    except UsageError:
-        return spare
-    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    return cache if there.is_dir() and os.access(there, os.W_OK) else spare
+    with tempfile.TemporaryDirectory(prefix="itera-") as spare:
+        cache = Path(spare)
+        with suppress(UsageError, OutputError):  # no home folder, or one that can't be written
+            check_writable(cache_folder() / "set")
+            cache = cache_folder()
+        yield prepare(source, tokenizer=tokenizer, cache=cache, print_notes=False)
 
 
 def evaluate_model(
     name: str,
     model: LanguageModel,
-    tokenizer: Tokenizer,
-    text: HeldOutDocuments,
+    dataset: Dataset,
+    source: str,
+    split: str,
+    max_bytes: int | None,
     *,
     window: int,
     threads: int,
 ) -> Evaluation:
-    """Score held-out documents, in float32. The baselines are left to the caller.
+    """Score the documents of a split, in float32. The baselines are left to the caller.
 
     Args:
         name: of the checkpoint.
-        tokenizer: the model's own.
+        dataset: prepared with the model's tokenizer; ``source``: how it was named.
+        max_bytes: score a random choice of documents (fixed seed) of at most this size.
         window: longest window in tokens; never more than the model reads.
         threads: of PyTorch.
 
     Raises:
+        UsageError: there is no such split.
         CheckpointError: the model gives probabilities that aren't finite.
     """
+    if split not in dataset.splits:
+        names = ", ".join(map(repr, dataset.splits))
+        raise UsageError(f"split={split!r}: '{source}' has {names}")
+    documents = read_documents(dataset, split, max_bytes)
     window = min(window, model.config.max_seq_len)
     fused = ops.enable() is None
-    total = sum(map(len, text.documents))
+    total = sum(map(len, documents))
     with (
         torch_threads(threads),
         tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar,
     ):
         score = score_documents(
-            model, tokenizer, text.documents, seq_len=window, progress=bar.update
+            model, dataset.tokenizer, documents, seq_len=window, progress=bar.update
         )
         provenance = Provenance.now()
     if not math.isfinite(score.nats):
@@ -121,11 +85,12 @@ def evaluate_model(
             f"'{name}' gives no finite probabilities ({score.nats} nats): its weights are damaged. "
             "Take another checkpoint"
         )
-    words = count_words(text.documents) if text.count_words else None
+    is_wikitext = dataset.manifest["source"].get("format") == "wikitext"
+    words = count_words(documents) if is_wikitext else None
     return Evaluation(
         model=describe(name, model.config),
-        source=text.source,
-        split=text.split,
+        source=source,
+        split=split,
         bpb=score.bpb,
         loss=score.loss,
         ppl=_finite(score.ppl),
@@ -134,8 +99,8 @@ def evaluate_model(
         tokens=score.tokens,
         bytes=score.bytes,
         words=words,
-        documents=sum(map(bool, text.documents)),
-        sampled=text.sampled,
+        documents=sum(map(bool, documents)),
+        sampled=len(documents) < dataset.manifest["splits"][split]["documents"],
         seq_len=window,
         policy=policy(window),
         by_position=[(end, nats / n) for end, (nats, n) in score.by_position.items()],

@@ -1,9 +1,9 @@
 """A byte n-gram model with interpolated modified Kneser-Ney smoothing, in numpy.
 
-Chen and Goodman, 'An Empirical Study of Smoothing Techniques for Language Modeling'
-(1999). It is a floor that a neural model of the same text has to beat: it is trained in
-seconds, by counting. Its alphabet is the 256 bytes and the end of a document, so it is a
-complete code for documents, as the neural models are, and it is scored the same way.
+Chen and Goodman, 'An Empirical Study of Smoothing Techniques for Language Modeling' (1999). It is
+a baseline that a neural model of the same text has to beat: it is trained in seconds, by counting.
+Its alphabet is the 256 bytes and the end of a document, so it is a complete code for documents, as
+the neural models are, and it is scored the same way.
 """
 
 from __future__ import annotations
@@ -63,16 +63,6 @@ class ByteNgram:
         n_bytes = sum(map(len, documents))
         return float(self.nats(documents).sum()) / math.log(2) / n_bytes if n_bytes else math.nan
 
-    def distribution(self, history: bytes) -> np.ndarray:
-        """Probabilities (257,) of what follows ``history`` in a document: bytes, then the end."""
-        n = self.order - 1
-        text = [PADDING] * n + list(history)
-        context = text[len(text) - n :]
-        rows = np.empty((N_SYMBOLS, self.order), dtype=np.int64)
-        rows[:, :-1] = context
-        rows[:, -1] = np.arange(N_SYMBOLS)
-        return self._probability(rows.ravel())[n :: self.order]
-
     def _probability(self, symbols: np.ndarray) -> np.ndarray:
         """Probability of each symbol after the ones before it (T,)."""
         probability = np.full(len(symbols), 1.0 / N_SYMBOLS)
@@ -115,9 +105,9 @@ def _find(keys: np.ndarray, context: np.ndarray, symbols: np.ndarray) -> np.ndar
 
 
 def _unique(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Sorted distinct keys, a place of each, each key's rank, counts.
+    """Sorted distinct keys, an index of each in ``keys``, each key's rank, counts.
 
-    ``np.unique`` with an unstable sort, which is several times faster: any place will do.
+    ``np.unique`` with an unstable sort, which is several times faster: any index of a key will do.
     """
     order = np.argsort(keys)
     keys = keys[order]
@@ -168,14 +158,14 @@ def _continuation(
     gram: np.ndarray,
     n_contexts: int,
 ) -> _Order:
-    """The order of ``n``-grams, once one place of each longer gram is known."""
+    """The order of ``n``-grams, once an occurrence of each longer gram is known."""
     before = np.bincount(gram[longer_first], minlength=len(keys))
     at_start = symbols[first - (n - 1)] == PADDING
     return _smooth(keys, np.where(at_start, occurs, before), n_contexts)
 
 
 def _smooth(keys: np.ndarray, counts: np.ndarray, n_contexts: int) -> _Order:
-    """Takes the discounts off and gives each context's freed share to the lower order."""
+    """Subtract the discounts, and give each context's freed share to the lower order."""
     counts = np.where(keys % BASE == PADDING, 0, counts)
     context = keys // BASE
     discounts = _discounts(counts)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from itera_lite.stats.samples import Stat, stat
+from itera_lite.stats.samples import Stat
 
 POWERCAP = Path("/sys/class/powercap")
 DEFAULT_WATTS = 10.0  # a busy core; docs/method.md says where it comes from
@@ -145,34 +145,6 @@ class Energy(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             watts=None if measured else watts,
             cpu_seconds_per_token=Stat.of(seconds),
         )
-
-
-def energy_record(
-    per_token: Sequence[tuple[float, float | None]], meter: Meter | None, watts: float
-) -> dict[str, Any]:
-    """Joules per decoded token.
-
-    Args:
-        per_token: processor seconds and, with a meter, joules per token; a pair a repeat.
-        meter: what was read, or None.
-        watts: power of a busy core, for the estimate that is made without a meter.
-
-    Returns:
-        ``joules_per_token`` (STAT), ``method`` (``rapl``, ``nvml`` or ``estimated``),
-        ``watts`` (None unless estimated) and ``cpu_seconds_per_token`` (STAT).
-    """
-    seconds = [cpu for cpu, _ in per_token]
-    measured = [joules for _, joules in per_token if joules is not None]
-    if meter is not None and measured:
-        joules, method, assumed = measured, meter.method, None
-    else:
-        joules, method, assumed = [watts * s for s in seconds], "estimated", watts
-    return {
-        "joules_per_token": stat(joules),
-        "method": method,
-        "watts": assumed,
-        "cpu_seconds_per_token": stat(seconds),
-    }
 
 
 def _number(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 import shlex
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,8 @@ from typing import Any
 import msgspec
 
 import itera_lite
-from itera_lite.quantities import MOST_THREADS
+from itera_lite.machine.processor import cpu_name, instruction_sets, usable_cores
 
-# What decides how fast matrix products and small integers are, on x86 and on ARM.
-RELEVANT_FLAGS = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
-    *("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
-    *("amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16"),
-)
-CONTROL_GROUPS = Path("/sys/fs/cgroup")
-PROCESS_GROUPS = Path("/proc/self/cgroup")
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
 
@@ -99,41 +88,16 @@ class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             seed=chosen[0] if len(chosen) == 1 else seed,
             seeds=chosen,
-            machine=Machine(**machine()),
+            machine=_machine(),
             versions=_versions() | dict(versions or {}),
             **more,
         )
 
 
 def provenance(
-    seed: int | None = None, *, seeds: Iterable[int] | None = None, **extra: Any
+    seed: int | None = None, *, seeds: Iterable[int] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """The record that every result file ends with.
-
-    Args:
-        seed: of the run; None where nothing was random.
-        seeds: of the runs, where a file is about several; ``seed`` is then set only if they
-            had the same.
-        extra: more entries, JSON-able.
-
-    Returns:
-        ``command``, ``git_commit`` (None with ``git_note`` outside a checkout; ``git_dirty``
-        says whether files differed from it), ``date`` (UTC, ISO 8601), ``seed``, ``machine``,
-        ``versions``, ``seeds`` where there are several, and ``extra``.
-    """
-    if seeds is not None:
-        chosen = sorted(set(seeds))
-        seed = chosen[0] if len(chosen) == 1 else None
-        extra["seeds"] = chosen
-    return {
-        "command": command(),
-        **git_state(Path(itera_lite.__file__).parent),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seed": seed,
-        "machine": machine(),
-        "versions": _versions(),
-        **extra,
-    }
+    return dict(msgspec.to_builtins(Provenance.now(seed, seeds=seeds, **more)))
 
 
 def command() -> str:
@@ -168,70 +132,15 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"git_commit": git("rev-parse", "HEAD"), "git_dirty": bool(changed)}
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, threads PyTorch uses, instruction set,
-    memory, operating system."""
-    info = _cpu_info()
-    return {
-        "cpu": info["name"],
-        "cores": usable_cores(),
-        "threads": _threads(),
-        "isa": info["isa"],
-        "memory_bytes": _memory_bytes(),
-        "os": f"{_os_name()}, {platform.machine()}",
-    }
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: by its affinity, and by the quota of its control group
-    (what `docker --cpus` sets), rounded down, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return int(max(1, min(cores, _quota())))
-
-
-def default_threads(processes: int = 1) -> int:
-    """Threads of a process for which none were asked: OMP_NUM_THREADS, else one a core.
-
-    Args:
-        processes: that compute on this machine at the same time and share its cores. With several,
-            OMP_NUM_THREADS=1 doesn't count: torchrun sets it by itself.
-    """
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if said.isascii() and said.isdigit() and int(said[:6]) > (processes > 1):
-        return min(int(said[:6]), MOST_THREADS)
-    return max(1, usable_cores() // processes)
-
-
-def _quota() -> float:
-    """Cores that the control groups of this process allow; infinite without a limit."""
-    quotas = [math.inf]
-    for line in _text(PROCESS_GROUPS).splitlines():
-        _, controllers, path = line.split(":", 2)
-        files: tuple[str, ...]
-        if not controllers:  # version 2: one tree for everything
-            root, files = CONTROL_GROUPS, ("cpu.max",)
-        elif "cpu" in controllers.split(","):
-            root, files = CONTROL_GROUPS / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        else:
-            continue
-        group = root / path.strip("/")
-        for folder in (group, *group.parents):  # in a container, the path may be the host's
-            if not folder.is_relative_to(root):
-                break
-            numbers = " ".join(_text(folder / name) for name in files).split()
-            if len(numbers) == 2 and numbers[0].isdigit() and numbers[1].isdigit():
-                quotas.append(int(numbers[0]) / max(1, int(numbers[1])))
-    return min(quotas)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def _machine() -> Machine:
+    return Machine(
+        cpu=cpu_name(),
+        cores=usable_cores(),
+        threads=_threads(),
+        isa=instruction_sets(),
+        memory_bytes=_memory_bytes(),
+        os=f"{_os_name()}, {platform.machine()}",
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -262,20 +171,3 @@ def _memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
-
-
-@cache
-def _cpu_info() -> dict[str, Any]:
-    name, flags = platform.processor() or platform.machine(), set[str]()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        key = key.strip().lower()
-        if key == "model name":
-            name = value.strip()
-        elif key in ("flags", "features"):
-            flags.update(value.split())
-    return {"name": name, "isa": [flag for flag in RELEVANT_FLAGS if flag in flags]}

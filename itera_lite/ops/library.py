@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from itera_lite.files import cache_folder, write_bytes, write_text
-from itera_lite.machine.provenance import usable_cores
+from itera_lite.machine.processor import cpu_info, usable_cores
 
 FOLDER = Path(__file__).parent
 FLAGS = (
@@ -65,12 +65,8 @@ def call(name: str, *arguments: Any) -> int:
 
 def _processor() -> str:
     """A description of the processor, for the name of the library."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    keep = ("model name", "flags", "Features", "CPU part")
-    return "".join(dict.fromkeys(line for line in lines if line.startswith(keep)))
+    info = cpu_info()
+    return " ".join(info.get(key, "") for key in ("model name", "flags", "features", "cpu part"))
 
 
 def keep_memory() -> None:

@@ -1,4 +1,4 @@
-"""What every section of the report is given, and the few shapes they share."""
+"""The results and comparisons that every section reads, and helpers that several share."""
 
 from __future__ import annotations
 

@@ -153,14 +153,14 @@ class ModelResults:
 class Results:
     """Everything in a results folder; models in the order Itera, Transformer, by size.
 
-    ``notes`` says which files were left out, and why.
+    ``left_out``: files that can't be used, each with the reason.
     """
 
     folder: Path
     models: list[ModelResults]
     ladder: Ladder | None = None
     seeds: list[SeedRun] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def pairs(self) -> list[tuple[ModelResults, ModelResults]]:
@@ -204,7 +204,7 @@ def load_results(folder: str | Path = "results") -> Results:
     """Read the records of a folder, as the commands write them or as they are committed.
 
     Read are the files in the folder itself, and runs in ``STUDY/STAGE/SEED.json`` and
-    ``STAGE/SEED.json`` below it. A file that can't be used is left out; ``notes`` says which.
+    ``STAGE/SEED.json`` below it. A file that can't be used is left out, see `Results`.
 
     Raises:
         IteraError: the folder is missing, holds no result, or may not be read.
@@ -218,24 +218,24 @@ def load_results(folder: str | Path = "results") -> Results:
     found = Results(folder, [])
     models: dict[str, ModelResults] = {}
     for path in _files(folder, ".json"):
-        record = _read(path, found.notes)
+        record = _read(path, found.left_out)
         if isinstance(record, Ladder):
             found.ladder = record
         elif isinstance(record, Seeds):
             found.seeds = record.runs
         elif isinstance(record, ModelRecord):
             name = record.model.name
-            _add(models.setdefault(name, ModelResults(name)), path.name, record, found.notes)
+            _add(models.setdefault(name, ModelResults(name)), path.name, record, found.left_out)
     for path in _files(folder, "_metrics.csv"):
         name = path.name.removesuffix("_metrics.csv")  # the one thing that says it
-        if (log := _read_log(path, found.notes)) is not None:
+        if (log := _read_log(path, found.left_out)) is not None:
             models.setdefault(name, ModelResults(name)).metrics = log
     found.models = [*models.values(), *_runs(found)]
     if not found.models and not found.ladder:
         raise IteraError(
             f"no result files in '{folder}': expected what `itera train`, `itera eval`, "
             "`itera bench` or `itera ladder` write. Run `itera demo` to make them."
-            + "".join(f"\nLeft out: {note}" for note in found.notes)
+            + "".join(f"\nLeft out: {note}" for note in found.left_out)
         )
     order = {"itera": 0, "transformer": 1, None: 2}
     found.models.sort(key=lambda m: (m.rank, m.size or "", order[m.family], m.name))
@@ -247,7 +247,7 @@ def _runs(results: Results) -> Iterator[ModelResults]:
     runs = {}
     for pattern in ("*/[0-9]*.json", "*/*/[0-9]*.json"):
         for path in sorted(results.folder.glob(pattern)):
-            if isinstance(run := _read(path, results.notes), Run):
+            if isinstance(run := _read(path, results.left_out), Run):
                 runs[path] = run
     if any(run.study == MAIN_STUDY for run in runs.values()):
         runs = {path: run for path, run in runs.items() if run.study == MAIN_STUDY}
@@ -255,20 +255,20 @@ def _runs(results: Results) -> Iterator[ModelResults]:
     for path, run in runs.items():
         several = stages.count(run.stage) > 1
         model = ModelResults(f"{run.stage}, seed {run.seed}" if several else run.stage)
-        for part in PARTS.values():
-            if (record := getattr(run, part)) is not None:
-                file = path.relative_to(results.folder).as_posix()
-                _add(model, f"{file}: {part.replace('_', ' ')}", record, results.notes)
+        file = path.relative_to(results.folder).as_posix()
+        for part, record in run.parts.items():
+            if isinstance(record, ModelRecord):
+                _add(model, f"{file}: {part.replace('_', ' ')}", record, results.left_out)
         if exists(log := path.with_suffix(".csv")):
-            model.metrics = _read_log(log, results.notes) or {}
+            model.metrics = _read_log(log, results.left_out) or {}
         yield model
 
 
-def _add(model: ModelResults, file: str, record: ModelRecord, notes: list[str]) -> None:
+def _add(model: ModelResults, file: str, record: ModelRecord, left_out: list[str]) -> None:
     """Put a record where it belongs, unless another file had one of its kind."""
     part = PARTS[type(record)]
     if part in model.files:
-        notes.append(f"'{file}' is about '{model.name}', as '{model.files[part]}' is already")
+        left_out.append(f"'{file}' is about '{model.name}', as '{model.files[part]}' is already")
         return
     setattr(model, part, record)
     model.files[part] = file
@@ -281,25 +281,25 @@ def _files(folder: Path, ending: str) -> list[Path]:
         raise IteraError(f"'{folder}' can't be read: {error.strerror}") from None
 
 
-def _read(path: Path, notes: list[str]) -> Record | None:
+def _read(path: Path, left_out: list[str]) -> Record | None:
     """A record; None, with a note, for what isn't one. A file that may not be read is an error."""
     try:
         return read_any(path)
     except IteraError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        notes.append(str(error))
+        left_out.append(str(error))
         return None
 
 
-def _read_log(path: Path, notes: list[str]) -> Log | None:
+def _read_log(path: Path, left_out: list[str]) -> Log | None:
     """The columns of a training log; None, with a note, for another table."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             columns: Log = {name: [] for name in reader.fieldnames or ()}
             if "step" not in columns:
-                notes.append(f"'{path}' isn't a training log of Itera-Lite: it has no 'step'")
+                left_out.append(f"'{path}' isn't a training log of Itera-Lite: it has no 'step'")
                 return None
             for row in reader:
                 for name in columns:
@@ -309,6 +309,6 @@ def _read_log(path: Path, notes: list[str]) -> Log | None:
     except OSError as error:
         raise IteraError(f"'{path}' can't be read: {error.strerror}") from None
     except (ValueError, csv.Error) as error:
-        notes.append(f"'{path}' isn't a table of numbers ({error}): train again, or delete it")
+        left_out.append(f"'{path}' isn't a table of numbers ({error}): train again, or delete it")
         return None
     return columns

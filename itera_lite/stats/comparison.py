@@ -24,7 +24,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, final
+from typing import Literal, final
 
 from itera_lite.stats.samples import Stat
 
@@ -103,29 +103,6 @@ class Measurement:
         """In another unit."""
         low, high = self.low * factor, self.high * factor
         return Measurement(self.value * factor, low, high, self.repeats)
-
-    @classmethod
-    def read(cls, value: Any) -> Measurement | None:
-        """From a plain number or a STAT of a result file; None where it holds no number.
-
-        A STAT without its samples gives its smallest and largest as the interval.
-        """
-        if is_number(value):
-            return cls.once(float(value))
-        if not isinstance(value, Mapping) or not is_number(value.get("median")):
-            return None
-        samples = value.get("samples")
-        samples = [float(x) for x in samples if is_number(x)] if isinstance(samples, list) else []
-        median = float(value["median"])
-        repeats = value.get("repeats")
-        repeats = repeats if isinstance(repeats, int) else 1
-        if samples:
-            (low, high), repeats = median_interval(samples), len(samples)
-        else:
-            low, high = (
-                float(value[k]) if is_number(value.get(k)) else median for k in ("min", "max")
-            )
-        return cls(median, min(low, median), max(high, median), repeats)
 
 
 @dataclass(frozen=True)

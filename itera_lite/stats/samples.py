@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
@@ -23,12 +22,15 @@ class Stat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @classmethod
     def of(cls, samples: Sequence[float], **more: Any) -> Self:
         """The statistics of ``samples``, at least one; ``more``: a subclass's own fields."""
+        import numpy as np  # not at the top, so that reading results starts quickly
+
         samples = [float(x) for x in samples]
+        low, high = np.percentile(samples, [25, 75])
         return cls(
             median=statistics.median(samples),
             min=min(samples),
             max=max(samples),
-            spread=percentile(samples, 75) - percentile(samples, 25),
+            spread=float(high - low),
             repeats=len(samples),
             samples=samples,
             **more,
@@ -36,22 +38,4 @@ class Stat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 def stat(samples: Sequence[float]) -> dict[str, Any]:
-    """Median, smallest, largest, spread (interquartile range), count and the samples."""
-    samples = [float(x) for x in samples]
-    return {
-        "median": statistics.median(samples),
-        "min": min(samples),
-        "max": max(samples),
-        "spread": percentile(samples, 75) - percentile(samples, 25),
-        "repeats": len(samples),
-        "samples": samples,
-    }
-
-
-def percentile(samples: Sequence[float], percent: float) -> float:
-    """Linear interpolation between order statistics, as NumPy's default."""
-    ordered = sorted(samples)
-    place = (len(ordered) - 1) * percent / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return dict(msgspec.to_builtins(Stat.of(samples)))

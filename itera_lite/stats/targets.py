@@ -1,9 +1,8 @@
-"""What the engine is meant to reach, and whether a measurement says that it does."""
+"""Numbers to reach, and the verdict that a measurement gives on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -70,6 +69,13 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
         return value >= wanted if self.sense == "at least" else value <= wanted
 
     @property
+    def cells(self) -> list[str]:
+        """For a table: label, what was found, what was wanted, verdict."""
+        found = "—" if self.value is None else number(self.value, self.unit)
+        wanted = f"{self.sense} {number(self.target, self.unit)}"
+        return [self.label, found, wanted, self.verdict_text]
+
+    @property
     def verdict_text(self) -> str:
         """The verdict, with the side that the median is on where it isn't clear."""
         if self.verdict != "not clear" or self.value is None:
@@ -85,54 +91,9 @@ def ratio(a: Measurement | None, b: Measurement | None) -> Measurement | None:
     return Measurement(a.value / b.value, a.low / b.high, a.high / b.low, min(a.repeats, b.repeats))
 
 
-def judge(target: Target, found: Measurement | None) -> dict[str, Any]:
-    """The target with what was found and the verdict: ``met``, ``missed`` or ``not measured``.
-
-    The median decides. Where the target lies inside the interval of the median, the verdict
-    says that it is not clear.
-    """
-    record: dict[str, Any] = {
-        "key": target.key,
-        "label": target.label,
-        "sense": target.sense,
-        "target": target.target,
-        "unit": target.unit,
-    }
-    if found is None:
-        return record | {"value": None, "verdict": "not measured"}
-    sign = 1 if target.sense == "at least" else -1
-    met = sign * found.value >= sign * target.target
-    low, high = found.low, found.high
-    clear = high < target.target or low > target.target or low == high
-    verdict = ("met" if met else "missed") + ("" if clear else ", not clearly")
-    return record | {"value": found.value, "low": low, "high": high, "verdict": verdict}
-
-
-def lines(judged: Sequence[dict[str, Any]]) -> list[str]:
-    """The judged targets as lines for a terminal."""
-    width = max((len(one["label"]) for one in judged), default=0)
-    out = []
-    for one in judged:
-        value = "-" if one["value"] is None else number(one["value"], one["unit"])
-        target = f"{one['sense']} {number(one['target'], one['unit'])}"
-        out.append(f"  {one['label']:<{width}}  {value:>10}  {target:<18}  {one['verdict']}")
-    return out
-
-
 def number(value: float, unit: str) -> str:
     """A value with its unit, with as many digits as are worth reading."""
     if unit == "%":
         return f"{100 * value:.0f} %"
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}" + ("×" if unit == "×" else f" {unit}" if unit else "")
-
-
-def target_lines(targets: Sequence[Target]) -> list[str]:
-    """Judged targets as lines for a terminal."""
-    width = max((len(one.label) for one in targets), default=0)
-    out = []
-    for one in targets:
-        value = "-" if one.value is None else number(one.value, one.unit)
-        target = f"{one.sense} {number(one.target, one.unit)}"
-        out.append(f"  {one.label:<{width}}  {value:>10}  {target:<18}  {one.verdict_text}")
-    return out

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -60,6 +60,19 @@ class DeployedRung(Entry[dict[str, float]]):
     stage: str
     model: DeployedModel
     size: int
+    seeds: Iterator[int] = field(default_factory=lambda: count(0, 1000))
+
+    def measure(self) -> dict[str, float]:
+        """Costs of writing texts once, in a fresh process."""
+        written = self.model.write_texts(seed=next(self.seeds))
+        kilobytes = written["bytes"] / 1e3
+        joules = written.get("joules", DEFAULT_WATTS * written["cpu_seconds"])
+        return {
+            "cpu_seconds_per_kb": written["cpu_seconds"] / kilobytes,
+            "ms_per_byte": 1e3 * written["seconds"] / written["bytes"],
+            "peak_rss_bytes": self.model.peak_bytes(written),
+            "joules_per_kb": joules / kilobytes,
+        }
 
 
 def held_out(data: str, most: int) -> tuple[str, list[bytes]]:
@@ -221,27 +234,11 @@ def _deployed(plan: LadderPlan, scores: dict[str, list[HeldOut]]) -> list[Deploy
         model = DeployedModel("transformers", folder, tokens)
         # The quantised file is deployed; transformers decodes the weights that it stands for.
         size = model_file(folder).stat().st_size if name in QUANTIZED else model.size
-        rungs.append(_entry(titles.get(name, REFERENCES[0].title), name, model, size))
+        title = titles.get(name, REFERENCES[0].title)
+        rungs.append(DeployedRung(name=title, stage=name, model=model, size=size))
     engine = DeployedModel("engine", model_file(folder), tokens)
-    return [*rungs, _entry("the native engine", name, engine, size)]
-
-
-def _entry(title: str, stage: str, model: DeployedModel, size: int) -> DeployedRung:
-    seeds = count(0, 1000)
-
-    def write_texts() -> dict[str, float]:
-        """Costs of writing texts once, in a fresh process."""
-        written = model.write_texts(seed=next(seeds))
-        kilobytes = written["bytes"] / 1e3
-        joules = written.get("joules", DEFAULT_WATTS * written["cpu_seconds"])
-        return {
-            "cpu_seconds_per_kb": written["cpu_seconds"] / kilobytes,
-            "ms_per_byte": 1e3 * written["seconds"] / written["bytes"],
-            "peak_rss_bytes": model.peak_bytes(written),
-            "joules_per_kb": joules / kilobytes,
-        }
-
-    return DeployedRung(name=title, measure=write_texts, stage=stage, model=model, size=size)
+    last = DeployedRung(name="the native engine", stage=name, model=engine, size=size)
+    return [*rungs, last]
 
 
 def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[HeldOut]) -> Rung:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from itera_lite import ops
-from itera_lite.machine.provenance import default_threads
+from itera_lite.machine.processor import default_threads
 from itera_lite.ops.library import keep_memory
 from itera_lite.quantities import threads_of
 from itera_lite.train.distributed import World

@@ -1,16 +1,15 @@
 """Muon for the matrices, AdamW for the rest; AdamW alone for the conventional reference.
 
-Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) takes the
-momentum of a matrix to the nearest orthogonal one. A projection that holds
-several matrices (z, x, B, C of a Mamba layer; gate and up) is taken apart, an
-expert tensor is a stack of matrices, and all matrices of one shape go through
-the iteration together.
+Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces the momentum of a
+matrix by the nearest orthogonal matrix. A projection that holds several matrices (z, x, B, C of a
+Mamba layer; gate and up) is split, an expert tensor is a stack of matrices, and all matrices of one
+shape go through the iteration together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,37 +44,30 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-def _matrices(model: LanguageModel) -> Iterator[tuple[nn.Parameter, list[tuple[slice, bool]]]]:
-    """Parameters that are matrices: each with its parts, and whether a part is a stack."""
-
-    def whole(parameter: nn.Parameter) -> tuple[nn.Parameter, list[slice]]:
-        return parameter, [slice(None)]
-
+def _matrices(model: LanguageModel) -> Iterator[tuple[nn.Parameter, list[slice]]]:
+    """Parameters that hold matrices (m, n), or stacks of them (k, m, n): each with the rows of
+    every matrix in it."""
+    whole = [slice(None)]
     for module in model.modules():
-        found: list[tuple[nn.Parameter, list[slice]]] = []
         if isinstance(module, Mamba2):
             c = module.config
             sizes = (c.d_inner, c.d_inner, c.d_state, c.d_state, c.n_ssm_heads)
-            ends = torch.tensor((0, *sizes)).cumsum(0).tolist()
-            rows = [slice(start, end) for start, end in pairwise(ends)]
-            found = [(module.in_proj.weight, rows), whole(module.out_proj.weight)]
+            rows = [slice(start, end) for start, end in pairwise(accumulate(sizes, initial=0))]
+            yield module.in_proj.weight, rows
+            yield module.out_proj.weight, whole
         elif isinstance(module, Attention):
-            parts = (module.q_proj, module.k_proj, module.v_proj, module.o_proj)
-            found = [whole(part.weight) for part in parts]
+            for part in (module.q_proj, module.k_proj, module.v_proj, module.o_proj):
+                yield part.weight, whole
         elif isinstance(module, SwiGLU | MoE):
-            stack = isinstance(module, MoE)
             up = module.gate_up if isinstance(module, MoE) else module.gate_up.weight
-            down = module.down if isinstance(module, MoE) else module.down.weight
             half = up.shape[-2] // 2
-            found = [(up, [slice(0, half), slice(half, None)]), whole(down)]
-            yield from ((p, [(s, stack) for s in parts]) for p, parts in found)
-            continue
-        yield from ((p, [(s, False) for s in parts]) for p, parts in found)
+            yield up, [slice(0, half), slice(half, None)]
+            yield module.down if isinstance(module, MoE) else module.down.weight, whole
 
 
-def _part(tensor: Tensor, rows: slice, stack: bool) -> Tensor:
+def _part(tensor: Tensor, rows: slice) -> Tensor:
     """A view (k, m, n) of some rows of a parameter or of its gradient."""
-    return tensor[:, rows] if stack else tensor[None, rows]
+    return tensor[:, rows] if tensor.dim() == 3 else tensor[None, rows]
 
 
 class Optimizer:
@@ -87,14 +79,13 @@ class Optimizer:
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.parameters = list(names)
         # shape -> the parts that are orthogonalised together
-        self.groups: dict[tuple[int, int], list[tuple[nn.Parameter, slice, bool]]] = {}
+        self.groups: dict[tuple[int, int], list[tuple[nn.Parameter, slice]]] = {}
         taken = set()
         for parameter, parts in () if conventional else _matrices(model):
             taken.add(parameter)
-            for rows, stack in parts:
-                view = _part(parameter, rows, stack)
-                shape = (view.shape[1], view.shape[2])
-                self.groups.setdefault(shape, []).append((parameter, rows, stack))
+            for rows in parts:
+                _, *shape = _part(parameter, rows).shape
+                self.groups.setdefault((shape[0], shape[1]), []).append((parameter, rows))
         device = model.embedding.weight.device
         self.momentum = {
             shape: torch.zeros(sum(_part(*part).shape[0] for part in parts), *shape, device=device)
@@ -140,7 +131,7 @@ class Optimizer:
         self.adam.step()
         lr = c.lr_matrix * factor
         for shape, parts in self.groups.items():
-            grads = [_part(p.grad, rows, stack) for p, rows, stack in parts if p.grad is not None]
+            grads = [_part(p.grad, rows) for p, rows in parts if p.grad is not None]
             gradient, momentum = torch.cat(grads), self.momentum[shape]
             momentum.lerp_(gradient, 1 - c.momentum)
             update = orthogonalize(gradient.lerp_(momentum, c.momentum)).float()
@@ -153,7 +144,7 @@ class Optimizer:
         return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a step depends on, by name."""
+        """The state that a step depends on, by name."""
         found = {f"momentum.{m}x{n}": value for (m, n), value in self.momentum.items()}
         for i, parameter in enumerate(self.parameters):
             for key, value in self.adam.state.get(parameter, {}).items():
@@ -161,7 +152,7 @@ class Optimizer:
         return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` gave.
+        """Restore what `tensors` gave.
 
         Raises:
             KeyError, IndexError, ValueError, RuntimeError: they are of another model.

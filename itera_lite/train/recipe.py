@@ -1,4 +1,4 @@
-"""What a training is derived from: a model of a given size, a budget, and the recipe of both."""
+"""Derives a training from what was asked for: the shape of the model, the budget, the recipe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from itera_lite.model.cost import cost
 from itera_lite.quantities import number_of
 
 DEFAULT_MINUTES = 10.0
-FURTHEST = 0.5  # the model has at least this share of the parameters asked for
+LEAST_SHARE = 0.5  # of the parameters asked for, that the model must have
 # Up to here, the number of optimizer steps limits quality, so the batch is small.
 SHORT = {"tokens": 4e6, "seconds": 240.0}
 
@@ -40,8 +40,8 @@ class Budget:
     def batch_size(self) -> int:
         """Sequences a step: half as many in a short run, which gains more from more steps.
 
-        Small steps cost 10 to 14 % of the tokens/s, and were worth a third more tokens at 2 M;
-        the longer a run, the less.
+        Small steps cost 10 to 14 % of the tokens/s. In a run of 2 M tokens they gained as much as
+        a third more tokens; in longer runs less.
         """
         full = TrainConfig().batch_size
         return full // 2 if self.amount <= SHORT[self.unit] else full
@@ -107,7 +107,7 @@ def fit_to(
             f"--params {params:,.0f} is too small: the smallest {family} model with a vocabulary "
             f"of {vocab_size} has {smallest:,} parameters. A smaller --vocab-size helps"
         )
-    if best[0] < FURTHEST * params:
+    if best[0] < LEAST_SHARE * params:
         raise ConfigError(
             f"--params {params:,.0f}: the nearest {family} model below that has {best[0]:,} "
             "parameters. Give about that many, or another --pattern"
@@ -116,18 +116,18 @@ def fit_to(
 
 
 def _round(width: float) -> int:
-    """To a multiple of 32, which quantised rows need; 0 stays 0."""
+    """Round to a multiple of 32, which quantised rows need; 0 stays 0."""
     return max(32, round(width / 32) * 32) if width else 0
 
 
 def train_config(
     shape: ModelConfig, budget: Budget, overrides: dict[str, Any], seed: int = 0
 ) -> TrainConfig:
-    """What follows from the budget, over it a family's recipe, over it what was asked for.
+    """The recipe: what follows from the budget, unless the family has its own, or the user asked.
 
     Args:
         shape: of the model; a gpt2 has a recipe of its own.
-        overrides: fields of `TrainConfig`; None where nothing was asked for.
+        overrides: fields of `TrainConfig` that were asked for; None for the others.
     """
     longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
     derived = {"batch_size": budget.batch_size, "seq_len": longest}
@@ -137,8 +137,7 @@ def train_config(
 
 
 def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
-    """A family's recipe for going on from trained weights: every learning rate times
-    ``rate``."""
+    """The recipe for training further from trained weights: every learning rate times ``rate``."""
     config = train_config(shape, budget, {}, seed)
     return replace(
         config,

@@ -15,9 +15,10 @@ import re
 import shlex
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -232,49 +233,38 @@ class RunFiles:
             return False
 
     def _refuse_model(self, resume: bool) -> None:
+        """Refuse to replace a model, or the results of one, unless the run goes on with it."""
         if resume and self.resumable:
             return
-        taken = [folder for folder in (self.best, self.last) if is_own(folder)]
-        left = [file for file in (self.summary, self.metrics) if os.path.lexists(file)]
-        if left and not taken:
-            raise UsageError(
-                f"'{left[0]}' is the result of another run of this name, whose model isn't in "
-                f"'{self.checkpoints}'{self._known()}: --overwrite replaces it, another name or "
-                "folder for results leaves it as it is"
-            )
-        if taken:
-            going_on = "" if resume or not self.resumable else "--resume goes on with it, "
+        try:
+            bpb = json.loads(self.summary.read_text(encoding="utf-8"))["valid"]["bpb"]
+            score = f" ({bpb:.4f} bits per byte on its validation text)"
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            score = ""
+        for folder in filter(is_own, (self.best, self.last)):
+            going_on = "--resume goes on with it, " if self.resumable else ""
             if resume:
                 going_on = "there is nothing to go on from, "
             raise UsageError(
-                f"'{taken[0]}' holds a model already{self._known()}: {going_on}--overwrite "
-                "replaces it, another name or folder leaves it as it is"
+                f"'{folder}' holds a model already{score}: {going_on}--overwrite replaces it, "
+                "another name or folder leaves it as it is"
             )
-
-    def _known(self) -> str:
-        """The score of the model that is there, for the message; empty where it isn't known."""
-        try:
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
-            score = float(summary["valid"]["bpb"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-        return f" ({score:.4f} bits per byte on its validation text)"
+        for file in filter(os.path.lexists, (self.summary, self.metrics)):
+            raise UsageError(
+                f"'{file}' is the result of another run of this name, whose model isn't in "
+                f"'{self.checkpoints}'{score}: --overwrite replaces it, another name or folder for "
+                "results leaves it as it is"
+            )
 
 
 def _make_folder(folder: Path) -> list[Path]:
     """Make a folder and check that files can be made in it. Returns the folders that were made."""
-    missing = []
-    for part in (folder, *folder.parents):
-        if os.path.lexists(part):
-            break
-        missing.append(part)
+    missing = [part for part in (folder, *folder.parents) if not os.path.lexists(part)]
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"'{folder}' is no folder: expected one to write to, or none yet")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.itera.tmp"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(
             f"nothing can be written to the folder '{folder}': {error.strerror or error}. Give "
@@ -291,23 +281,22 @@ def locked(path: Path, name: str) -> Iterator[None]:
         UsageError: another process or thread holds it.
         OutputError: the file can't be written.
     """
+    owner = ""
     with output_errors(path):
         file = _lock(path)
     if file is None:
+        with suppress(OSError):
+            owner = path.read_text(encoding="utf-8", errors="replace")
         raise UsageError(
-            f"the name '{name}' is in use by {_owner(path)}. Wait until that has ended, or give "
-            "another --name"
+            f"the name '{name}' is in use by {owner or 'another process'}. Wait until that has "
+            "ended, or give another --name"
         )
     try:
-        owner = {
-            "process": os.getpid(),
-            "host": socket.gethostname(),
-            "command": shlex.join(sys.argv),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S"),
-        }
+        owner = f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(sys.argv)})"
         with output_errors(path):
+            owner += f", since {time.strftime('%Y-%m-%d %H:%M:%S')}"
             os.ftruncate(file, 0)
-            os.pwrite(file, json.dumps(owner).encode(), 0)
+            os.pwrite(file, owner.encode("utf-8", "backslashreplace"), 0)
         yield
     finally:
         path.unlink(missing_ok=True)  # while it is held, so it is nobody else's
@@ -331,17 +320,6 @@ def _lock(path: Path) -> int | None:
         except FileNotFoundError:
             pass
         os.close(file)  # its last holder removed it after it was opened: once more
-
-
-def _owner(path: Path) -> str:
-    try:
-        owner: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return (
-            f"process {owner['process']} on {owner['host']} ({owner['command']}), "
-            f"since {owner['since']}"
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def refuse_input(files: RunFiles, folder: Path) -> None:

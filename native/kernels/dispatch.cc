@@ -1,6 +1,7 @@
-// Chooses the kernels for the processor that the program runs on.
+// Chooses the kernels by the instruction sets of the processor.
+#include <bit>
 #include <cstdlib>
-#include <cstring>
+#include <string>
 #if defined(ITERA_ARM) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -10,14 +11,6 @@
 
 namespace itera {
 
-extern const Kernels kPortable;
-#if defined(ITERA_X86)
-extern const Kernels kAvx2;
-extern const Kernels kAvx512;
-#elif defined(ITERA_ARM)
-extern const Kernels kNeon;
-#endif
-
 #if defined(ITERA_ARM)
 namespace {
 
@@ -26,7 +19,7 @@ bool has_dot_product() {
     constexpr unsigned long kAsimdDp = 1ul << 20;  // HWCAP_ASIMDDP
     return getauxval(AT_HWCAP) & kAsimdDp;
 #else
-    return true;  // every Apple processor of this kind has it
+    return true;  // every Mac with an Apple processor has it
 #endif
 }
 
@@ -73,19 +66,11 @@ const Kernels &kernels() {
 float half_to_float(uint16_t bits) {
     const uint32_t sign = uint32_t(bits & 0x8000) << 16;
     const uint32_t exponent = (bits >> 10) & 31, mantissa = bits & 1023;
-    uint32_t out;
-    if (exponent == 31) {
-        out = 0x7f800000 | (mantissa << 13);
-    } else if (exponent) {
-        out = ((exponent + 112) << 23) | (mantissa << 13);
-    } else {  // subnormal: mantissa * 2^-24
-        float value = float(mantissa) * 0x1p-24f;
-        std::memcpy(&out, &value, 4);
-    }
-    out |= sign;
-    float value;
-    std::memcpy(&value, &out, 4);
-    return value;
+    const uint32_t magnitude =
+        exponent == 31 ? 0x7f800000 | mantissa << 13
+        : exponent     ? (exponent + 112) << 23 | mantissa << 13
+                       : std::bit_cast<uint32_t>(float(mantissa) * 0x1p-24f);  // subnormal
+    return std::bit_cast<float>(sign | magnitude);
 }
 
 }  // namespace itera

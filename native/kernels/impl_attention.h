@@ -1,4 +1,4 @@
-// Attention over a memory of keys and values, in floats or in 8 bits; included by kernels_impl.h.
+// Attention over keys and values in floats or in 8 bits; included by impl.h.
 
 // Scores to exp(score - max), the last 16 filled up with zeros; returns 1 / their sum.
 inline float softmax_terms(float *x, size_t n) {
@@ -64,7 +64,7 @@ void store8(const Cache8 &cache, size_t position, const float *key, const float 
     for (size_t i = 0; i < head_dim; i++) v[i * 4] = uint8_t(q[i]) ^ FLIP;
 }
 
-// 2^x to 1e-4, for weights that become 8 bits: a cubic fitted to [-1/2, 1/2].
+// 2^x to 1e-4, for weights that are rounded to 8 bits: a cubic fitted to [-1/2, 1/2].
 inline F exp2_roughly(F x) {
     x = max(x, set(-126.0f));
     const F k = round(x), f = sub(x, k);
@@ -125,8 +125,8 @@ inline void round_span(const float *weights, float scale, int8_t *p, F *offset) 
     *offset = fma(to_float(sums), set(scale), *offset);
 }
 
-// One query on its way through the positions: a softmax that is corrected when a greater score
-// comes (Milakov and Gimelshein, 2018), so that scores needn't be kept.
+// The running softmax of one query: it is rescaled when a greater score comes (Milakov and
+// Gimelshein, 2018), so that scores needn't be kept.
 struct Running {
     F most, total, offset;
     F y[kMaxHeadDim / 16];

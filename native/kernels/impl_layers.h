@@ -1,5 +1,4 @@
-// What lies between the products: norms, gates, convolution, state space; included by
-// kernels_impl.h.
+// Norms, gates, convolution, state space, rotation, search and routing; included by impl.h.
 
 // exp to about 1e-7 relative: 2^k times a polynomial (Cephes). NaN gives the lower end.
 inline F exp(F x) {
@@ -33,9 +32,9 @@ inline F softplus(F x) {
     return fma(p, s, max(x, zero));
 }
 
-// Integers of n numbers (a multiple of 16) with one scale, which is returned;
-// `total` gets their sum. The largest is found by its bits: with NaN or infinity among the numbers
-// the scale is one too, so that it shows in the results.
+// Integers of n numbers (a multiple of 16) with one scale, which is returned; `total` gets their
+// sum. The largest is found by its bits: where a number is NaN or infinite, so is the scale, and
+// the results show it.
 inline float quantize_group(const float *x, size_t n, int8_t *q, int32_t *total) {
     I largest = set_int(0);
     for (size_t i = 0; i < n; i += 16) largest = max_int(largest, magnitude(load(x + i)));
@@ -212,7 +211,7 @@ size_t find(const float *x, size_t n, float value) {
 
 void route(float *logits, size_t n, size_t k, uint32_t *chosen, float *weights) {
     const size_t end = (n + 15) / 16 * 16;
-    const float gone = __builtin_nanf("");  // neither a maximum nor equal to anything
+    const float gone = __builtin_nanf("");  // never a maximum, never equal to a number
     for (size_t i = n; i < end; i++) logits[i] = gone;
     float greatest = 0;
     for (size_t j = 0; j < k; j++) {

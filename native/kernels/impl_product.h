@@ -1,4 +1,4 @@
-// Products of a packed matrix; included by kernels_impl.h.
+// Products of a packed matrix; included by impl.h.
 
 constexpr int kOffset8 = FLIP ? 128 : 0;
 
@@ -20,7 +20,7 @@ struct BrainHalf {
 inline F weights(const Half *w) { return half(&w->bits); }
 inline F weights(const BrainHalf *w) { return bhalf(&w->bits); }
 
-// Even and odd columns have a sum each, so that an addition needn't wait for the one before.
+// Even and odd columns have a sum each, so that an addition doesn't wait for the one before.
 template <class W, int G, int T>
 [[gnu::always_inline]] inline void tile_float(const Matrix &m, uint32_t group,
                                               const float *const *x, float *const *y) {
@@ -53,23 +53,12 @@ struct QuantRow {
     const int32_t *sums;
 };
 
-// Sums of a block times the scales of its rows, added to the totals.
-template <int G, int T>
-[[gnu::always_inline]] inline void scale_block(const Matrix &m, const uint8_t *scales, uint32_t b,
-                                               const QuantRow *x, const I (&acc)[G][T],
-                                               F (&sum)[G][T]) {
-    for (int g = 0; g < G; g++) {
-        const uint8_t *of_block = scales + g * m.group_bytes + b * 32;
-        const F scale = half(reinterpret_cast<const uint16_t *>(of_block));
-        for (int t = 0; t < T; t++)
-            sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
-    }
-}
-
-// G groups go together so that each broadcast input meets several weights.
-template <int G, int T>
-[[gnu::always_inline]] inline void tile_q8(const Matrix &m, uint32_t group, const QuantRow *x,
-                                           float *const *y) {
+// G groups go together, so that each broadcast input is multiplied by several weights.
+template <TensorType type, int G, int T>
+[[gnu::always_inline]] inline void tile_quantized(const Matrix &m, uint32_t group,
+                                                  const QuantRow *x, float *const *y) {
+    constexpr bool is_q8 = type == TensorType::Q8_0;
+    constexpr uint32_t bytes = (is_q8 ? 32 : 16) * kLanes;  // of a block's weights
     const uint32_t blocks = m.columns / kBlock;
     const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
     F sum[G][T];
@@ -78,45 +67,32 @@ template <int G, int T>
     for (uint32_t b = 0; b < blocks; b++) {
         I acc[G][T];
         for (int t = 0; t < T; t++) {
-            const I start = set_int(-kOffset8 * x[t].sums[b]);
+            const I start = set_int(-(is_q8 ? kOffset8 : 8) * x[t].sums[b]);
             for (int g = 0; g < G; g++) acc[g][t] = start;
         }
-        for (int j = 0; j < 8; j++)
-            for (int t = 0; t < T; t++) {
-                const int32_t q = four(x[t].q + b * kBlock + 4 * j);
-                for (int g = 0; g < G; g++)
-                    acc[g][t] = dot(acc[g][t], w + g * m.group_bytes + b * 512 + 64 * j, q);
-            }
-        scale_block<G, T>(m, w + blocks * 512, b, x, acc, sum);
-    }
-    for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
-}
-
-template <int G, int T>
-[[gnu::always_inline]] inline void tile_q4(const Matrix &m, uint32_t group, const QuantRow *x,
-                                           float *const *y) {
-    const uint32_t blocks = m.columns / kBlock;
-    const uint8_t *w = reinterpret_cast<const uint8_t *>(m.data + group * m.group_bytes);
-    F sum[G][T];
-    for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
-    for (uint32_t b = 0; b < blocks; b++) {
-        I acc[G][T];
-        for (int t = 0; t < T; t++) {
-            const I start = set_int(-8 * x[t].sums[b]);
-            for (int g = 0; g < G; g++) acc[g][t] = start;
-        }
-        for (int j = 0; j < 4; j++)
-            for (int g = 0; g < G; g++) {
-                const Nibbles pair = nibbles(w + g * m.group_bytes + b * 256 + 64 * j);
+        for (uint32_t j = 0; j < bytes / 64; j++)
+            if constexpr (is_q8) {
                 for (int t = 0; t < T; t++) {
-                    const int8_t *q = x[t].q + b * kBlock + 4 * j;
-                    acc[g][t] = dot_low(acc[g][t], pair, four(q));
-                    acc[g][t] = dot_high(acc[g][t], pair, four(q + 16));
+                    const int32_t q = four(x[t].q + b * kBlock + 4 * j);
+                    for (int g = 0; g < G; g++)
+                        acc[g][t] = dot(acc[g][t], w + g * m.group_bytes + b * bytes + 64 * j, q);
+                }
+            } else {
+                for (int g = 0; g < G; g++) {
+                    const Nibbles pair = nibbles(w + g * m.group_bytes + b * bytes + 64 * j);
+                    for (int t = 0; t < T; t++) {
+                        const int8_t *q = x[t].q + b * kBlock + 4 * j;
+                        acc[g][t] = dot_low(acc[g][t], pair, four(q));
+                        acc[g][t] = dot_high(acc[g][t], pair, four(q + 16));
+                    }
                 }
             }
-        scale_block<G, T>(m, w + blocks * 256, b, x, acc, sum);
+        for (int g = 0; g < G; g++) {
+            const uint8_t *scales = w + g * m.group_bytes + blocks * bytes + b * 32;
+            const F scale = half(reinterpret_cast<const uint16_t *>(scales));
+            for (int t = 0; t < T; t++)
+                sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
+        }
     }
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) store(y[t] + (group + g) * kLanes, sum[g][t]);
@@ -129,8 +105,7 @@ template <TensorType type, int G, int T>
     if constexpr (type == TensorType::F32) tile_float<float, G, T>(m, group, x, y);
     if constexpr (type == TensorType::F16) tile_float<Half, G, T>(m, group, x, y);
     if constexpr (type == TensorType::BF16) tile_float<BrainHalf, G, T>(m, group, x, y);
-    if constexpr (type == TensorType::Q8_0) tile_q8<G, T>(m, group, q, y);
-    if constexpr (type == TensorType::Q4_0) tile_q4<G, T>(m, group, q, y);
+    if constexpr (is_quantized(type)) tile_quantized<type, G, T>(m, group, q, y);
 }
 
 // All groups for T rows; G groups at a time keep the vector units busy where T is small.

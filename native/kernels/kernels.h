@@ -1,4 +1,4 @@
-// What a processor is asked to do, as a table of functions; one table an instruction set.
+// The operations of a model as a table of functions, one table for each instruction set.
 //
 // Every table computes the same numbers: integers exactly, floats up to the order of a sum. The
 // portable table is the oracle of the others. A product of one row and one of many rows give the
@@ -61,7 +61,7 @@ struct Rows {
     }
 };
 
-// One key/value head's memory in 8 bits. Positions in groups of 16, as the rows of a matrix.
+// Keys and values of one head in 8 bits. Positions in groups of 16, as the rows of a matrix.
 struct Cache8 {
     uint8_t *keys;        // [group][head_dim / 4][16 positions][4]
     float *key_scales;    // [position]
@@ -71,7 +71,7 @@ struct Cache8 {
 
 struct Kernels {
     const char *name;
-    uint8_t flip;  // what 8-bit weights are XORed with: 0x80 where the products want them unsigned
+    uint8_t flip;  // 8-bit weights are XORed with it: 0x80 where the products take them unsigned
 
     // y (n, y_stride) = rows @ matrix^T. Writes padded_rows() numbers a row.
     void (*matmul)(const Matrix &matrix, const Rows &rows, float *y, size_t y_stride);
@@ -100,32 +100,35 @@ struct Kernels {
     // position, rounded up to 16.
     void (*attend)(const float *queries, const float *keys, const float *values, size_t heads,
                    size_t head_dim, size_t length, float scale, float *scratch, float *out);
-    // The same over an 8-bit memory; head_dim is a multiple of 16.
+    // The same over keys and values in 8 bits; head_dim is a multiple of 16.
     void (*attend8)(const float *queries, const Cache8 &cache, size_t heads, size_t head_dim,
                     size_t length, float scale, float *out);
-    // Stores one position in an 8-bit memory.
+    // Stores the key and the value of one position in 8 bits.
     void (*store8)(const Cache8 &cache, size_t position, const float *key, const float *value,
                    size_t head_dim);
     // log(sum(exp(x)))
     float (*log_sum_exp)(const float *x, size_t n);
-    // The exclusive or of n bytes' words, n a multiple of 256: reads as fast as this set can.
+    // The exclusive or of n bytes' words, n a multiple of 256, in the widest loads of this set.
     uint64_t (*read_bytes)(const std::byte *data, size_t n);
     // The greatest number, NaN left out; and whether there is any NaN.
     float (*maximum)(const float *x, size_t n, bool *has_nan);
-    // Where the value is found first, or n.
+    // The first index of the value, or n.
     size_t (*find)(const float *x, size_t n, float value);
     // The k experts with the greatest logits, in the order of their numbers, and a softmax over
     // them. NaN is less than all numbers. `logits`, with room for whole vectors, are used up.
     void (*route)(float *logits, size_t n, size_t k, uint32_t *chosen, float *weights);
 };
 
+// Each is defined where the build is for its processor.
+extern const Kernels kPortable, kAvx2, kAvx512, kNeon;
+
 // The fastest table that this processor can run; the environment variable ITERA_ISA (portable,
-// avx2, avx512, neon) names another. Throws `Error` for one that isn't there.
+// avx2, avx512, neon) names another. Throws `Error` for a name that `kernels_named` doesn't know.
 const Kernels &kernels();
 // A table by name, or null where this build or this processor lacks it.
 const Kernels *kernels_named(std::string_view name);
 
-// The number that the 16 bits of an IEEE half are.
+// The number with these 16 bits of an IEEE half.
 float half_to_float(uint16_t bits);
 
 }  // namespace itera

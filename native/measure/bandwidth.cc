@@ -12,7 +12,7 @@ namespace itera {
 namespace {
 
 constexpr size_t kUnit = 256, kLeast = 1 << 10, kMost = 1 << 30;
-constexpr size_t kBetweenClocks = 8 << 20;  // bytes read before the clock is asked again
+constexpr size_t kBetweenClocks = 8 << 20;  // bytes read between two looks at the clock
 
 }  // namespace
 

@@ -1,6 +1,7 @@
 #include "measure/check.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -35,7 +36,7 @@ class Checker {
     }
 
   private:
-    // Room for a whole vector after the last number, as the kernels are promised.
+    // With room for a whole vector after the last number, which kernels may touch.
     Numbers random(size_t n, float scale = 1) {
         Numbers out(n + 32);
         std::normal_distribution<float> normal(0, scale);
@@ -171,11 +172,9 @@ class Checker {
     }
 
     void ssm() {
-        struct Shape {
-            size_t heads, dim, states;
-        };
-        for (const auto &[heads, dim, states] :
-             {Shape{3, 32, 8}, {17, 16, 5}, {2, 64, 128}, {1, 16, 1}}) {
+        const std::array<size_t, 3> shapes[] = {{3, 32, 8}, {17, 16, 5}, {2, 64, 128}, {1, 16, 1}};
+        for (const auto &shape : shapes) {
+            const size_t heads = shape[0], dim = shape[1], states = shape[2];
             const size_t width = heads * dim, memory = width * states;
             const Numbers z = random(width), u = random(width), B = random(states),
                           C = random(states), dt = random(heads, 4), bias = random(heads),
@@ -192,7 +191,9 @@ class Checker {
 
     void attention(size_t length) {
         const size_t room = round_up(length, kCacheStep);
-        for (const auto &[heads, dim] : {std::pair<size_t, size_t>{5, 32}, {1, 48}, {4, 16}}) {
+        const std::array<size_t, 2> shapes[] = {{5, 32}, {1, 48}, {4, 16}};
+        for (const auto &shape : shapes) {
+            const size_t heads = shape[0], dim = shape[1];
             const Numbers q = random(heads * dim, 2), keys = random(room * dim),
                           values = random(room * dim);
             Numbers scratch(room * 4);
@@ -232,14 +233,15 @@ class Checker {
                 *y = float(k.find(x.data(), n, *y));
             }, 0);
         }
-        for (const auto &[n, chosen] : {std::pair<size_t, size_t>{24, 3}, {5, 5}, {64, 20}})
-            for (const bool experts : {true, false})
-                both("route", chosen, [&](const Kernels &k, float *y) {
+        const std::array<size_t, 2> sizes[] = {{24, 3}, {5, 5}, {64, 20}};  // experts, chosen ones
+        for (const auto &size : sizes)
+            for (const bool numbers : {true, false})
+                both("route", size[1], [&](const Kernels &k, float *y) {
                     Numbers logits(x.begin(), x.begin() + 96);
                     logits[1] = logits[3] = NAN;
-                    std::vector<uint32_t> numbers(chosen);
-                    k.route(logits.data(), n, chosen, numbers.data(), y);
-                    if (experts) std::ranges::copy(numbers, y);
+                    std::vector<uint32_t> chosen(size[1]);
+                    k.route(logits.data(), size[0], size[1], chosen.data(), y);
+                    if (numbers) std::ranges::copy(chosen, y);
                 });
         x[500] = NAN;
         both("maximum finds NaN", 1, [&](const Kernels &k, float *y) {

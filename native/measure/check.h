@@ -1,4 +1,4 @@
-// Every kernel of an instruction set against the portable one, on random numbers of odd sizes.
+// Compares every kernel of an instruction set with the portable one, on random numbers.
 #pragma once
 
 #include <string>

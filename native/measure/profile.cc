@@ -1,4 +1,4 @@
-// The kernels of a table wrapped in clocks: the forward pass itself knows nothing of it.
+// Measures by a table of kernels that are wrapped in clocks; the forward pass stays as it is.
 #include "measure/profile.h"
 
 #include <algorithm>
@@ -32,7 +32,7 @@ uint64_t ticks() {
 #endif
 }
 
-// One profile at a time in a thread: kernels are plain functions and have nowhere else to look.
+// Of the one profile that a thread makes at a time; kernels are plain functions without an object.
 thread_local const Kernels *base;
 thread_local std::array<uint64_t, kParts> spent, calls;
 thread_local std::vector<std::pair<const std::byte *, Part>> owners;  // sorted by address

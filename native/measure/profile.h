@@ -1,4 +1,4 @@
-// Where the time of a decoded token goes.
+// The time of a decoded token, part by part.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,10 @@
 
 namespace itera {
 
-// Seconds a token of greedy decoding after a prompt, by part; then "rest", which is what neither a
-// kernel nor the sampler takes, and "total", measured without the clocks in between. What the
-// clocks themselves take is subtracted. `passes` times `tokens` tokens with clocks and without, in
-// turns; each number is a median, so that they needn't add up exactly.
+// Seconds a token of greedy decoding after a prompt, by part; then "rest", the time outside kernels
+// and sampler, and "total", measured without clocks in between. The time of the clocks themselves
+// is subtracted. Decodes `passes` times `tokens` tokens with clocks and without, in turns; each
+// number is a median, so that they needn't add up exactly.
 std::vector<std::pair<const char *, double>> profile(const Model &model,
                                                      std::span<const int32_t> prompt,
                                                      uint32_t tokens, uint32_t passes);

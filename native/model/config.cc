@@ -1,7 +1,7 @@
 #include "model/config.h"
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "gguf/keys.h"
 
@@ -43,7 +43,7 @@ struct Reader {
     }
 };
 
-// Radians that the rotation of each pair turns by from position to position.
+// The angle by which the rotation of each pair grows with each position.
 void read_rope(const Reader &r, Config &c) {
     c.rope_dims = r.number_or("rope.dimension_count", c.head_dim, 2, c.head_dim);
     if (c.rope_dims % 2) refuse(r.prefix + "rope.dimension_count", "an even number");
@@ -65,8 +65,7 @@ void read_rope(const Reader &r, Config &c) {
     const Tensor &factors = r.file.tensor("rope_freqs.weight", {c.rope_dims / 2});
     if (factors.type != TensorType::F32) refuse("the type of 'rope_freqs.weight'", "F32");
     for (uint32_t pair = 0; pair < c.rope_dims / 2; pair++) {
-        float factor;
-        std::memcpy(&factor, factors.data.data() + 4 * pair, 4);
+        const auto factor = read_as<float>(factors.data.data() + 4 * pair);
         c.rope_frequencies[pair] /= double(r.positive("rope_freqs.weight", factor));
     }
 }
@@ -77,14 +76,14 @@ void read_attention(const Reader &r, Config &c) {
     const auto kv = r.file.has(kv_key) ? r.file.need_ints(kv_key)
                                        : std::vector<int64_t>{int64_t(c.n_heads)};
     if (kv.size() != 1 && kv.size() != c.n_layers)
-        refuse(r.prefix + "attention.head_count_kv has " + std::to_string(kv.size()) + " numbers",
+        refuse(kv_key + " has " + std::to_string(kv.size()) + " numbers",
                "one, or one for each of " + std::to_string(c.n_layers) + " layers");
     for (uint32_t i = 0; i < c.n_layers; i++) {
         const int64_t n = kv[kv.size() == 1 ? 0 : i];
         const bool fits = n == 0 ? c.architecture == "granitehybrid"
                                  : n > 0 && n <= c.n_heads && c.n_heads % n == 0;
         if (!fits)
-            refuse(r.prefix + "attention.head_count_kv=" + std::to_string(n),
+            refuse(kv_key + "=" + std::to_string(n),
                    "a divisor of head_count=" + std::to_string(c.n_heads));
         c.n_kv_heads.push_back(uint32_t(n));
     }
@@ -138,9 +137,7 @@ Config read_config(const Gguf &file, uint32_t wanted_context, std::vector<std::s
     c.norm_eps = r.positive("attention.layer_norm_rms_epsilon",
                             file.need<double>(r.prefix + "attention.layer_norm_rms_epsilon"), 1);
     read_attention(r, c);
-    bool mamba = false;
-    for (const uint32_t n : c.n_kv_heads) mamba |= n == 0;
-    if (mamba) read_mamba(r, c);
+    if (std::ranges::find(c.n_kv_heads, 0u) != c.n_kv_heads.end()) read_mamba(r, c);
     c.n_experts = r.number_or("expert_count", 0, 0, 4096);
     if (c.n_experts) {
         c.top_k = r.number("expert_used_count", 1, c.n_experts);

@@ -42,7 +42,7 @@ size_t group_bytes(TensorType type, uint64_t columns) {
     return round_up(row_bytes(type, columns) * kLanes, 64);
 }
 
-// Where a group has the scales of a block of quantised rows; `Bytes` are those of a block's weights.
+// The offset in a group of a block's scales; `Bytes` are those of the weights of a block.
 template <size_t Bytes> size_t scales_at(uint32_t blocks, uint32_t block) {
     return (blocks * Bytes + block * sizeof(uint16_t)) * kLanes;
 }

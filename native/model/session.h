@@ -18,7 +18,7 @@ struct Row {
     State *state;
 };
 
-// Working memory for up to `max_rows` rows at a time; a thread has its own.
+// Computes up to `max_rows` rows at a time, in memory of its own; each thread needs one.
 class Session {
   public:
     // `kernels` replaces the model's own (profile.cc measures with it); the caller keeps it alive.
@@ -85,7 +85,7 @@ class Session {
     uint32_t max_rows_;
     Arena arena_;
     size_t head_stride_;
-    // The residual stream, its norm and what is added next; then what the layers compute.
+    // The residual stream, its norm, and the sum that is added next; then results inside a layer.
     Buffer stream_, normed_, wide_, mixed_, added_, hidden_, gated_, queries_, keys_, values_;
     float *logits_ = nullptr, *conv_ = nullptr, *scores_ = nullptr, *router_ = nullptr;
     float *cosines_ = nullptr, *sines_ = nullptr, *weights_ = nullptr;

@@ -1,4 +1,5 @@
-// What a model remembers of one text: convolution windows, state-space states, keys and values.
+// What a model keeps of the tokens of one text that it has read: convolution windows, state-space
+// states, keys and values.
 #pragma once
 
 #include <array>
@@ -18,7 +19,7 @@ class State {
     explicit State(const Model &model);
     State(State &&) noexcept = default;
 
-    const Model &model() const { return *model_; }
+    void check_model(const Model &model) const;  // throws `UsageError` where it is another one
     uint32_t length() const { return length_; }  // tokens read
     uint32_t context() const { return context_; }
     State fork() const;  // an independent copy
@@ -43,9 +44,9 @@ class State {
     void advance() { length_++; }
 
   private:
-    // What a layer remembers: a window and states of Mamba-2, or keys and values of each head, with
-    // scales where they have 8 bits. `count` areas begin `stride` bytes apart; each has `fixed`
-    // bytes and `per_position` for every token.
+    // A layer of Mamba-2 has a window and states; one of attention has keys and values of each
+    // head, with scales where they have 8 bits. `count` areas begin `stride` bytes apart; each has
+    // `fixed` bytes and `per_position` for every token.
     enum Kind { kWindow, kSsm, kKeys, kValues, kKeyScales, kValueScales, kKinds };
     struct Areas {
         size_t begin = 0, stride = 0, count = 0, fixed = 0, per_position = 0;

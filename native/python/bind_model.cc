@@ -1,5 +1,5 @@
-// Python's face of the model: loading, states, streams of text, logits, scores.
-#include "python/bind_model.h"
+// Binds the model: loading, states, streams of text, logits, scores.
+#include "python/bindings.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -30,7 +30,7 @@ namespace itera {
 namespace {
 
 constexpr uint32_t kRows = 64;  // tokens of a prompt read in one pass
-constexpr int kStepsBetweenSignals = 64;  // asked after Ctrl-C
+constexpr int kStepsBetweenSignals = 64;  // between checks for Ctrl-C
 
 using Ids = std::vector<int32_t>;
 using Floats = nb::ndarray<nb::numpy, float>;
@@ -47,9 +47,9 @@ void check_signals() {
     if (PyErr_CheckSignals()) throw nb::python_error();
 }
 
-// One thread at a time works on what changes. The global lock is given back before this one is
-// waited for: its owner may be waiting for that one. Recursive, because a handler of a signal may
-// use what its own thread is at work on.
+// Locks a state or a stream for one thread at a time. The global lock is released first: the owner
+// of the mutex may be waiting for it. Recursive, because a signal handler may use the object that
+// its own thread works on.
 using Mutex = std::recursive_mutex;
 class Turn {
   public:
@@ -77,9 +77,7 @@ PythonState *fork(const State &state) { return new PythonState(state.fork()); }
 // `begin` puts the token that begins a document in front where the state is empty.
 Floats read(const Model &model, PythonState &python, Ids ids, bool all, bool begin) {
     State &state = python.state;
-    if (&state.model() != &model)
-        throw UsageError(
-            "a state of another model, or of another instance of it: expected this one's");
+    state.check_model(model);
     const size_t vocab = model.config.vocab_size;
     std::unique_ptr<float[]> out;
     {
@@ -132,7 +130,7 @@ PythonStream *start(const Model &model, const PythonState *from, const Ids &prom
                     const std::unordered_map<int32_t, float> &logit_bias,
                     const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
     std::vector<std::string> stops;
-    for (const nb::bytes &text : stop) stops.emplace_back(text.c_str(), text.size());
+    for (const nb::bytes &text : stop) stops.emplace_back(view(text));
     const GenerateOptions options{max_tokens,
                                   {temperature, top_k, top_p, min_p, repetition_penalty,
                                    repetition_window, seed, {logit_bias.begin(), logit_bias.end()}},
@@ -155,10 +153,10 @@ nb::bytes next(PythonStream &self) {
         const Turn turn(self.mutex);
         if (!self.stream.done()) piece = step(self.session, self.stream);
     }
-    return nb::bytes(piece.data(), piece.size());
+    return to_bytes(piece);
 }
 
-// All of them at once, always in the same order, so that no two threads wait for each other.
+// Locks all streams, always in the same order, so that no two threads wait for each other.
 std::vector<std::unique_lock<Mutex>> lock_all(const std::vector<PythonStream *> &python) {
     std::vector<PythonStream *> sorted = python;
     std::sort(sorted.begin(), sorted.end(), std::less<>());
@@ -194,7 +192,7 @@ std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
         }
     }
     std::vector<nb::bytes> out;
-    for (const std::string &text : texts) out.emplace_back(text.data(), text.size());
+    for (const std::string &text : texts) out.push_back(to_bytes(text));
     return out;
 }
 
@@ -202,7 +200,7 @@ std::vector<Score> score_texts(const Model &model, const std::vector<nb::bytes> 
                                uint32_t window, uint32_t threads, bool log_probabilities,
                                bool end) {
     std::vector<std::string_view> views;
-    for (const nb::bytes &text : texts) views.emplace_back(text.c_str(), text.size());
+    for (const nb::bytes &text : texts) views.push_back(view(text));
     const nb::gil_scoped_release release;
     return score(model, views, {window, threads, log_probabilities, end},
                  [](uint64_t) { check_signals(); });
@@ -220,7 +218,7 @@ nb::dict profile_dict(const Model &model, const Ids &prompt, uint32_t tokens, ui
 }
 
 void bind_state(nb::module_ &m) {
-    nb::class_<PythonState>(m, "State", "What a model remembers of one text.")
+    nb::class_<PythonState>(m, "State", "What a model keeps of the tokens of one text.")
         .def_prop_ro("length",
                      [](const PythonState &self) {
                          const Turn turn(self.mutex);
@@ -241,7 +239,7 @@ void bind_state(nb::module_ &m) {
                 const Turn turn(self.mutex);
                 bytes = self.state.save();
             }
-            return nb::bytes(bytes.data(), bytes.size());
+            return to_bytes(bytes);
         });
 }
 
@@ -283,7 +281,7 @@ void bind_score(nb::module_ &m) {
         .def_prop_ro("bits_per_byte", &Score::bits_per_byte);
 }
 
-// What the file says of the model.
+// Properties of the model and its file.
 void bind_facts(nb::class_<Model> &model) {
     model.def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })
         .def_ro("name", &Model::name)
@@ -326,27 +324,20 @@ void bind_model(nb::module_ &m) {
     model.def_static("load", &load, "path"_a, "context"_a = 0)
         .def_static("load",  // a path that is no UTF-8
                     [](const nb::bytes &path, uint32_t context) {
-                        return load({path.c_str(), path.size()}, context);
+                        return load(std::string(view(path)), context);
                     },
                     "path"_a, "context"_a = 0)
         .def("weight_bytes_per_token", &Model::weight_bytes_per_token)
         .def("state_bytes_per_token", &Model::state_bytes_per_token, "length"_a)
         .def("encode",
-             [](const Model &self, const nb::bytes &text) {
-                 const std::string_view view(text.c_str(), text.size());
-                 const nb::gil_scoped_release release;
-                 return self.tokenizer.encode(view);
-             })
+             [](const Model &self, const nb::bytes &text) { return encode(self.tokenizer, text); })
         .def("decode",
-             [](const Model &self, const Ids &ids) {
-                 const std::string text = self.tokenizer.decode(ids);
-                 return nb::bytes(text.data(), text.size());
-             })
+             [](const Model &self, const Ids &ids) { return to_bytes(self.tokenizer.decode(ids)); })
         .def("state", [](const Model &self) { return new PythonState(State(self)); },
              nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
         .def("restore",
              [](const Model &self, const nb::bytes &bytes) {
-                 return new PythonState(State::restore(self, {bytes.c_str(), bytes.size()}));
+                 return new PythonState(State::restore(self, view(bytes)));
              },
              nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
         .def("read", &read, "state"_a, "ids"_a, "all"_a, "begin"_a = false)

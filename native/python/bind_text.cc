@@ -1,5 +1,5 @@
-// Python's face of what is text: the tokenizer, the sampler, log-probabilities.
-#include "python/bind_text.h"
+// Binds the tokenizer, the sampler and the softmax for tests; the package works with `Model`.
+#include "python/bindings.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -7,11 +7,12 @@
 #include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/vector.h>
 
+#include <cmath>
 #include <unordered_map>
 
 #include "gguf/gguf.h"
 #include "text/sampler.h"
-#include "text/tokenizer.h"
+#include "text/softmax.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -21,13 +22,16 @@ namespace {
 
 using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-std::span<const float> view(const Logits &logits) { return {logits.data(), logits.size()}; }
-
-Tokenizer open_tokenizer(const std::string &path) {
-    return naming(path, [&] { return Tokenizer(Gguf(path)); });
+// The softmax of the logits at the token, as a logarithm: shows how exact the exponentials are.
+double log_probability(const Logits &array, int32_t token) {
+    const std::span<const float> logits(array.data(), array.size());
+    if (token < 0 || size_t(token) >= logits.size())
+        throw UsageError("token " + std::to_string(token) + " of " +
+                         std::to_string(logits.size()) + " logits: expected an id that has one");
+    const float max = maximum(logits);
+    return double{logits[size_t(token)]} - double{max} -
+           std::log(exponentials(logits, max, 1, {}));
 }
-
-int32_t sample(Sampler &sampler, std::vector<float> logits) { return sampler.sample(logits); }
 
 }  // namespace
 
@@ -35,20 +39,13 @@ void bind_text(nb::module_ &m) {
     nb::class_<Tokenizer>(m, "Tokenizer", "The byte-level BPE tokenizer inside a GGUF file.")
         .def("__init__",
              [](Tokenizer *self, const std::string &path) {
-                 new (self) Tokenizer(open_tokenizer(path));
+                 new (self) Tokenizer(naming(path, [&] { return Tokenizer(Gguf(path)); }));
              },
              "path"_a)
-        .def("encode",
-             [](const Tokenizer &self, const nb::bytes &text) {
-                 const std::string_view view(text.c_str(), text.size());
-                 nb::gil_scoped_release release;
-                 return self.encode(view);
-             },
-             "text"_a, "Ids of the bytes, without <|endoftext|>.")
+        .def("encode", &encode, "text"_a, "Ids of the bytes, without <|endoftext|>.")
         .def("decode",
              [](const Tokenizer &self, const std::vector<int32_t> &ids) {
-                 const std::string text = self.decode(ids);
-                 return nb::bytes(text.data(), text.size());
+                 return to_bytes(self.decode(ids));
              },
              "ids"_a, "The exact bytes of the ids; <|endoftext|> gives none.")
         .def_prop_ro("eot", &Tokenizer::eot, "Id of <|endoftext|>, which ends every document.")
@@ -74,21 +71,14 @@ void bind_text(nb::module_ &m) {
              "logit_bias"_a = std::unordered_map<int32_t, float>{})
         .def("sample",
              [](Sampler &self, const Logits &logits) {
-                 const auto given = view(logits);
-                 return sample(self, {given.begin(), given.end()});
+                 std::vector<float> copy(logits.data(), logits.data() + logits.size());
+                 return self.sample(copy);
              },
              "logits"_a, "The next token; the logits (vocab_size,) stay as they are.")
-        .def("sample", &sample, "logits"_a)
-        .def("accept", &Sampler::accept, "token"_a, "Tells that the token is now in the text.");
+        .def("accept", &Sampler::accept, "token"_a, "Adds a token of the text to the history.");
 
-    m.def("log_probability",
-          [](const Logits &logits, int32_t token) { return log_probability(view(logits), token); },
-          "logits"_a, "token"_a, "Natural logarithm of the softmax of the logits at the token.");
-    m.def("log_probability",
-          [](const std::vector<float> &logits, int32_t token) {
-              return log_probability(logits, token);
-          },
-          "logits"_a, "token"_a);
+    m.def("log_probability", &log_probability, "logits"_a, "token"_a,
+          "Natural logarithm of the softmax of the logits at the token.");
 }
 
 }  // namespace itera

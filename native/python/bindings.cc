@@ -4,14 +4,14 @@
 #include <cstring>
 
 #include "gguf/error.h"
-#include "python/bind_model.h"
-#include "python/bind_text.h"
+#include "python/bindings.h"
 
 namespace nb = nanobind;
 
 NB_MODULE(_engine, m) {
     m.doc() = "The native engine; use it through itera_lite.engine.";
-    // The package's own errors, so that a message is all that the command line shows.
+    // Errors of the engine are raised as the package's own: the command line shows these without a
+    // traceback.
     nb::register_exception_translator([](const std::exception_ptr &thrown, void *) {
         const auto raise = [](const char *name, const char *message) {
             const nb::object type = nb::module_::import_("itera_lite.errors").attr(name);

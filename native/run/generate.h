@@ -19,7 +19,7 @@ struct GenerateOptions {
     SamplerOptions sampler;
     std::vector<std::string> stops;
     bool log_probabilities = false;
-    bool ignore_end = false;  // <|endoftext|> doesn't end the text (benchmarks)
+    bool ignore_end = false;  // <|endoftext|> is never chosen (benchmarks)
 };
 
 // One text that is being written.
@@ -58,7 +58,7 @@ class Stream {
     std::vector<int32_t> pending_, tokens_;  // to be read; of the text
     size_t written_ = 0;  // bytes of the text that `choose` gave
     std::vector<float> log_probabilities_;
-    std::vector<float> before_;  // logits as the model gave them
+    std::vector<float> before_;  // logits before sampling options
 };
 
 // Advances every stream that isn't done by one token; pieces[i] gets the ready text of stream i.

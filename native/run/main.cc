@@ -27,7 +27,7 @@ double seconds_since(Clock::time_point begin) {
 int write_text(const Model &model, RunOptions &o) {
     SamplerOptions &s = o.generate.sampler;
     s = model.sampling;
-    // The window goes with the penalty: one that is given here has the default window.
+    // The advised window belongs to the advised penalty; a penalty from here has the default one.
     if (o.repetition_penalty) s.repetition_window = SamplerOptions{}.repetition_window;
     s.temperature = o.temperature.value_or(s.temperature);
     s.top_k = o.top_k.value_or(s.top_k);

@@ -24,8 +24,8 @@ bool is_blank(std::string_view text) {
     return true;
 }
 
-}  // namespace
-
+// The text in UTF-8: each longest beginning of a character that isn't one becomes U+FFFD, as
+// Python's `bytes.decode("utf-8", "replace")` does it.
 std::string repaired_utf8(std::string_view bytes) {
     std::string text;
     text.reserve(bytes.size());
@@ -36,6 +36,8 @@ std::string repaired_utf8(std::string_view bytes) {
     }
     return text;
 }
+
+}  // namespace
 
 std::vector<TextLine> text_lines(std::string_view input) {
     std::vector<TextLine> lines;

@@ -13,12 +13,8 @@ struct TextLine {
     std::string text;
 };
 
-// A byte order mark at the beginning, and the CR of a CRLF, are no text. What isn't UTF-8 becomes
+// A byte order mark at the beginning and the CR of a CRLF are dropped. What isn't UTF-8 becomes
 // U+FFFD. Lines of white space only are left out. Throws `Error` for a line with a NUL byte.
 std::vector<TextLine> text_lines(std::string_view input);
-
-// The text in UTF-8: each longest beginning of a character that isn't one becomes U+FFFD, as
-// Python's `bytes.decode("utf-8", "replace")` does it.
-std::string repaired_utf8(std::string_view bytes);
 
 }  // namespace itera

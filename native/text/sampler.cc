@@ -25,7 +25,7 @@ void require(bool good, const char *name, T value, const char *expected) {
     throw UsageError(std::string(name) + "=" + std::string(digits, end) + ": expected " + expected);
 }
 
-// The place of a weight in the ranking: the greatest first, equal ones by id. As one integer.
+// The rank of a weight as one integer: the greatest weight has the least, equal ones go by id.
 uint64_t rank_of(float weight, size_t id) {
     return uint64_t{~std::bit_cast<uint32_t>(weight)} << 32 | id;
 }
@@ -36,7 +36,7 @@ float weight_of(uint64_t rank) {
 
 constexpr size_t kLastId = UINT32_MAX;
 
-// Where a ranking is cut: everything up to this rank is kept.
+// The last rank that is kept.
 struct Border {
     uint64_t rank;
     double mass;  // of all that are kept
@@ -89,7 +89,7 @@ class Ranking {
     std::array<Bucket, kBuckets> buckets_{};
 };
 
-// Removes what ranks behind the border; the order stays.
+// Keeps the ranks up to the border, in their order.
 std::span<uint64_t> keep(std::span<uint64_t> ranks, uint64_t border) {
     size_t n = 0;
     for (const uint64_t rank : ranks) {  // a branch would be mispredicted
@@ -176,8 +176,8 @@ int32_t Sampler::sample(std::span<float> logits) {
     const size_t size = logits.size(), k = static_cast<size_t>(options_.top_k);
     const bool by_k = k > 0 && k < size, by_p = options_.top_p < 1;
 
-    // Only what is more than 0 can be drawn; and weights so small that all of them together are
-    // less than what top-p leaves out needn't be ranked.
+    // A weight of 0 is never drawn. Weights so small that all of them together are less than what
+    // top-p leaves out needn't be ranked.
     float least = std::numeric_limits<float>::min();
     if (by_p && !by_k) {
         const double left_out = mass * (1 - double{options_.top_p});
@@ -203,17 +203,7 @@ int32_t Sampler::sample(std::span<float> logits) {
     for (const uint64_t rank : kept) {
         if ((left -= weight_of(rank)) < 0) return static_cast<int32_t>(rank & kLastId);
     }
-    return static_cast<int32_t>(kept.back() & kLastId);  // rounding left a rest
-}
-
-double log_probability(std::span<const float> logits, int32_t token) {
-    if (token < 0 || static_cast<size_t>(token) >= logits.size()) {
-        throw UsageError("token " + std::to_string(token) + " of " +
-                         std::to_string(logits.size()) + " logits: expected an id that has one");
-    }
-    const float max = maximum(logits);
-    const double mass = exponentials(logits, max, 1, {});
-    return double{logits[static_cast<size_t>(token)]} - double{max} - std::log(mass);
+    return static_cast<int32_t>(kept.back() & kLastId);  // by rounding
 }
 
 }  // namespace itera

@@ -34,7 +34,7 @@ class Sampler {
 
     // Picks a token; `logits` (vocab_size) are changed. NaN, inf or all -inf logits throw `Error`.
     int32_t sample(std::span<float> logits);
-    // Tells the sampler about a token that is now in the text (prompt and generated alike).
+    // Adds a token of the prompt or of the text to those that the repetition penalty counts.
     void accept(int32_t token);
 
   private:
@@ -44,14 +44,11 @@ class Sampler {
     SamplerOptions options_;
     int32_t vocab_size_;
     uint64_t random_[2];  // state of xoroshiro128++
-    std::vector<uint64_t> scratch_;    // two places for each token
+    std::vector<uint64_t> scratch_;    // room for two numbers of each token
     std::vector<int32_t> recent_;      // ring of the last tokens
     size_t n_recent_ = 0;
-    std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that did
+    std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that penalised it
     uint64_t calls_ = 0;
 };
-
-// Natural logarithm of the softmax at `token`. No allocation. Throws `Error` as `sample` does.
-double log_probability(std::span<const float> logits, int32_t token);
 
 }  // namespace itera

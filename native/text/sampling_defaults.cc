@@ -27,7 +27,7 @@ bool is_off(const Entry &entry, std::string_view name) {
     return false;
 }
 
-// The parts of the file's sequence that this engine has, and those that it doesn't know.
+// The samplers of the file's sequence that this engine has, and the first that it doesn't know.
 void read_sequence(std::string_view sequence, std::vector<std::string_view> &known,
                    std::string &unknown) {
     while (!sequence.empty()) {
@@ -41,7 +41,7 @@ void read_sequence(std::string_view sequence, std::vector<std::string_view> &kno
     }
 }
 
-// A sampler that the sequence leaves out isn't used.
+// Turns off the samplers that the sequence leaves out.
 void apply_sequence(const Gguf &file, SamplerOptions &s, std::vector<std::string> &notes) {
     std::vector<std::string_view> named;
     std::string unknown;
@@ -54,7 +54,7 @@ void apply_sequence(const Gguf &file, SamplerOptions &s, std::vector<std::string
     if (!holds(named, "top_k")) s.top_k = 0;
     if (!holds(named, "top_p")) s.top_p = 1;
     if (!holds(named, "min_p")) s.min_p = 0;
-    // What does nothing may stand anywhere, and top-k gives the same before temperature and after.
+    // What does nothing may stand anywhere; top-k gives the same before temperature and after it.
     std::erase_if(named, [&](std::string_view name) {
         return (name == "penalties" && s.repetition_penalty == 1) ||
                (name == "temperature" && (s.temperature == 1 || s.temperature == 0)) ||
@@ -80,8 +80,8 @@ SamplerOptions read_sampling(const Gguf &file, std::vector<std::string> &notes) 
         return file.get<double>(std::string(kPrefix) + name, otherwise);
     };
     const auto whole = [&](const char *name, int64_t otherwise, int64_t most) {
-        return int32_t(std::clamp<int64_t>(file.get<int64_t>(std::string(kPrefix) + name, otherwise), -1,
-                                           most));
+        const auto value = file.get<int64_t>(std::string(kPrefix) + name, otherwise);
+        return int32_t(std::clamp<int64_t>(value, -1, most));
     };
     // Out of their ranges: as llama.cpp, where any temperature up to 0 is greedy and any top-p
     // up to 0 leaves one token.

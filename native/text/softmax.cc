@@ -10,8 +10,7 @@
 
 #include "kernels/kernels.h"
 
-// Nothing here says how to vectorise; the compiler does it once for any processor and once for
-// those that have AVX2, from the same lines.
+// The compiler vectorises the same lines twice: for any processor, and for those that have AVX2.
 #if defined(__x86_64__) && defined(__GNUC__)
 #define ITERA_AVX2 1
 #endif
@@ -19,7 +18,7 @@
 namespace itera {
 namespace {
 
-constexpr size_t kSums = 16;  // one alone would wait for each operation before the next
+constexpr size_t kSums = 16;  // a single sum would wait for each addition before the next
 
 constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's bits are those of 0
 
@@ -48,7 +47,7 @@ constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's b
         const size_t n = std::min(kBlock, logits.size() - begin);
         float block[kBlock];
         std::fill(std::copy_n(logits.data() + begin, n, block), block + kBlock, -HUGE_VALF);
-        // Two loops: in one, compilers take e^kLowest apart as a case of its own, with a branch.
+        // Two loops: in one, compilers make e^kLowest a case of its own, with a branch.
         for (float &x : block) x = std::max((x - max) / temperature, kLowest);
         for (float &x : block) x = exp_negative(x);
         float lanes[kSums] = {};
@@ -62,7 +61,7 @@ constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's b
 }
 
 #ifdef ITERA_AVX2
-const bool kAvx2 = __builtin_cpu_supports("avx2");
+const bool kHasAvx2 = __builtin_cpu_supports("avx2");
 
 [[gnu::target("avx2")]] double exponentials_avx2(std::span<const float> logits, float max,
                                                  float temperature, float *weights) {
@@ -88,7 +87,7 @@ double exponentials(std::span<const float> logits, float max, float temperature,
                     std::span<float> weights) {
     float *out = weights.empty() ? nullptr : weights.data();
 #ifdef ITERA_AVX2
-    if (kAvx2) return exponentials_avx2(logits, max, temperature, out);
+    if (kHasAvx2) return exponentials_avx2(logits, max, temperature, out);
 #endif
     return exponentials_of(logits, max, temperature, out);
 }

@@ -1,4 +1,4 @@
-// What a softmax over logits needs: their maximum and their exponentials.
+// The parts of a softmax over logits: their maximum and their exponentials.
 #pragma once
 
 #include <span>
@@ -10,9 +10,9 @@ namespace itera {
 // The greatest logit. Throws `Error` where one is NaN, or the greatest isn't finite.
 float maximum(std::span<const float> logits);
 
-// The sum of e^((x - max) / temperature) over the logits; each goes to `weights`, unless that is
-// empty. It may be the logits' own memory. Exact to about 1e-7 of the value; 0 below e^-87.
-// The same bits on every machine.
+// The sum of e^((x - max) / temperature) over the logits. Each is written to `weights`, unless that
+// is empty; `weights` may be the logits. Exact to about 1e-7 of the value; 0 below e^-87. The same
+// bits on every machine.
 double exponentials(std::span<const float> logits, float max, float temperature,
                     std::span<float> weights);
 

@@ -22,14 +22,10 @@ size_t incomplete(std::string_view text) {
 
 }  // namespace
 
-TextStream::TextStream(std::vector<std::string> stops) : stops_(std::move(stops)) {
-    for (const std::string &stop : stops_) longest_ = std::max(longest_, stop.size());
-}
-
 std::string TextStream::push(std::string_view bytes) {
     if (stopped_) return {};
     held_ += bytes;
-    // The stop text that is complete first counts, however the text came in pieces.
+    // The stop text that ends first counts, into whatever pieces tokens cut the text.
     size_t end = std::string::npos, begin = 0;
     for (const std::string &stop : stops_) {
         const size_t at = held_.find(stop);
@@ -41,9 +37,7 @@ std::string TextStream::push(std::string_view bytes) {
     }
     if (end != std::string::npos) {
         stopped_ = true;
-        std::string ready = held_.substr(0, begin);
-        held_.clear();
-        return ready;
+        return std::exchange(held_, {}).substr(0, begin);
     }
     size_t keep = incomplete(held_);
     const std::string_view text = held_;
@@ -57,7 +51,5 @@ std::string TextStream::push(std::string_view bytes) {
     held_.erase(0, held_.size() - keep);
     return ready;
 }
-
-std::string TextStream::finish() { return std::exchange(held_, {}); }
 
 }  // namespace itera

@@ -3,24 +3,24 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace itera {
 
 class TextStream {
   public:
-    explicit TextStream(std::vector<std::string> stops = {});
+    explicit TextStream(std::vector<std::string> stops) : stops_(std::move(stops)) {}
 
-    // Takes the bytes of the next token; returns what may be shown now. A character that isn't
-    // complete is held back, and so is text that may be the beginning of a stop text.
+    // Takes the bytes of the next token; returns the text that is ready. An incomplete character
+    // is held back, and so is text that may begin a stop text.
     std::string push(std::string_view bytes);
-    // What is still held back at the end of the text.
-    std::string finish();
+    // Returns what is held back, at the end of the text.
+    std::string finish() { return std::exchange(held_, {}); }
     bool stopped() const { return stopped_; }  // a stop text was found; nothing comes after it
 
   private:
     std::vector<std::string> stops_;
-    size_t longest_ = 0;
     std::string held_;
     bool stopped_ = false;
 };

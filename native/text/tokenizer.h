@@ -1,4 +1,4 @@
-// Byte-level BPE with GPT-2's pre-tokenizer, from a GGUF file; with the ids of the Python tokenizer.
+// Byte-level BPE with GPT-2's pre-tokenizer, from a GGUF file; same ids as the Python tokenizer.
 #pragma once
 
 #include <array>

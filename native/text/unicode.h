@@ -1,4 +1,4 @@
-// What each code point is to GPT-2's pre-tokenizer. Made by tools/make_unicode.py from
+// The kind of each code point in GPT-2's pre-tokenizer. Made by tools/make_unicode.py from
 // tokenizers 0.23.3; don't edit.
 #pragma once
 

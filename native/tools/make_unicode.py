@@ -1,9 +1,9 @@
-"""Writes text/unicode.h: the kind of every code point as the `tokenizers` package sees it.
+"""Writes text/unicode.h: the kind of every code point according to the `tokenizers` package.
 
-GPT-2's pre-tokenizer asks whether a character is a letter, a number or white space. The answer
-depends on the Unicode version of the regex engine, so it is read off the package itself, whose
-splits the engine has to repeat: behind a letter, a number or a sign, a code point stays in the
-piece exactly when it is of the same kind; white space never stays.
+GPT-2's pre-tokenizer distinguishes letters, numbers and white space. Which is which depends on the
+Unicode version of the regex engine, so the package itself is asked, whose splits the engine has to
+repeat: after a letter, a number or a sign, a code point stays in the piece exactly when it is of
+the same kind; white space never stays.
 
     python native/tools/make_unicode.py > native/text/unicode.h
 
@@ -18,7 +18,7 @@ SAMPLES = {"!": 0, "a": 1, "5": 2}  # a sample of the kinds that grow
 BLOCK = 1 << 14
 
 HEADER = """\
-// What each code point is to GPT-2's pre-tokenizer. Made by tools/make_unicode.py from
+// The kind of each code point in GPT-2's pre-tokenizer. Made by tools/make_unicode.py from
 // tokenizers {version}; don't edit.
 #pragma once
 

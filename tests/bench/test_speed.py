@@ -1,10 +1,7 @@
 """Measuring: order, warm-up, counts, statistics; times are faked where they matter."""
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from itera_lite.bench import speed
 from itera_lite.bench.runtimes import Torch
@@ -17,9 +14,6 @@ from itera_lite.bench.speed import (
     prompt_rows,
 )
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.errors import UsageError
-from itera_lite.machine.peak import measured_peak
-from itera_lite.stats.samples import percentile, stat
 
 
 class Fake:
@@ -40,13 +34,13 @@ class Fake:
         return torch.eye(5)[torch.full((len(ids),), 4)]
 
 
-def candidate(name, diary, of=0):
-    return Candidate(name, Fake(name, diary), of)
+def candidate(name, diary, checkpoint=0):
+    return Candidate(name, Fake(name, diary), checkpoint)
 
 
 def test_runtimes_take_turns_after_a_warm_up():
     diary = []
-    both = [candidate("a", diary), candidate("b", diary, of=1)]
+    both = [candidate("a", diary), candidate("b", diary, checkpoint=1)]
     for cell in ((1, 4), (2, 3)):
         measure_cell(both, [[1, 2], [3]], cell, 2, 3, progress=lambda name: None)
     order = [(name, what) for name, what, _ in diary if what == "read"]
@@ -90,7 +84,9 @@ def test_meter_is_read_around_decoding_only(monkeypatch):
 def test_rows_of_a_cell():
     fast = Segment(0.5, [0.1, 0.1, 0.4], 1.1, 1.1, 0.6, None)
     slow = Segment(1.0, [0.2, 0.2, 0.2], 1.6, 0.8, 0.3, None)
-    cell = Cell(name="", measure=None, batch=2, context=100, samples=[fast, slow])
+    rows = torch.zeros(2, 100)
+    cell = Cell(name="", runtime=None, rows=rows, steps=3, device="cpu", meter=None)
+    cell.samples += [fast, slow]
     prefill, decode = cell.prefill, cell.decode
     assert prefill.tokens_per_second.samples == [400, 200]
     assert prefill.latency_ms.median == 750
@@ -103,17 +99,6 @@ def test_rows_of_a_cell():
     assert use.max_percent == pytest.approx(100)
     assert use.mean_percent == pytest.approx(100 * 1.9 / 2.7)
     assert fast.per_decoded_token(2) == (pytest.approx(0.1), None)
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
-def test_statistics_are_numpys(samples):
-    got = stat(samples)
-    low, high = np.percentile(samples, [25, 75])
-    assert got["median"] == pytest.approx(np.median(samples))
-    assert got["spread"] == pytest.approx(high - low, abs=1e-6)
-    assert (got["min"], got["max"]) == (min(samples), max(samples))
-    assert (got["repeats"], got["samples"]) == (len(samples), samples)
-    assert percentile(samples, 99) == pytest.approx(np.percentile(samples, 99), abs=1e-6)
 
 
 def test_prompt_rows_repeat_the_text_and_begin_elsewhere():
@@ -131,12 +116,3 @@ def test_our_runtime_continues_as_a_whole_pass_would(name, tiny_pair):
         runtime.step(ids[:, 7])
         logits = runtime.step(ids[:, 8])
         torch.testing.assert_close(logits, model(ids)[:, -1], rtol=1e-3, atol=1e-4)
-
-
-def test_peak_is_plausible_and_leaves_the_threads_alone():
-    before = torch.get_num_threads()
-    peak = measured_peak(torch.float32, 1, seconds=0.05)
-    assert torch.get_num_threads() == before
-    assert 1e8 < peak < 1e14
-    with pytest.raises(UsageError, match="threads=0"):
-        measured_peak(threads=0)

@@ -75,7 +75,7 @@ def test_links_and_unreadable_folders_are_said(
 
 
 def test_our_own_results_are_left_out_and_a_users_are_not(tmp_path: Path) -> None:
-    summary = json.dumps({"name": "m", "train": {}}, indent=2)
+    record = json.dumps({"kind": "summary", "version": 1, "model": {}}, indent=2)
     folder = put(
         tmp_path / "x",
         {
@@ -87,8 +87,8 @@ def test_our_own_results_are_left_out_and_a_users_are_not(tmp_path: Path) -> Non
             "checkpoints/m-last/samples.txt": "sample",
             "checkpoints/notes.txt": "about checkpoints",
             "results/m_metrics.csv": METRICS,
-            "results/m_summary.json": summary,
-            "results/seeds.json": summary,
+            "results/m_summary.json": record,
+            "results/models/m/0.json": record,
             "results/essay.txt": "about results",
             "results/my_summary.json": '[{"text": "a summary"}]',
             "results/my_metrics.csv": "text\nmetrics of a poem\n",
@@ -99,7 +99,7 @@ def test_our_own_results_are_left_out_and_a_users_are_not(tmp_path: Path) -> Non
             "node_modules/p/readme.md": "no",
             "target/CACHEDIR.TAG": "",
             "target/out.txt": "no",
-            "package.json": '{\n  "name": "x"\n}',
+            "package.json": '{\n  "kind": "package",\n  "version": 1\n}',
         },
     )
     own = [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from itera_lite.machine.energy import Nvml, Rapl, energy_record, find_meter
+from itera_lite.machine.energy import Energy, Nvml, Rapl, find_meter
 
 
 def package(root, number, name, energy, full=1_000_000_000):
@@ -89,17 +89,17 @@ def test_no_driver_is_no_meter(monkeypatch):
 
 
 def test_an_estimate_says_so():
-    record = energy_record([(0.002, None), (0.004, None), (0.003, None)], None, 10.0)
-    assert record["method"] == "estimated"
-    assert record["watts"] == 10.0
-    assert record["joules_per_token"]["samples"] == pytest.approx([0.02, 0.04, 0.03])
-    assert record["cpu_seconds_per_token"]["median"] == 0.003
+    record = Energy.of([(0.002, None), (0.004, None), (0.003, None)], None, 10.0)
+    assert record.method == "estimated"
+    assert record.watts == 10.0
+    assert record.joules_per_token.samples == pytest.approx([0.02, 0.04, 0.03])
+    assert record.cpu_seconds_per_token.median == 0.003
 
 
 def test_a_measurement_names_its_meter_and_no_wattage():
     class Counter:
         method = "rapl"
 
-    record = energy_record([(0.002, 0.5), (0.004, 0.7)], Counter(), 10.0)
-    assert (record["method"], record["watts"]) == ("rapl", None)
-    assert record["joules_per_token"]["samples"] == [0.5, 0.7]
+    record = Energy.of([(0.002, 0.5), (0.004, 0.7)], Counter(), 10.0)
+    assert (record.method, record.watts) == ("rapl", None)
+    assert record.joules_per_token.samples == [0.5, 0.7]

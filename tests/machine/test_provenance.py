@@ -1,6 +1,5 @@
 """What every number carries."""
 
-import json
 import subprocess
 import sys
 from datetime import datetime
@@ -9,36 +8,30 @@ from pathlib import Path
 import pytest
 
 import itera_lite
-from itera_lite.machine import provenance as module
+from itera_lite.machine.processor import usable_cores
 from itera_lite.machine.provenance import (
+    Provenance,
     command,
-    default_threads,
     git_state,
-    provenance,
-    usable_cores,
 )
 
 
 def test_has_everything_the_design_asks_for():
-    record = provenance(seed=7, device="cpu")
-    assert record["seed"] == 7 and record["device"] == "cpu"
-    assert datetime.fromisoformat(record["date"]).tzinfo is not None
-    machine = record["machine"]
-    assert machine["cpu"] and machine["cores"] == usable_cores() >= 1
-    assert machine["memory_bytes"] > 2**20 and isinstance(machine["isa"], list)
-    for package in ("python", "torch", "numpy", "itera_lite"):
-        assert record["versions"][package]
-    assert record["versions"]["itera_lite"] == itera_lite.__version__
-    json.dumps(record, allow_nan=False)
+    found = Provenance.now(seed=7, device="cpu", versions={"other": "1"})
+    assert found.seed == 7 and found.device == "cpu"
+    assert datetime.fromisoformat(found.date).tzinfo is not None
+    assert found.machine.cpu and found.machine.cores == usable_cores() >= 1
+    assert found.machine.memory_bytes > 2**20 and isinstance(found.machine.isa, list)
+    for package in ("python", "torch", "numpy", "itera_lite", "other"):
+        assert found.versions[package]
+    assert found.versions["itera_lite"] == itera_lite.__version__
 
 
 def test_a_file_about_several_seeds_names_them_all():
-    assert (provenance(seeds=range(3))["seed"], provenance(seeds=range(3))["seeds"]) == (
-        None,
-        [0, 1, 2],
-    )
-    assert (provenance(seeds=[5, 5])["seed"], provenance(seeds=[5, 5])["seeds"]) == (5, [5])
-    assert "seeds" not in provenance(seed=3)
+    several, one = Provenance.now(seeds=range(3)), Provenance.now(seeds=[5, 5])
+    assert (several.seed, several.seeds) == (None, [0, 1, 2])
+    assert (one.seed, one.seeds) == (5, [5])
+    assert Provenance.now(seed=3).seeds == []
 
 
 def test_threads_are_those_of_pytorch():
@@ -47,15 +40,15 @@ def test_threads_are_those_of_pytorch():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert provenance()["machine"]["threads"] == 2
+        assert Provenance.now().machine.threads == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_does_not_import_pytorch():
     code = (
-        "import sys; from itera_lite.machine.provenance import provenance; p = provenance()\n"
-        "assert p['versions']['torch'] and p['machine']['threads'] is None\n"
+        "import sys; from itera_lite.machine.provenance import Provenance; p = Provenance.now()\n"
+        "assert p.versions['torch'] and p.machine.threads is None\n"
         "sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(itera_lite.__file__).parents[1])
@@ -99,55 +92,3 @@ def test_commit_of_a_checkout_and_its_changes(tmp_path):
     (package / "__init__.py").write_text("changed")
     assert git_state(package)["git_dirty"] is True
     assert git_state(tmp_path / "missing") == nothing
-
-
-@pytest.mark.parametrize(
-    ("said", "processes", "expected"),
-    [
-        ("3", 1, 3),
-        ("3,2", 1, 3),  # a number for each level of nesting
-        ("1", 1, 1),
-        ("1", 2, 2),  # torchrun sets it where nobody did
-        ("3", 2, 3),
-        ("", 1, 4),
-        ("0", 1, 4),
-        ("-1", 1, 4),
-        ("many", 1, 4),
-        ("", 8, 1),
-    ],
-)
-def test_threads_follow_omp_num_threads(said, processes, expected, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", said)
-    monkeypatch.setattr(module, "usable_cores", lambda: 4)
-    assert default_threads(processes) == expected
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "expected"),
-    [
-        ("0::/a/b\n", {"cpu.max": "max 100000"}, 8),
-        ("0::/a/b\n", {"cpu.max": "250000 100000"}, 2),
-        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 1),
-        ("0::/no/such\n", {"cpu.max": "300000 100000"}, 3),
-        ("0::/../..\n", {"cpu.max": "300000 100000"}, 3),
-        ("3:cpu,cpuacct:/x\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1"}, 8),
-        (
-            "3:cpu,cpuacct:/x\n",
-            {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"},
-            2,
-        ),
-        ("0::/a/b\n", {}, 8),
-        ("", {}, 8),
-    ],
-)
-def test_cores_are_those_that_the_control_group_allows(
-    groups, files, expected, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    monkeypatch.setattr(module, "CONTROL_GROUPS", tmp_path)
-    monkeypatch.setattr(module, "PROCESS_GROUPS", tmp_path / "groups")
-    (tmp_path / "groups").write_text(groups)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text + "\n")
-    assert usable_cores() == expected

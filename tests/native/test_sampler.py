@@ -227,13 +227,12 @@ GOLDEN = {
 }
 
 
-def test_lists_and_arrays_give_the_same_and_stay_as_they_are() -> None:
+def test_the_given_logits_stay_as_they_are() -> None:
     logits = logits_of(9)
     before = logits.copy()
-    one, other, third = (_engine.Sampler(VOCAB, seed=3, logit_bias={1: 2.0}) for _ in range(3))
+    one, other = (_engine.Sampler(VOCAB, seed=3, logit_bias={1: 2.0}) for _ in range(2))
     for _ in range(50):
-        token = one.sample(logits)
-        assert token == other.sample(logits.tolist()) == third.sample(logits.astype(np.float64))
+        assert one.sample(logits) == other.sample(logits.astype(np.float64))
     np.testing.assert_array_equal(logits, before)
 
 
@@ -275,7 +274,7 @@ def test_bounds_that_are_good() -> None:
         {"temperature": 1e38},
     ):
         assert 0 <= _engine.Sampler(VOCAB, **options).sample(logits_of(0)) < VOCAB
-    assert _engine.Sampler(1).sample([-3.0]) == 0
+    assert _engine.Sampler(1).sample(np.array([-3.0])) == 0
 
 
 @pytest.mark.parametrize("temperature", [0, 0.8])
@@ -333,7 +332,7 @@ def test_log_probabilities_are_exact(logits: Logits) -> None:
 def test_exponentials_are_exact_all_the_way_down() -> None:
     """Two tokens: the second's logit goes from equal to out of reach."""
     xs = np.linspace(0, -90, 4001).astype(np.float32)
-    results = [_engine.log_probability([0.0, float(x)], 0) for x in xs]
+    results = [_engine.log_probability(np.array([0.0, x]), 0) for x in xs]
     expected = -np.log1p(np.exp(xs.astype(np.float64)))
     np.testing.assert_allclose(results, expected, rtol=0, atol=1.5e-7)
     assert all(a <= b + 1e-7 for a, b in pairwise(results))

@@ -4,10 +4,12 @@ import json
 import re
 from pathlib import Path
 
-from itera_lite.commands.report import to_markdown
+from itera_lite.report.build import to_markdown
 from itera_lite.report.results import load_results
 
 ITERA, TRANSFORMER = "itera_lite_tiny", "transformer_tiny"
+FILES = ("metrics.csv", "summary.json", "eval.json", "benchmark.json", "training_speed.json",
+         "decode.json", "scoring.json")  # fmt: skip
 
 
 def markdown(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""Result files with INVENTED numbers, for tests of the report only.
+"""Records with INVENTED numbers, for tests of the report only.
 
 They are shaped like real ones and written to a temporary folder, never to
 ``results/``. Nothing here was measured.
@@ -7,45 +7,94 @@ They are shaped like real ones and written to a temporary folder, never to
 from __future__ import annotations
 
 import csv
-import json
 import math
 import random
-import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .engine_files import engine_decode, engine_scoring
+from itera_lite.config import preset
+from itera_lite.machine.energy import Energy
+from itera_lite.machine.provenance import Machine, Provenance
+from itera_lite.records import (
+    Baseline,
+    Benchmark,
+    Best,
+    BudgetRecord,
+    ContextGrowth,
+    CpuUse,
+    DatasetDescription,
+    Decode,
+    DecodeSpeed,
+    Evaluation,
+    Flops,
+    Growth,
+    HeldOutText,
+    Ladder,
+    Memory,
+    ModelDecoding,
+    ModelDescription,
+    Params,
+    PeerSpeed,
+    PrefillSpeed,
+    Roofline,
+    Rung,
+    RuntimeDecoding,
+    RuntimeScoring,
+    RuntimeTraining,
+    Sample,
+    Scoring,
+    SeedRun,
+    Seeds,
+    SpeedRatio,
+    StepLatency,
+    Summary,
+    TrainingRun,
+    TrainingSpeed,
+    TypeDecoding,
+    ValidScore,
+)
+from itera_lite.stats.samples import Stat
+from itera_lite.stats.targets import Target
 
 CONTEXTS = (128, 1024, 8192)
-CONFIG_ITERA = {
-    "family": "itera", "pattern": "mmam", "vocab_size": 2048, "d_model": 128, "head_dim": 32,
-    "n_kv_heads": 1, "d_ff": 0, "n_experts": 4, "top_k": 2, "d_expert": 128, "d_state": 32,
-    "ssm_head_dim": 32, "d_conv": 4, "max_seq_len": 8192, "rope_theta": 10000.0, "norm_eps": 1e-5,
-}  # fmt: skip
-CONFIG_TRANSFORMER = {
-    **CONFIG_ITERA, "family": "transformer", "pattern": "aaaa", "d_model": 160, "d_ff": 448,
-    "n_experts": 0, "n_kv_heads": 5,
-}  # fmt: skip
+PARAMS = {
+    "itera": Params(1_431_552, 262_144, 1_169_408, 774_144),
+    "transformer": Params(1_812_640, 327_680, 1_484_960, 1_812_640),
+}
+FORWARD = {"itera": 1_590_000, "transformer": 4_020_000}
+TRAINING_SPEED = {"itera": 9200.0, "transformer": 8100.0}
+STEPS = 2400
+StatOf = Callable[[float], Stat]
 
 
-def stat(center: float, rng: random.Random, noise: float = 0.02, n: int = 7) -> dict[str, Any]:
-    """A STAT as the benchmark writes it."""
-    samples = [center * (1 + noise * rng.uniform(-1, 1)) for _ in range(n)]
-    quarters = statistics.quantiles(samples, n=4)
-    return {
-        "median": statistics.median(samples), "min": min(samples), "max": max(samples),
-        "spread": quarters[2] - quarters[0], "repeats": n, "samples": samples,
-    }  # fmt: skip
+def stat(center: float, rng: random.Random, noise: float = 0.02, n: int = 7) -> Stat:
+    return Stat.of([center * (1 + noise * rng.uniform(-1, 1)) for _ in range(n)])
 
 
-def provenance(command: str, seed: int = 0) -> dict[str, Any]:
-    return {
-        "command": command, "git_commit": "0123456789abcdef0123456789abcdef01234567",
-        "date": "2026-11-22T10:00:00+00:00", "seed": seed,
-        "machine": {"cpu": "Synthetic CPU", "cores": 2, "threads": 2, "isa": "AVX-512",
-                    "memory_bytes": 8 * 2**30, "os": "Linux 6.1"},
-        "versions": {"python": "3.11.9", "torch": "2.13.0", "itera_lite": "0.1.0"},
-    }  # fmt: skip
+def provenance(command: str, seed: int = 0) -> Provenance:
+    return Provenance(
+        command=command,
+        git_commit="0123456789abcdef0123456789abcdef01234567",
+        date="2026-11-22T10:00:00+00:00",
+        seed=seed,
+        machine=Machine(
+            cpu="Synthetic CPU",
+            cores=2,
+            threads=2,
+            isa=["avx512f"],
+            memory_bytes=8 * 2**30,
+            os="Linux 6.1",
+        ),
+        versions={"python": "3.11.9", "torch": "2.13.0", "itera_lite": "0.1.0"},
+    )
+
+
+def description(name: str, family: Any, seed: int) -> ModelDescription:
+    """The preset of an invented model is the last part of its name."""
+    size = name.rsplit("_", 1)[-1]
+    shape = preset(family, size, 2048)
+    return ModelDescription(name, family, PARAMS[family], size, shape, seed, "trained")
 
 
 def write_model(
@@ -59,7 +108,7 @@ def write_model(
     seed: int = 0,
     noise: float = 0.02,
 ) -> None:
-    """All five files of one invented model.
+    """All seven files of one invented model.
 
     Args:
         folder: Where to.
@@ -72,25 +121,34 @@ def write_model(
         noise: Relative noise of timings.
     """
     rng = random.Random(f"{name}{seed}")
-    itera = family == "itera"
-    config = CONFIG_ITERA if itera else CONFIG_TRANSFORMER
-    flops = 1_590_000 if itera else 4_020_000
-    params = (
-        {"total": 1_431_552, "embedding": 262_144, "non_embedding": 1_169_408, "active": 774_144}
-        if itera
-        else {"total": 1_812_640, "embedding": 327_680, "non_embedding": 1_484_960,
-              "active": 1_812_640}
-    )  # fmt: skip
-    tps = 9200.0 if itera else 8100.0
-    rows, steps = [], 2400
-    for step in range(0, steps + 1, 20):
-        share = step / steps
+    model = description(name, family, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_log(folder / f"{name}_metrics.csv", family, bpb, rng)
+
+    def measured(value: float) -> Stat:
+        return stat(value, rng, noise)
+
+    for kind, record in {
+        "summary": summary(model, bpb),
+        "eval": evaluation(model, bpb),
+        "benchmark": benchmark(model, speed, partner, measured, rng),
+        "training_speed": training_speed(model, noise),
+        "decode": decode(model, measured),
+        "scoring": scoring(model, measured),
+    }.items():
+        record.write(folder / f"{name}_{kind}.json")
+
+
+def write_log(path: Path, family: str, bpb: float, rng: random.Random) -> None:
+    rows, tps, itera = [], TRAINING_SPEED[family], family == "itera"
+    for step in range(0, STEPS + 1, 20):
+        share = step / STEPS
         value = bpb + 1.9 * math.exp(-7 * share) + 0.18 * (1 - share)
         evaluated = step % 200 == 0
         tokens = step * 2048
         rows.append({
             "step": step, "tokens": tokens, "seconds": round(tokens / tps, 3),
-            "epoch": round(tokens / 3.9e6, 4), "flops": tokens * flops * 3,
+            "epoch": round(tokens / 3.9e6, 4), "flops": tokens * FORWARD[family] * 3,
             "train_loss": (value + rng.gauss(0, 0.02)) * 2.56 if step else "",
             "train_bpb": value + rng.gauss(0, 0.02) if step else "",
             "valid_loss": value * 2.56 if evaluated else "",
@@ -100,134 +158,203 @@ def write_model(
             "mfu": 0.37, "expert_load_max": 1.1 + 1.4 * math.exp(-9 * share) if itera else "",
             "expert_entropy": 0.99 - 0.2 * math.exp(-9 * share) if itera else "",
         })  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{name}_metrics.csv", "w", newline="") as file:
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    tokens = steps * 2048
-    write(folder / f"{name}_summary.json", {
-        "name": name, "family": family, "preset": preset_in(name), "config": config,
-        "train": {"batch_size": 8, "seq_len": 256, "steps": steps, "tokens": tokens,
-                  "epochs": 1.26, "seconds": tokens / tps, "minutes_wall": tokens / tps / 60 + 0.4,
-                  "tokens_per_second": tps, "mfu": 0.37, "peak_gflops": 210.0, "precision": "bf16",
-                  "threads": 2, "seed": seed, "lr_matrix": 0.02, "stopped": "budget"},
-        "params": params, "flops_per_token": {"forward": flops, "train": 3 * flops},
-        "valid": {"bpb": bpb, "loss": bpb * 2.56, "ppl": math.exp(bpb * 2.56), "tokens": 213_000,
-                  "bytes": 788_364},
-        "best": {"step": steps, "bpb": bpb},
-        "dataset": {"name": "synthetic", "sha256": "ab" * 32, "tokenizer_sha256": "cd" * 32,
-                    "vocab_size": 2048, "train_bytes": 14_277_396, "train_tokens": 3_900_000,
-                    "valid_bytes": 788_364, "valid_tokens": 213_000, "bytes_per_token": 3.7},
-        "expert_load": [[0.27, 0.24, 0.26, 0.23], [0.31, 0.22, 0.21, 0.26],
-                        [0.25, 0.25, 0.24, 0.26], [0.19, 0.35, 0.24, 0.22]] if itera else [],
-        "samples": [{"step": 1200, "prompt": "Once", "text": " upon a the day"},
-                    {"step": steps, "prompt": "Once upon a time",
-                     "text": ", there was a *dog* <b>named</b> Tim. ```He``` ran | jumped.\n"
-                             "\"Look!\" said Tim."}],
-        "provenance": provenance(f"itera train --model {family} --data synthetic", seed),
-    })  # fmt: skip
-    write(folder / f"{name}_eval.json", {
-        "name": name, "family": family, "preset": preset_in(name), "split": "valid",
-        "bpb": bpb, "loss": bpb * 2.56,
-        "ppl": math.exp(bpb * 2.56), "word_ppl": None, "accuracy": 0.55, "tokens": 213_000,
-        "bytes": 788_364, "words": None, "policy": "windows of 256, stride 256",
-        "by_position": [[2**i, bpb * (2.56 + 3 / (1 + i))] for i in range(11)],
-        "baselines": {"xz": {"bpb": 2.31}, "bz2": {"bpb": 2.05}, "ppm": {"bpb": 1.62, "order": 5}},
-        "provenance": provenance(f"itera eval checkpoints/{name}", seed),
-    })  # fmt: skip
-    write(folder / f"{name}_benchmark.json", benchmark(
-        name, family, params, flops, speed, partner, rng, noise))  # fmt: skip
-    write(folder / f"{name}_training_speed.json", training_speed(
-        name, family, params["total"], 3 * flops, tps, noise))  # fmt: skip
-    for kind, make in (("decode", engine_decode), ("scoring", engine_scoring)):
-        record = make(name, family, params["total"], lambda x: stat(x, rng, noise))
-        verb = "itera bench score" if kind == "scoring" else "itera bench decode"
-        write(folder / f"{name}_{kind}.json", record | {"provenance": provenance(verb)})
 
 
-def training_speed(
-    name: str, family: str, params: int, flops: int, speed: float, noise: float
-) -> dict[str, Any]:
+def summary(model: ModelDescription, bpb: float) -> Summary:
+    tokens, tps = STEPS * 2048, TRAINING_SPEED[model.family]
+    flops = FORWARD[model.family]
+    load = [[0.27, 0.24, 0.26, 0.23], [0.31, 0.22, 0.21, 0.26],
+            [0.25, 0.25, 0.24, 0.26], [0.19, 0.35, 0.24, 0.22]]  # fmt: skip
+    text = ', there was a *dog* <b>named</b> Tim. ```He``` ran | jumped.\n"Look!" said Tim.'
+    return Summary(
+        model=model,
+        training=TrainingRun(
+            batch_size=8, seq_len=256, steps=STEPS, tokens=tokens, epochs=1.26,
+            seconds=tokens / tps, minutes_wall=tokens / tps / 60 + 0.4, tokens_per_second=tps,
+            mfu=0.37, peak_gflops=210.0, precision="bf16", precision_reason="measured",
+            fused_operations=True, threads=2, processes=1, lr_matrix=0.02, lr_embedding=0.02,
+            lr_other=0.003, weight_decay=0.1, budget=BudgetRecord("seconds", 600.0),
+            stopped="budget",
+        ),
+        best=Best(STEPS, bpb),
+        valid=ValidScore(bpb, bpb * 2.56, math.exp(bpb * 2.56), 213_000, 788_364),
+        dataset=DatasetDescription(
+            name="synthetic", source="synthetic", sha256="ab" * 32, tokenizer_sha256="cd" * 32,
+            vocab_size=2048, train_bytes=14_277_396, train_tokens=3_900_000,
+            valid_bytes=788_364, valid_tokens=213_000, bytes_per_token=3.7,
+        ),
+        flops_per_token=Flops(flops, 3 * flops),
+        expert_load=load if model.family == "itera" else [],
+        samples=[Sample(1200, "Once", " upon a the day"), Sample(STEPS, "Once upon a time", text)],
+        provenance=provenance(f"itera train --model {model.family} --data synthetic", model.seed),
+    )  # fmt: skip
+
+
+def evaluation(model: ModelDescription, bpb: float) -> Evaluation:
+    return Evaluation(
+        model=model, source="synthetic", split="valid", bpb=bpb, loss=bpb * 2.56,
+        ppl=math.exp(bpb * 2.56), word_ppl=None, accuracy=0.55, tokens=213_000, bytes=788_364,
+        words=None, documents=900, sampled=False, seq_len=256, policy="windows of 256, stride 256",
+        by_position=[(2**i, bpb * (2.56 + 3 / (1 + i))) for i in range(11)],
+        fused_operations=True,
+        baselines={"xz": Baseline(2.31, 14_277_396, "a compressor"),
+                   "bz2": Baseline(2.05, 0, "a compressor"),
+                   "ppm": Baseline(1.62, 14_277_396, "counts", 5)},
+        provenance=provenance(f"itera eval checkpoints/{model.name}", model.seed),
+    )  # fmt: skip
+
+
+def training_speed(model: ModelDescription, noise: float) -> TrainingSpeed:
     """As `itera bench train` writes it; ours is invented to be twice as fast."""
-    rng = random.Random(name)
-    contenders = {}
-    for label, threads, precision, rate, peak in (
+    rng, flops = random.Random(model.name), 3 * FORWARD[model.family]
+    speed, runtimes = TRAINING_SPEED[model.family], {}
+    for label, threads, precision, tps, peak in (
         ("itera-lite, 2 threads", 2, "bf16", speed, 210.0),
         ("itera-lite, 1 thread", 1, "bf16", 0.6 * speed, 110.0),
         ("transformers, 2 threads", 2, "fp32", 0.5 * speed, 90.0),
     ):
-        tokens = stat(rate, rng, noise)
-        contenders[label] = {
-            "threads": threads, "precision": precision, "tokens_per_second": tokens,
-            "first_loss": 7.62, "peak_gflops": peak,
-            "share_of_peak": tokens["median"] * flops / peak / 1e9,
-        }  # fmt: skip
-    median = {k: row["tokens_per_second"]["median"] for k, row in contenders.items()}
-    first, *others = median
-    return {
-        "name": name, "family": family, "params": params, "flops_train_per_token": flops,
-        "batch_size": 8, "seq_len": 256, "contenders": contenders,
-        "speedup_of_first": {label: median[first] / median[label] for label in others},
-        "fused_kernels": True, "provenance": provenance("itera bench train"),
-    }  # fmt: skip
+        tokens = stat(tps, rng, noise)
+        share = tokens.median * flops / peak / 1e9
+        runtimes[label] = RuntimeTraining(threads, precision, tokens, 7.62, peak, share)
+    first, *others = runtimes
+    median = {label: row.tokens_per_second.median for label, row in runtimes.items()}
+    return TrainingSpeed(
+        model=model, flops_train_per_token=flops, batch_size=8, seq_len=256, runtimes=runtimes,
+        fused_operations=True,
+        speedup_of_first={label: median[first] / median[label] for label in others},
+        provenance=provenance("itera bench train"),
+    )  # fmt: skip
 
 
 def benchmark(
-    name: str, family: str, params: dict[str, int], flops: int, speed: float, partner: str,
-    rng: random.Random, noise: float,
-) -> dict[str, Any]:  # fmt: skip
-    itera = family == "itera"
-    decode, prefill, state = [], [], {}
+    model: ModelDescription, speed: float, partner: str, measured: StatOf, rng: random.Random
+) -> Benchmark:
+    itera = model.family == "itera"
+    flops, decoding, prefill, state = FORWARD[model.family], [], [], {}
     for context in CONTEXTS:
         slow = 1 + context / (90_000 if itera else 9_000)
-        state[str(context)] = 110_592 + context * 256 if itera else context * 5_120
+        state[context] = 110_592 + context * 256 if itera else context * 5_120
         for batch in (1, 8):
             rate = speed * batch**0.8 / slow
-            latency = stat(1e3 * batch / rate, rng, noise)
-            decode.append(
-                {
-                    "batch": batch,
-                    "context": context,
-                    "tokens_per_second": stat(rate, rng, noise),
-                    "latency_ms": {
-                        **latency,
-                        "p50": latency["median"],
-                        "p99": latency["max"] * 1.4,
-                    },
-                }
+            times = measured(1e3 * batch / rate)
+            latency = StepLatency.of(
+                times.samples, p50=times.median, p99=times.max * 1.4, steps=700
             )
+            decoding.append(DecodeSpeed(batch, context, measured(rate), latency))
         rate = (24_000 if itera else 31_000) / slow
-        prefill.append({"batch": 1, "context": context, "tokens_per_second": stat(rate, rng, noise),
-                        "latency_ms": stat(1e3 * context / rate, rng, noise)})  # fmt: skip
-    return {
-        "name": name, "family": family, "preset": preset_in(name), "params": params,
-        "flops_per_token": {"forward": flops, "decode": int(flops * 1.04), "train": 3 * flops,
-                            "context": 256},
-        "prefill": prefill, "decode": decode,
-        "memory": {"weights_bytes": params["total"] * 4, "state_bytes": state,
-                   "peak_rss_bytes": stat(412e6 if itera else 421e6, rng, 0.004, n=3)},
-        "cpu": {"mean_percent": 98.5, "max_percent": 101.2},
-        "energy": {"joules_per_token": stat(0.012 if itera else 0.010, rng, noise),
-                   "method": "estimated", "watts": 15.0,
-                   "cpu_seconds_per_token": 0.0008 if itera else 0.0007},
-        "load_ms": stat(21, rng, 0.1), "first_token_ms": stat(4.2 if itera else 3.1, rng, noise),
-        "peers": {"transformers": {"decode": [
-            {"batch": 1, "context": 128, "tokens_per_second": stat(speed / 6, rng, noise)}]},
-            "engine": {"note": "batch 1 only", "decode": [
-            {"batch": 1, "context": 128, "tokens_per_second": stat(speed * 9, rng, noise)}]}},
-        "peers_left_out": {"llama.cpp": "it isn't installed"},
-        "interleaved_with": [partner], "provenance": provenance("itera bench"),
-    }  # fmt: skip
+        prefill.append(PrefillSpeed(1, context, measured(rate), measured(1e3 * context / rate)))
+
+    def peer(rate: float, note: str = "") -> PeerSpeed:
+        row = DecodeSpeed(1, 128, measured(rate), decoding[0].latency_ms)
+        return PeerSpeed([], [row], note)
+
+    return Benchmark(
+        model=model,
+        flops_per_token=Flops(flops, 3 * flops, int(flops * 1.04), 256),
+        prefill=prefill,
+        decode=decoding,
+        memory=Memory(
+            weights_bytes=model.params.total * 4,
+            state_bytes=state,
+            peak_rss_bytes=stat(412e6 if itera else 421e6, rng, 0.004, n=3),
+            import_rss_bytes=stat(300e6, rng, 0.004, n=3),
+        ),
+        cpu=CpuUse(98.5, 101.2),
+        energy=Energy(
+            joules_per_token=measured(0.012 if itera else 0.010),
+            method="estimated",
+            watts=15.0,
+            cpu_seconds_per_token=measured(0.0008 if itera else 0.0007),
+        ),
+        load_ms=stat(21, rng, 0.1),
+        first_token_ms=measured(4.2 if itera else 3.1),
+        import_ms=stat(900, rng, 0.1),
+        fused_operations=True,
+        peers={"transformers": peer(speed / 6), "engine": peer(speed * 9, "batch 1 only")},
+        peers_left_out={"llama.cpp": "it isn't installed"},
+        interleaved_with=[partner],
+        provenance=provenance("itera bench"),
+    )
 
 
-def preset_in(name: str) -> str:
-    """The preset of an invented model is the last part of its name."""
-    return name.rsplit("_", 1)[-1]
+def decode(model: ModelDescription, measured: StatOf) -> Decode:
+    """As `itera bench decode` writes it; the engine is invented to be ten times llama.cpp."""
+
+    def speed(rate: float) -> RuntimeDecoding:
+        return RuntimeDecoding(measured(rate), measured(1e6 / rate), 64)
+
+    types = {
+        kind: TypeDecoding(
+            file_bytes=2_000_000,
+            weight_bytes_per_token=900_000,
+            state_bytes_per_token=100_000,
+            runtimes={"itera-lite": speed(rate), "llama.cpp": speed(rate / 10)},
+            roofline=Roofline(measured(7e10), 14.3, 0.71, 0.7, 0.73),
+            profile_microseconds={"head": 3.0, "norms": 0.2, "rest": 1.5, "total": 18.0},
+        )
+        for kind, rate in (("q8_0", 50_000.0), ("q4_0", 60_000.0))
+    }
+    target = Target("llama_cpp", "Decoding Q8_0, against llama.cpp", "at least", 8,
+                    value=10.0, low=9.5, high=10.5, verdict="met")  # fmt: skip
+    return Decode(
+        decoding=ModelDecoding(
+            model=model,
+            context=128,
+            threads=1,
+            main_type="q8_0",
+            types=types,
+            torch={"transformers": speed(333.0)},
+            ratios=[
+                _ratio(kind, peer, of or kind, ratio)
+                for kind in types
+                for peer, of, ratio in (("llama.cpp", "", 10.0), ("transformers", "fp32", 150.0))
+            ],
+            growth=Growth(
+                "q8_0",
+                8192,
+                {"itera-lite": ContextGrowth({128: measured(20), 8192: measured(38)}, 1.9, 18.0)},
+                {"attention over the context": 17.0},
+            ),
+        ),
+        targets=[target] if model.family == "itera" else [],
+        provenance=provenance("itera bench decode"),
+    )
 
 
-def write(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value))
+def scoring(model: ModelDescription, measured: StatOf) -> Scoring:
+    """As `itera bench score` writes it."""
+    target = Target("threads", "Scoring, two threads against one", "at least", 1.7,
+                    value=1.6, verdict="missed")  # fmt: skip
+    return Scoring(
+        model=model,
+        documents=16,
+        tokens=4096,
+        main_type="q8_0",
+        runtimes=[
+            RuntimeScoring(kind, runtime, threads, measured(rate))
+            for kind, runtime, threads, rate in (
+                ("q8_0", "itera-lite", 1, 70_000),
+                ("q8_0", "itera-lite", 2, 130_000),
+                ("q8_0", "llama.cpp", 1, 10_000),
+                ("fp32", "transformers", 1, 14_000),
+            )
+        ],
+        ratios=[
+            _ratio("q8_0", "llama.cpp", "q8_0", 7.0),
+            _ratio("q8_0", "transformers", "fp32", 5.0),
+        ],
+        targets=[target] if model.family == "itera" else [],
+        provenance=provenance("itera bench score"),
+    )
+
+
+def _ratio(kind: str, peer: str, peer_type: str, ratio: float) -> SpeedRatio:
+    verdict = f"itera-lite better by {ratio:.{1 if ratio >= 10 else 2}f}×"
+    return SpeedRatio(kind, peer, peer_type, ratio, "ours", verdict)
 
 
 def write_results(
@@ -248,28 +375,45 @@ def write_results(
     return folder
 
 
+def seed_run(name: str, budget: Any, bpb: float, **more: Any) -> SeedRun:
+    family: Any = "itera" if "itera" in name else "transformer"
+    known: dict[str, Any] = {
+        "seed": 0, "source": "synthetic", "amount": "4.9M", "tokens": 4_900_000,
+        "vocab_size": 2048, "minutes": 9.0, "tokens_per_second": 9e3, "threads": 2,
+    }  # fmt: skip
+    return SeedRun(name=name, family=family, size="tiny", budget=budget, valid_bpb=bpb,
+                   **known | more)  # fmt: skip
+
+
 def write_seeds(folder: Path, gap: float = 0.03) -> None:
     """Three seeds a model and budget, the Transformer ``gap`` bits per byte above."""
     rng = random.Random(5)
     runs = [
-        {"name": name, "seed": seed, "budget": budget, "minutes": 9.0, "tokens": 4_900_000,
-         "valid_bpb": 0.775 + add + rng.uniform(-0.003, 0.003)}
+        seed_run(name, budget, 0.775 + add + rng.uniform(-0.003, 0.003), seed=seed)
         for name, add in (("itera_lite_tiny", 0.0), ("transformer_tiny", gap))
         for budget in ("time", "tokens")
         for seed in range(3)
-    ]  # fmt: skip
-    write(folder / "seeds.json", runs)
+    ]
+    Seeds(runs=runs, provenance=provenance("itera bench seeds")).write(folder / "seeds.json")
 
 
-def write_ladder(folder: Path) -> None:
-    """Six invented rungs."""
-    names = ["reference", "strong baseline", "itera", "smaller vocabulary", "8-bit", "4-bit"]
+def write_ladder(folder: Path, worse: float = 0.0) -> None:
+    """Six invented rungs; ``worse`` is added to the bits per byte of all but the first."""
+    names = {"reference": "reference", "transformer": "strong baseline", "itera": "itera",
+             "vocabulary": "smaller vocabulary", "q8_0": "8-bit", "q4_0": "4-bit"}  # fmt: skip
     rungs = []
-    for i, name in enumerate(names):
-        rungs.append({
-            "name": name, "bpb": 0.82 - 0.01 * i + (0.02 if i == 5 else 0),
-            "bytes_on_disk": int(60e6 / 2.3**i), "peak_rss_bytes": 500e6 / 1.8**i,
-            "flops_per_byte": 8e6 / 1.5**i, "cpu_seconds_per_kb": 2.0 / 2.1**i,
-            "joules_per_kb": 30 / 2.1**i, "ms_per_byte": 2.0 / 2.1**i, "train_minutes": 10,
-        })  # fmt: skip
-    write(folder / "ladder.json", {"rungs": rungs})
+    for i, (stage, name) in enumerate(names.items()):
+        rungs.append(Rung(
+            name=name, stage=stage, runtime="transformers", params=1_000_000 // (i + 1),
+            bpb=Stat.of([0.82 - 0.01 * i + (0.02 if i == 5 else 0) + (worse if i else 0)]),
+            d_model=128, vocab_size=2048, tokens_in_use=2000, bytes_per_token=3.6,
+            bytes_on_disk=int(60e6 / 2.3**i), peak_rss_bytes=Stat.of([500e6 / 1.8**i]),
+            flops_per_byte=8e6 / 1.5**i, cpu_seconds_per_kb=Stat.of([2.0 / 2.1**i]),
+            joules_per_kb=Stat.of([30 / 2.1**i]), ms_per_byte=Stat.of([2.0 / 2.1**i]),
+            outside_teacher=None, train_minutes=10, own_train_minutes=10,
+        ))  # fmt: skip
+    Ladder(
+        source="synthetic", quick=False, minutes=10, energy="estimated", threads=1,
+        text_bytes=1000, rungs=rungs, held_out=HeldOutText("valid", 900, 788_364, 256),
+        provenance=provenance("itera ladder"),
+    ).write(folder / "ladder.json")  # fmt: skip

@@ -20,7 +20,7 @@ def engine_section(folder):
 def test_speeds_ratios_and_verdicts_are_the_file_s(results):
     record = json.loads((results / f"{ITERA}_decode.json").read_text())
     text = engine_section(results)
-    for kind, found in record["types"].items():
+    for kind, found in record["decoding"]["types"].items():
         escaped = kind.upper().replace("_", r"\_")
         for runtime, speed in found["runtimes"].items():
             cells = row(text, f"`{ITERA}` | {escaped} | {runtime}")
@@ -34,8 +34,8 @@ def test_speeds_ratios_and_verdicts_are_the_file_s(results):
 
 def test_a_slower_engine_is_said_to_be_slower(results):
     def slower(record):
-        for one in record["ratios"]:
-            one.update(ratio=0.5, verdict="llama.cpp better by 2.00×")
+        for one in record["decoding"]["ratios"]:
+            one.update(ratio=0.5, verdict="llama.cpp better by 2.00×", winner="other")
 
     edit(results / f"{ITERA}_decode.json", slower)
     assert row(engine_section(results), rf"`{ITERA}` | Q8\_0 | llama.cpp")[5:] == [

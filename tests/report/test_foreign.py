@@ -1,4 +1,4 @@
-"""Files that are damaged, another program's, or somebody's own: named or left out, no traceback."""
+"""Files that are damaged, old, or somebody's own are left out and named; the committed layout."""
 
 import json
 import math
@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 from itera_lite.cli import main
-from itera_lite.commands.report import report, to_markdown
+from itera_lite.commands.report import report
 from itera_lite.errors import IteraError, OutputError
+from itera_lite.records import Run
+from itera_lite.report.build import to_markdown
 from itera_lite.report.plots import draw, plot_all_metrics
-from itera_lite.report.results import KINDS, load_results
+from itera_lite.report.results import load_results
 from itera_lite.report.table import comparison_table
 from tests.other_user import as_other_user, shared_folder
 
-from .reading import ITERA, TRANSFORMER, edit, markdown
+from .reading import FILES, ITERA, TRANSFORMER, edit, markdown
 from .synthetic import write_ladder, write_results, write_seeds
 
 ROOT = Path(__file__).parents[2]
@@ -83,45 +85,46 @@ def test_a_wrong_kind_anywhere_never_is_a_traceback(tmp_path):
         ("budget_metrics.csv", ""),
         ("budget.json", "{"),
         ("notes_summary.json", '{"name": ["a"]}'),
+        ("old_summary.json", '{"name": "old", "family": "itera", "valid": {"bpb": 0.7}}'),
+        ("new_summary.json", '{"kind": "summary", "version": 99}'),
+        ("deep.json", "[" * 50_000),
+        ("wide_metrics.csv", "step\nmany\n"),
     ],
 )
 def test_somebodys_own_files_are_left_out_and_named(
     name, text, results, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("itera_lite.commands.report.draw", lambda *_: {})
+    monkeypatch.setattr("itera_lite.report.build.draw", lambda *_: {})
     before = markdown(results)
     (results / name).write_text(text)
     (results / "folder_summary.json").mkdir()
     assert markdown(results) == before
     assert main(["report", "--results", str(results), "--reports", str(tmp_path / "r")]) == 0
-    told = capsys.readouterr().err
-    assert (name in told) == (name != "budget.json")
+    assert name in capsys.readouterr().err
 
 
-def test_a_part_of_another_kind_is_left_out_and_named(results, capsys):
-    edit(results / f"{ITERA}_summary.json", lambda r: r.update(dataset=[1], samples={"a": 1}))
+@pytest.mark.parametrize("text", ["", '{"rungs": 3}', '{"kind": "ladder", "version": 1}'])
+def test_a_damaged_file_is_named_and_the_rest_is_reported(text, results, tmp_path, capsys):
+    for name in (f"{ITERA}_summary.json", "ladder.json", "seeds.json"):
+        (results / name).write_text(text)
     found = load_results(results)
-    (note,) = found.notes
-    assert f"{ITERA}_summary.json" in note and "dataset, samples" in note
-    assert "Text:" in to_markdown(found, {})
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        (f"{ITERA}_summary.json", ""),
-        (f"{ITERA}_summary.json", "[" * 50_000),
-        (f"{ITERA}_metrics.csv", "step\nmany\n"),
-        ("ladder.json", '{"rungs": 3}'),
-        ("seeds.json", '"text"'),
-    ],
-)
-def test_damaged_files_are_named(name, text, results, tmp_path, capsys):
-    (results / name).write_text(text)
+    assert [note.split("'")[1].rpartition("/")[2] for note in found.left_out] == [
+        f"{ITERA}_summary.json", "ladder.json", "seeds.json",
+    ]  # fmt: skip
+    assert found.ladder is None and found.seeds == []
+    assert to_markdown(found, {}).startswith("# Efficiency report")
+    for path in results.iterdir():
+        path.write_text(text)
     assert main(["report", "--results", str(results), "--reports", str(tmp_path / "r")]) == 1
     error = capsys.readouterr().err
-    assert name in error and "Traceback" not in error
+    assert f"Left out: '{results}" in error and "Traceback" not in error
     assert not (tmp_path / "r").exists()
+
+
+def test_a_second_record_about_a_model_is_named(results):
+    (results / "copy.json").write_bytes((results / f"{TRANSFORMER}_summary.json").read_bytes())
+    (note,) = load_results(results).left_out
+    assert f"{TRANSFORMER}_summary.json" in note and "copy.json" in note
 
 
 def test_an_empty_folder_says_what_to_run(tmp_path):
@@ -136,7 +139,7 @@ def test_an_empty_folder_says_what_to_run(tmp_path):
 
 
 def test_a_report_that_cannot_be_written_is_said_before_the_work(results, tmp_path, monkeypatch):
-    monkeypatch.setattr("itera_lite.commands.report.draw", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("itera_lite.report.build.draw", lambda *_: pytest.fail("work was done"))
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match=r"'.*file' can't be written"):
         report(results=results, reports=tmp_path / "file")
@@ -160,24 +163,31 @@ def test_results_that_may_not_be_read_are_not_called_missing():
             load_results(folder / "results")
 
 
-def test_size_and_family_are_read_from_the_files(results):
+def test_size_and_family_are_fields_of_the_records(results):
     """A compressed model of whatever name isn't the preset that its name ends with."""
-    for kind in KINDS:
+    for kind in FILES[1:]:
         for old, new in ((ITERA, "my_small"), (TRANSFORMER, "itera_lite_small")):
             path = results / f"{old}_{kind}"
-            path.rename(results / f"{new}_{kind}")
+            name = {"name": new}
+            if kind == "decode.json":
+                edit(path, lambda r, name=name: r["decoding"]["model"].update(name))
+            else:
+                edit(path, lambda r, name=name: r["model"].update(name))
+            path.rename(results / f"{'x' if old == ITERA else 'y'}-{kind}")
+    for log in results.glob("*.csv"):
+        log.unlink()
     itera, transformer = load_results(results).models
     assert (itera.name, itera.family, itera.size) == ("my_small", "itera", "tiny")
     assert (transformer.name, transformer.family) == ("itera_lite_small", "transformer")
     assert load_results(results).pairs == [(itera, transformer)]
-    edit(results / "my_small_summary.json", lambda r: r.update(compress={"verb": "quantize"}))
+    edit(results / "x-summary.json", lambda r: r["model"].update(made="compressed"))
     found = load_results(results)
     sizes = {model.name: model.size for model in found.models}
     assert sizes == {"my_small": "tiny, compressed", "itera_lite_small": "tiny"}
     assert found.pairs == []
 
 
-def test_older_files_say_the_size_by_their_shape(results):
+def test_a_model_of_no_preset_is_named_by_its_parameters(results):
     from itera_lite.config import ModelConfig, preset, preset_of
 
     shape = preset("itera", "pico", 512)
@@ -185,18 +195,38 @@ def test_older_files_say_the_size_by_their_shape(results):
     assert preset_of(shape.replace(n_experts=5).to_dict()) is None
     assert preset_of({"family": "itera"}) is preset_of({}) is preset_of({"family": 3}) is None
     assert preset_of(ModelConfig("transformer", "a", 300, 32, d_ff=32).to_dict()) is None
-
-    def older(record):
-        for key in ("preset", "family"):
-            record.pop(key)
-        record["config"] = shape.to_dict()
-
-    for kind in KINDS:
-        if kind not in ("summary.json", "metrics.csv"):
-            (results / f"{ITERA}_{kind}").unlink()
-    edit(results / f"{ITERA}_summary.json", older)
-    model = next(m for m in load_results(results).models if m.name == ITERA)
-    assert (model.family, model.size) == ("itera", "pico")
-    edit(results / f"{ITERA}_summary.json", lambda r: r["config"].update(n_experts=5))
+    for kind in FILES[2:]:
+        (results / f"{ITERA}_{kind}").unlink()
+    edit(results / f"{ITERA}_summary.json", lambda r: r["model"].update(size=None))
     model = next(m for m in load_results(results).models if m.name == ITERA)
     assert model.size == "1.4 M"
+
+
+def test_the_committed_layout_is_read_as_the_user_s(results, tmp_path):
+    committed, before = tmp_path / "set", markdown(results).split("## 12.")[0]
+    for study, seed in (("models", 0), ("ladder", 0), ("ladder", 1)):
+        for name in (ITERA, TRANSFORMER):
+            run = Run(study=study, stage=name, seed=seed)
+            for model in load_results(results).models:
+                for part, record in model.records.items():
+                    if model.name == name:
+                        setattr(run, part, record)
+            path = run.write(committed / study / name / f"{seed}.json")
+            log = results / f"{name}_metrics.csv"
+            path.with_suffix(".csv").write_bytes(log.read_bytes())
+    found = load_results(committed)
+    assert [model.name for model in found.models] == [ITERA, TRANSFORMER]
+    assert markdown(committed).split("## 12.")[0].replace("set", "results") == before
+    study = load_results(committed / "ladder").models
+    assert [m.name for m in study if m.family == "itera"] == [
+        f"{ITERA}, seed 0",
+        f"{ITERA}, seed 1",
+    ]
+    (committed / "models" / ITERA / "0.json").write_text("{}")
+    assert f"models/{ITERA}/0.json" in load_results(committed).left_out[0]
+
+
+def test_the_committed_results_can_be_read():
+    for folder in (ROOT / "results").iterdir():
+        if folder.is_dir():
+            assert load_results(folder).left_out == []

@@ -12,8 +12,9 @@ from PIL import Image
 
 from itera_lite.report.plots import PLOTS, draw
 from itera_lite.report.plots.style import color, label, short, spread
-from itera_lite.report.results import KINDS, load_results
+from itera_lite.report.results import load_results
 
+from .reading import FILES
 from .synthetic import write_model, write_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,7 @@ def test_a_plot_without_data_is_not_drawn_and_an_old_one_goes(results, tmp_path)
     assert not (tmp_path / "speed.png").exists()
 
 
-@pytest.mark.parametrize("kept", KINDS)
+@pytest.mark.parametrize("kept", FILES)
 def test_one_model_with_one_file_is_enough(results, tmp_path, kept):
     for path in results.iterdir():
         if path.name != f"itera_lite_tiny_{kept}":

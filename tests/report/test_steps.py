@@ -16,8 +16,8 @@ def steps_row(text: str, label: str) -> list[str]:
 def test_training_steps_show_the_numbers_of_the_file(results):
     record = json.loads((results / f"{ITERA}_training_speed.json").read_text())
     text = markdown(results)
-    first, *others = record["contenders"]
-    for label, entry in record["contenders"].items():
+    first, *others = record["runtimes"]
+    for label, entry in record["runtimes"].items():
         cells, speed = steps_row(text, label), entry["tokens_per_second"]
         assert cells[2] == entry["precision"]
         assert re.fullmatch(rf"{speed['median']:,.0f} \[[\d,]+ – [\d,]+\], n = 7", cells[3])
@@ -39,7 +39,7 @@ def test_verdicts_on_training_steps_follow_the_numbers(results):
 
     def scale(factor, repeats=7):
         def change(record):
-            speed = record["contenders"][peer]["tokens_per_second"]
+            speed = record["runtimes"][peer]["tokens_per_second"]
             speed["median"] *= factor
             speed["samples"] = [x * factor for x in speed["samples"][:repeats]]
 
@@ -53,8 +53,8 @@ def test_verdicts_on_training_steps_follow_the_numbers(results):
 
 def test_training_steps_without_the_peer_are_a_gap(results):
     path = results / f"{ITERA}_training_speed.json"
-    edit(path, lambda r: r["contenders"].pop("transformers, 2 threads"))
-    edit(path, lambda r: r.update(params=7))
+    edit(path, lambda r: r["runtimes"].pop("transformers, 2 threads"))
+    edit(path, lambda r: r["model"]["params"].update(total=7))
     text = section(markdown(results), "4. Computational efficiency")
     assert f"beside `transformers` of `{ITERA}`. `itera bench train` fills this gap." in text
     assert "7 parameters (the trained model has 1,431,552)" in text

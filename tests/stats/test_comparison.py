@@ -3,7 +3,10 @@
 import math
 import random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from itera_lite.stats.comparison import (
     SIDE_NAMES,
@@ -13,6 +16,7 @@ from itera_lite.stats.comparison import (
     median_interval,
     times,
 )
+from itera_lite.stats.samples import Stat
 
 SPEED = Metric("speed", "Speed", "tokens/s", "higher", "timing", "speed")
 LATENCY = Metric("latency", "Latency", "ms", "lower", "timing", "speed")
@@ -160,13 +164,23 @@ def test_one_outlier_makes_no_verdict_and_hides_none():
     assert compare(LATENCY, slow, Measurement.of_samples([150] * 5 + [151] * 5)).winner == "ours"
 
 
-def test_read_takes_stats_and_plain_numbers():
-    assert Measurement.read(3) == Measurement(3, 3, 3, 1)
-    bare = {"median": 5, "min": 4, "max": 7, "spread": 1, "repeats": 4}
-    assert Measurement.read(bare) == Measurement(5, 4, 7, 4)
-    assert Measurement.read({**bare, "samples": [4, 5, 5, 7]}) == Measurement(5, 4, 7, 4)
-    for nothing in (None, {}, "fast", True, math.nan, {"median": None}, {"median": math.inf}):
-        assert Measurement.read(nothing) is None
+def test_numbers_and_samples_are_measurements():
+    assert Measurement.of(3) == Measurement(3, 3, 3, 1)
+    assert Measurement.of(Stat.of([4, 5, 5, 7])) == Measurement(5, 4, 7, 4)
+    assert Measurement.of(None) is None
+    assert Measurement(5, 4, 7, 4).scaled(10) == Measurement(50, 40, 70, 4)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
+def test_statistics_of_samples(samples):
+    found = Stat.of(samples)
+    ordered = sorted(samples)
+    assert found.median == pytest.approx(np.median(samples))
+    assert (found.min, found.max, found.repeats) == (ordered[0], ordered[-1], len(samples))
+    assert found.samples == samples
+    if len(samples) % 4 == 1:  # the quarters lie on samples
+        quarter = len(samples) // 4
+        assert found.spread == pytest.approx(ordered[-1 - quarter] - ordered[quarter], abs=1e-6)
 
 
 def test_times_is_a_factor_of_at_least_one():

@@ -44,9 +44,9 @@ def require_writable(folder: Path) -> None:
             pass
 
 
-def print_notes(results: Results) -> None:
+def print_left_out(results: Results) -> None:
     """Print on standard error which files were left out of the results."""
-    for note in results.notes:
+    for note in results.left_out:
         print(f"note: left out: {note}", file=sys.stderr)
 
 
@@ -84,7 +84,7 @@ def plot_all_metrics(
     """
     found = load_results(results)
     require_writable(Path(reports))
-    print_notes(found)
+    print_left_out(found)
     paths = list(draw(found, reports).values())
     for path in paths:
         print(path)

@@ -21,7 +21,6 @@ from itera_lite.report.text import (
 )
 from itera_lite.stats.comparison import times
 from itera_lite.stats.targets import Target
-from itera_lite.stats.targets import number as with_unit
 
 OURS = "itera-lite"
 EXPLAINED = (
@@ -169,19 +168,8 @@ def targets(model: ModelResults) -> list[Target]:
     return [t for record in (model.decode, model.scoring) if record for t in record.targets]
 
 
-def target_cells(target: Target) -> list[str]:
-    """Label, what was found, what was wanted, verdict."""
-    found = MISSING if target.value is None else with_unit(target.value, target.unit)
-    return [
-        escape(target.label),
-        found,
-        f"{target.sense} {with_unit(target.target, target.unit)}",
-        escape(target.verdict_text),
-    ]
-
-
 def _targets(context: Context) -> str:
-    rows = [[code(m.name), *target_cells(row)] for m in context.models for row in targets(m)]
+    rows = [[code(m.name), *map(escape, t.cells)] for m in context.models for t in targets(m)]
     if not rows:
         return ""
     headers = ["Model", "Target", "Found", "Wanted", "Verdict"]

@@ -1,6 +1,6 @@
-// The kernels, written once over 16-wide vectors. A kernels_*.cc defines the vectors for one
-// instruction set inside an unnamed namespace (nothing here may be shared between the sets: the
-// linker would keep one copy, compiled for any of them), then includes this.
+// The kernels, written once over vectors of 16 numbers. The file of an instruction set defines the
+// vectors inside an unnamed namespace, then includes this there. Nothing may be shared between the
+// sets: the linker would keep one copy, compiled for any of them.
 //
 // It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), FLIP, and
 //   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
@@ -26,7 +26,7 @@ constexpr size_t kWordsBytes = 16;
 #endif
 typedef uint64_t Words __attribute__((vector_size(kWordsBytes), aligned(16), may_alias));
 
-// Four sums, so that the loads are what it waits for.
+// Four sums, so that loads are what limits the speed.
 uint64_t read_bytes(const std::byte *data, size_t n) {
     const Words *w = reinterpret_cast<const Words *>(data);
     Words a = {}, b = {}, c = {}, d = {};
@@ -40,4 +40,9 @@ uint64_t read_bytes(const std::byte *data, size_t n) {
     uint64_t all = 0;
     for (size_t l = 0; l < kWordsBytes / 8; l++) all ^= a[l];
     return all;
+}
+
+constexpr Kernels kernels_of(const char *name) {
+    return {name,   FLIP,    matmul, quantize, add_norm,    gated_silu, axpy,    convolve, ssm_step,
+            rotate, attend, attend8, store8,   log_sum_exp, read_bytes, maximum, find,     route};
 }

@@ -41,7 +41,7 @@ inline F bhalf(const uint16_t *p) { return {bhalf8(p), bhalf8(p + 8)}; }
 inline F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 inline I set_int(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
 
-// Signed times signed with an instruction that wants unsigned times signed: |q| times w with the
+// Signed times signed by an instruction that multiplies unsigned by signed: |q| times w with the
 // sign of q. Neither is ever -128, so that pairs fit 16 bits.
 inline __m256i dot8(__m256i acc, __m256i w, __m256i q) {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(w, q));
@@ -132,14 +132,11 @@ inline uint32_t lane_of(F a, F b) {
     return uint32_t(__builtin_ctz(uint32_t(low | high << 8) | 0x10000));
 }
 
-#include "kernels/kernels_impl.h"
+#include "kernels/impl.h"
 
 }  // namespace
 
-extern const Kernels kAvx2;
-const Kernels kAvx2 = {"avx2",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
-                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                       read_bytes, maximum, find, route};
+const Kernels kAvx2 = kernels_of("avx2");
 
 }  // namespace itera
 #endif

@@ -68,14 +68,11 @@ inline uint32_t lane_of(F a, F b) {
     return uint32_t(__builtin_ctz(equal | 0x10000));
 }
 
-#include "kernels/kernels_impl.h"
+#include "kernels/impl.h"
 
 }  // namespace
 
-extern const Kernels kAvx512;
-const Kernels kAvx512 = {"avx512", FLIP,   matmul,  quantize, add_norm, gated_silu, axpy,
-                         convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                         read_bytes, maximum, find, route};
+const Kernels kAvx512 = kernels_of("avx512");
 
 }  // namespace itera
 #endif

@@ -19,50 +19,52 @@ struct Nibbles {
 constexpr uint8_t FLIP = 0;
 constexpr int NT = 2;
 
+// The vectors whose quarters are quarter(0) to quarter(3).
+template <class V, class Quarter> inline V each(Quarter quarter) {
+    return {{quarter(0), quarter(1), quarter(2), quarter(3)}};
+}
+
 inline F load(const float *p) {
-    return {{vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)}};
+    return each<F>([&](int i) { return vld1q_f32(p + 4 * i); });
 }
 inline void store(float *p, F x) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.v[i]);
 }
 inline F set(float x) {
-    const float32x4_t s = vdupq_n_f32(x);
-    return {{s, s, s, s}};
+    return each<F>([&](int) { return vdupq_n_f32(x); });
 }
 inline F fma(F a, F b, F c) {
-    for (int i = 0; i < 4; i++) c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
-    return c;
+    return each<F>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); });
 }
 inline F mul(F a, F b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vmulq_f32(a.v[i], b.v[i]);
-    return a;
+    return each<F>([&](int i) { return vmulq_f32(a.v[i], b.v[i]); });
 }
 inline F half(const uint16_t *p) {
-    F out;
-    for (int i = 0; i < 4; i++)
-        out.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
-    return out;
+    return each<F>([&](int i) {
+        return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
+    });
 }
 inline F bhalf(const uint16_t *p) {
-    F out;
-    for (int i = 0; i < 4; i++)
-        out.v[i] = vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
-    return out;
+    return each<F>([&](int i) {
+        return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16));
+    });
 }
 inline F to_float(I x) {
-    F out;
-    for (int i = 0; i < 4; i++) out.v[i] = vcvtq_f32_s32(x.v[i]);
-    return out;
+    return each<F>([&](int i) { return vcvtq_f32_s32(x.v[i]); });
 }
 inline I set_int(int32_t x) {
-    const int32x4_t s = vdupq_n_s32(x);
-    return {{s, s, s, s}};
+    return each<I>([&](int) { return vdupq_n_s32(x); });
+}
+
+// acc + the products of four neighbours; weights(i) are those of rows 4 i to 4 i + 3.
+template <class Weights> inline I dot_of(I acc, int32_t q4, Weights weights) {
+    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
+    return each<I>([&](int i) { return vdotq_s32(acc.v[i], weights(i), q); });
 }
 inline I dot(I acc, const uint8_t *w, int32_t q4) {
-    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
-    for (int i = 0; i < 4; i++)
-        acc.v[i] = vdotq_s32(acc.v[i], vld1q_s8(reinterpret_cast<const int8_t *>(w) + 16 * i), q);
-    return acc;
+    return dot_of(acc, q4, [&](int i) {
+        return vld1q_s8(reinterpret_cast<const int8_t *>(w) + 16 * i);
+    });
 }
 inline Nibbles nibbles(const uint8_t *w) {
     Nibbles out;
@@ -74,46 +76,35 @@ inline Nibbles nibbles(const uint8_t *w) {
     return out;
 }
 inline I dot_low(I acc, const Nibbles &w, int32_t q4) {
-    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
-    for (int i = 0; i < 4; i++) acc.v[i] = vdotq_s32(acc.v[i], w.low[i], q);
-    return acc;
+    return dot_of(acc, q4, [&](int i) { return w.low[i]; });
 }
 inline I dot_high(I acc, const Nibbles &w, int32_t q4) {
-    const int8x16_t q = vreinterpretq_s8_s32(vdupq_n_s32(q4));
-    for (int i = 0; i < 4; i++) acc.v[i] = vdotq_s32(acc.v[i], w.high[i], q);
-    return acc;
+    return dot_of(acc, q4, [&](int i) { return w.high[i]; });
 }
 
 inline F add(F a, F b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vaddq_f32(a.v[i], b.v[i]);
-    return a;
+    return each<F>([&](int i) { return vaddq_f32(a.v[i], b.v[i]); });
 }
 inline F sub(F a, F b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vsubq_f32(a.v[i], b.v[i]);
-    return a;
+    return each<F>([&](int i) { return vsubq_f32(a.v[i], b.v[i]); });
 }
 inline F div(F a, F b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vdivq_f32(a.v[i], b.v[i]);
-    return a;
+    return each<F>([&](int i) { return vdivq_f32(a.v[i], b.v[i]); });
 }
 inline F max(F a, F b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vmaxnmq_f32(a.v[i], b.v[i]);
-    return a;
+    return each<F>([&](int i) { return vmaxnmq_f32(a.v[i], b.v[i]); });
 }
 inline F min(F a, F b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vminnmq_f32(a.v[i], b.v[i]);
-    return a;
+    return each<F>([&](int i) { return vminnmq_f32(a.v[i], b.v[i]); });
 }
 inline F round(F a) {
-    for (int i = 0; i < 4; i++) a.v[i] = vrndnq_f32(a.v[i]);
-    return a;
+    return each<F>([&](int i) { return vrndnq_f32(a.v[i]); });
 }
 inline F scale2(F a, F k) {
-    for (int i = 0; i < 4; i++) {
+    return each<F>([&](int i) {
         const int32x4_t power = vaddq_s32(vcvtnq_s32_f32(k.v[i]), vdupq_n_s32(127));
-        a.v[i] = vmulq_f32(a.v[i], vreinterpretq_f32_s32(vshlq_n_s32(power, 23)));
-    }
-    return a;
+        return vmulq_f32(a.v[i], vreinterpretq_f32_s32(vshlq_n_s32(power, 23)));
+    });
 }
 inline float sum(F a) {
     return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[1]), vaddq_f32(a.v[2], a.v[3])));
@@ -122,18 +113,15 @@ inline float top(F a) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3])));
 }
 inline I magnitude(F a) {
-    I out;
-    for (int i = 0; i < 4; i++)
-        out.v[i] = vandq_s32(vreinterpretq_s32_f32(a.v[i]), vdupq_n_s32(INT32_MAX));
-    return out;
+    return each<I>([&](int i) {
+        return vandq_s32(vreinterpretq_s32_f32(a.v[i]), vdupq_n_s32(INT32_MAX));
+    });
 }
 inline I max_int(I a, I b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vmaxq_s32(a.v[i], b.v[i]);
-    return a;
+    return each<I>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); });
 }
 inline I add_int(I a, I b) {
-    for (int i = 0; i < 4; i++) a.v[i] = vaddq_s32(a.v[i], b.v[i]);
-    return a;
+    return each<I>([&](int i) { return vaddq_s32(a.v[i], b.v[i]); });
 }
 inline int32_t top_int(I a) {
     return vmaxvq_s32(vmaxq_s32(vmaxq_s32(a.v[0], a.v[1]), vmaxq_s32(a.v[2], a.v[3])));
@@ -142,9 +130,7 @@ inline int32_t sum_int(I a) {
     return vaddvq_s32(vaddq_s32(vaddq_s32(a.v[0], a.v[1]), vaddq_s32(a.v[2], a.v[3])));
 }
 inline I to_int(F a) {
-    I out;
-    for (int i = 0; i < 4; i++) out.v[i] = vcvtnq_s32_f32(a.v[i]);
-    return out;
+    return each<I>([&](int i) { return vcvtnq_s32_f32(a.v[i]); });
 }
 inline void store_bytes(int8_t *p, I a) {
     const int16x8_t low = vcombine_s16(vqmovn_s32(a.v[0]), vqmovn_s32(a.v[1]));
@@ -161,14 +147,11 @@ inline uint32_t lane_of(F a, F b) {
     return lane;
 }
 
-#include "kernels/kernels_impl.h"
+#include "kernels/impl.h"
 
 }  // namespace
 
-extern const Kernels kNeon;
-const Kernels kNeon = {"neon",   FLIP,     matmul, quantize, add_norm, gated_silu, axpy,
-                       convolve, ssm_step, rotate, attend,   attend8,  store8,     log_sum_exp,
-                       read_bytes, maximum, find, route};
+const Kernels kNeon = kernels_of("neon");
 
 }  // namespace itera
 #endif

@@ -1,0 +1,96 @@
+"""The processor: its name and instructions, the cores that this process may use, its threads."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+from itera_lite.quantities import MOST_THREADS
+
+# What decides how fast matrix products and small integers are, on x86 and on ARM.
+RELEVANT_FLAGS = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "sve", "sve2", "i8mm", "bf16"),
+)
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+PROCESS_GROUPS = Path("/proc/self/cgroup")
+
+
+@cache
+def cpu_info() -> dict[str, str]:
+    """What Linux says of the processors, by field in small letters: the different values of all
+    of them, one after another. Empty on other systems."""
+    found: dict[str, dict[str, None]] = {}
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip().lower(), {})[value.strip()] = None
+    return {key: " ".join(values) for key, values in found.items()}
+
+
+def cpu_name() -> str:
+    """The model of the processor."""
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """Those of `RELEVANT_FLAGS` that the processor has."""
+    info = cpu_info()
+    flags = {*info.get("flags", "").split(), *info.get("features", "").split()}
+    return [flag for flag in RELEVANT_FLAGS if flag in flags]
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by its affinity, and by the quota of its control group
+    (what `docker --cpus` sets), rounded down, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return int(max(1, min(cores, _quota())))
+
+
+def default_threads(processes: int = 1) -> int:
+    """Threads of a process for which none were asked: OMP_NUM_THREADS, else one a core.
+
+    Args:
+        processes: that compute on this machine at the same time and share its cores. With several,
+            OMP_NUM_THREADS=1 doesn't count: torchrun sets it by itself.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if given.isascii() and given.isdigit() and int(given[:6]) > (processes > 1):
+        return min(int(given[:6]), MOST_THREADS)
+    return max(1, usable_cores() // processes)
+
+
+def _quota() -> float:
+    """Cores that the control groups of this process allow; infinite without a limit."""
+    quotas = [math.inf]
+    for line in _text(PROCESS_GROUPS).splitlines():
+        _, controllers, path = line.split(":", 2)
+        files: tuple[str, ...]
+        if not controllers:  # version 2: one tree for everything
+            root, files = CONTROL_GROUPS, ("cpu.max",)
+        elif "cpu" in controllers.split(","):
+            root, files = CONTROL_GROUPS / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        else:
+            continue
+        group = root / path.strip("/")
+        for folder in (group, *group.parents):  # in a container, the path may be the host's
+            if not folder.is_relative_to(root):
+                break
+            numbers = " ".join(_text(folder / name) for name in files).split()
+            if len(numbers) == 2 and numbers[0].isdigit() and numbers[1].isdigit():
+                quotas.append(int(numbers[0]) / max(1, int(numbers[1])))
+    return min(quotas)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
