@@ -16,7 +16,7 @@ from itera_lite.bench import runtimes
 from itera_lite.bench.processes import measure_startup
 from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Runtime, installed, prompt_ids
 from itera_lite.bench.shapes import SHAPES, ModelFiles, export_model, save_shape
-from itera_lite.bench.turns import Entry, progress_bar, speed_ratios, take_turns
+from itera_lite.bench.turns import Entry, measure_in_turns, speed_ratios
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
@@ -317,8 +317,7 @@ def measure_decoding(
         for model in everybody:
             model.add_bandwidths()
             entries += [*model.decoders, *model.bandwidths.values()]
-        with progress_bar("bench decode", (repeats + 1) * len(entries)) as progress:
-            take_turns(entries, repeats, progress)
+        measure_in_turns("bench decode", entries, repeats)
         for model in everybody:
             for decoder in model.decoders:
                 decoder.runtime.close()

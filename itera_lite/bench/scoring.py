@@ -14,7 +14,7 @@ from itera_lite.bench import runtimes
 from itera_lite.bench.decode import engine_provenance
 from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Document, Runtime, installed
 from itera_lite.bench.shapes import ModelFiles, export_model
-from itera_lite.bench.turns import Entry, progress_bar, speed_ratios, take_turns
+from itera_lite.bench.turns import Entry, measure_in_turns, speed_ratios
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.processor import usable_cores
 from itera_lite.records import RuntimeScoring, Scoring
@@ -63,8 +63,7 @@ def measure_scoring(
             for files, text in zip(models, texts, strict=True)
         ]
         everybody = [one for group in scorers for one in group]
-        with progress_bar("bench score", (repeats + 1) * len(everybody)) as progress:
-            take_turns(everybody, repeats, progress)
+        measure_in_turns("bench score", everybody, repeats)
         for one in everybody:
             one.runtime.close()
         origin = engine_provenance(models, peers)

@@ -141,7 +141,7 @@ class Candidate:
 
     name: str
     runtime: Runtime
-    of: int  # index of the checkpoint
+    checkpoint: int  # index
     peer: str = ""  # transformers, llama.cpp or engine; empty for our PyTorch model
     cells: list[Cell] = field(default_factory=list)
 
@@ -239,7 +239,7 @@ def measure_speed(
                         note="" if other.runtime.batches else ONE_TEXT,
                     )
                     for other in others
-                    if other.of == one.of
+                    if other.checkpoint == one.checkpoint
                 },
                 peers_left_out=runtimes.missing(device) if peers else {},
                 interleaved_with=[other.name for other in everybody if other is not one],
@@ -270,7 +270,7 @@ def measure_cell(
             Cell(
                 name=f"{one.name}, batch {batch}, context {context}",
                 runtime=one.runtime,
-                rows=rows[one.of],
+                rows=rows[one.checkpoint],
                 steps=steps,
                 device=device,
                 meter=meter,

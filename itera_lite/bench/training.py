@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from itera_lite import ops
 from itera_lite.bench import runtimes
 from itera_lite.bench.runtimes import OURS, TRANSFORMERS
-from itera_lite.bench.turns import Entry, progress_bar, take_turns
+from itera_lite.bench.turns import Entry, measure_in_turns
 from itera_lite.checkpoint.hf import load_model, read_config, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak, torch_threads
@@ -107,7 +107,7 @@ def measure_training(
             with tempfile.TemporaryDirectory() as folder:
                 save_model(model, folder, eot_id=0)
                 trainers = list(_trainers(folder, config, dtype, threads, steps, peers))
-            _take_turns(name, trainers, repeats)
+            measure_in_turns(f"bench train {name}", trainers, repeats)
             flops = cost(model.config, config.seq_len).flops_train
             rows = _shares_of_peak(trainers, flops)
             median = {label: row.tokens_per_second.median for label, row in rows.items()}
@@ -162,7 +162,7 @@ def training_speeds(
                     dtype=dtype,
                 )
             )
-        _take_turns(size, trainers, repeats)
+        measure_in_turns(f"bench train {size}", trainers, repeats)
     return {one.name: one.record() for one in trainers}
 
 
@@ -236,11 +236,6 @@ def _seconds(model: nn.Module, config: TrainConfig, batch: Tensor, dtype: torch.
         step(batch)
         times.append(time.perf_counter() - begin)
     return min(times)
-
-
-def _take_turns(name: str, trainers: Sequence[Trainer], repeats: int) -> None:
-    with progress_bar(f"bench train {name}", (repeats + 1) * len(trainers)) as progress:
-        take_turns(trainers, repeats, progress)
 
 
 def _shares_of_peak(trainers: Sequence[Trainer], flops: float) -> dict[str, RuntimeTraining]:

@@ -17,10 +17,12 @@ def test_every_peer_has_our_logits(tiny_pair):
     found, missing = find_peers(folders, "cpu", threads=1, context=64), runtimes.missing()
     kinds = {"transformers", "llama.cpp", "engine"} - missing.keys()
     assert missing.keys() <= {"llama.cpp"}
-    assert {(peer.peer, peer.of) for peer in found} == {(k, i) for k in kinds for i in (0, 1)}
+    assert {(peer.peer, peer.checkpoint) for peer in found} == {
+        (k, i) for k in kinds for i in (0, 1)
+    }
     for peer in found:
-        assert peer.name == f"{peer.peer}:{folders[peer.of].name}"
-        ours = Torch(load_checkpoint(folders[peer.of])[0])
+        assert peer.name == f"{peer.peer}:{folders[peer.checkpoint].name}"
+        ours = Torch(load_checkpoint(folders[peer.checkpoint])[0])
         for batch in (1, 2) if peer.runtime.batches else (1, 1):  # again: each prompt begins anew
             same_logits(ours, peer.runtime, prompt_rows(PROMPT, batch, 20))
 

@@ -36,13 +36,13 @@ class Fake:
         return torch.eye(5)[torch.full((len(ids),), 4)]
 
 
-def candidate(name, diary, of=0):
-    return Candidate(name, Fake(name, diary), of)
+def candidate(name, diary, checkpoint=0):
+    return Candidate(name, Fake(name, diary), checkpoint)
 
 
 def test_runtimes_take_turns_after_a_warm_up():
     diary = []
-    both = [candidate("a", diary), candidate("b", diary, of=1)]
+    both = [candidate("a", diary), candidate("b", diary, checkpoint=1)]
     for cell in ((1, 4), (2, 3)):
         measure_cell(both, [[1, 2], [3]], cell, 2, 3, progress=lambda name: None)
     order = [(name, what) for name, what, _ in diary if what == "read"]
