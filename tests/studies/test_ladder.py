@@ -216,7 +216,7 @@ def test_a_stage_of_other_options_is_made_again_when_asked(text, copied, small):
 
 def test_a_damaged_summary_is_named(text, copied, small):
     (copied / "r" / "ladder" / "itera_summary.json").write_text("{")
-    with pytest.raises(IteraError, match=r"itera_summary.json.*damaged"):
+    with pytest.raises(IteraError, match=r"itera_summary.json.*can.t be read"):
         run(text, copied)
 
 
