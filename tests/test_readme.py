@@ -32,9 +32,8 @@ SMALLER = {
     "--minutes 10": "--tokens 4096 --threads 1",
     "--epochs 5": "--tokens 8192 --threads 1",
     "itera bench": "itera bench --quick --repeats 1",
-    "--target-bytes 1.2MB": "--target-bytes 1.2MB --minutes 0.01 --threads 1",
 }
-LONG = ("itera ladder", "--max-loss")  # what has tests of its own
+LONG = ("itera ladder", "itera compress")  # which have tests of their own
 WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
 OTHER_PROGRAMS = {"llama-completion", "llama-server", "ollama", "lms", "printf", "cmake"}
 
