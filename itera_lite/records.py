@@ -491,7 +491,7 @@ class HeldOut(Measured, tag="held_out"):
     weights_sha256: str
 
 
-class TextScore(Part):
+class TextBits(Part):
     bpb: float
     nats_per_token: float
 
@@ -500,8 +500,8 @@ class StoredType(Part):
     """A file of the model: its size, its score on two texts."""
 
     bytes: int
-    valid: TextScore
-    official: TextScore
+    valid: TextBits
+    official: TextBits
 
 
 class StoredQuality(Measured, tag="stored_quality"):

@@ -34,9 +34,12 @@ class Entry(ABC, Generic[T]):
         """Measure once."""
 
 
-def take_turns(entries: Sequence[Entry[Any]], repeats: int, progress: Progress) -> None:
-    """Measure every entry ``repeats`` times, in turns, after a round that isn't counted."""
-    for repeat in range(-1, repeats):
+def take_turns(
+    entries: Sequence[Entry[Any]], repeats: int, progress: Progress, *, warm_up: bool = True
+) -> None:
+    """Measure every entry ``repeats`` times, in turns; to warm up, after a round that isn't
+    counted."""
+    for repeat in range(-1 if warm_up else 0, repeats):
         for turn in range(len(entries)):
             entry = entries[(turn + repeat) % len(entries)]
             progress(entry.name)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
-from itera_lite.checkpoint.folder import lock_path
-from itera_lite.compress.start import budget_for, check_numbers
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
-from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K
-from itera_lite.distill.plan import Lesson
+from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K, Distillation
+from itera_lite.distill.plan import DistillationPlan
 from itera_lite.errors import UsageError
 from itera_lite.machine.peak import torch_threads
-from itera_lite.quantities import finite_number, minutes_of, seed_of, whole_number
+from itera_lite.quantities import check_numbers, seed_of, whole_number
+from itera_lite.records import Summary, TeacherComparison
+from itera_lite.terminal import table
 from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
-from itera_lite.train.recipe import DEFAULT_MINUTES
-from itera_lite.train.run_files import RunFiles, locked, refuse_input
-from itera_lite.train.train import run_training
+from itera_lite.train.recipe import budget_of
+from itera_lite.train.run_files import RunFiles, refuse_input
 
 
 def distill(
@@ -45,7 +43,7 @@ def distill(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary | TeacherComparison:
     """Train a small model on what a larger one says.
 
     The teachers' likeliest next tokens are kept in the cache folder, for as much of the text
@@ -81,79 +79,98 @@ def distill(
     """
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
-    if minutes is not None:
-        minutes_of(minutes)
-    check_numbers(seed=seed, threads=threads, tokens=tokens, mix=mix)
+    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens, patience=patience)
+    check_numbers(temperature=temperature, mix=mix)
     whole_number("top_k", top_k)
-    whole_number("patience", patience, least=0)
-    finite_number("temperature", temperature, above=0)
     if vocab_size is not None:
         whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
-    if compare and whole_number("seeds", seeds) < 2:
-        raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
+        if tokenizer is not None:
+            raise UsageError("--tokenizer has its own vocabulary: leave out --vocab-size")
     if compare:
+        if whole_number("seeds", seeds) < 2:
+            raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
         seed_of(seed + seeds - 1)
-    lesson = Lesson(
-        teacher, student, data, k=top_k, tokenizer=tokenizer, vocab_size=vocab_size, quiet=quiet
+    if not teacher:
+        raise UsageError("expected a --teacher: a checkpoint's folder; several are averaged")
+    plan = DistillationPlan.find(
+        teacher, student, data, top_k, tokenizer=tokenizer, vocab_size=vocab_size, quiet=quiet
     )
-    objective = lesson.objective(temperature, mix)
-    files = _files(lesson, name, Path(checkpoints), Path(results))
-    going_on = files if resume and not compare else None
-    budget = budget_for(lesson.dataset, minutes, tokens, DEFAULT_MINUTES, going_on)
-    assert budget is not None  # minutes are above 0 here
-    if compare:
-        from itera_lite.studies.teacher_or_not import compare_distillation
+    objective = Distillation(plan.targets, temperature, mix)
+    files = RunFiles(name or f"{plan.student.name}_distilled", Path(checkpoints), Path(results))
+    for folder in (*(each.folder for each in plan.teachers), plan.student.folder):
+        if folder is not None:
+            refuse_input(files, folder)
+    with torch_threads():
+        if compare:
+            from itera_lite.studies.teacher_or_not import compare_distillation
 
-        file = lock_path(files.results / f"{files.name}_comparison.json")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with locked(file, files.name), torch_threads():
+            budget = budget_of(plan.dataset, None, minutes, tokens)
             compute = Compute.prepare(precision, threads, quiet)
-            return compare_distillation(
-                *(lesson, objective, budget, files, compute, seeds, seed), overwrite=overwrite
+            record = compare_distillation(
+                *(plan, objective, budget, files, compute, seeds, seed), overwrite=overwrite
             )
-    with files.claimed(resume=resume, overwrite=overwrite), torch_threads():
-        compute = Compute.prepare(precision, threads, quiet)
-        config = lesson.student.recipe(budget, seed)
-        seconds = lesson.prepare_for(config, budget, compute)
-        summary = run_training(
-            *(lesson.student.shape, config, lesson.dataset, budget, files, compute),
-            source=data,
-            initial=lesson.student.begin(),
-            objective=objective,
-            resume=resume and files.resumable,
-            patience=patience,
-            notes=lesson.notes(objective, seconds),
-        )
-    _tell(summary, quiet)
+            if not quiet:
+                print(_comparison(record))
+            return record
+        with files.claimed(resume=resume, overwrite=overwrite):
+            going_on = resume and files.resumable
+            saved = files.saved_budget() if going_on else None
+            budget = budget_of(plan.dataset, None, minutes, tokens, saved)
+            compute = Compute.prepare(precision, threads, quiet)
+            summary = plan.train(
+                *(objective, budget, files, compute),
+                seed=seed,
+                resume=going_on,
+                patience=patience,
+            )
+    warn_of_weak_teachers(summary)
+    if not quiet:
+        print(describe_distillation(summary))
     return summary
 
 
-def _files(lesson: Lesson, name: str | None, checkpoints: Path, results: Path) -> RunFiles:
-    """Where the result goes: never onto a checkpoint that was given."""
-    files = RunFiles(name or f"{lesson.student.name}_distilled", checkpoints, results)
-    given = [teacher.folder for teacher in lesson.teachers]
-    given += [lesson.student.folder] if lesson.student.folder else []
-    for folder in given:
-        refuse_input(files, folder)
-    return files
-
-
-def _tell(summary: dict[str, Any], quiet: bool) -> None:
-    """What was gained and what it cost, in two lines; a warning where a teacher is no better."""
-    told, own = summary["distillation"], summary["valid"]["bpb"]
-    best = min(teacher["bpb"] for teacher in told["teachers"])
-    if best >= own:
+def warn_of_weak_teachers(summary: Summary) -> None:
+    """Warn where no teacher is better than the student became."""
+    assert summary.distillation and summary.valid
+    best = min(teacher.bpb for teacher in summary.distillation.teachers)
+    if best >= summary.valid.bpb:
         print(
             f"warning: no teacher is better ({best:.4f} bits per byte) than the student "
-            f"({own:.4f}): train a better teacher first",
+            f"({summary.valid.bpb:.4f}): train a better teacher first",
             file=sys.stderr,
         )
-    if not quiet:
-        cache = told["cache"]
-        names = ", ".join(f"{each['name']} {each['bpb']:.4f}" for each in told["teachers"])
-        print(
-            f"teachers: {names} bits per byte, {told['teacher_seconds']:.0f} s for what the "
-            f"student saw; student: {own:.4f}, {summary['train']['seconds']:.0f} s\n"
-            f"the teachers' top {told['k']} hold {cache['top_k_mass']:.1%} of the probability and "
-            f"take {cache['disk_bytes'] / 1e6:,.0f} MB in the cache"
+
+
+def describe_distillation(summary: Summary) -> str:
+    """What was gained and what it cost, in two lines."""
+    made = summary.distillation
+    assert made and summary.valid and summary.training
+    names = ", ".join(f"{teacher.name} {teacher.bpb:.4f}" for teacher in made.teachers)
+    return (
+        f"teachers: {names} bits per byte, {made.teacher_seconds:.0f} s for what the student saw; "
+        f"student: {summary.valid.bpb:.4f}, {summary.training.seconds:.0f} s\n"
+        f"the teachers' top {made.top_k} hold {made.cache.top_k_mass:.1%} of the probability and "
+        f"take {made.cache.disk_bytes / 1e6:,.0f} MB in the cache"
+    )
+
+
+def _comparison(record: TeacherComparison) -> str:
+    """The sides of a comparison, and the verdicts."""
+    header = ("student", "bits/byte", "lowest", "highest", "training s", "teacher s", "tokens")
+    rows = [
+        (
+            side.label,
+            f"{side.valid_bpb.median:.4f}",
+            f"{side.valid_bpb.min:.4f}",
+            f"{side.valid_bpb.max:.4f}",
+            f"{side.seconds.median:.0f}",
+            f"{side.teacher_seconds.median:.0f}",
+            f"{side.tokens.median:,.0f}",
         )
+        for side in record.sides.values()
+    ]
+    verdicts = [
+        f"Against {record.sides[name].label}: {verdict.text}."
+        for name, verdict in record.verdicts.items()
+    ]
+    return "\n".join([table(header, rows), *verdicts])

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from itera_lite.compress import experts as mixture
-from itera_lite.compress.experts import Usage
-from itera_lite.compress.start import Start, budget_for, check_numbers, save_untrained
-from itera_lite.config import TrainConfig
+from itera_lite.compress.experts import take_out_experts, write_mixture
+from itera_lite.compress.start import Start, TextOptions
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.machine.peak import torch_threads
-from itera_lite.model import LanguageModel
-from itera_lite.quantities import share_of, whole_number
+from itera_lite.quantities import check_numbers, share_of, whole_number
+from itera_lite.records import FewerExperts, Summary
 from itera_lite.train.compute import Compute
-from itera_lite.train.recipe import gentle
-from itera_lite.train.train import run_training
-
-USAGE_TOKENS = 131_072  # of the training text, to see which experts it uses
-PART_BYTES = 100_000  # of the validation text, to search the number of experts on
-RATE = 0.2  # of a new model's learning rates, for the training that follows
-
-Make = Callable[[int], LanguageModel]
 
 
 def experts(
@@ -44,7 +31,7 @@ def experts(
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Summary:
     """Take out the experts that your text hardly uses.
 
     Measures how much the text uses each expert, and drops or merges the least used ones, the
@@ -68,10 +55,11 @@ def experts(
         results: Folder of the result files.
 
     Returns:
-        The summary. Under ``compress`` it says what it began from, how much each expert was
+        The summary. Its ``compression`` says what it began from, how much each expert was
         used, and bits per byte before, after dropping, after merging and after training.
     """
-    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens)
+    text = TextOptions(data, minutes, tokens, seed, resume)
+    check_numbers(threads=threads)
     limit = share_of("max-loss", "1%" if max_loss is None else max_loss)
     if keep is not None:
         whole_number("keep", keep)
@@ -93,141 +81,28 @@ def experts(
     with torch_threads():
         compute = Compute.prepare(threads=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-        budget = budget_for(dataset, minutes, tokens, default=0.0)
-        usage = mixture.measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
-        documents = list(first_bytes(dataset.documents("valid")))
-        before = start.score(documents)
-        make = _merging(start.model, usage) if merge else _dropping(start.model, usage)
-        if keep is None:
-            keep = fewest(start, make, documents, before.bpb, limit, least)
-        smaller = make(keep)
-        dropped = validation_score(_dropping(start.model, usage)(keep), start.tokenizer, documents)
-        after = validation_score(smaller, start.tokenizer, documents) if merge else dropped
-        record: dict[str, Any] = {
-            "verb": "experts",
-            "from": start.record(before),
-            "keep": keep,
-            "merge": merge,
-            "max_loss": None if max_loss is None else limit,
-            "usage": {
-                "tokens_read": usage.read,
-                "share_of_tokens": _rounded(usage.tokens),
-                "share_of_weight": _rounded(usage.weight),
-                "weight_lost": [
-                    round(1 - float(row[kept].sum()), 5)
-                    for row, kept in zip(usage.weight, usage.most_used(keep), strict=True)
-                ],
-            },
-            "bpb": {
-                "before": before.bpb,
-                "dropped": dropped.bpb,
-                "merged": after.bpb if merge else None,
-                "trained": None,
-            },
-        }
+        made = take_out_experts(start, dataset, keep, limit, merge)
         with start.claimed(
-            *(name, f"{start.name}_e{keep}", checkpoints, results),
+            *(name, f"{start.name}_e{made.keep}", checkpoints, results),
             resume=resume,
             overwrite=overwrite,
         ) as files:
-            if resume:
-                budget = budget_for(dataset, minutes, tokens, default=0.0, going_on=files)
-            notes = {"compress": record}
-            if budget is None:
-                summary = save_untrained(
-                    smaller, dataset, files, after, source=data, seed=seed, notes=notes
-                )
-            else:
-                summary = run_training(
-                    smaller.config,
-                    gentle(config, budget, RATE, seed),
-                    dataset,
-                    budget,
-                    files,
-                    compute,
-                    source=data,
-                    initial=smaller,
-                    resume=resume and files.resumable,
-                    patience=0,
-                    notes=notes,
-                    scored=lambda bpb: record["bpb"].update(trained=bpb),
-                )
-            if not quiet:
-                print(_in_words(summary))
-            return summary
+            given = None if max_loss is None else limit
+            summary = write_mixture(made, start, dataset, files, compute, text, given)
+    if not quiet:
+        print(describe_experts(summary))
+    return summary
 
 
-def _dropping(model: LanguageModel, usage: Usage) -> Make:
-    return lambda n: mixture.drop(model, usage.most_used(n))
-
-
-def _merging(model: LanguageModel, usage: Usage) -> Make:
-    return lambda n: mixture.merge(model, usage.most_used(n), usage.weight)
-
-
-def fewest(
-    start: Start, make: Make, documents: Sequence[bytes], bpb: float, limit: float, least: int
-) -> int:
-    """The smallest number of experts whose bits per byte stay within ``limit`` of before.
-
-    Halved down on a part of the validation text, then confirmed on all of it, with more
-    experts where that says so.
-
-    Raises:
-        UsageError: not one expert can go.
-    """
-    part = list(_part(documents))
-    total = start.model.config.n_experts
-
-    def loss(n: int, texts: Sequence[bytes], base: float) -> float:
-        return validation_score(make(n), start.tokenizer, texts).bpb / base - 1
-
-    base = bpb if len(part) == len(documents) else start.score(part).bpb
-    low, high = least, total  # `high` is good, below `low` nothing is allowed
-    while low < high:
-        middle = (low + high) // 2
-        if loss(middle, part, base) <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    lost = 0.0
-    while high < total:
-        lost = loss(high, documents, bpb)
-        if lost <= limit:
-            return high
-        high += 1
-    lost = lost or loss(total - 1, documents, bpb)
-    raise UsageError(
-        f"--max-loss {limit:.3%}: without one expert of {total} bits per byte are already "
-        f"{lost:.3%} above before. Give a larger --max-loss, or --keep and --minutes"
-    )
-
-
-def _part(documents: Sequence[bytes]) -> Iterator[bytes]:
-    total = 0
-    for document in documents:
-        if total >= PART_BYTES:
-            return
-        yield document
-        total += len(document)
-
-
-def _rounded(shares: Any) -> list[list[float]]:
-    return [[round(share, 5) for share in row] for row in shares.tolist()]
-
-
-def _in_words(summary: dict[str, Any]) -> str:
-    record = summary["compress"]
-    began, bpb = record["from"], record["bpb"]
-    lost = max(record["usage"]["weight_lost"])
-    steps = [
-        f"{bpb[key]:.4f} {word}"
-        for key, word in (("dropped", "dropped"), ("merged", "merged"), ("trained", "trained"))
-        if bpb[key] is not None
-    ]
+def describe_experts(summary: Summary) -> str:
+    """What was taken out and what it cost, in a line."""
+    made, model = summary.compression, summary.model
+    assert isinstance(made, FewerExperts) and made.start
+    bpb = made.bpb
+    steps = (("dropped", bpb.dropped), ("merged", bpb.merged), ("trained", bpb.trained))
     return (
-        f"{summary['name']}: {began['n_experts']} -> {record['keep']} experts a layer, which "
-        f"had all but {lost:.1%} of the gate weight or more; {began['params']:,} -> "
-        f"{summary['params']['total']:,} parameters; bits per byte {bpb['before']:.4f} before, "
-        + ", ".join(steps)
+        f"{model.name}: {made.start.n_experts} -> {made.keep} experts a layer, which had all but "
+        f"{max(made.usage.weight_lost):.1%} of the gate weight or more; {made.start.params:,} -> "
+        f"{model.params.total:,} parameters; bits per byte {bpb.before:.4f} before, "
+        + ", ".join(f"{found:.4f} {step}" for step, found in steps if found is not None)
     )

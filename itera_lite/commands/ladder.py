@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-from itera_lite.compress.targets import show, targets_of
+from itera_lite.commands.compress_distill import describe_distillation, warn_of_weak_teachers
+from itera_lite.commands.compress_quantize import describe_quantization
+from itera_lite.commands.compress_vocab import describe_vocabulary
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
 from itera_lite.evaluate.bits import FINAL_BYTES
-from itera_lite.files import check_writable, write_json
+from itera_lite.files import check_writable
 from itera_lite.machine.peak import torch_threads
-from itera_lite.machine.provenance import provenance
-from itera_lite.quantities import minutes_of, threads_of, whole_number
+from itera_lite.quantities import check_numbers, whole_number
+from itera_lite.records import Ladder, Quantization, Summary, VocabularyChange
+from itera_lite.studies.ladder_costs import measure_ladder
 from itera_lite.studies.ladder_stages import (
     REFERENCES,
     STAGES,
-    Plan,
-    discard,
+    LadderPlan,
     is_finished,
-    note_options,
+    make,
     stages,
 )
+from itera_lite.terminal import table
 from itera_lite.train.compute import Compute
 from itera_lite.train.precision import Precision
 
@@ -51,7 +53,7 @@ def ladder(
     overwrite: bool = False,
     checkpoints: Path | None = None,
     results: Path = Path("results"),
-) -> dict[str, Any]:
+) -> Ladder:
     """Climb from a conventional Transformer to 100-300x, measured.
 
     Trains and makes every rung, then measures all of them in turns: bits per byte on held-out
@@ -64,10 +66,10 @@ def ladder(
         data: Set or path.
         quick: A small version in about 10 minutes: it shows the way, not what it leads to.
         minutes: Length of a training; a rung takes from 0.4 to 2 of them, a reference as long
-            as everything that the shipped artifact needs. Of two references, GPT-2 models of
+            as everything that the deployed model needs. Of two references, GPT-2 models of
             15 and 5 M parameters, the better one on the validation text is rung 0.
         size: Tokens of the small vocabulary.
-        student: Preset of the model that is shipped.
+        student: Preset of the deployed model.
         teacher: A trained checkpoint that teaches, with a vocabulary of that size; by default
             one is trained.
         seeds: Trainings of every rung with different seeds, for the spread of its quality; the
@@ -82,20 +84,14 @@ def ladder(
         results: Folder of the result files.
 
     Returns:
-        What ladder.json holds.
+        The record that ladder.json holds.
 
     Raises:
         UsageError: a number that is out of its range.
         MissingExtra: `transformers`, which decodes most rungs, isn't installed.
     """
-    if minutes is not None:
-        minutes_of(minutes)
-    whole_number("seeds", seeds)
+    check_numbers(minutes=minutes, seeds=seeds, repeats=repeats, threads=threads)
     whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
-    if repeats is not None:
-        whole_number("repeats", repeats)
-    if threads is not None:
-        threads_of(threads)
     check_writable(Path(results) / "ladder.json")
     if find_spec("transformers") is None:  # said now, not after the trainings
         raise MissingExtra("transformers", "peers", "measuring the ladder")
@@ -104,7 +100,7 @@ def ladder(
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")
     compute = Compute.prepare(precision, threads, quiet)
     plans = [
-        Plan(
+        LadderPlan(
             data=data,
             minutes=minutes,
             size=size,
@@ -114,8 +110,7 @@ def ladder(
             checkpoints=folder,
             results=Path(results) / "ladder",
             compute=compute,
-            threads=threads,
-            final_bytes=heldout_bytes,
+            valid_bytes=heldout_bytes,
             overwrite=overwrite,
             **({"evaluations": QUICK_EVALUATIONS} if quick else {}),
         )
@@ -136,24 +131,16 @@ def ladder(
                 continue
             if not quiet:
                 print(f"{stage.title}: {amount:.1f} minutes")
-            discard(plan, stage)
-            stage.make(plan, amount)
-            note_options(plan, stage)
-
-    from itera_lite.studies.ladder_costs import measure_rungs
+            summary = make(plan, stage, amount)
+            if summary.distillation and not summary.compression:
+                warn_of_weak_teachers(summary)
+            if not quiet and (text := _describe(summary)):
+                print(text)
 
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
-    measured = measure_rungs(plans, repeats, heldout_bytes)
-    record = {
-        **measured,
-        "data": data,
-        "quick": quick,
-        "minutes": minutes,
-        "targets": targets_of(measured["rungs"]),
-        "provenance": provenance(seeds=range(seeds)),
-    }
-    show(record)
-    path = write_json(Path(results) / "ladder.json", record)
+    record = measure_ladder(plans, repeats, heldout_bytes, quick)
+    _show(record)
+    path = record.write(Path(results) / "ladder.json")
     print(f"Written to {path}. The report: itera report --results {results}")
     return record
 
@@ -162,3 +149,51 @@ def _short(data: str) -> str:
     """A name for a folder: of a path its last part."""
     kept = Path(data.rstrip("/")).name if "/" in data else data
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in kept) or "text"
+
+
+def _describe(summary: Summary) -> str:
+    """What a stage changed, in words; empty for a training from random weights."""
+    match summary.compression:
+        case VocabularyChange():
+            return describe_vocabulary(summary)
+        case Quantization():
+            return describe_quantization(summary)
+    return describe_distillation(summary) if summary.distillation else ""
+
+
+def _show(record: Ladder) -> None:
+    """The ladder on the terminal."""
+    held = record.held_out
+    print(f"\n{record.source}, {held.split} split, {held.bytes:,} bytes held out")
+    header = ("", "bits/byte", "MB on disk", "peak MB", "CPU-s/kB", "MFLOP/byte", "train min")
+    rows = [
+        (
+            f"{index}: {rung.name}",
+            f"{rung.bpb.median:.4f}",
+            f"{rung.bytes_on_disk / 1e6:.3f}",
+            f"{rung.peak_rss_bytes.median / 1e6:.1f}",
+            f"{rung.cpu_seconds_per_kb.median:.4g}",
+            f"{rung.flops_per_byte / 1e6:.3g}",
+            f"{rung.train_minutes:.1f}",
+        )
+        for index, rung in enumerate(record.rungs)
+    ]
+    print(table(header, rows))
+    for target in record.targets:
+        goal = "" if target.goal is None else f", the goal {target.goal:g}x {target.goal_verdict}"
+        print(
+            f"{target.label}: {target.value:.0f}x below the reference; "
+            f"{target.target:g}x {target.verdict_text}{goal}"
+        )
+    for tried in record.references:
+        chosen = "rung 0" if tried.chosen else "not taken"
+        print(
+            f"{tried.stage}: {tried.params / 1e6:.1f} M parameters, "
+            f"{tried.valid_bpb:.4f} bits per byte on the validation text: {chosen}"
+        )
+    if record.targets[0].reason:
+        first, last = record.rungs[0].bpb, record.rungs[-1].bpb
+        print(
+            f"The last rung is worse ({last.max:.4f}) than the reference ({first.min:.4f}): no "
+            "factor counts"
+        )

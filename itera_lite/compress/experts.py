@@ -1,4 +1,4 @@
-"""Smaller mixtures of experts: which experts a text uses, and models with fewer of them."""
+"""Takes out experts: measures which of them a text uses, and drops or merges the others."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from itera_lite.compress.start import Start, TextOptions, train_or_save
+from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import Dataset
-from itera_lite.errors import DataError
-from itera_lite.evaluate.bits import evaluating
+from itera_lite.errors import DataError, UsageError
+from itera_lite.evaluate.bits import evaluating, first_bytes, validation_score
+from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
 from itera_lite.model.moe import MoE
+from itera_lite.records import ExpertsBits, ExpertUsage, FewerExperts, Summary
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles
 
 BATCH = 16  # windows at a time
+USAGE_TOKENS = 131_072  # of the training text, to measure which experts it uses
+PART_BYTES = 100_000  # of the validation text, to search the number of experts on
+RATE = 0.2  # of a new model's learning rates, for the training that follows
 
 
 @dataclass(frozen=True)
@@ -24,10 +33,10 @@ class Usage:
     """How much a text uses each expert; a row a layer, each row sums to 1.
 
     Attributes:
-        tokens: (layers, E) share of the tokens' top-k files.
-        weight: (layers, E) share of the gate weight: a place counts as much as the expert's
+        tokens: (layers, E) share of all choices of an expert for a token, k a token.
+        weight: (layers, E) share of the gates' weight: a choice counts as much as the expert's
             output does in it.
-        read: tokens of text that were read for it.
+        read: tokens of text that were read to measure it.
     """
 
     tokens: Tensor
@@ -35,8 +44,166 @@ class Usage:
     read: int
 
     def most_used(self, n: int) -> list[Tensor]:
-        """The ``n`` experts of each layer with the most gate weight, in their order."""
+        """The ``n`` experts of each layer with the most gate weight, by rising index."""
         return list(self.weight.topk(n, dim=-1).indices.sort(dim=-1).values)
+
+
+@dataclass(frozen=True)
+class SmallerMixture:
+    """A model with fewer experts, and what is known about it.
+
+    Attributes:
+        keep: experts that stay in each layer.
+        merged: whether the others were merged into them; else they were dropped.
+        before, dropped, after: scores of the model as it was, with experts dropped, and of this
+            model, on the same text.
+    """
+
+    model: LanguageModel
+    keep: int
+    merged: bool
+    usage: Usage
+    before: Score
+    dropped: Score
+    after: Score
+
+
+def take_out_experts(
+    start: Start, dataset: Dataset, keep: int | None, max_loss: float, merging: bool = False
+) -> SmallerMixture:
+    """Take out the experts that the text uses least.
+
+    Args:
+        dataset: prepared with the model's tokenizer.
+        keep: experts to keep in each layer; None: as few as ``max_loss`` allows.
+        max_loss: share by which bits per byte may rise.
+        merging: average those that go into the most similar ones.
+
+    Raises:
+        UsageError: not one expert can go.
+        DataError: the text is too short.
+    """
+    usage = measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
+    documents = list(first_bytes(dataset.documents("valid")))
+    before = start.score(documents)
+
+    def smaller(n: int, merging: bool) -> LanguageModel:
+        kept = usage.most_used(n)
+        return merge(start.model, kept, usage.weight) if merging else drop(start.model, kept)
+
+    def score(model: LanguageModel, texts: Sequence[bytes]) -> Score:
+        return validation_score(model, start.tokenizer, texts)
+
+    if keep is None:
+        config = start.model.config
+
+        def bpb(n: int, texts: Sequence[bytes]) -> float:
+            whole = n == config.n_experts
+            return score(start.model if whole else smaller(n, merging), texts).bpb
+
+        keep = fewest(bpb, documents, before.bpb, max_loss, max(2, config.top_k), config.n_experts)
+    model = smaller(keep, merging)
+    dropped = score(smaller(keep, False), documents)
+    after = score(model, documents) if merging else dropped
+    return SmallerMixture(model, keep, merging, usage, before, dropped, after)
+
+
+def write_mixture(
+    made: SmallerMixture,
+    start: Start,
+    dataset: Dataset,
+    files: RunFiles,
+    compute: Compute,
+    text: TextOptions,
+    max_loss: float | None,
+) -> Summary:
+    """Write a model with fewer experts, after a training where one is asked for.
+
+    Args:
+        max_loss: the share that was given, for the summary.
+
+    Returns:
+        The summary, as it is written.
+    """
+    usage = made.usage
+    kept = zip(usage.weight, usage.most_used(made.keep), strict=True)
+
+    def record(trained: float | None) -> FewerExperts:
+        return FewerExperts(
+            start=start.record(made.before),
+            learning_rate_factor=None if trained is None else RATE,
+            keep=made.keep,
+            merge=made.merged,
+            max_loss=max_loss,
+            usage=ExpertUsage(
+                tokens_read=usage.read,
+                share_of_tokens=_rounded(usage.tokens),
+                share_of_weight=_rounded(usage.weight),
+                weight_lost=[round(1 - float(row[experts].sum()), 5) for row, experts in kept],
+            ),
+            bpb=ExpertsBits(
+                before=made.before.bpb,
+                dropped=made.dropped.bpb,
+                merged=made.after.bpb if made.merged else None,
+                trained=trained,
+            ),
+        )
+
+    budget = text.budget(dataset, 0.0, files)
+    return train_or_save(
+        *(made.model, dataset, files, compute, text, budget, RATE, made.after, record)
+    )
+
+
+def fewest(
+    bpb: Callable[[int, Sequence[bytes]], float],
+    documents: Sequence[bytes],
+    before: float,
+    max_loss: float,
+    least: int,
+    total: int,
+) -> int:
+    """The smallest number of experts whose bits per byte stay within ``max_loss`` of before.
+
+    Bisected on a part of the validation text, then confirmed on all of it, with more experts
+    where that is worse.
+
+    Args:
+        bpb: bits per byte of the model with a number of experts on a text.
+        before: bits per byte with all experts on ``documents``.
+        least, total: numbers of experts; not less than ``least`` may stay.
+
+    Raises:
+        UsageError: not one expert can go.
+    """
+    part: list[bytes] = []
+    for document in documents:
+        if sum(map(len, part)) >= PART_BYTES:
+            break
+        part.append(document)
+    base = before if len(part) == len(documents) else bpb(total, part)
+    low, high = least, total  # `high` is good, below `low` nothing is allowed
+    while low < high:
+        middle = (low + high) // 2
+        if bpb(middle, part) / base - 1 <= max_loss:
+            high = middle
+        else:
+            low = middle + 1
+    lost = 0.0
+    while high < total:
+        lost = bpb(high, documents) / before - 1
+        if lost <= max_loss:
+            return high
+        high += 1
+    lost = lost or bpb(total - 1, documents) / before - 1
+    raise UsageError(
+        f"--max-loss {max_loss:.3%}: without one expert of {total} bits per byte are already "
+        f"{lost:.3%} above before. Give a larger --max-loss, or --keep and --minutes"
+    )
+
+
+def _rounded(shares: Tensor) -> list[list[float]]:
+    return [[round(share, 5) for share in row] for row in shares.tolist()]
 
 
 def mixtures(model: LanguageModel) -> list[MoE]:
@@ -45,14 +212,15 @@ def mixtures(model: LanguageModel) -> list[MoE]:
 
 
 def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens: int) -> Usage:
-    """Read windows that are evenly spread over the train split, and see where they are sent.
+    """Measure where the router sends windows that are evenly spread over the train split.
 
     Args:
         dataset: prepared with the model's tokenizer.
-        n_tokens: of text to read at most.
+        seq_len: tokens of a window.
+        n_tokens: tokens to read at most.
 
     Raises:
-        DataError: where the text doesn't fill one window.
+        DataError: the text doesn't fill one window.
     """
     stream = dataset.tokens("train")
     available = (len(stream) - 1) // seq_len
@@ -67,14 +235,14 @@ def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens
     counts = torch.zeros(len(moes), config.n_experts, dtype=torch.float64)
     weights = torch.zeros_like(counts)
 
-    def note(layer: int, _module: object, _inputs: object, logits: Tensor) -> None:
+    def count(layer: int, _module: object, _inputs: object, logits: Tensor) -> None:
         top, index = logits.float().topk(config.top_k, dim=-1)
         gates = top.softmax(dim=-1).double()
         counts[layer] += torch.bincount(index.flatten(), minlength=config.n_experts)
         weights[layer].index_add_(0, index.flatten(), gates.flatten())
 
     hooks = [
-        moe.router.register_forward_hook(partial(note, layer)) for layer, moe in enumerate(moes)
+        moe.router.register_forward_hook(partial(count, layer)) for layer, moe in enumerate(moes)
     ]
     try:
         with evaluating(model):
@@ -92,9 +260,12 @@ def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens
 
 
 def drop(model: LanguageModel, keep: Sequence[Tensor]) -> LanguageModel:
-    """The model with these experts of each layer alone, the same number in every layer.
+    """A copy of the model with only these experts, the same number in every layer.
 
-    A token that was sent to a dropped expert goes to its next best one.
+    A token that was sent to a dropped expert goes to the next best one.
+
+    Args:
+        keep: indices of the experts of each layer, rising.
     """
 
     def chosen(moe: MoE, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -106,31 +277,31 @@ def drop(model: LanguageModel, keep: Sequence[Tensor]) -> LanguageModel:
 def merge(model: LanguageModel, keep: Sequence[Tensor], weight: Tensor) -> LanguageModel:
     """As `drop`, but each expert that goes is averaged into the most similar one that stays.
 
-    The router's rows are averaged likewise. Two experts are similar where the router sends them
-    the same inputs: where their rows of it point the same way. The order of the units inside an
-    expert means nothing, so they are paired by likeness before they are averaged.
+    The router's rows are averaged likewise. Two experts are similar if the router sends them the
+    same inputs: if their rows of it point the same way. The order of the units inside an expert
+    means nothing, so they are paired by similarity before they are averaged.
 
     Args:
-        weight: (layers, E), how much each counts in an average: `Usage.weight`.
+        weight: (layers, E), of each expert in an average: `Usage.weight`.
     """
     shares = iter(weight)
 
     def merged(moe: MoE, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         share = next(shares).float().clamp(min=1e-9)
         router, gate_up, down = moe.router.weight, moe.gate_up, moe.down
-        likeness = F.normalize(router, dim=-1) @ F.normalize(router[kept], dim=-1).T
-        group = likeness.argmax(dim=-1)  # (E,), a place in `kept`
+        similarity = F.normalize(router, dim=-1) @ F.normalize(router[kept], dim=-1).T
+        group = similarity.argmax(dim=-1)  # (E,), an index into `kept`
         group[kept] = torch.arange(len(kept))
         total = torch.zeros(len(kept)).index_add_(0, group, share)
         sums = [torch.zeros_like(tensor[kept]) for tensor in (router, gate_up, down)]
-        for expert, place in enumerate(group.tolist()):
-            target = int(kept[place])
+        for expert, index in enumerate(group.tolist()):
+            target = int(kept[index])
             order = paired_units(gate_up[target], down[target], gate_up[expert], down[expert])
             both = torch.cat([order, order + len(order)])  # the gate's rows, then the up rows
-            part = share[expert] / total[place]
-            sums[0][place] += part * router[expert]
-            sums[1][place] += part * gate_up[expert][both]
-            sums[2][place] += part * down[expert][:, order]
+            part = share[expert] / total[index]
+            sums[0][index] += part * router[expert]
+            sums[1][index] += part * gate_up[expert][both]
+            sums[2][index] += part * down[expert][:, order]
         return sums[0], sums[1], sums[2]
 
     return _with_mixtures(model, keep, merged)
@@ -139,25 +310,25 @@ def merge(model: LanguageModel, keep: Sequence[Tensor], weight: Tensor) -> Langu
 def paired_units(
     gate_up: Tensor, down: Tensor, other_gate_up: Tensor, other_down: Tensor
 ) -> Tensor:
-    """For each hidden unit of an expert the unit of the other that is most like it.
+    """Pair each hidden unit of an expert with the most similar one of another expert.
 
     Args:
         gate_up: (2F, D). down: (D, F). The others likewise.
 
     Returns:
-        (F,), each unit of the other once; the likest pair is taken first, then the next.
+        (F,) indices of the other's units, each once: greedily, the most similar pair first.
     """
 
     def units(gate_up: Tensor, down: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2)
         return torch.cat([F.normalize(part, dim=-1) for part in (gate, up, down.T)], dim=-1)
 
-    likeness = units(gate_up, down) @ units(other_gate_up, other_down).T
-    order = torch.empty(len(likeness), dtype=torch.long)
-    for _ in range(len(likeness)):
-        mine, its = divmod(int(likeness.argmax()), len(likeness))
+    similarity = units(gate_up, down) @ units(other_gate_up, other_down).T
+    order = torch.empty(len(similarity), dtype=torch.long)
+    for _ in range(len(similarity)):
+        mine, its = divmod(int(similarity.argmax()), len(similarity))
         order[mine] = its
-        likeness[mine], likeness[:, its] = -torch.inf, -torch.inf
+        similarity[mine], similarity[:, its] = -torch.inf, -torch.inf
     return order
 
 
@@ -167,7 +338,7 @@ def _with_mixtures(
     keep: Sequence[Tensor],
     make: Callable[[MoE, Tensor], tuple[Tensor, Tensor, Tensor]],
 ) -> LanguageModel:
-    """A copy of the model whose mixtures have the router, gate_up and down that ``make`` gives."""
+    """A copy of the model whose mixtures have the router, gate_up and down that ``make`` makes."""
     smaller = LanguageModel(model.config.replace(n_experts=len(keep[0])))
     weights = model.state_dict()
     for layer, (moe, kept) in enumerate(zip(mixtures(model), keep, strict=True)):

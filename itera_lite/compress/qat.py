@@ -1,8 +1,9 @@
-"""Quantisation-aware finishing: training goes on with weights rounded as they will be stored."""
+"""Quantisation-aware training: further training with weights rounded as they will be stored."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from itera_lite.compress.rounding import Kinds, copy_of, rounded, straight_through
-from itera_lite.compress.start import Start, budget_for
+from itera_lite.compress.start import Start, TextOptions
 from itera_lite.data.prepare import Dataset
-from itera_lite.distill.objective import TEMPERATURE, TOP_K
-from itera_lite.distill.plan import Lesson
+from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K, Distillation
+from itera_lite.distill.plan import DistillationPlan
+from itera_lite.distill.student import Student
+from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
+from itera_lite.records import Quantization, Summary
 from itera_lite.train.compute import Compute
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
@@ -28,15 +32,14 @@ MINUTES = 3.0
 
 
 class Rounded(Objective):
-    """Another objective, of the model with rounded matrices.
+    """Another objective's loss, of the model with rounded matrices.
 
-    Every step sees the weights that the file will hold, and moves those behind them; what is
-    scored and saved is rounded too. Any objective may be inside, distillation for one:
-    ``Rounded(kinds, Distilled(...))``.
+    Every step computes with the weights that the file will hold, and updates the exact ones
+    behind them; what is scored and saved is rounded too.
 
     Args:
         kinds: see `itera_lite.compress.rounding.kinds_of`.
-        inner: what is minimised; by default the loss of the next token.
+        inner: the loss; by default of the next token. Distillation may be another.
     """
 
     def __init__(self, kinds: Kinds, inner: Objective | None = None) -> None:
@@ -63,7 +66,7 @@ class Rounded(Objective):
 
 
 class _Call(nn.Module):
-    """An objective's loss as a forward pass, the only thing `functional_call` can call."""
+    """An objective's loss as a forward pass, which is all that `functional_call` can call."""
 
     def __init__(self, model: LanguageModel, objective: Objective) -> None:
         super().__init__()
@@ -73,66 +76,53 @@ class _Call(nn.Module):
         return self.objective.loss(self.model, tokens, positions, balance_weight)
 
 
-@dataclass(frozen=True)
-class Wish:
-    """How the finishing training goes.
-
-    Attributes:
-        data: the set; ``minutes`` or ``tokens``: how long.
-        teachers: checkpoints that teach in it, with ``mix`` of the loss.
-        resume: go on where it was stopped.
-    """
-
-    data: str
-    minutes: float | None
-    tokens: str | None
-    teachers: tuple[Path, ...]
-    mix: float
-    seed: int
-    resume: bool
-
-
 def train_rounded(
     start: Start,
     dataset: Dataset,
     files: RunFiles,
     kinds: Kinds,
     compute: Compute,
-    record: dict[str, Any],
-    wish: Wish,
-) -> dict[str, Any]:
-    """Finish with rounded weights. The best checkpoint is written rounded.
+    text: TextOptions,
+    record: Callable[[float], Quantization],
+    teachers: Sequence[Path] = (),
+    mix: float = MIX,
+) -> Summary:
+    """Train with rounded weights. The best checkpoint is written rounded.
 
     Args:
-        record: what the summary will say under ``compress``; the rate is added.
+        record: gives how the model was made, from its bits per byte; the checkpoint is written
+            then.
+        teachers: folders of checkpoints that teach, with a share of ``mix`` in the loss.
 
     Returns:
-        The training's summary.
+        The training's summary, as it is written.
 
     Raises:
         UsageError: a budget of nothing, or a teacher that can't teach this model.
     """
-    going_on = files if wish.resume else None
-    budget = budget_for(dataset, wish.minutes, wish.tokens, MINUTES, going_on)
+    budget = text.budget(dataset, MINUTES, files)
     if budget is None:
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
-    record["learning_rates_times"] = RATE
-    notes: dict[str, Any] = {"compress": record}
-    config = replace(gentle(start.model.config, budget, RATE, wish.seed), decay=1.0)
-    objective = Rounded(kinds)
-    if wish.teachers:
-        student = str(start.folder)
-        lesson = Lesson(wish.teachers, student, wish.data, k=TOP_K, quiet=compute.quiet)
-        taught = lesson.objective(TEMPERATURE, wish.mix)
-        notes |= lesson.notes(taught, lesson.prepare_for(config, budget, compute))
-        objective = Rounded(kinds, taught)
+    config = replace(gentle(start.model.config, budget, RATE, text.seed), decay=1.0)
+    objective, taught = Rounded(kinds), None
+    if teachers:
+        student = Student(start.name, start.model.config, start.tokenizer, start.folder)
+        plan = DistillationPlan(
+            *([Teacher.load(folder) for folder in teachers], student, dataset, TOP_K),
+            source=text.data,
+            quiet=compute.quiet,
+        )
+        distillation = Distillation(plan.targets, TEMPERATURE, mix)
+        taught = plan.record(distillation, plan.compute_targets(config, budget, compute))
+        objective = Rounded(kinds, distillation)
     return run_training(
         *(start.model.config, config, dataset, budget, files, compute),
-        source=wish.data,
+        source=text.data,
         initial=copy_of(start.model),
         objective=objective,
-        resume=wish.resume and files.resumable,
+        resume=text.resume and files.resumable,
         patience=0,
         evaluations=EVALUATIONS,
-        notes=notes,
+        compression=record,
+        distillation=taught,
     )

@@ -1,39 +1,39 @@
-"""What the ways to compress share: the model they begin from, their budget, and a result of
-which nothing was trained."""
+"""What every way to compress shares: the loaded checkpoint, the options of the training that may
+follow, and the files of the result."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from itera_lite.checkpoint.folder import (
-    load_checkpoint,
-    move_checkpoint,
-    save_checkpoint,
-)
+from gguf import GGMLQuantizationType as Type
+
+from itera_lite.checkpoint.folder import load_checkpoint, move_checkpoint, save_checkpoint
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import Dataset
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.evaluate.score import Score
-from itera_lite.files import folder_name, write_json, write_text
+from itera_lite.export.gguf import file_bytes
+from itera_lite.files import folder_name, write_text
 from itera_lite.machine.peak import torch_threads
-from itera_lite.machine.provenance import provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.quantities import finite_number, minutes_of, number_of, seed_of, threads_of
-from itera_lite.train.recipe import Budget, budget_of
+from itera_lite.quantities import check_numbers, minutes_of
+from itera_lite.records import Quantization, StartModel, Summary
+from itera_lite.train.compute import Compute
+from itera_lite.train.recipe import Budget, budget_of, gentle
 from itera_lite.train.run_files import RunFiles, refuse_input
-from itera_lite.train.summary import description
+from itera_lite.train.summary import AnyCompression, model_summary
+from itera_lite.train.train import run_training
 
 
 @dataclass(frozen=True)
 class Start:
-    """The checkpoint that a compression begins from."""
+    """The checkpoint that a compression begins from, loaded."""
 
     folder: Path
     model: LanguageModel
@@ -41,22 +41,17 @@ class Start:
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> Start:
+        """Load a checkpoint's folder.
+
+        Raises:
+            CheckpointError: it isn't one, or is damaged.
+        """
         folder = Path(checkpoint)
         return cls(folder, *load_checkpoint(folder))
 
     @property
     def name(self) -> str:
         return folder_name(self.folder)
-
-    def files(self, name: str | None, default: str, checkpoints: Path, results: Path) -> RunFiles:
-        """Where the result goes: never onto the checkpoint itself.
-
-        Raises:
-            UsageError: where it would, or the name isn't fit for a folder.
-        """
-        files = RunFiles(name or default, Path(checkpoints), Path(results))
-        refuse_input(files, self.folder)
-        return files
 
     @contextmanager
     def claimed(
@@ -66,91 +61,144 @@ class Start:
         checkpoints: Path,
         results: Path,
         *,
-        resume: bool,
+        resume: bool = False,
         overwrite: bool,
     ) -> Iterator[RunFiles]:
         """Hold the result's files for the length of the block; PyTorch's threads are put back.
 
         Raises:
-            UsageError: see `files` and `itera_lite.train.run_files.RunFiles.claimed`.
+            UsageError: the result would replace the checkpoint itself, or see
+                `itera_lite.train.run_files.RunFiles.claimed`.
         """
-        files = self.files(name, default, checkpoints, results)
+        files = RunFiles(name or default, Path(checkpoints), Path(results))
+        refuse_input(files, self.folder)
         with files.claimed(resume=resume, overwrite=overwrite), torch_threads():
             yield files
 
     def score(self, documents: Sequence[bytes]) -> Score:
         return validation_score(self.model, self.tokenizer, documents)
 
-    def record(self, before: Score) -> dict[str, Any]:
-        """What the summary says about it."""
+    def file_bytes(self, kinds: Mapping[str, Type], folder: Path | None = None) -> int:
+        """Size of the model's GGUF file in ``folder``, by default its own.
+
+        See `itera_lite.export.gguf.file_bytes`.
+        """
+        return file_bytes(folder or self.folder, self.model, self.tokenizer, kinds)
+
+    def record(self, before: Score) -> StartModel:
+        """The summary's part about what a compression began from, with its score."""
         config = self.model.config
-        return {
-            "name": self.name,
-            "params": cost(config).params_total,
-            "vocab_size": config.vocab_size,
-            "n_experts": config.n_experts,
-            "tokenizer_sha256": self.tokenizer.sha256,
-            "bpb": before.bpb,
-            "bytes_per_token": before.bytes / before.tokens,
-        }
+        return StartModel(
+            name=self.name,
+            params=cost(config).params_total,
+            vocab_size=config.vocab_size,
+            n_experts=config.n_experts,
+            tokenizer_sha256=self.tokenizer.sha256,
+            bpb=before.bpb,
+            bytes_per_token=before.bytes / before.tokens,
+        )
 
 
-def budget_for(
+@dataclass(frozen=True)
+class TextOptions:
+    """The text of a compression, and the short training on it.
+
+    Attributes:
+        data: set or path.
+        minutes, tokens: budget of the training, of which one may be given; 0 minutes for none.
+        seed: of the order of the text.
+        resume: go on where the training was stopped.
+
+    Raises:
+        UsageError: both budgets are given, or a number is out of its range.
+    """
+
+    data: str
+    minutes: float | None = None
+    tokens: str | None = None
+    seed: int = 0
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_numbers(seed=self.seed, tokens=self.tokens)
+        if self.minutes is not None:
+            minutes_of(self.minutes, or_none=True)
+            if self.tokens is not None:
+                raise UsageError("--minutes and --tokens are each a budget: give one of them")
+
+    def budget(self, dataset: Dataset, default_minutes: float, files: RunFiles) -> Budget | None:
+        """The training's budget; None for no training. A resumed one keeps that which it had."""
+        saved = files.saved_budget() if self.resume and files.resumable else None
+        minutes = self.minutes
+        if minutes is None and self.tokens is None and saved is None:
+            minutes = default_minutes
+        return None if minutes == 0 else budget_of(dataset, None, minutes, self.tokens, saved)
+
+
+def train_or_save(
+    model: LanguageModel,
     dataset: Dataset,
-    minutes: float | None,
-    tokens: str | None,
-    default: float,
-    going_on: RunFiles | None = None,
-) -> Budget | None:
-    """The budget of a short training after the compression; None for none at all.
+    files: RunFiles,
+    compute: Compute,
+    text: TextOptions,
+    budget: Budget | None,
+    rate: float,
+    valid: Score,
+    record: Callable[[float | None], AnyCompression],
+) -> Summary:
+    """Train a compressed model further and write it, or write it as it is.
 
     Args:
-        default: minutes, where neither is given.
-        going_on: the run that is resumed, whose budget it then is.
+        budget: of the training; None: the model is written as it is.
+        rate: of a new model's learning rates.
+        valid: score of the model as it is.
+        record: gives how the model was made, from the bits per byte after the training; None:
+            there was none.
 
-    Raises:
-        UsageError: both are given, or one is below zero.
+    Returns:
+        The summary, as it is written.
     """
-    if minutes is not None and tokens is not None:
-        raise UsageError("--minutes and --tokens are each a budget: give one of them")
-    if minutes is None and tokens is None and going_on is not None and going_on.resumable:
-        return going_on.saved_budget()
-    if tokens is None:
-        minutes = minutes_of(default if minutes is None else minutes, or_none=True)
-        if minutes == 0:
-            return None
-    return budget_of(dataset, None, minutes, tokens)
+    if budget is None:
+        return save_untrained(model, dataset, files, valid, text, lambda: record(None))
+    return run_training(
+        *(model.config, gentle(model.config, budget, rate, text.seed), dataset, budget, files),
+        compute,
+        source=text.data,
+        initial=model,
+        resume=text.resume and files.resumable,
+        patience=0,
+        compression=record,
+    )
 
 
-def check_numbers(
-    *,
-    seed: int,
-    threads: int | None,
-    minutes: float | None = None,
-    tokens: str | None = None,
-    mix: float | None = None,
-) -> None:
-    """Refuse numbers that no way to compress can work with, before anything is loaded.
+def save_untrained(
+    model: LanguageModel,
+    dataset: Dataset,
+    files: RunFiles,
+    valid: Score,
+    text: TextOptions,
+    record: Callable[[], AnyCompression],
+) -> Summary:
+    """Write a model that wasn't trained further, and its summary.
 
-    Raises:
-        UsageError: one is out of its range.
+    Args:
+        record: gives how the model was made; the checkpoint is written then.
     """
-    seed_of(seed)
-    if threads is not None:
-        threads_of(threads)
-    if minutes is not None:
-        minutes_of(minutes, or_none=True)
-    if tokens is not None:
-        number_of("tokens", tokens)
-    if mix is not None:
-        finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
+    files.forget()
+    save_checkpoint(files.best, model, dataset.tokenizer)
+    summary = model_summary(
+        *(files.name, model.config, valid, TrainConfig().seq_len, dataset, text.data, text.seed),
+        compression=record(),
+    )
+    summary.write(files.summary)
+    return summary
 
 
 @contextmanager
-def trials(files: RunFiles) -> Iterator[tuple[Path, Path]]:
-    """Folders beside the result for checkpoints and result files that may be rejected.
+def trial_folders(files: RunFiles) -> Iterator[tuple[Path, Path]]:
+    """Folders beside the result, for checkpoints and result files that may be rejected.
 
-    Only what is accepted gets the result's name, by `adopt`.
+    What is accepted gets the result's name by `adopt`. The folders go when they are empty.
     """
     folders = [folder / f"{files.name}-tried" for folder in (files.checkpoints, files.results)]
     try:
@@ -161,8 +209,8 @@ def trials(files: RunFiles) -> Iterator[tuple[Path, Path]]:
                 folder.rmdir()
 
 
-def adopt(trial: RunFiles, files: RunFiles, summary: dict[str, Any]) -> None:
-    """Move what was tried and accepted to the result's place, with its summary.
+def adopt(trial: RunFiles, files: RunFiles, summary: Summary) -> None:
+    """Move a trial that was accepted to the result's files, with its summary.
 
     Args:
         summary: what is written there; the name in it becomes the result's.
@@ -171,31 +219,7 @@ def adopt(trial: RunFiles, files: RunFiles, summary: dict[str, Any]) -> None:
     move_checkpoint(trial.best, files.best)
     if trial.metrics.exists():
         write_text(files.metrics, trial.metrics.read_text(encoding="utf-8"))
-    summary["name"] = files.name
-    if "file" in summary["compress"]:
-        summary["compress"]["file"] = str(files.best / Path(summary["compress"]["file"]).name)
-    write_json(files.summary, summary)
-
-
-def save_untrained(
-    model: LanguageModel,
-    dataset: Dataset,
-    files: RunFiles,
-    valid: Score,
-    *,
-    source: str,
-    seed: int,
-    notes: dict[str, Any],
-) -> dict[str, Any]:
-    """Write a result that no training followed, with the summary that a training would have
-    written, but for what is about training."""
-    files.forget()
-    save_checkpoint(files.best, model, dataset.tokenizer)
-    summary: dict[str, Any] = {
-        **description(files.name, model.config, valid, TrainConfig().seq_len),
-        "dataset": {**dataset.summary(), "spec": source},
-        "provenance": provenance(seed=seed),
-        **notes,
-    }
-    write_json(files.summary, summary)
-    return summary
+    summary.model.name = files.name
+    if isinstance(summary.compression, Quantization):
+        summary.compression.file = str(files.best / Path(summary.compression.file).name)
+    summary.write(files.summary)

@@ -1,127 +1,180 @@
-"""Which size of vocabulary is the cheapest that is good enough: `compress vocab --auto`."""
+"""Gives a model a smaller vocabulary, of a given size or of the cheapest that is good enough."""
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+
+import torch
+from torch import Tensor
 
 from itera_lite.checkpoint.weights import weight_files
-from itera_lite.compress.start import Start, adopt, trials
+from itera_lite.compress.rounding import kinds_of
+from itera_lite.compress.start import Start, TextOptions, adopt, train_or_save, trial_folders
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import prepare
-from itera_lite.errors import CheckpointError, ExportError, TextTooSmall, UsageError
-from itera_lite.export.gguf import export_gguf
-from itera_lite.files import exists, read_object
+from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.errors import ExportError, TextTooSmall, UsageError
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.export.gguf import check_exportable
+from itera_lite.export.types import SCHEMES
+from itera_lite.files import exists
+from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from itera_lite.records import (
+    BeforeAfter,
+    Summary,
+    VocabularyBits,
+    VocabularyChange,
+    VocabularyChoice,
+    VocabularySize,
+)
+from itera_lite.train.compute import Compute
 from itera_lite.train.run_files import RunFiles
 
-SIZES = (512, 1024, 2048, 4096)
+MINUTES = 2.0  # of adaptation, where none are given
+RATE = 0.2  # of a new model's learning rates: found by a search (experiments/LOG.md)
+SIZES = (512, 1024, 2048, 4096)  # that are tried
 RULE = (
     "of the sizes tried whose bits per byte are at most {tolerance:.3g} % above the lowest, "
     "the one with the smallest product of file size and FLOPs per byte of text"
 )
 
 
-@dataclass(frozen=True)
-class Row:
-    """A size and what it costs.
+def pieces_of(new: Tokenizer, old: Tokenizer) -> list[list[int]]:
+    """For each new token the old ones that make up its bytes: itself, where it is one."""
+    known = {piece: index for index, piece in enumerate(old.token_bytes) if piece}
+    pieces = [[known[piece]] if piece in known else old.encode(piece) for piece in new.token_bytes]
+    pieces[new.eot_id] = [old.eot_id]
+    return pieces
 
-    Attributes:
-        bpb: bits per byte on the validation text.
-        file_q8_0, file_f32: bytes of the exported file; None where the model can't be stored so.
-        flops_per_byte: forward, of a byte of the validation text.
-        tokens_per_byte: likewise.
+
+@torch.no_grad()
+def carry_over(model: LanguageModel, old: Tokenizer, new: Tokenizer) -> LanguageModel:
+    """A copy of the model with the vocabulary of ``new``; all but the embedding is the same.
+
+    A token that the old vocabulary has keeps its row, another one gets the mean of the rows of
+    its old pieces. Of the weightings that were tried no other was better (experiments/LOG.md).
     """
-
-    size: int
-    bpb: float
-    file_q8_0: int | None
-    file_f32: int
-    flops_per_byte: float
-    tokens_per_byte: float
-
-    @property
-    def cost(self) -> float:
-        """A percent of the file's size counts as much as one of the FLOPs."""
-        return (self.file_q8_0 or self.file_f32) * self.flops_per_byte
+    rows = model.embedding.weight
+    carried: Tensor = torch.stack([rows[pieces].mean(dim=0) for pieces in pieces_of(new, old)])
+    smaller = LanguageModel(model.config.replace(vocab_size=new.vocab_size))
+    smaller.load_state_dict({**model.state_dict(), "embedding.weight": carried})
+    return smaller.eval()
 
 
-def cheapest(rows: Sequence[Row], tolerance: float) -> Row:
-    """The row that `RULE` names."""
-    limit = min(row.bpb for row in rows) * (1 + tolerance)
-    return min((row for row in rows if row.bpb <= limit), key=lambda row: row.cost)
+def resize(
+    start: Start, size: int, files: RunFiles, compute: Compute, text: TextOptions
+) -> Summary:
+    """Write the model with a vocabulary of ``size``, made for the text and adapted to it.
+
+    Returns:
+        The summary, as it is written.
+
+    Raises:
+        UsageError: the vocabulary isn't smaller than the model's.
+        DataError: the text doesn't support one of this size.
+    """
+    old = start.tokenizer
+    if size >= old.vocab_size:
+        raise UsageError(
+            f"--size {size}: '{start.folder}' has a vocabulary of {old.vocab_size:,} already, and "
+            "a smaller one is what this makes. Give a smaller --size"
+        )
+    dataset = prepare(text.data, vocab_size=size, quiet=compute.quiet)
+    new = dataset.tokenizer
+    budget = text.budget(dataset, MINUTES, files)
+    carried = carry_over(start.model, old, new)
+    documents = list(first_bytes(dataset.documents("valid")))
+    before = start.score(documents)
+    after = validation_score(carried, new, documents)
+    exact = sum(len(pieces) == 1 for pieces in pieces_of(new, old))
+
+    def record(adapted: float | None) -> VocabularyChange:
+        return VocabularyChange(
+            start=start.record(before),
+            learning_rate_factor=None if adapted is None else RATE,
+            bytes_per_token=BeforeAfter(before.bytes / before.tokens, after.bytes / after.tokens),
+            rows_kept=exact,
+            rows_made=new.vocab_size - exact,
+            bpb=VocabularyBits(before.bpb, carried_over=after.bpb, adapted=adapted),
+        )
+
+    return train_or_save(*(carried, dataset, files, compute, text, budget, RATE, after, record))
 
 
-def choose(
+def cheapest(tried: Sequence[VocabularySize], tolerance: float) -> VocabularySize:
+    """The size that `RULE` names."""
+    limit = min(each.bpb for each in tried) * (1 + tolerance)
+    return min((each for each in tried if each.bpb <= limit), key=cost_of)
+
+
+def cost_of(size: VocabularySize) -> float:
+    """Bytes of the file times FLOPs: a percent of the one counts as much as of the other."""
+    return (size.file_q8_0 or size.file_f32) * size.flops_per_byte
+
+
+def choose_size(
     start: Start,
-    data: str,
     files: RunFiles,
+    compute: Compute,
+    text: TextOptions,
     tolerance: float,
-    resize: Callable[[int, RunFiles], dict[str, Any]],
-    *,
-    resume: bool,
-    quiet: bool,
-) -> dict[str, Any]:
+    progress: Callable[[Summary], None],
+) -> Summary:
     """Try each size that the model and the text allow, keep the cheapest good one.
 
+    The sizes are tried in folders beside the result, which go at the end. Sizes that were
+    finished before are taken as they are where ``text.resume`` is set.
+
     Args:
-        data: the set.
-        files: of the result. The sizes are tried in folders beside it, which go at the end.
+        files: of the result.
         tolerance: share by which bits per byte may be above the lowest.
-        resize: writes the model with a vocabulary of a size to files, and gives the summary.
-        resume: take the sizes that were finished before as they are.
+        progress: called with the summary of each size, right after it was made.
+
+    Returns:
+        The chosen size's summary, as it is written; its compression has ``sizes``.
 
     Raises:
         UsageError: no size is below the vocabulary of the model and supported by the text.
     """
-    sizes = supported(start, data, quiet)
-    with trials(files) as folders:
-        rows, tried = [], {size: RunFiles(f"{files.name}_{size}", *folders) for size in sizes}
-        for size, trial in tried.items():
-            if not (resume and exists(trial.summary)):
-                if not (resume and trial.resumable):
+    sizes = supported_sizes(start, text.data, compute.quiet)
+    with trial_folders(files) as folders:
+        trials = {size: RunFiles(f"{files.name}_{size}", *folders) for size in sizes}
+        tried: list[VocabularySize] = []
+        summaries = {}
+        for size, trial in trials.items():
+            if text.resume and exists(trial.summary):
+                summary = Summary.read(trial.summary)
+            else:
+                if not (text.resume and trial.resumable):
                     trial.discard()
-                with trial.claimed(resume=resume):
-                    resize(size, trial)
-            rows.append(measure(trial))
-        chosen = cheapest(rows, tolerance)
-        winner = tried[chosen.size]
-        summary = _read(winner)
-        before = _as_it_was(start, summary["compress"]["from"])
-        _warn(chosen, before, tolerance)
-        rule = RULE.format(tolerance=100 * tolerance)
-        summary["compress"]["sizes"] = {
-            "rule": rule,
-            "chosen": chosen.size,
-            "tried": [asdict(row) | {"cost": row.cost} for row in rows],
-            "before": asdict(before),
-        }
-        adopt(winner, files, summary)
-        for trial in tried.values():
+                with trial.claimed(resume=text.resume):
+                    summary = resize(start, size, trial, compute, text)
+                progress(summary)
+            assert summary.valid is not None and summary.flops_per_token is not None
+            valid, flops = summary.valid, summary.flops_per_token.forward
+            made = Start.load(trial.best)
+            tried.append(_measure(made, valid.bpb, flops, valid.tokens / valid.bytes))
+            tried[-1].cost = cost_of(tried[-1])
+            summaries[size] = summary
+        chosen = cheapest(tried, tolerance)
+        summary = summaries[chosen.size]
+        change = summary.compression
+        assert isinstance(change, VocabularyChange) and change.start is not None
+        flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
+        change.sizes = VocabularyChoice(
+            rule=RULE.format(tolerance=100 * tolerance),
+            chosen=chosen.size,
+            tried=tried,
+            before=_measure(start, change.start.bpb, flops, 1 / change.start.bytes_per_token),
+        )
+        adopt(trials[chosen.size], files, summary)
+        for trial in trials.values():
             trial.discard()
-    if not quiet:
-        print(table(rows, before, chosen))
-        print(f"{files.name}: {chosen.size:,} tokens: {rule}")
     return summary
 
 
-def _warn(chosen: Row, before: Row, tolerance: float) -> None:
-    """Say so where even the chosen size lost more than the tolerance against the model itself."""
-    loss = chosen.bpb / before.bpb - 1
-    if loss > tolerance:
-        print(
-            f"warning: {chosen.size:,} tokens are {loss:.1%} above the model as it was "
-            f"({chosen.bpb:.4f} against {before.bpb:.4f} bits per byte): adapt for longer "
-            "(--minutes), or keep the model",
-            file=sys.stderr,
-        )
-
-
-def supported(start: Start, data: str, quiet: bool) -> list[int]:
+def supported_sizes(start: Start, data: str, quiet: bool) -> list[int]:
     """Those of `SIZES` that are below the model's vocabulary and that the text supports."""
     sizes = []
     for size in SIZES:
@@ -141,57 +194,25 @@ def supported(start: Start, data: str, quiet: bool) -> list[int]:
     return sizes
 
 
-def measure(files: RunFiles) -> Row:
-    """What a tried size costs."""
-    summary = _read(files)
-    valid = summary["valid"]
-    q8_0, f32 = file_sizes(files.best)
-    return Row(
-        size=summary["config"]["vocab_size"],
-        bpb=valid["bpb"],
+def _measure(
+    start: Start, bpb: float, flops_per_token: float, tokens_per_byte: float
+) -> VocabularySize:
+    """The costs of a model with its vocabulary."""
+    q8_0, f32 = (_gguf_bytes(start, type) for type in ("q8_0", "f32"))
+    return VocabularySize(
+        size=start.tokenizer.vocab_size,
+        bpb=bpb,
         file_q8_0=q8_0,
-        file_f32=f32,
-        flops_per_byte=summary["flops_per_token"]["forward"] * valid["tokens"] / valid["bytes"],
-        tokens_per_byte=valid["tokens"] / valid["bytes"],
+        file_f32=f32 or sum(file.stat().st_size for file in weight_files(start.folder)),
+        flops_per_byte=flops_per_token * tokens_per_byte,
+        tokens_per_byte=tokens_per_byte,
     )
 
 
-def _as_it_was(start: Start, began: dict[str, Any]) -> Row:
-    q8_0, f32 = file_sizes(start.folder)
-    per_byte = 1 / began["bytes_per_token"]
-    flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
-    return Row(began["vocab_size"], began["bpb"], q8_0, f32, flops * per_byte, per_byte)
-
-
-def file_sizes(checkpoint: Path) -> tuple[int | None, int]:
-    """Bytes of the model as a GGUF file in Q8_0 and in F32; of the weights' file for one that
-    has no GGUF form."""
-    sizes: list[int | None] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in ("q8_0", "f32"):
-            try:
-                sizes.append(export_gguf(checkpoint, kind, Path(folder) / kind).bytes)
-            except ExportError:
-                sizes.append(None)
-    q8_0, f32 = sizes
-    return q8_0, f32 or sum(file.stat().st_size for file in weight_files(checkpoint))
-
-
-def table(rows: Sequence[Row], before: Row, chosen: Row) -> str:
-    """The sizes side by side, and the model as it was."""
-    lines = [
-        f"{'vocabulary':>16} {'bits/byte':>10} {'Q8_0':>9} {'F32':>9} "
-        f"{'FLOPs/byte':>11} {'tokens/byte':>12}"
-    ]
-    for row in (*rows, before):
-        mark = "  as it was" if row is before else "  chosen" if row is chosen else ""
-        q8_0 = "-" if row.file_q8_0 is None else f"{row.file_q8_0 / 1e6:.2f} MB"
-        lines.append(
-            f"{row.size:>16,} {row.bpb:>10.4f} {q8_0:>9} {f'{row.file_f32 / 1e6:.2f} MB':>9} "
-            f"{row.flops_per_byte:>11,.0f} {row.tokens_per_byte:>12.4f}{mark}"
-        )
-    return "\n".join(lines)
-
-
-def _read(files: RunFiles) -> dict[str, Any]:
-    return read_object(files.summary, CheckpointError)
+def _gguf_bytes(start: Start, type: str) -> int | None:
+    """Bytes of the model as a GGUF file of a type; None where it can't be stored so."""
+    try:
+        check_exportable(start.folder, start.model.config)
+        return start.file_bytes(kinds_of(start.model, SCHEMES[type]))
+    except ExportError:
+        return None

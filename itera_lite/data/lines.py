@@ -47,7 +47,7 @@ class LineReader:
     Args:
         path: ``.txt`` (a document a line) or ``.jsonl`` (an object a line), also with ``.gz`` or
             ``.zst``; ``-`` is standard input, JSON lines if its first line begins with ``{``. A
-            pipe whose name says nothing is read as standard input is.
+            pipe with another name is read like standard input.
         text_field: field of an object that holds the text.
         keep_text: leave the text in `Line.fields`.
         reserved: names of the results' fields, which a line mustn't have.

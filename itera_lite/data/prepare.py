@@ -34,6 +34,7 @@ from itera_lite.data.corpus import Corpus, load_documents, locate
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.errors import DataError, TextTooSmall
 from itera_lite.files import cache_folder, write_json
+from itera_lite.records import DatasetDescription
 
 FORMAT = 1  # of the cache: raise it when the same text would give other shards or another split
 _DECODED = 1_000_000  # tokens decoded at a time, which bounds memory
@@ -103,20 +104,25 @@ class Dataset:
                     for at in parts
                 )
 
-    def summary(self) -> dict[str, Any]:
-        """The name, hashes and sizes that result files record about the set."""
+    def describe(self, source: str) -> DatasetDescription:
+        """The record of the set in a result file.
+
+        Args:
+            source: the name or path that the user gave.
+        """
         train, valid = self._entry("train"), self._entry("valid")
-        return {
-            "name": self.name,
-            "sha256": self.manifest["sha256"],
-            "tokenizer_sha256": self.manifest["tokenizer_sha256"],
-            "vocab_size": self.manifest["vocab_size"],
-            "train_bytes": train["bytes"],
-            "train_tokens": train["tokens"],
-            "valid_bytes": valid["bytes"],
-            "valid_tokens": valid["tokens"],
-            "bytes_per_token": train["bytes"] / train["tokens"],
-        }
+        return DatasetDescription(
+            name=self.name,
+            source=source,
+            sha256=self.manifest["sha256"],
+            tokenizer_sha256=self.manifest["tokenizer_sha256"],
+            vocab_size=self.manifest["vocab_size"],
+            train_bytes=train["bytes"],
+            train_tokens=train["tokens"],
+            valid_bytes=valid["bytes"],
+            valid_tokens=valid["tokens"],
+            bytes_per_token=train["bytes"] / train["tokens"],
+        )
 
     def _entry(self, split: str) -> dict[str, Any]:
         entries: dict[str, dict[str, Any]] = self.manifest["splits"]

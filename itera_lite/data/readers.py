@@ -69,7 +69,12 @@ def read_documents(
         DataError: the file can't be read, isn't text, or lacks the column.
         MissingExtra: Parquet or Zstandard support isn't installed.
     """
-    raw = unpack(path)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
+    with file, decompressed(file, path) as contents:
+        raw = contents.read()
     if not raw:
         repairs.empty_files += 1
         return []
@@ -81,16 +86,6 @@ def read_documents(
     if wikitext:  # rows are lines there, and a blank line is an empty row
         return split_articles(b"".join([row or b" \n" for row in rows]))
     return [row for row in rows if row.strip()]
-
-
-def unpack(path: Path) -> bytes:
-    """The file's bytes, decompressed if its name ends in .gz or .zst."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    with file, decompressed(file, path) as contents:
-        return contents.read()
 
 
 def valid_utf8(raw: bytes, origin: str, repairs: Repairs) -> bytes:

@@ -224,7 +224,7 @@ def _delimited(table: Table) -> list[bytes]:
     try:
         chosen = names.index(table.choose(names, names))
     except DataError:
-        for _ in rows:  # where rows are broken, that is what has to be said
+        for _ in rows:  # raises for a damaged row, which is the better message
             pass
         raise
     if table.column is None and names[chosen] != "text":
@@ -373,7 +373,7 @@ def _parquet(table: Table) -> list[bytes]:
                 f"Its columns: {listed}"
             )
         column = file.read(columns=[chosen]).column(chosen)
-        # As bytes, because nothing holds the strings of a Parquet file to valid UTF-8.
+        # As bytes, because the strings of a Parquet file may be invalid UTF-8.
         cells = column.cast(arrow.large_string()).cast(arrow.large_binary()).to_pylist()
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{table.path}: not a readable Parquet file ({error})") from error

@@ -1,4 +1,4 @@
-"""From a teacher's tokens to a student's, where their tokenizers differ: by bytes.
+"""Aligns a teacher's tokens with a student's by bytes, where their tokenizers differ.
 
 Where both tokenisations of the text have a border at the same byte, the teacher's distribution
 over its next token becomes one over the student's next token: each of the teacher's tokens
@@ -9,9 +9,9 @@ too, for pre-tokens (words) that the teacher has as one token: the student's tok
 such a word the same way in any text. Approximate: a teacher's token that stops inside a word;
 the bytes after it might have made the student's tokenizer begin with a longer token. The
 larger the teacher's vocabulary, the rarer that is: with 32,768 tokens against 2,048 on
-TinyStories one place in 10,000. It is measured on the text, and a teacher for which it is
+TinyStories one position in 10,000. It is measured on the text, and a teacher for which it is
 often so, such as one of single bytes, is refused. At positions where only the student has a
-border, the teacher says nothing, and the student learns from the text alone.
+border, the teacher has no distribution, and the student learns from the text alone.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ AGREEMENT = 0.95  # how often the teacher's true token must begin with the stude
 
 
 @dataclass(frozen=True)
-class Bridge:
-    """The way from a teacher's stream and vocabulary to a student's.
+class Alignment:
+    """Maps positions and probabilities of a teacher's tokens to a student's.
 
     Attributes:
         tokens: the text as the teacher tokenises it, with ``<|endoftext|>`` at both ends.
-        positions: (positions of the student's stream,) the teacher's place that begins at the same
-            byte, or -1.
+        positions: for each position of the student's stream the teacher's position that begins
+            at the same byte, or -1.
         begins_with: (teacher's vocabulary,) the student's token that each begins with.
         vocab_size: the student's.
     """
@@ -55,13 +55,13 @@ class Bridge:
         stream: NDArray[Any],
         student: Tokenizer,
         teacher: Tokenizer,
-    ) -> Bridge:
+    ) -> Alignment:
         """Tokenise the documents of the student's ``stream`` for the teacher, and align the two.
 
         Raises:
             DataError: the documents aren't those of the stream.
-            TokenizerMismatch: on this text the teacher's tokens don't say what the student's
-                next token is.
+            TokenizerMismatch: on this text the teacher's tokens don't determine the student's
+                next token.
         """
         eot = np.array([teacher.eot_id], dtype=np.uint32)
         tokens = np.concatenate([eot, *teacher.encode_stream(documents)])
@@ -71,8 +71,8 @@ class Bridge:
                 f"the student's stream ends at byte {own[-1]:,}, the teacher's at {others[-1]:,}: "
                 "expected the same text. Prepare the set again"
             )
-        place = np.searchsorted(others, own[:-1])
-        positions = np.where(others[place] == own[:-1], place, -1).astype(np.int32)
+        found = np.searchsorted(others, own[:-1])
+        positions = np.where(others[found] == own[:-1], found, -1).astype(np.int32)
         begins_with = first_tokens(teacher, student)
         shared = np.flatnonzero(positions >= 0)
         guessed = begins_with.numpy()[tokens[positions[shared]].astype(np.int64)]
@@ -88,13 +88,13 @@ class Bridge:
         return cls(tokens, positions, begins_with, student.vocab_size)
 
     def fold(self, probabilities: Tensor) -> Tensor:
-        """(n, teacher's vocabulary) -> (n, student's vocabulary); each row's sum stays."""
+        """(n, teacher's vocabulary) -> (n, student's vocabulary); each row keeps its sum."""
         folded = probabilities.new_zeros(probabilities.shape[0], self.vocab_size)
         return folded.index_add_(1, self.begins_with, probabilities)
 
 
 def starts(tokens: NDArray[Any], tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """At which byte each token begins; ``<|endoftext|>`` counts as one byte."""
+    """The byte at which each token begins; ``<|endoftext|>`` counts as one byte."""
     lengths = np.array([len(piece) or 1 for piece in tokenizer.token_bytes], dtype=np.int64)
     ends = np.cumsum(lengths[tokens])
     return np.concatenate([[0], ends[:-1]])

@@ -1,17 +1,17 @@
-"""Teachers' likeliest tokens and their probabilities, by place in the stream, kept on disk.
+"""The teachers' likeliest tokens and their probabilities at positions of a text, kept on disk.
 
 A folder of the cache, under a key of everything that decides its content:
 
-    manifest.json    what it is of
+    manifest.json    the content's description, which the key is the hash of
     ids.bin          (positions, k) uint16, or uint32 for a large vocabulary
     shares.bin       (positions, k) float16: their probabilities, falling
-    filled.bin       a byte for each `BLOCK` positions: 1 where they are done
-    spent.json       teacher seconds so far, and how the teachers do on the text
+    filled.bin       a byte for each `BLOCK` positions: 1 where they are computed
+    spent.json       teacher seconds so far, and sums of the teachers' quality on the text
 
-The files are sparse: a place takes room on disk, and a teacher's time, only when a student is to
-see it. What is marked as filled is on the disk: ids and shares are synchronised before the marks
-that say so, so that a stop or a power cut loses the last seconds and nothing else. A folder whose
-manifest is missing or another's, or whose files have the wrong size, begins anew.
+The files are sparse: a position is computed, and takes room on disk, only when a student will
+train on it. A position that is marked as filled is on the disk: ids and shares are synchronised
+before the marks, so that a stop or a power cut loses the last seconds and nothing else. A folder
+whose manifest is missing or another's, or whose files have the wrong size, is started anew.
 """
 
 from __future__ import annotations
@@ -35,25 +35,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from itera_lite.data.prepare import Dataset
-from itera_lite.distill import teacher as teaching
-from itera_lite.distill.alignment import Bridge
-from itera_lite.distill.teacher import Teacher
+from itera_lite.distill.alignment import Alignment
+from itera_lite.distill.teacher import CONTEXT, LOGITS, WINDOW, Teacher
 from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
 
 FORMAT = 1
 BLOCK = 32  # positions that are filled together
-PIECE = 4096  # positions that the teachers speak about before anything is written
+PIECE = 4096  # positions that are computed before anything is written
 FLUSH_SECONDS = 20.0
 
 
 class SoftTargets:
-    """The teachers' mean distribution at each place of a set's train stream, its top k.
+    """The teachers' mean distribution at each position of a set's train stream, its top k.
 
     Args:
         teachers: one or more; their probabilities are averaged.
         dataset: the student's, in the student's tokens.
-        k: how many tokens are kept a place.
+        k: how many tokens are kept at a position.
         quiet: no progress bar.
     """
 
@@ -64,7 +63,7 @@ class SoftTargets:
         self.vocab_size = dataset.tokenizer.vocab_size
         self.k = min(k, self.vocab_size - 1)
         self.positions = dataset.n_tokens("train")
-        self._ready = False
+        self._has_text = False
         manifest = {
             "format": FORMAT,
             "text_sha256": dataset.manifest["sha256"],
@@ -72,8 +71,8 @@ class SoftTargets:
             "teachers_sha256": sorted(teacher.sha256 for teacher in teachers),
             "teacher_tokenizers_sha256": sorted(t.tokenizer.sha256 for t in teachers),
             "k": self.k,
-            "window": teaching.WINDOW,
-            "context": teaching.CONTEXT,
+            "window": WINDOW,
+            "context": CONTEXT,
         }
         key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = cache_folder() / "teachers" / f"{dataset.name}-{key}".replace("/", "_")
@@ -91,11 +90,14 @@ class SoftTargets:
         self._unmarked: list[NDArray[np.int64]] = []  # filled since the last flush
 
     def at(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """The teachers' tokens and probabilities at positions; asks the teachers where needed.
+        """The teachers' tokens and probabilities at positions, computed where they are missing.
 
         Returns:
             (n, k) int64 ids, different in each row, and (n, k) float32 probabilities. Where no
-            teacher says anything the row's probabilities are 0.
+            teacher has a distribution the row's probabilities are 0.
+
+        Raises:
+            DataError, TokenizerMismatch: as `fill`.
         """
         positions = positions.ravel() % self.positions
         self.fill(np.unique(positions // BLOCK))
@@ -108,46 +110,46 @@ class SoftTargets:
         missing: NDArray[np.int64] = blocks[~done]
         return missing
 
-    def fill(self, blocks: NDArray[np.int64], say: str = "") -> None:
-        """Have the teachers speak about blocks, rising, that aren't filled; ``say`` shows a bar.
+    def fill(self, blocks: NDArray[np.int64], title: str = "") -> None:
+        """Compute those of the rising blocks that aren't filled; with a title, under a bar.
 
         Raises:
-            DataError: the disk has no room for it.
+            DataError: the disk has no room for it, or can't be written.
             TokenizerMismatch: a teacher's tokens don't fit the student's on this text.
         """
         missing = self.missing(blocks)
         if not len(missing):
             return
         self._need_room(len(missing) * BLOCK)
-        self._prepare()
-        rows = max(BLOCK, min(PIECE, teaching.LOGITS // self.vocab_size))
+        self._set_texts()
+        rows = max(BLOCK, min(PIECE, LOGITS // self.vocab_size))
         bar = tqdm(
             total=len(missing) * BLOCK,
-            desc=say,
+            desc=title,
             unit="tok",
             unit_scale=True,
-            disable=True if self.quiet or not say else None,
+            disable=True if self.quiet or not title else None,
         )
         with self._writing():
             self._fill(missing, rows // BLOCK, bar)
 
     def _fill(self, missing: NDArray[np.int64], at_a_time: int, bar: tqdm[Any]) -> None:
-        spent, flushed = _Spent(), time.monotonic()
+        totals, flushed = _Totals(), time.monotonic()
         try:
             for first in range(0, len(missing), at_a_time):
                 piece = missing[first : first + at_a_time]
                 begin = time.perf_counter()
-                spent = spent.plus(self._fill_piece(piece), time.perf_counter() - begin)
+                totals = totals.plus(self._fill_piece(piece), time.perf_counter() - begin)
                 bar.update(len(piece) * BLOCK)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    spent, flushed = self._flush(spent), time.monotonic()
+                    totals, flushed = self._flush(totals), time.monotonic()
         finally:
             bar.close()
-            self._flush(spent)
+            self._flush(totals)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Raises a `DataError` that names ITERA_CACHE where the block raises an `OSError`."""
+        """Turn an `OSError` of the block into a `DataError` that names ITERA_CACHE."""
         try:
             yield
         except OSError as error:
@@ -157,49 +159,48 @@ class SoftTargets:
             ) from error
 
     def _open(self, tables: Sequence[_Table], manifest: dict[str, Any]) -> None:
-        """Open the files, and make them anew where they aren't a whole cache of this content."""
+        """Open the files; make them anew where they aren't a whole cache of this content."""
         path = self.folder / "manifest.json"
         try:
             whole = json.loads(path.read_text(encoding="utf-8")) == manifest
         except (FileNotFoundError, ValueError, RecursionError):
             whole = False
-        spent = self.folder / "spent.json"
-        whole = whole and all(table.is_whole() for table in tables) and _Spent.is_whole(spent)
+        totals = self.folder / "spent.json"
+        whole = whole and all(table.is_whole() for table in tables) and _Totals.is_whole(totals)
         if not whole:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # The marks go first, the manifest comes last: whatever happens in between, no mark
-            # stands beside values that it isn't of.
+            # The marks go first, the manifest comes last: whatever happens in between, nothing is
+            # marked as filled that isn't.
             self._filled.path.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             sync_folder(self.folder)
-            _Spent().write(spent)
+            _Totals().write(totals)
         for table in tables:
             table.open()
         if not whole:
             write_json(path, manifest)
 
-    def spent(self) -> dict[str, float]:
-        """The whole cache: positions filled, teacher seconds, share taught, top-k mass, loss."""
-        return _Spent.read(self.folder / "spent.json").report()
+    def totals(self) -> dict[str, float]:
+        """Of the whole cache: positions, teacher seconds, share taught, top-k mass, loss."""
+        return _Totals.read(self.folder / "spent.json").summary()
 
     @property
     def disk_bytes(self) -> int:
-        """What the cache takes on disk."""
+        """Room that the cache takes on disk."""
         return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
 
     def _fill_piece(self, blocks: NDArray[np.int64]) -> Tensor:
-        """Fill some blocks. Returns positions, positions taught, their top-k mass, their nats."""
+        """Fill blocks. Returns what `_Totals` adds up for them."""
         positions = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         positions = positions[positions < self.positions]
-        mean, said = self.teachers[0].speak(positions, self.vocab_size)
-        if len(self.teachers) > 1:
-            voices = said.float()
-            for teacher in self.teachers[1:]:
-                more, speaks = teacher.speak(positions, self.vocab_size)
-                mean += more
-                voices += speaks
-            mean /= voices.clamp(min=1)[:, None]
-            said = voices > 0
+        mean = torch.zeros(len(positions), self.vocab_size)
+        teachers = torch.zeros(len(positions))  # with a distribution at the position
+        for teacher in self.teachers:
+            probabilities, known = teacher.probabilities(positions, self.vocab_size)
+            mean += probabilities
+            teachers += known
+        mean /= teachers.clamp(min=1)[:, None]
+        taught = teachers > 0
         top, ids = mean.topk(self.k)
         targets = self.dataset.tokens("train")[positions].astype(np.int64)
         right = mean[torch.arange(len(positions)), torch.from_numpy(targets)]
@@ -207,52 +208,53 @@ class SoftTargets:
         self._shares.write(positions, top.numpy())
         self._known[blocks] = True
         self._unmarked.append(blocks)
-        nats = -right[said].clamp(min=1e-9).log().sum()
-        return torch.stack([torch.tensor(float(len(positions))), said.sum(), top.sum(), nats])
+        nats = -right[taught].clamp(min=1e-9).log().sum()
+        return torch.stack([torch.tensor(float(len(positions))), taught.sum(), top.sum(), nats])
 
     def _need_room(self, positions: int) -> None:
-        """A full disk under a sparse mapped file would end the process without a word."""
+        """Refuse before the disk is full, which under a sparse mapped file kills the process."""
         needed = positions * self.k * (self._ids.dtype.itemsize + self._shares.dtype.itemsize)
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise DataError(
-                f"what the teachers say takes {needed / 1e6:,.0f} MB and {self.folder} has "
+                f"the teachers' targets take {needed / 1e6:,.0f} MB and {self.folder} has "
                 f"{free / 1e6:,.0f} MB free. Give a smaller --top-k or budget, make room, or set "
                 "ITERA_CACHE to another folder"
             )
 
-    def _prepare(self) -> None:
-        """Give the teachers their text; another tokenizer's takes a while, so only on demand."""
-        if self._ready:
+    def _set_texts(self) -> None:
+        """Give the teachers the text. Another tokenizer's takes a while, so only when needed."""
+        if self._has_text:
             return
+        stream, own = self.dataset.tokens("train"), self.dataset.tokenizer
         for teacher in self.teachers:
-            bridge = None
-            if teacher.tokenizer.sha256 != self.dataset.tokenizer.sha256:
-                documents, stream = self.dataset.documents("train"), self.dataset.tokens("train")
-                bridge = Bridge.build(documents, stream, self.dataset.tokenizer, teacher.tokenizer)
-            teacher.read(self.dataset.tokens("train"), bridge)
-        self._ready = True
+            alignment = None
+            if teacher.tokenizer.sha256 != own.sha256:
+                documents = self.dataset.documents("train")
+                alignment = Alignment.build(documents, stream, own, teacher.tokenizer)
+            teacher.set_text(stream, alignment)
+        self._has_text = True
 
-    def _flush(self, spent: _Spent) -> _Spent:
-        """To disk, the values before the marks that say they are there; a fresh count."""
+    def _flush(self, totals: _Totals) -> _Totals:
+        """Synchronise the values, then their marks. Returns totals that begin at 0 again."""
         if not self._unmarked:
-            return spent
+            return totals
         self._ids.sync()
         self._shares.sync()
         path = self.folder / "spent.json"
-        _Spent.read(path).plus(spent.counts, spent.seconds).write(path)
+        _Totals.read(path).plus(totals.counts, totals.seconds).write(path)
         blocks = np.unique(np.concatenate(self._unmarked))
         self._filled.write(blocks, np.ones((len(blocks), 1)))
         self._filled.sync()
         self._unmarked = []
-        return _Spent()
+        return _Totals()
 
 
 class _Table:
-    """A file of rows of numbers, which is read through a memory map.
+    """A file of rows of numbers, read through a memory map. Call `open` first.
 
-    It is written by calls, not through the map: a full disk is an error then, and not the end of
-    the process. Call `open` first.
+    It is written by calls, not through the map, so that a full disk is an error and doesn't kill
+    the process.
     """
 
     def __init__(self, path: Path, dtype: str, shape: tuple[int, int]) -> None:
@@ -260,14 +262,14 @@ class _Table:
         self._bytes = shape[1] * self.dtype.itemsize  # of a row
 
     def is_whole(self) -> bool:
-        """Whether the file is there, in full length."""
+        """Whether the file exists in full length."""
         try:
             return self.path.stat().st_size == self.shape[0] * self._bytes
         except FileNotFoundError:
             return False
 
     def open(self) -> None:
-        """Open the file, and make it where it isn't whole; new rows are zeros."""
+        """Open the file; make it anew, of zeros, where it isn't whole."""
         whole = self.is_whole()
         if not whole:
             self.path.unlink(missing_ok=True)  # another process may have it mapped
@@ -289,12 +291,16 @@ class _Table:
                 left, at = left[written:], at + written
 
     def sync(self) -> None:
-        """Return when the disk has what was written."""
+        """Return when what was written is on the disk."""
         os.fsync(self._file)
 
 
-class _Spent:
-    """What a cache has cost and what is in it: sums that are added to as it fills."""
+class _Totals:
+    """Sums over the filled positions of a cache, and the seconds that they took.
+
+    They are: positions, positions with a distribution, the probability of the kept tokens, and
+    nats of the text's own tokens.
+    """
 
     NAMES = ("positions", "taught", "mass", "nats")
 
@@ -302,8 +308,8 @@ class _Spent:
         self.counts = torch.zeros(4, dtype=torch.float64) if counts is None else counts
         self.seconds = seconds
 
-    def plus(self, counts: Tensor, seconds: float) -> _Spent:
-        return _Spent(self.counts + counts.double(), self.seconds + seconds)
+    def plus(self, counts: Tensor, seconds: float) -> _Totals:
+        return _Totals(self.counts + counts.double(), self.seconds + seconds)
 
     @classmethod
     def is_whole(cls, path: Path) -> bool:
@@ -315,7 +321,7 @@ class _Spent:
         return True
 
     @classmethod
-    def read(cls, path: Path) -> _Spent:
+    def read(cls, path: Path) -> _Totals:
         raw = json.loads(path.read_text(encoding="utf-8"))
         counts = torch.tensor([raw[name] for name in cls.NAMES], dtype=torch.float64)
         return cls(counts, float(raw["seconds"]))
@@ -324,7 +330,7 @@ class _Spent:
         sums = dict(zip(self.NAMES, self.counts.tolist(), strict=True))
         write_json(path, sums | {"seconds": self.seconds})
 
-    def report(self) -> dict[str, float]:
+    def summary(self) -> dict[str, float]:
         positions, taught, mass, nats = self.counts.tolist()
         some = max(taught, 1.0)
         return {

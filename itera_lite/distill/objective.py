@@ -1,9 +1,7 @@
-"""Distillation as an objective: imitate the teachers' distribution, and predict the text."""
+"""The loss of distillation: divergence from the teachers' distribution, and cross-entropy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from itera_lite import ops
-from itera_lite.data.prepare import Dataset
 from itera_lite.distill.cache import SoftTargets
-from itera_lite.distill.teacher import Teacher
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.train.objective import Objective
 
@@ -26,8 +22,13 @@ class Distillation(Objective):
     """``mix * T^2 * KL(teacher || student) + (1 - mix) * cross-entropy`` (Hinton et al., 2015).
 
     The divergence is at temperature T and between distributions over k + 1 outcomes: the
-    teacher's k likeliest tokens, and any other token. Where no teacher says anything, the
-    cross-entropy alone counts.
+    teachers' k likeliest tokens, and any other token. Where no teacher has a distribution, the
+    loss is the cross-entropy.
+
+    Args:
+        targets: the teachers' distributions over the text that is trained on.
+        temperature: T.
+        mix: weight of the divergence, 0 to 1.
     """
 
     def __init__(
@@ -60,31 +61,6 @@ class Distillation(Objective):
         }
 
 
-def distillation_objective(
-    teachers: Sequence[Path],
-    dataset: Dataset,
-    *,
-    k: int = TOP_K,
-    temperature: float = TEMPERATURE,
-    mix: float = MIX,
-    dtype: torch.dtype = torch.float32,
-    quiet: bool = False,
-) -> Distillation:
-    """The objective alone, for a training that does something else as well.
-
-    The teachers speak when a place is first asked for; what they said before is in the cache.
-
-    Args:
-        teachers: checkpoints' folders; the mean of their probabilities teaches.
-        dataset: what the student trains on, in the student's tokens.
-        dtype: of the teachers' matrix products; that of the training is fine.
-    """
-    loaded = [Teacher.load(Path(folder)) for folder in teachers]
-    for teacher in loaded:
-        teacher.model.compute_dtype = dtype
-    return Distillation(SoftTargets(loaded, dataset, k, quiet=quiet), temperature, mix)
-
-
 def tempered(probabilities: Tensor, temperature: float, vocab_size: int) -> Tensor:
     """(n, k) top probabilities -> the same at a temperature: p^(1/T), scaled to sum to 1.
 
@@ -108,10 +84,15 @@ def soft_cross_entropy(
     temperature: float,
     mix: float,
 ) -> tuple[Tensor, Tensor]:
-    """The oracle of `ops.linear_soft_cross_entropy`, and what takes its place without it.
+    """The loss in plain PyTorch: the reference of `ops.linear_soft_cross_entropy`.
 
     Args:
-        logits: (n, V). targets: (n,). ids, probabilities: (n, k).
+        logits: (n, V).
+        targets: (n,) the text's own tokens.
+        ids, probabilities: (n, k) of the teachers, see `SoftTargets.at` and `tempered`.
+
+    Returns:
+        The mean loss that is minimised, and the mean cross-entropy, in nats.
     """
     hard = F.cross_entropy(logits, targets, reduction="none")
     q = (logits / temperature).log_softmax(-1)

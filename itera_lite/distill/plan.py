@@ -1,4 +1,8 @@
-"""Who teaches whom, and on what: checked, and prepared as far as a budget needs it."""
+"""Teachers, a student and a text: what a distillation needs, and the training itself.
+
+The teachers' targets are computed before the training, for as many tokens as its budget will
+read, so that the budget's time is the student's alone.
+"""
 
 from __future__ import annotations
 
@@ -6,195 +10,192 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.config import PRESETS, ModelConfig, TrainConfig, preset
+from itera_lite.config import TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.distill.cache import BLOCK, SoftTargets
 from itera_lite.distill.objective import Distillation
+from itera_lite.distill.student import Student
 from itera_lite.distill.teacher import Teacher
-from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import first_bytes, validation_score
-from itera_lite.files import exists, folder_name, is_folder, write_json
+from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.quantities import finite_number, number_of
+from itera_lite.records import DistillationRecord, Summary, TargetsCache, TeacherDescription
 from itera_lite.stats.comparison import is_number
 from itera_lite.train.compute import Compute
-from itera_lite.train.recipe import Budget, fit_to, gentle, train_config
+from itera_lite.train.recipe import Budget
+from itera_lite.train.run_files import RunFiles
+from itera_lite.train.train import run_training
 
-GO_ON_RATE = 0.3  # of the learning rates, for a student that is trained already
-SPEED_STEPS = 5  # that measure how far a budget in minutes will get
-
-
-@dataclass(frozen=True)
-class Student:
-    """What is taught: a shape, its tokenizer, and the weights that it begins with, if any."""
-
-    name: str
-    shape: ModelConfig
-    tokenizer: Tokenizer
-    folder: Path | None = None
-
-    @classmethod
-    def find(cls, wanted: str, tokenizer: Tokenizer | None, fallback: Tokenizer) -> Student:
-        """A checkpoint's folder, a preset, or a number of parameters.
-
-        Args:
-            tokenizer: what was asked for; None: ``fallback``, or the checkpoint's own.
-
-        Raises:
-            UsageError: it is none of these, or a checkpoint has another tokenizer.
-        """
-        folder = Path(wanted)
-        if is_folder(folder) or (wanted not in PRESETS and exists(folder)):
-            model, own = load_checkpoint(folder)
-            if tokenizer is not None and tokenizer.sha256 != own.sha256:
-                raise UsageError(
-                    f"the student '{wanted}' has a tokenizer of its own: leave out --tokenizer "
-                    "and --vocab-size"
-                )
-            return cls(folder_name(folder), model.config, own, folder)
-        chosen = tokenizer or fallback
-        if wanted in PRESETS:
-            shape = preset("itera", wanted, chosen.vocab_size)
-        else:
-            try:
-                params = number_of("student", wanted)
-            except UsageError:
-                raise UsageError(
-                    f"--student {wanted}: expected a checkpoint's folder, one of "
-                    f"{', '.join(PRESETS)}, or a number of parameters such as 1M"
-                ) from None
-            shape = fit_to("itera", params, chosen.vocab_size)
-        return cls(f"itera_lite_{wanted.replace('.', '_')}", shape, chosen)
-
-    def begin(self) -> LanguageModel | None:
-        """The model to begin with; None: random weights."""
-        return None if self.folder is None else load_checkpoint(self.folder)[0]
-
-    def recipe(self, budget: Budget, seed: int) -> TrainConfig:
-        """How it is trained: a trained one at `GO_ON_RATE` of the learning rates."""
-        if self.folder is not None:
-            return gentle(self.shape, budget, GO_ON_RATE, seed)
-        return train_config(self.shape, budget, {}, seed)
+SPEED_STEPS = 5  # timed to estimate how many tokens a budget in minutes will read
 
 
-class Lesson:
-    """Teachers, a student and a set, and the teachers' cached words for it.
+class DistillationPlan:
+    """Teachers, the student, the set that they meet on, and the teachers' cached targets for it.
 
-    Raises:
-        UsageError: teachers and student can't be told apart.
-        CheckpointError: a teacher or student that can't be loaded.
+    Args:
+        dataset: in the student's tokens.
+        k: how many of the teachers' likeliest tokens are kept at a position.
+        source: name or path of the set, as it was given.
+        quiet: no progress bar.
     """
 
     def __init__(
         self,
+        teachers: Sequence[Teacher],
+        student: Student,
+        dataset: Dataset,
+        k: int,
+        *,
+        source: str,
+        quiet: bool = False,
+    ) -> None:
+        self.teachers, self.student, self.dataset = list(teachers), student, dataset
+        self.source = source
+        self.targets = SoftTargets(self.teachers, dataset, k, quiet=quiet)
+        self._warn_of_small_teachers()
+
+    @classmethod
+    def find(
+        cls,
         teachers: Sequence[Path],
         student: str,
         data: str,
-        *,
         k: int,
+        *,
         tokenizer: Path | None = None,
         vocab_size: int | None = None,
         quiet: bool = False,
-    ) -> None:
-        if not teachers:
-            raise UsageError("expected a --teacher: a checkpoint's folder; several are averaged")
-        if k < 1:
-            raise UsageError(f"--top-k {k}: expected 1 or more")
-        if tokenizer is not None and vocab_size is not None:
-            raise UsageError("--tokenizer has its own vocabulary: leave out --vocab-size")
-        self.teachers = [Teacher.load(Path(folder)) for folder in teachers]
-        asked: Tokenizer | None = None
+    ) -> DistillationPlan:
+        """Load the teachers and the student, and prepare the set.
+
+        Args:
+            teachers: folders of checkpoints, at least one.
+            student: see `Student.find`.
+            tokenizer: of a new student; by default the first teacher's.
+            vocab_size: train a tokenizer of this size for a new student instead.
+
+        Raises:
+            UsageError: the student is nothing known, or has another tokenizer.
+            CheckpointError: a teacher or the student can't be loaded.
+            DataError: the set can't be read.
+        """
+        loaded = [Teacher.load(Path(folder)) for folder in teachers]
+        chosen: Tokenizer | None = None
         if tokenizer is not None:
-            asked = Tokenizer.load(tokenizer)
+            chosen = Tokenizer.load(tokenizer)
         elif vocab_size is not None:
-            asked = prepare(data, vocab_size=vocab_size, quiet=quiet).tokenizer
-        self.student = Student.find(student, asked, self.teachers[0].tokenizer)
-        self.dataset: Dataset = prepare(data, tokenizer=self.student.tokenizer, quiet=quiet)
-        self.spec, self.quiet = data, quiet
-        self.targets = SoftTargets(self.teachers, self.dataset, k, quiet=quiet)
-        self._warn()
+            chosen = prepare(data, vocab_size=vocab_size, quiet=quiet).tokenizer
+        found = Student.find(student, chosen, loaded[0].tokenizer)
+        dataset = prepare(data, tokenizer=found.tokenizer, quiet=quiet)
+        return cls(loaded, found, dataset, k, source=data, quiet=quiet)
 
-    def objective(self, temperature: float, mix: float) -> Distillation:
-        finite_number("temperature", temperature, above=0)
-        finite_number("mix", mix, above=0, most=1)  # of 0 the teacher has no say
-        return Distillation(self.targets, temperature, mix)
+    def train(
+        self,
+        objective: Distillation,
+        budget: Budget,
+        files: RunFiles,
+        compute: Compute,
+        *,
+        seed: int,
+        resume: bool,
+        patience: int = 6,
+    ) -> Summary:
+        """Train the student. The caller has claimed ``files``.
 
-    def prepare_for(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
-        """Fill the cache for a run, before it, so that the run's clock is the student's alone.
-
-        Only what the run will see is filled: with a budget in tokens that is known, with one
-        in time a short measurement says it, and a student that gets further asks on its way.
+        Args:
+            resume, patience: see `run_training`.
 
         Returns:
-            Seconds that the teachers spent on what this run sees, now or earlier.
+            The summary, as it is written.
+        """
+        config = self.student.recipe(budget, seed)
+        seconds = self.compute_targets(config, budget, compute)
+        return run_training(
+            *(self.student.shape, config, self.dataset, budget, files, compute),
+            source=self.source,
+            initial=self.student.initial_model(),
+            objective=objective,
+            resume=resume,
+            patience=patience,
+            distillation=self.record(objective, seconds),
+        )
+
+    def compute_targets(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
+        """Compute the targets that a training will read.
+
+        With a budget in tokens it is known which these are. With one in time a short measurement
+        estimates it; if the training gets further, it computes the rest on its way.
+
+        Returns:
+            Seconds that the teachers spent on these targets, now or earlier.
         """
         tokens = budget.amount
         if budget.unit == "seconds":
-            tokens *= 1.15 * self._speed(config, compute)
-        blocks = self._seen(config, tokens)
+            tokens *= 1.15 * self._student_speed(config, compute)
+        blocks = self._blocks_read(config, tokens)
         for teacher in self.teachers:
             teacher.model.compute_dtype = compute.precision.dtype
         self.targets.fill(blocks, "teaching" if len(self.teachers) == 1 else "the teachers")
-        spent = self.targets.spent()
+        totals = self.targets.totals()
         positions = min(len(blocks) * BLOCK, self.targets.positions)
-        return spent["seconds"] * min(1.0, positions / max(spent["positions"], 1.0))
+        return totals["seconds"] * min(1.0, positions / max(totals["positions"], 1.0))
 
-    def notes(self, objective: Distillation, seconds: float) -> dict[str, Any]:
-        """What the summary says about the teaching."""
-        spent = self.targets.spent()
-        return {
-            "distillation": {
-                "teachers": self._scores(),
-                "student": None if self.student.folder is None else self.student.name,
-                "same_tokenizer": all(
-                    t.tokenizer.sha256 == self.student.tokenizer.sha256 for t in self.teachers
-                ),
-                "k": self.targets.k,
-                "temperature": objective.temperature,
-                "mix": objective.mix,
-                "teacher_seconds": seconds,
-                "cache": {**spent, "disk_bytes": self.targets.disk_bytes},
-            }
-        }
+    def record(self, objective: Distillation, seconds: float) -> DistillationRecord:
+        """Who teaches, and how, for the summary.
 
-    def _scores(self) -> list[dict[str, Any]]:
-        """Each teacher and its quality on the validation text, measured once."""
+        Args:
+            seconds: see `compute_targets`.
+        """
+        student = self.student
+        own = student.tokenizer.sha256
+        cache = TargetsCache(**self.targets.totals(), disk_bytes=self.targets.disk_bytes)
+        return DistillationRecord(
+            teachers=self.teacher_scores(),
+            student=None if student.folder is None else student.name,
+            same_tokenizer=all(teacher.tokenizer.sha256 == own for teacher in self.teachers),
+            top_k=self.targets.k,
+            temperature=objective.temperature,
+            mix=objective.mix,
+            teacher_seconds=seconds,
+            cache=cache,
+        )
+
+    def teacher_scores(self) -> list[TeacherDescription]:
+        """Each teacher and its bits per byte on the validation text, measured once."""
         rows = []
         for teacher in self.teachers:
             path = self.targets.folder / f"teacher-{teacher.sha256[:16]}.json"
-            bpb = _known_score(path)
+            bpb = _cached_score(path)
             if bpb is None:
                 begin = time.perf_counter()
                 texts = list(first_bytes(self.dataset.documents("valid")))
                 bpb = validation_score(teacher.model, teacher.tokenizer, texts).bpb
                 write_json(path, {"bpb": bpb, "seconds": time.perf_counter() - begin})
+            config = teacher.model.config
             rows.append(
-                {
-                    "name": folder_name(teacher.folder),
-                    "family": teacher.model.config.family,
-                    "params": cost(teacher.model.config).params_total,
-                    "vocab_size": teacher.tokenizer.vocab_size,
-                    "sha256": teacher.sha256,
-                    "bpb": bpb,
-                }
+                TeacherDescription(
+                    name=teacher.name,
+                    family=config.family,
+                    params=cost(config).params_total,
+                    vocab_size=teacher.tokenizer.vocab_size,
+                    sha256=teacher.sha256,
+                    bpb=bpb,
+                )
             )
         return rows
 
-    def _seen(self, config: TrainConfig, tokens: float) -> NDArray[np.int64]:
-        """The blocks that a run of so many tokens sees, rising."""
+    def _blocks_read(self, config: TrainConfig, tokens: float) -> NDArray[np.int64]:
+        """The blocks of positions that a training reads in so many tokens, rising."""
         blocks = -(-self.targets.positions // BLOCK)
         loader = TokenLoader(
             self.dataset.tokens("train"),
@@ -204,13 +205,13 @@ class Lesson:
         )
         if tokens >= loader.tokens_per_epoch:
             return np.arange(blocks)
-        seen = np.zeros(blocks, dtype=bool)
+        read = np.zeros(blocks, dtype=bool)
         steps = int(-(-tokens // (config.batch_size * config.seq_len)))
         for _ in range(steps):
-            seen[loader.next_positions()[:, 1:] // BLOCK] = True
-        return np.flatnonzero(seen)
+            read[loader.next_positions()[:, 1:] // BLOCK] = True
+        return np.flatnonzero(read)
 
-    def _speed(self, config: TrainConfig, compute: Compute) -> float:
+    def _student_speed(self, config: TrainConfig, compute: Compute) -> float:
         """Tokens a second of the student's training, about."""
         model = LanguageModel(self.student.shape).train()
         model.compute_dtype = compute.precision.dtype
@@ -223,20 +224,19 @@ class Lesson:
             times.append(time.perf_counter() - begin)
         return config.batch_size * config.seq_len / min(islice(times, 1, None))
 
-    def _warn(self) -> None:
-        """Say what is possible but seldom meant."""
+    def _warn_of_small_teachers(self) -> None:
         own = cost(self.student.shape).params_total
         for teacher in self.teachers:
             theirs = cost(teacher.model.config).params_total
             if theirs <= own:
                 print(
-                    f"warning: the teacher '{folder_name(teacher.folder)}' has {theirs:,} "
-                    f"parameters, the student {own:,}: a smaller teacher seldom helps",
+                    f"warning: the teacher '{teacher.name}' has {theirs:,} parameters, the student "
+                    f"{own:,}: a smaller teacher seldom helps",
                     file=sys.stderr,
                 )
 
 
-def _known_score(path: Path) -> float | None:
+def _cached_score(path: Path) -> float | None:
     """A teacher's bits per byte as they were measured before; None where they weren't."""
     try:
         bpb = json.loads(path.read_text(encoding="utf-8"))["bpb"]

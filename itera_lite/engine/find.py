@@ -10,7 +10,7 @@ from itera_lite.engine.model import Model
 from itera_lite.errors import CheckpointError, ModelFileError
 from itera_lite.files import named_in_utf8
 
-TRAINED = Path("checkpoints/itera_lite_tiny")  # what `itera train` writes unless told otherwise
+TRAINED = Path("checkpoints/itera_lite_tiny")  # the default of `itera train`
 BOX = Path(__file__).parents[1] / "models"
 
 

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from itera_lite.data.lines import Line, LineReader
 from itera_lite.engine.find import find_model, load_model
-from itera_lite.engine.output import Output
 from itera_lite.engine.results import TextScore
-from itera_lite.engine.resume import Progress
+from itera_lite.engine.score_output import Output
+from itera_lite.engine.score_resume import Progress
 from itera_lite.errors import IteraError, ModelFileError, UsageError
 
 ADDED = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import ExportError, UsageError
 from itera_lite.export.summary import ExportSummary, StoredTensors
 from itera_lite.export.tensors import gguf_tensors
-from itera_lite.export.types import SCHEMES, Scheme, exact_scheme, pack, packed_bytes, stored_type
+from itera_lite.export.types import (
+    SCHEMES,
+    Scheme,
+    exact_scheme,
+    is_matrix,
+    pack,
+    packed_bytes,
+    stored_type,
+)
 from itera_lite.files import check_output_file, exists, folder_name, is_special, replacing
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
@@ -62,8 +70,21 @@ def export_gguf(
     """
     if type not in (*SCHEMES, "auto"):
         raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}, auto")
-    checkpoint = Path(checkpoint)
-    model, tokenizer = load_checkpoint(checkpoint)
+    return write_gguf(Path(checkpoint), *load_checkpoint(checkpoint), type, output)
+
+
+def write_gguf(
+    checkpoint: Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    type: str,
+    output: str | Path | None = None,
+) -> ExportSummary:
+    """As `export_gguf`, of a model that is loaded already.
+
+    Args:
+        checkpoint: folder of the model, there or not yet: the file contains its name.
+    """
     check_exportable(checkpoint, model.config)
     path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
     refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
@@ -128,13 +149,29 @@ def check_exportable(checkpoint: Path, config: ModelConfig) -> None:
         )
 
 
-def header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
-    """Bytes of a file of this model without its tensors: keys, tokenizer, table of tensors.
-
-    They don't depend on the stored types; `packed_bytes` has the bytes of a tensor.
+def file_bytes(
+    checkpoint: Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    kinds: Mapping[str, gguf.GGMLQuantizationType],
+) -> int:
+    """Exact size of the file of a model, without writing it.
 
     Args:
         checkpoint: folder of the model, there or not yet: the file contains its name.
+        kinds: stored type of each matrix, by its GGUF name. Matrices that it lacks don't count.
+    """
+    total = _header_bytes(checkpoint, model, tokenizer)
+    for name, weights in gguf_tensors(model):
+        kind = kinds.get(name) if is_matrix(name) else gguf.GGMLQuantizationType.F32
+        total += 0 if kind is None else packed_bytes(weights.shape, kind)
+    return total
+
+
+def _header_bytes(checkpoint: Path, model: LanguageModel, tokenizer: Tokenizer) -> int:
+    """Bytes of a file of this model without its tensors: keys, tokenizer, table of tensors.
+
+    They don't depend on the stored types.
     """
     writer = _writer(checkpoint, model.config, tokenizer, SCHEMES["f32"])
     for name, weights in gguf_tensors(model):

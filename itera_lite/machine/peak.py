@@ -8,43 +8,29 @@ from contextlib import contextmanager
 
 import torch
 
-from itera_lite.errors import UsageError
-
 SIZES = (512, 1024, 2048)  # squares: small ones stay in the cache, large ones amortise packing
 
 
 def measured_peak(
-    dtype: torch.dtype = torch.float32,
-    threads: int | None = None,
-    *,
-    seconds: float = 0.5,
-    device: str = "cpu",
+    dtype: torch.dtype = torch.float32, *, seconds: float = 0.5, device: str = "cpu"
 ) -> float:
     """Best speed of a square matrix product, in FLOP/s (a multiply-add is 2).
 
-    The best of all repeats of `SIZES`, not a mean: a peak is what the machine can do when
-    nothing else runs. On a slow processor the sizes that would take seconds are left out.
+    The best of all repeats of `SIZES`, not a mean: a peak is what the machine can do when nothing
+    else runs. On a slow processor the sizes that would take seconds are left out.
 
     Args:
         dtype: of both factors and of the product.
-        threads: processor threads; None keeps PyTorch's number.
         seconds: about how long to measure.
         device: ``cpu``, or a PyTorch device.
-
-    Raises:
-        UsageError: where ``threads`` is below 1.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads={threads}: expected 1 or more")
-    with torch_threads(threads):
-        best = 0.0
-        share = seconds / len(SIZES)
-        for n in SIZES:
-            flops = 2.0 * n**3
-            if best and flops / best > seconds:
-                break
-            best = max(best, flops / _fastest(n, dtype, share, device))
-        return best
+    best = 0.0
+    for n in SIZES:
+        flops = 2.0 * n**3
+        if best and flops / best > seconds:
+            break
+        best = max(best, flops / _fastest(n, dtype, seconds / len(SIZES), device))
+    return best
 
 
 @contextmanager

@@ -40,10 +40,10 @@ class AttentionState:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-def rotary_table(length: int, head_dim: int, theta: float, start: int = 0) -> tuple[Tensor, Tensor]:
+def rotary_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines (L, P) of the rotary embedding, with the halves repeated as in Llama."""
     frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.arange(start, start + length, dtype=torch.float64)[:, None] * frequency
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().float(), angle.sin().float()
 

@@ -24,7 +24,7 @@ class _Attention(Function):
         v = torch.empty_like(k)
         ctx.sizes = (batch, length, c.n_heads, c.n_kv_heads, c.head_dim)
         call(f"split_heads_{kind}", qkv, cos, sin, q, k, v, *ctx.sizes)
-        # The query heads of a group lie one after the other: (B*Hkv, G*L, P) each.
+        # The query heads of a group are adjacent: (B*Hkv, G*L, P) each.
         group = batch * c.n_kv_heads
         q, k, v = (x.view(group, -1, c.head_dim) for x in (q, k, v))
         probs = q @ k.transpose(1, 2)

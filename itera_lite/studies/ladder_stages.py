@@ -1,38 +1,53 @@
-"""The rungs of the ladder: what each is made from, and how.
+"""The stages of the ladder: the checkpoints that its rungs are measured on, and how each is made.
 
-A rung that is trained is a *stage*: finished when its checkpoint and its summary are there, and
-then not done again, unless the ladder's options are others.
+A stage is finished when its checkpoint and its summary are there. Then it isn't made again, unless
+the ladder's options are others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
-from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
+from msgspec.structs import asdict
+
+from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_method
+from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.vocabulary import resize
+from itera_lite.config import REFERENCE_VOCABULARY, Family, ModelConfig, preset
 from itera_lite.data.prepare import Dataset, prepare, prepare_general
-from itera_lite.errors import IteraError, UsageError
-from itera_lite.files import is_file, read_object, write_json
+from itera_lite.distill.objective import TOP_K, Distillation
+from itera_lite.distill.plan import DistillationPlan
+from itera_lite.errors import UsageError
+from itera_lite.files import is_file
+from itera_lite.model.cost import cost
+from itera_lite.records import LadderOptions, Summary, TrainingRun
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, train_config
-from itera_lite.train.run_files import RunFiles
+from itera_lite.train.run_files import RunFiles, refuse_input
 from itera_lite.train.train import run_training
 
-MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains yet without
+MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains without
 DROPOUT = 0.1
-QUANTIZED = ("q8_0", "q4_0")  # stages that leave a file
+QUANTIZED = ("q8_0", "q4_0")  # stages that leave a GGUF file
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What the ladder was asked for.
+class LadderPlan:
+    """The options of a ladder, for one seed.
 
     Attributes:
-        data: the set; ``minutes``: of a training; ``size``: tokens of the small vocabulary.
-        student: preset of the shipped model; ``teacher``: a trained one, or None to train it.
-        seed: of all trainings; ``suffix`` marks the files of a further seed.
+        data: set or path.
+        minutes: of a training.
+        size: tokens of the small vocabulary.
+        student: preset of the deployed model.
+        teacher: a trained one; None to train it.
+        seed: of all trainings.
+        valid_bytes: of validation text for a training's last score.
+        overwrite: replace checkpoints of stages that aren't finished.
+        evaluations: of a training; the reference's early stopping depends on them.
     """
 
     data: str
@@ -44,41 +59,65 @@ class Plan:
     checkpoints: Path
     results: Path
     compute: Compute
-    threads: int | None
-    final_bytes: int
-    overwrite: bool = False  # checkpoints of stages that aren't finished
-    evaluations: int = 8  # of a training; the reference's early stopping goes by them
+    valid_bytes: int
+    overwrite: bool = False
+    evaluations: int = 8
 
-    @property
-    def suffix(self) -> str:
-        return f"-seed{self.seed}" if self.seed else ""
+    def files(self, stage: str) -> RunFiles:
+        """Files of a stage; those of a further seed have its number in their name."""
+        suffix = f"-seed{self.seed}" if self.seed else ""
+        return RunFiles(f"{stage}{suffix}", self.checkpoints, self.results)
 
     def folder(self, stage: str) -> Path:
         """The checkpoint that a stage leaves."""
-        return self.checkpoints / f"{stage}{self.suffix}"
+        return self.files(stage).best
 
-    def first(self, stage: str) -> dict[str, Any] | None:
+    def first(self, stage: str) -> TrainingRun | None:
         """The training of the first seed's stage, which a further seed repeats token for token.
 
         So the seeds differ by their seed, not by how busy the machine was. None for the first
-        seed itself, which trains by the clock, and for a stage without a training.
+        seed itself, whose budget is in time, and for a stage without a training.
         """
         made = replace(self, seed=0).summary(stage) if self.seed else None
-        return None if made is None else made.get("train")
+        return None if made is None else made.training
 
-    def budget(self, stage: str, minutes: float) -> dict[str, Any]:
-        """How long a verb trains, in its own words."""
+    def budget(self, stage: str, minutes: float) -> Budget:
         first = self.first(stage)
-        return {"minutes": minutes} if first is None else {"tokens": str(first["tokens"])}
+        if first is None:
+            return Budget("seconds", 60 * minutes)
+        return Budget("tokens", first.tokens)
 
-    def summary(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage says of itself; None where it isn't finished."""
-        path = self.results / f"{stage}{self.suffix}_summary.json"
-        if not is_file(path) or not is_file(self.folder(stage) / "model.safetensors"):
-            return None
-        made = read_object(path, IteraError)
-        lacks_file = stage in QUANTIZED and "file" not in (made.get("compress") or {})
-        return None if lacks_file else made
+    def text(self, stage: str, minutes: float) -> TextOptions:
+        """The same budget, as ways to compress take it."""
+        first = self.first(stage)
+        tokens = None if first is None else str(first.tokens)
+        resume = self.files(stage).resumable
+        return TextOptions(
+            self.data, minutes if tokens is None else None, tokens, self.seed, resume
+        )
+
+    @contextmanager
+    def claimed(self, stage: str) -> Iterator[tuple[RunFiles, bool]]:
+        """Hold a stage's files; gives them, and whether a stopped training goes on."""
+        files = self.files(stage)
+        resume = files.resumable
+        with files.claimed(resume=resume, overwrite=self.overwrite and not resume):
+            yield files, resume
+
+    def summary(self, stage: str) -> Summary | None:
+        """The summary of a finished stage; None where it isn't finished.
+
+        Raises:
+            IteraError: it is damaged.
+        """
+        files = self.files(stage)
+        parts = [files.summary, files.best / "model.safetensors"]
+        if stage in QUANTIZED:
+            parts.append(files.best / f"model-{stage}.gguf")
+        return Summary.read(files.summary) if all(map(is_file, parts)) else None
+
+
+Make = Callable[[LadderPlan, float], Summary]
 
 
 @dataclass(frozen=True)
@@ -90,152 +129,102 @@ class Stage:
         title: in words.
         share: of a training's minutes.
         after: stages whose time is part of its own time to train.
-        make: does it.
+        make: makes it in a number of minutes; gives the summary.
     """
 
     name: str
     title: str
     share: float
     after: tuple[str, ...]
-    make: Callable[[Plan, float], Any]
+    make: Make
 
 
-def _files(plan: Plan, stage: str) -> RunFiles:
-    return RunFiles(f"{stage}{plan.suffix}", plan.checkpoints, plan.results)
+def _trained(stage: str, family: Family, size: str = "tiny") -> Make:
+    """A training from random weights; the teacher's set has the small vocabulary."""
+
+    def make(plan: LadderPlan, minutes: float) -> Summary:
+        if stage == "teacher":
+            data = prepare(plan.data, vocab_size=plan.size, quiet=True)
+        else:
+            data = prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
+        first, budget = plan.first(stage), plan.budget(stage, minutes)
+        shape = preset(family, size, data.tokenizer.vocab_size)
+        if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
+            shape = shape.replace(dropout=DROPOUT)
+        overrides = {} if first is None else {"batch_size": first.batch_size}
+        with plan.claimed(stage) as (files, resume):
+            return run_training(
+                *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
+                *(files, plan.compute),
+                source=plan.data,
+                resume=resume,
+                evaluations=plan.evaluations,
+                final_bytes=plan.valid_bytes,
+            )
+
+    return make
 
 
-def _conventional_set(plan: Plan) -> Dataset:
-    return prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
-
-
-def _train(plan: Plan, stage: str, minutes: float, family: Family, size: str, data: Dataset) -> Any:
-    first = plan.first(stage)
-    budget, overrides = Budget("seconds", 60 * minutes), {}
-    if first is not None:
-        budget, overrides = Budget("tokens", first["tokens"]), {"batch_size": first["batch_size"]}
-    shape = preset(family, size, data.tokenizer.vocab_size)
-    if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
-        shape = shape.replace(dropout=DROPOUT)
-    files = _files(plan, stage)
-    resume = files.resumable
-    with files.claimed(resume=resume, overwrite=plan.overwrite and not resume):
-        return run_training(
-            shape,
-            train_config(shape, budget, overrides, plan.seed),
-            data,
-            budget,
-            files,
-            plan.compute,
-            source=plan.data,
-            resume=resume,
-            evaluations=plan.evaluations,
-            final_bytes=plan.final_bytes,
-        )
-
-
-def _expected_epochs(plan: Plan, shape: Any, minutes: float, data: Dataset) -> float:
+def _expected_epochs(plan: LadderPlan, shape: ModelConfig, minutes: float, data: Dataset) -> float:
     """Passes over the text in the time, at half of the machine's peak."""
-    from itera_lite.model.cost import cost
-
     flops = 0.5 * plan.compute.precision.peak * 60 * minutes
     return flops / cost(shape).flops_train / data.n_tokens("train")
 
 
-def _reference(size: str) -> Callable[[Plan, float], Any]:
-    def make(plan: Plan, minutes: float) -> Any:
-        return _train(plan, size, minutes, "gpt2", size, _conventional_set(plan))
-
-    return make
-
-
-def _transformer(plan: Plan, minutes: float) -> Any:
-    return _train(plan, "transformer", minutes, "transformer", "tiny", _conventional_set(plan))
+def _vocabulary(plan: LadderPlan, minutes: float) -> Summary:
+    start = Start.load(plan.folder("itera"))
+    with plan.claimed("vocabulary") as (files, _):
+        text = plan.text("vocabulary", minutes)
+        return resize(start, plan.size, files, plan.compute, text)
 
 
-def _itera(plan: Plan, minutes: float) -> Any:
-    return _train(plan, "itera", minutes, "itera", "tiny", _conventional_set(plan))
-
-
-def _teacher(plan: Plan, minutes: float) -> Any:
-    data = prepare(plan.data, vocab_size=plan.size, quiet=True)
-    return _train(plan, "teacher", minutes, "itera", "small", data)
-
-
-def _vocabulary(plan: Plan, minutes: float) -> Any:
-    from itera_lite.commands.compress_vocab import vocab
-
-    return vocab(
-        plan.folder("itera"),
-        data=plan.data,
-        size=plan.size,
-        **plan.budget("vocabulary", minutes),
-        **_common(plan, "vocabulary"),
-    )
-
-
-def _distilled(plan: Plan, minutes: float) -> Any:
-    from itera_lite.commands.compress_distill import distill
-
-    return distill(
-        teacher=[plan.teacher or replace(plan, seed=0).folder("teacher")],
-        student=plan.student,
-        data=plan.data,
-        **plan.budget("distilled", minutes),
-        **_common(plan, "distilled"),
-    )
-
-
-def _quantized(kind: Literal["q8_0", "q4_0"]) -> Callable[[Plan, float], Any]:
-    def make(plan: Plan, minutes: float) -> Any:
-        from itera_lite.commands.compress_quantize import quantize
-
-        return quantize(
-            plan.folder("distilled"),
-            type=kind,
-            data=plan.data,
-            **(plan.budget(kind, minutes) if minutes else {}),
-            **_common(plan, kind),
+def _distilled(plan: LadderPlan, minutes: float) -> Summary:
+    teacher = plan.teacher or replace(plan, seed=0).folder("teacher")
+    quiet = plan.compute.quiet
+    teaching = DistillationPlan.find([teacher], plan.student, plan.data, TOP_K, quiet=quiet)
+    refuse_input(plan.files("distilled"), teacher)
+    with plan.claimed("distilled") as (files, resume):
+        return teaching.train(
+            *(Distillation(teaching.targets), plan.budget("distilled", minutes), files),
+            plan.compute,
+            seed=plan.seed,
+            resume=resume,
         )
 
+
+def _quantized(kind: Type) -> Make:
+    def make(plan: LadderPlan, minutes: float) -> Summary:
+        start = Start.load(plan.folder("distilled"))
+        text = plan.text(kind, minutes)
+        options = QuantizeOptions(kind, usual_method(kind, text))
+        with plan.claimed(kind) as (files, _):
+            return quantize(start, files, plan.compute, options, text)
+
     return make
-
-
-def _common(plan: Plan, stage: str) -> dict[str, Any]:
-    files = _files(plan, stage)
-    return {
-        "seed": plan.seed,
-        "name": files.name,
-        "resume": files.resumable,
-        "overwrite": plan.overwrite and not files.resumable,
-        "threads": plan.threads,
-        "quiet": plan.compute.quiet,
-        "checkpoints": plan.checkpoints,
-        "results": plan.results,
-    }
 
 
 STAGES = (
-    Stage("transformer", "a strong Transformer", 1, (), _transformer),
-    Stage("itera", "the Itera architecture", 1, (), _itera),
+    Stage("transformer", "a strong Transformer", 1, (), _trained("transformer", "transformer")),
+    Stage("itera", "the Itera architecture", 1, (), _trained("itera", "itera")),
     Stage("vocabulary", "a smaller vocabulary", 0.4, ("itera",), _vocabulary),
-    Stage("teacher", "the teacher", 2, (), _teacher),
+    Stage("teacher", "the teacher", 2, (), _trained("teacher", "itera", "small")),
     Stage("distilled", "distillation", 2, ("teacher",), _distilled),
     Stage("q8_0", "8-bit weights", 0, ("distilled",), _quantized("q8_0")),
     Stage("q4_0", "4-bit weights", 0.5, ("distilled",), _quantized("q4_0")),
 )
 
 
-def shipped_share() -> float:
-    """Trainings that the shipped artifact takes in all, its teacher's among them.
+def deployed_share() -> float:
+    """Trainings that the deployed model takes in all, its teacher's among them.
 
     A reference gets as long.
     """
     return sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
 
 
-# GPT-2 models of two sizes: whichever is better on the validation text is rung 0.
+# GPT-2 models of two sizes: the better one on the validation text is the first rung.
 REFERENCES = tuple(
-    Stage(size, title, shipped_share(), (), _reference(size))
+    Stage(size, title, deployed_share(), (), _trained(size, "gpt2", size))
     for size, title in (
         ("reference", "the conventional reference"),
         ("reference_small", "a smaller reference"),
@@ -243,17 +232,15 @@ REFERENCES = tuple(
 )
 
 
-def chosen_reference(plan: Plan) -> str:
+def chosen_reference(plan: LadderPlan) -> str:
     """The stage of the better reference of the first seed."""
     first = replace(plan, seed=0)
     made = {stage.name: first.summary(stage.name) for stage in REFERENCES}
-    return min(
-        (name for name, summary in made.items() if summary),
-        key=lambda name: float((made[name] or {})["valid"]["bpb"]),
-    )
+    scores = {name: each.valid.bpb for name, each in made.items() if each and each.valid}
+    return min(scores, key=lambda name: scores[name])
 
 
-def stages(plan: Plan) -> Iterator[tuple[Stage, float]]:
+def stages(plan: LadderPlan) -> Iterator[tuple[Stage, float]]:
     """Every stage in order, with its minutes: the references first.
 
     Of a further seed the chosen reference alone; and the first seed's teacher teaches every seed.
@@ -266,39 +253,41 @@ def stages(plan: Plan) -> Iterator[tuple[Stage, float]]:
         yield stage, stage.share * plan.minutes
 
 
-def _options(plan: Plan, stage: Stage) -> dict[str, Any]:
-    """What a stage depends on, of what the ladder was asked for."""
-    options: dict[str, Any] = {"data": plan.data, "minutes": plan.minutes}
-    if stage.name in ("vocabulary", "teacher", "distilled", "q8_0", "q4_0"):
-        options["size"] = plan.size
-    if stage.name in ("distilled", "q8_0", "q4_0"):
-        options["student"] = plan.student
-        options["teacher"] = None if plan.teacher is None else str(plan.teacher)
+def _options(plan: LadderPlan, stage: Stage) -> LadderOptions:
+    """Those of the ladder's options that a stage depends on."""
+    options = LadderOptions(plan.data, plan.minutes)
+    if stage.name in ("vocabulary", "teacher", "distilled", *QUANTIZED):
+        options.size = plan.size
+    if stage.name in ("distilled", *QUANTIZED):
+        options.student = plan.student
+        options.teacher = None if plan.teacher is None else str(plan.teacher)
     return options
 
 
-def note_options(plan: Plan, stage: Stage) -> None:
-    """Write into a stage's summary what it was made with, for `is_finished`."""
-    summary = plan.summary(stage.name)
-    if summary is not None:
-        write_json(
-            _files(plan, stage.name).summary,
-            summary | {"ladder": _options(plan, stage)},
-        )
+def make(plan: LadderPlan, stage: Stage, minutes: float) -> Summary:
+    """Make a stage, in the place of what other options have left; gives its summary.
+
+    The options that it was made with go into the summary, for `is_finished`.
+    """
+    discard(plan, stage)
+    summary = stage.make(plan, minutes)
+    summary.ladder = _options(plan, stage)
+    summary.write(plan.files(stage.name).summary)
+    return summary
 
 
-def is_finished(plan: Plan, stage: Stage) -> bool:
-    """Whether a stage needn't be made again: it was made, and with the options of ``plan``.
+def is_finished(plan: LadderPlan, stage: Stage) -> bool:
+    """Whether a stage was made, with the options of ``plan``.
 
     Raises:
-        UsageError: it was made with other options, and nobody asked to replace it.
+        UsageError: it was made with other options, and ``plan.overwrite`` isn't set.
     """
     summary = plan.summary(stage.name)
     if summary is None:
         return False
-    wanted = _options(plan, stage)
-    made = summary.get("ladder", wanted)  # earlier versions didn't write it
-    differing = [f"--{key} {made.get(key)}" for key in wanted if made.get(key) != wanted[key]]
+    wanted = asdict(_options(plan, stage))
+    made = wanted if summary.ladder is None else asdict(summary.ladder)
+    differing = [f"--{key} {made[key]}" for key in wanted if made[key] != wanted[key]]
     if not differing:
         return True
     if not plan.overwrite:
@@ -310,14 +299,14 @@ def is_finished(plan: Plan, stage: Stage) -> bool:
     return False
 
 
-def discard(plan: Plan, stage: Stage) -> None:
-    """Remove what a stage that was made with other options has left."""
+def discard(plan: LadderPlan, stage: Stage) -> None:
+    """Remove the files of a finished stage."""
     if plan.summary(stage.name) is not None:
-        _files(plan, stage.name).discard()
+        plan.files(stage.name).discard()
 
 
-def minutes_of(summary: dict[str, Any]) -> float:
-    """Minutes that a stage took by itself: training, and what its teachers had to read for it."""
-    trained = (summary.get("train") or {}).get("seconds") or 0.0
-    taught = (summary.get("distillation") or {}).get("teacher_seconds") or 0.0
-    return (float(trained) + float(taught)) / 60
+def minutes_of(summary: Summary) -> float:
+    """Minutes that a stage took by itself: its training, and its teachers' targets."""
+    trained = summary.training.seconds if summary.training else 0.0
+    taught = summary.distillation.teacher_seconds if summary.distillation else 0.0
+    return (trained + taught) / 60

@@ -11,6 +11,7 @@ import torch
 from itera_lite.machine.peak import measured_peak
 
 Precision = Literal["auto", "bf16", "fp32"]
+SECONDS = 0.6  # of each measurement
 GAIN = 1.3  # how much faster bfloat16 products must be to be worth their rounding
 
 
@@ -27,24 +28,24 @@ class PrecisionChoice:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def choose(wanted: Precision, device: str, seconds: float = 0.6) -> PrecisionChoice:
+def choose(wanted: Precision, device: str) -> PrecisionChoice:
     """Measure the matrix-product peak and pick the type of the products.
 
     Weights, residual stream, norms, state-space scan and loss are float32 in either case. A process
     measures once for each number of threads.
     """
-    return _choose(wanted, device, seconds, torch.get_num_threads())
+    return _choose(wanted, device, torch.get_num_threads())
 
 
 @cache
-def _choose(wanted: Precision, device: str, seconds: float, threads: int) -> PrecisionChoice:
+def _choose(wanted: Precision, device: str, threads: int) -> PrecisionChoice:
     if wanted == "fp32":
-        peak = measured_peak(torch.float32, seconds=seconds, device=device)
+        peak = measured_peak(torch.float32, seconds=SECONDS, device=device)
         return PrecisionChoice(torch.float32, peak, "asked for")
-    half = measured_peak(torch.bfloat16, seconds=seconds, device=device)
+    half = measured_peak(torch.bfloat16, seconds=SECONDS, device=device)
     if wanted == "bf16":
         return PrecisionChoice(torch.bfloat16, half, "asked for")
-    full = measured_peak(torch.float32, seconds=seconds, device=device)
+    full = measured_peak(torch.float32, seconds=SECONDS, device=device)
     measured = f"bf16 products measured {half / 1e9:.0f}, fp32 {full / 1e9:.0f} GFLOP/s"
     if half > GAIN * full:
         return PrecisionChoice(torch.bfloat16, half, measured)

@@ -15,7 +15,6 @@ from itera_lite.model.cost import cost, describe
 from itera_lite.records import (
     Best,
     BudgetRecord,
-    DatasetDescription,
     DistillationRecord,
     FewerExperts,
     Flops,
@@ -68,7 +67,7 @@ def model_summary(
         valid=ValidScore(
             bpb=score.bpb, loss=score.loss, ppl=score.ppl, tokens=score.tokens, bytes=score.bytes
         ),
-        dataset=DatasetDescription(**dataset.summary(), source=source),
+        dataset=dataset.describe(source),
         flops_per_token=Flops(forward=counts.flops_forward, train=counts.flops_train),
         flops_breakdown=counts.breakdown,
         compression=compression,

@@ -201,9 +201,8 @@ def run_training(
     resume: bool = False,
     patience: int = 6,
     evaluations: int = EVALUATIONS,
-    compression: AnyCompression | None = None,
+    compression: Callable[[float], AnyCompression] | None = None,
     distillation: DistillationRecord | None = None,
-    scored: Callable[[float], None] | None = None,
     final_bytes: int = FINAL_BYTES,
 ) -> Summary:
     """Train a model, score its best checkpoint, write and return the summary.
@@ -216,9 +215,9 @@ def run_training(
         initial: a model to begin with, instead of random weights; it is changed.
         objective: what a step minimises; the next token by default.
         resume: go on where the run of this name was stopped.
-        compression, distillation: how the model was made, for the summary.
-        scored: called with the last score, in bits per byte, before the summary is written; it may
-            add to ``compression``.
+        compression: gives how the model was made, for the summary, from the last score in bits per
+            byte; the best checkpoint is written then.
+        distillation: who taught the model, for the summary.
         final_bytes: of validation text for the last score.
     """
     world = compute.world
@@ -254,11 +253,9 @@ def run_training(
         model, tokenizer = load_checkpoint(files.best)
         texts = first_bytes(dataset.documents("valid"), final_bytes)
         score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
-        if scored:
-            scored(score.bpb)
         summary = training_summary(
             *(trainer, model.config, score, source),
-            compression=compression,
+            compression=compression and compression(score.bpb),
             distillation=distillation,
         )
         summary.write(files.summary)

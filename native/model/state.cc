@@ -72,6 +72,12 @@ std::vector<std::span<std::byte>> State::used_parts() const {
     return parts;
 }
 
+void State::check_model(const Model &model) const {
+    if (model_ != &model)
+        throw UsageError(
+            "a state of another model, or of another instance of it: expected this one's");
+}
+
 State State::fork() const {
     State copy(*model_);
     copy.length_ = length_;

@@ -19,7 +19,7 @@ class State {
     explicit State(const Model &model);
     State(State &&) noexcept = default;
 
-    const Model &model() const { return *model_; }
+    void check_model(const Model &model) const;  // throws `UsageError` where it is another one
     uint32_t length() const { return length_; }  // tokens read
     uint32_t context() const { return context_; }
     State fork() const;  // an independent copy
@@ -44,8 +44,8 @@ class State {
     void advance() { length_++; }
 
   private:
-    // A layer of Mamba-2 has a window and states; one of attention has keys and values of each head,
-    // with scales where they have 8 bits. `count` areas begin `stride` bytes apart; each has
+    // A layer of Mamba-2 has a window and states; one of attention has keys and values of each
+    // head, with scales where they have 8 bits. `count` areas begin `stride` bytes apart; each has
     // `fixed` bytes and `per_position` for every token.
     enum Kind { kWindow, kSsm, kKeys, kValues, kKeyScales, kValueScales, kKinds };
     struct Areas {

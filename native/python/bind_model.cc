@@ -77,9 +77,7 @@ PythonState *fork(const State &state) { return new PythonState(state.fork()); }
 // `begin` puts the token that begins a document in front where the state is empty.
 Floats read(const Model &model, PythonState &python, Ids ids, bool all, bool begin) {
     State &state = python.state;
-    if (&state.model() != &model)
-        throw UsageError(
-            "a state of another model, or of another instance of it: expected this one's");
+    state.check_model(model);
     const size_t vocab = model.config.vocab_size;
     std::unique_ptr<float[]> out;
     {

@@ -9,9 +9,7 @@ Stream::Stream(const Model &model, State state, const std::vector<int32_t> &prom
                const GenerateOptions &options)
     : model_(model), state_(std::move(state)), options_(options),
       sampler_(options.sampler, int32_t(model.config.vocab_size)), text_(options.stops) {
-    if (&state_.model() != &model)
-        throw UsageError(
-            "a state of another model, or of another instance of it: expected this one's");
+    state_.check_model(model);
     if (options.max_tokens < 1)
         throw UsageError("max_tokens=" + std::to_string(options.max_tokens) +
                          ": expected 1 or more");

@@ -54,7 +54,7 @@ void apply_sequence(const Gguf &file, SamplerOptions &s, std::vector<std::string
     if (!holds(named, "top_k")) s.top_k = 0;
     if (!holds(named, "top_p")) s.top_p = 1;
     if (!holds(named, "min_p")) s.min_p = 0;
-    // The order of what does nothing is free, and top-k gives the same before temperature and after.
+    // What does nothing may stand anywhere; top-k gives the same before temperature and after it.
     std::erase_if(named, [&](std::string_view name) {
         return (name == "penalties" && s.repetition_penalty == 1) ||
                (name == "temperature" && (s.temperature == 1 || s.temperature == 0)) ||

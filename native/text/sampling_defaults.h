@@ -9,8 +9,8 @@
 
 namespace itera {
 
-// A value that the file lacks is the default of `SamplerOptions`. `notes` gets a line for each thing
-// that the engine can't do. Throws `Error` for a value that isn't a number.
+// A value that the file lacks is the default of `SamplerOptions`. `notes` gets a line for each
+// thing that the engine can't do. Throws `Error` for a value that isn't a number.
 SamplerOptions read_sampling(const Gguf &file, std::vector<std::string> &notes);
 
 }  // namespace itera

@@ -14,8 +14,6 @@ from itera_lite.bench.speed import (
     prompt_rows,
 )
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.errors import UsageError
-from itera_lite.machine.peak import measured_peak
 
 
 class Fake:
@@ -118,12 +116,3 @@ def test_our_runtime_continues_as_a_whole_pass_would(name, tiny_pair):
         runtime.step(ids[:, 7])
         logits = runtime.step(ids[:, 8])
         torch.testing.assert_close(logits, model(ids)[:, -1], rtol=1e-3, atol=1e-4)
-
-
-def test_peak_is_plausible_and_leaves_the_threads_alone():
-    before = torch.get_num_threads()
-    peak = measured_peak(torch.float32, 1, seconds=0.05)
-    assert torch.get_num_threads() == before
-    assert 1e8 < peak < 1e14
-    with pytest.raises(UsageError, match="threads=0"):
-        measured_peak(threads=0)

@@ -1,17 +1,17 @@
 """`itera compress`: what fits is picked, said, and true of the file."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import gguf
 import pytest
 
-from itera_lite.commands import compress as fitting
 from itera_lite.commands.compress import compress
-from itera_lite.commands.compress_quantize import quantize
+from itera_lite.compress import fit as fitting
+from itera_lite.compress.quantize import quantize
 from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
+from itera_lite.records import Summary
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text
 
 __all__ = ["old", "save", "text"]
@@ -44,20 +44,20 @@ def written(tmp_path: Path) -> Path:
 def test_a_size_takes_the_mildest_way_that_fits(fit, save, tmp_path):
     given = save(ITERA)
     before = files(given)
-    eight = fit(given, target_bytes="1MB")["compress"]
-    assert eight["type"] == "q8_0" and eight["method"] == "plain"
+    eight = fit(given, target_bytes="1MB").compression
+    assert eight.type == "q8_0" and eight.method == "plain"
     size = written(tmp_path).stat().st_size
     between = fit(given, target_bytes=str(size - 1000))
     assert written(tmp_path).stat().st_size <= size - 1000
-    assert set(between["compress"]["weights"]) >= {"Q8_0", "Q4_0"}
-    four = between["compress"]["steps"][0]
+    assert set(between.compression.weights) >= {"Q8_0", "Q4_0"}
+    four = between.compression.steps[0]
     least = int(four.split(" in 4")[0].split(", ")[-1].replace(",", ""))
     fewer = fit(given, target_bytes=str(least - 1000))
     assert written(tmp_path).stat().st_size <= least - 1000
-    assert fewer["config"]["n_experts"] < ITERA.n_experts
-    assert any("experts stay" in step for step in fewer["compress"]["steps"])
-    saved = json.loads((tmp_path / "r" / "given_small_summary.json").read_text())
-    assert saved["compress"]["steps"] == fewer["compress"]["steps"]
+    assert fewer.model.config.n_experts < ITERA.n_experts
+    assert any("experts stay" in step for step in fewer.compression.steps)
+    saved = Summary.read(tmp_path / "r" / "given_small_summary.json")
+    assert saved.compression.steps == fewer.compression.steps
     assert files(given) == before
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["given_small"]
     assert {path.name for path in (tmp_path / "r").iterdir()} == {
@@ -68,11 +68,11 @@ def test_a_size_takes_the_mildest_way_that_fits(fit, save, tmp_path):
 
 def test_a_loss_takes_the_smallest_way_within_it(fit, save, tmp_path):
     given = save(TRANSFORMER)
-    loose = fit(given, max_loss="50%")["compress"]
-    assert (loose["type"], loose["method"]) == ("q4_0", "plain")
-    strict = fit(given, max_loss="0.4%")["compress"]
-    assert strict["bpb"]["after"] <= 1.004 * strict["bpb"]["before"]
-    assert written(tmp_path).stat().st_size == strict["bytes"]["after"]
+    loose = fit(given, max_loss="50%").compression
+    assert (loose.type, loose.method) == ("q4_0", "plain")
+    strict = fit(given, max_loss="0.4%").compression
+    assert strict.bpb.after <= 1.004 * strict.bpb.before
+    assert written(tmp_path).stat().st_size == strict.bytes.after
 
 
 def test_what_was_rejected_never_bears_the_results_name(fit, save, tmp_path, monkeypatch):
@@ -84,8 +84,8 @@ def test_what_was_rejected_never_bears_the_results_name(fit, save, tmp_path, mon
 
     def worse(*arguments, **options):
         summary = quantize(*arguments, **options)
-        summary["compress"]["bpb"]["after_engine"] = 99.0
-        written_to.append(summary["compress"]["file"])
+        summary.compression.bpb.after_engine = 99.0
+        written_to.append(summary.compression.file)
         return summary
 
     monkeypatch.setattr(fitting, "quantize", worse)
@@ -96,7 +96,7 @@ def test_what_was_rejected_never_bears_the_results_name(fit, save, tmp_path, mon
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["given_small"]
     assert len(written_to) == 2 and all("given_small-tried" in file for file in written_to)
     path = tmp_path / "c" / "given_small" / "model-q8_0.gguf"
-    assert first["name"] == "given_small" and first["compress"]["file"] == str(path)
+    assert first.model.name == "given_small" and first.compression.file == str(path)
     assert general_name(path) == "given_small"
 
 

@@ -1,22 +1,18 @@
 # ruff: noqa: F811  (fixtures are imported, and named as arguments)
 """Fewer experts: what isn't used goes without a trace, and what goes is said."""
 
-import json
-from functools import partial
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.commands import compress_experts as verb
-from itera_lite.commands.compress_experts import experts, fewest
-from itera_lite.compress.experts import drop, measure_usage, merge, mixtures
+from itera_lite.commands.compress_experts import experts
+from itera_lite.compress.experts import drop, fewest, measure_usage, merge, mixtures
 from itera_lite.data.prepare import prepare
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
+from itera_lite.records import Summary
 from tests.compress.checkpoints import ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
@@ -105,22 +101,20 @@ def test_the_verb_leaves_a_model_that_everything_reads(merging, save, text, tmp_
     before = files(checkpoint)
     summary = experts(checkpoint, data=str(text), keep=4, merge=merging, **out(tmp_path))
     assert files(checkpoint) == before
-    record = summary["compress"]
-    assert record["from"]["n_experts"] == 6 and summary["config"]["n_experts"] == 4
-    assert summary["params"]["total"] < record["from"]["params"]
-    assert summary["valid"]["bpb"] == record["bpb"]["merged" if merging else "dropped"]
-    assert json.loads((tmp_path / "r" / "given_e4_summary.json").read_text()) == summary
+    record = summary.compression
+    assert record.start.n_experts == 6 and summary.model.config.n_experts == 4
+    assert summary.model.params.total < record.start.params
+    assert summary.valid.bpb == (record.bpb.merged if merging else record.bpb.dropped)
+    assert Summary.read(tmp_path / "r" / "given_e4_summary.json") == summary
     folder = tmp_path / "c" / "given_e4"
     model, tokenizer = load_checkpoint(folder)
     documents = list(prepare(str(text), tokenizer=old, quiet=True).documents("valid"))
-    assert validation_score(model, tokenizer, documents).bpb == pytest.approx(
-        summary["valid"]["bpb"]
-    )
+    assert validation_score(model, tokenizer, documents).bpb == pytest.approx(summary.valid.bpb)
 
     engine = Model.load(export_gguf(folder, "f32").path).score([d.decode() for d in documents])
     sizes = [len(d) for d in documents]
     bits = sum(s.bits_per_byte * n for s, n in zip(engine, sizes, strict=True))
-    assert bits / sum(sizes) == pytest.approx(summary["valid"]["bpb"], rel=1e-3)
+    assert bits / sum(sizes) == pytest.approx(summary.valid.bpb, rel=1e-3)
 
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -132,42 +126,36 @@ def test_the_verb_leaves_a_model_that_everything_reads(merging, save, text, tmp_
 
 def test_training_afterwards_is_measured_too(save, text, tmp_path):
     summary = experts(save(ITERA), data=str(text), keep=3, tokens="8K", **out(tmp_path))
-    bpb = summary["compress"]["bpb"]
-    assert bpb["trained"] == summary["valid"]["bpb"] < bpb["dropped"]
-    assert summary["train"]["tokens"] == 8192
+    bpb = summary.compression.bpb
+    assert bpb.trained == summary.valid.bpb < bpb.dropped
+    assert summary.training.tokens == 8192
 
 
 def test_max_loss_takes_as_few_as_it_allows(save, text, tmp_path):
     checkpoint = save(ITERA)
     summary = experts(checkpoint, data=str(text), max_loss="100000%", **out(tmp_path))
-    assert summary["compress"]["keep"] == 2
-    assert summary["compress"]["max_loss"] == 1000
+    assert summary.compression.keep == 2
+    assert summary.compression.max_loss == 1000
 
 
-def searched(monkeypatch, on_part: dict[int, float], on_all: dict[int, float], limit: float):
+def searched(on_part: dict[int, float], on_all: dict[int, float], limit: float):
     """`fewest` of 8 experts, at least 2, with these bits per byte by the number kept."""
     documents = [b"x" * 60_000] * 3
 
-    def known(n: int, _tokenizer: object, texts: list[bytes]) -> SimpleNamespace:
-        return SimpleNamespace(bpb=(on_all if len(texts) == 3 else on_part)[n])
+    def bpb(n: int, texts: list[bytes]) -> float:
+        return (on_all if len(texts) == 3 else on_part)[n]
 
-    monkeypatch.setattr(verb, "validation_score", known)
-    start = SimpleNamespace(
-        model=SimpleNamespace(config=ITERA.replace(n_experts=8)),
-        tokenizer=None,
-        score=partial(known, 8, None),
-    )
-    return fewest(start, lambda n: n, documents, on_all[8], limit, 2)
+    return fewest(bpb, documents, on_all[8], limit, least=2, total=8)
 
 
-def test_the_search_finds_the_smallest_and_confirms_it(monkeypatch):
+def test_the_search_finds_the_smallest_and_confirms_it():
     losses = {n: 1 + 0.01 * (8 - n) for n in range(2, 9)}
-    assert searched(monkeypatch, losses, losses, 0.0301) == 5
-    assert searched(monkeypatch, losses, losses, 0.9) == 2
+    assert searched(losses, losses, 0.0301) == 5
+    assert searched(losses, losses, 0.9) == 2
     worse = losses | {5: 1.05}
-    assert searched(monkeypatch, losses, worse, 0.0301) == 6, "the whole text says otherwise"
+    assert searched(losses, worse, 0.0301) == 6, "the whole text says otherwise"
     with pytest.raises(UsageError, match=r"already 1\.000% above"):
-        searched(monkeypatch, losses, losses, 0.001)
+        searched(losses, losses, 0.001)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 # ruff: noqa: F811  (fixtures are imported, and named as arguments)
 """`itera compress quantize`: what it writes, what it promises, what it refuses."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,10 +11,11 @@ from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
-from itera_lite.commands.compress_quantize import engine_bpb, file_bytes, quantize
+from itera_lite.commands.compress_quantize import quantize
 from itera_lite.commands.train import train
 from itera_lite.compress import qat
 from itera_lite.compress.gptq import compensate, gptq
+from itera_lite.compress.quantize import engine_bpb
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
 from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
 from itera_lite.compress.start import Start
@@ -26,6 +26,7 @@ from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_exact, scheme_of
+from itera_lite.records import Summary
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.train.conftest import text  # noqa: F401
@@ -89,22 +90,22 @@ def test_every_method_leaves_a_checkpoint_and_its_file(method, checkpoint, text,
     options = {"tokens": "16K"} if method == "qat" else {}
     summary = run(checkpoint, tmp_path, type="q4_0", method=method, data=str(text), **options)
     name = f"{checkpoint.name}_q4_0"
-    assert json.loads((tmp_path / "r" / f"{name}_summary.json").read_text()) == summary
+    assert Summary.read(tmp_path / "r" / f"{name}_summary.json") == summary
     folder = tmp_path / "c" / name
-    record = summary["compress"]
+    record = summary.compression
     file = folder / "model-q4_0.gguf"
-    assert (record["method"], record["file"]) == (method, str(file))
-    assert record["bytes"]["after"] == file.stat().st_size < record["bytes"]["before"] / 3
+    assert (record.method, record.file) == (method, str(file))
+    assert record.bytes.after == file.stat().st_size < record.bytes.before / 3
     model, _ = load_checkpoint(folder)
     matrices = kinds_of(model, SCHEMES["q4_0"])
     assert all(is_exact(v, Type.Q4_0) for n, v in gguf_tensors(model) if n in matrices)
     stored = {t.name: t.data for t in GGUFReader(file).tensors}
     again = export_gguf(folder, "auto", tmp_path / "again.gguf").path
     assert all((t.data == stored[t.name]).all() for t in GGUFReader(again).tensors)
-    b = record["bpb"]
-    assert b["after"] == summary["valid"]["bpb"] == pytest.approx(b["after_engine"], abs=0.005)
-    assert b["before"] == pytest.approx(b["before_engine"], abs=1e-4)
-    assert b["after"] < 1.1 * b["before"]
+    b = record.bpb
+    assert b.after == summary.valid.bpb == pytest.approx(b.after_engine, abs=0.005)
+    assert b.before == pytest.approx(b.before_engine, abs=1e-4)
+    assert b.after < 1.1 * b.before
     assert bits(checkpoint) == before
     assert not capsys.readouterr().out
 
@@ -112,20 +113,20 @@ def test_every_method_leaves_a_checkpoint_and_its_file(method, checkpoint, text,
 def test_without_text_it_rounds_and_says_nothing_about_quality(trained, tmp_path):
     checkpoint = trained / "itera_lite_tiny"
     summary = run(checkpoint, tmp_path, type="mixed")
-    assert summary["compress"]["method"] == "plain"
-    assert "bpb" not in summary["compress"]
-    assert "valid" not in summary
+    assert summary.compression.method == "plain"
+    assert summary.compression.bpb is None
+    assert summary.valid is None
     file = export_gguf(checkpoint, "mixed", tmp_path / "itera_lite_tiny_mixed.gguf").path
-    ours = {t.name: t.data for t in GGUFReader(summary["compress"]["file"]).tensors}
+    ours = {t.name: t.data for t in GGUFReader(summary.compression.file).tensors}
     assert all((t.data == ours[t.name]).all() for t in GGUFReader(file).tensors)
 
 
 def test_training_with_rounded_weights_beats_rounding(trained, text, tmp_path):
     checkpoint = trained / "itera_lite_tiny"
     bpb = {
-        method: run(checkpoint, tmp_path, method=method, data=str(text), name=method, **options)[
-            "valid"
-        ]["bpb"]
+        method: run(
+            checkpoint, tmp_path, method=method, data=str(text), name=method, **options
+        ).valid.bpb
         for method, options in (("plain", {}), ("qat", {"tokens": "60K"}))
     }
     assert bpb["qat"] < bpb["plain"]
@@ -146,10 +147,10 @@ def test_a_teacher_can_finish_the_rounded_model(trained, text, tmp_path):
     teacher = trained / "transformer_tiny"
     options = {"type": "q4_0", "data": str(text), "tokens": "8K"}
     taught = run(trained / "itera_lite_tiny", tmp_path, teacher=[teacher], **options)
-    assert [t["name"] for t in taught["distillation"]["teachers"]] == ["transformer_tiny"]
+    assert [t.name for t in taught.distillation.teachers] == ["transformer_tiny"]
     alone = run(trained / "itera_lite_tiny", tmp_path / "alone", **options)
-    assert "distillation" not in alone
-    files = [Path(summary["compress"]["file"]) for summary in (taught, alone)]
+    assert alone.distillation is None
+    files = [Path(summary.compression.file) for summary in (taught, alone)]
     assert files[0].read_bytes() != files[1].read_bytes(), "the teacher changed nothing"
     model, _ = load_checkpoint(files[0].parent)
     matrices = kinds_of(model, SCHEMES["q4_0"])
@@ -164,17 +165,17 @@ def test_a_mix_fits_the_budget_and_is_known_from_the_weights(checkpoint, text, t
     }
     limit = (sizes["q8_0"] + sizes["q4_0"]) // 2
     summary = run(checkpoint, tmp_path, max_bytes=str(limit), method="plain", data=str(text))
-    record = summary["compress"]
-    size = record["bytes"]["after"]
+    record = summary.compression
+    size = record.bytes.after
     assert size <= limit
-    left = [g["bytes_saved"] for g in record["sensitivity"] if g["type"] == "Q4_0"]
+    left = [g.bytes_saved for g in record.sensitivity if g.type == "Q4_0"]
     assert limit - size < min(left), "as full as it can be"
     groups, _ = groups_of(start.model)
-    given = {group["group"]: Type[group["type"]] for group in record["sensitivity"]}
+    given = {group.group: Type[group.type] for group in record.sensitivity}
     kinds = {name: given[group.name] for group in groups for name in group.matrices}
     assert set(kinds.values()) == {Type.Q8_0, Type.Q4_0}
     folder = tmp_path / "c" / f"{checkpoint.name}_mixed"
-    assert file_bytes(start, folder, kinds) == size == (folder / "model-mixed.gguf").stat().st_size
+    assert start.file_bytes(kinds, folder) == size == (folder / "model-mixed.gguf").stat().st_size
     types = {t.name: t.tensor_type for t in GGUFReader(folder / "model-mixed.gguf").tensors}
     assert {name: types[name] for name in kinds} == kinds
     with pytest.raises(UsageError, match=f"expected {sizes['q4_0']}") as error:
@@ -188,7 +189,7 @@ def test_the_size_is_predicted_exactly(type, config, tmp_path, tokenizer):
     folder = save_checkpoint(tmp_path / "a_model", random_model(config), tokenizer)
     start = Start.load(folder)
     kinds = kinds_of(start.model, SCHEMES[type])
-    assert file_bytes(start, folder, kinds) == export_gguf(folder, type).bytes
+    assert start.file_bytes(kinds) == export_gguf(folder, type).bytes
 
 
 def test_rows_that_blocks_do_not_divide_stay_in_16_bits(tmp_path, tokenizer):
@@ -308,9 +309,9 @@ def test_a_stopped_qat_goes_on(trained, text, tmp_path):
     shutil.rmtree(tmp_path / "r")
     options["tokens"] = None  # as many as the first time
     again = run(trained / "itera_lite_tiny", tmp_path, resume=True, **options)
-    assert again["train"]["steps"] == once["train"]["steps"]
-    assert again["compress"]["bpb"] == once["compress"]["bpb"]
-    assert again["compress"]["learning_rates_times"] == qat.RATE
+    assert again.training.steps == once.training.steps
+    assert again.compression.bpb == once.compression.bpb
+    assert again.compression.learning_rate_factor == qat.RATE
 
 
 def test_a_map_of_types_is_stored_as_it_says():

@@ -1,22 +1,22 @@
 # ruff: noqa: F811  (fixtures are imported, and named as arguments)
 """A smaller vocabulary: what is carried over, what the verb leaves, how a size is chosen."""
 
-import json
+from copy import deepcopy
 
 import pytest
 import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.commands.compress_vocab import carry_over, pieces_of, vocab
-from itera_lite.compress import start as common
-from itera_lite.compress import vocabulary as vocabulary_size
-from itera_lite.compress.vocabulary import Row, cheapest
+from itera_lite.commands.compress_vocab import vocab, warn_of_loss
+from itera_lite.compress import start as start_module
+from itera_lite.compress import vocabulary
+from itera_lite.compress.vocabulary import carry_over, cheapest, pieces_of
 from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, DataError, UsageError
 from itera_lite.export.gguf import export_gguf
-from itera_lite.train import train as training
+from itera_lite.records import Summary, VocabularyChoice, VocabularySize
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
@@ -77,13 +77,13 @@ def test_the_verb_leaves_a_smaller_model_and_the_old_one(shape, save, text, tmp_
     model, tokenizer = load_checkpoint(tmp_path / "c" / "given_v280")
     assert model.config == shape.replace(vocab_size=280)
     same = prepare(str(text), vocab_size=280, quiet=True).tokenizer
-    assert tokenizer.sha256 == same.sha256 == summary["dataset"]["tokenizer_sha256"]
-    record = summary["compress"]
-    assert record["from"]["vocab_size"] == 310
-    assert record["rows_kept"] == 280 and record["rows_made"] == 0
-    assert record["bytes_per_token"]["after"] < record["bytes_per_token"]["before"]
-    assert record["bpb"]["adapted"] == summary["valid"]["bpb"] < record["bpb"]["carried_over"]
-    assert json.loads((tmp_path / "r" / "given_v280_summary.json").read_text()) == summary
+    assert tokenizer.sha256 == same.sha256 == summary.dataset.tokenizer_sha256
+    record = summary.compression
+    assert record.start.vocab_size == 310
+    assert record.rows_kept == 280 and record.rows_made == 0
+    assert record.bytes_per_token.after < record.bytes_per_token.before
+    assert record.bpb.adapted == summary.valid.bpb < record.bpb.carried_over
+    assert Summary.read(tmp_path / "r" / "given_v280_summary.json") == summary
 
 
 def test_without_adaptation_the_model_is_the_carried_one(save, text, tmp_path, old):
@@ -93,43 +93,43 @@ def test_without_adaptation_the_model_is_the_carried_one(save, text, tmp_path, o
     expected = carry_over(random_model(ITERA), old, tokenizer)
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
-    assert summary["compress"]["bpb"]["adapted"] is None
-    assert summary["valid"]["bpb"] == summary["compress"]["bpb"]["carried_over"]
+    assert summary.compression.bpb.adapted is None
+    assert summary.valid.bpb == summary.compression.bpb.carried_over
     path = export_gguf(tmp_path / "c" / "mine", "f32").path
     documents = [d.decode() for d in prepare(str(text), quiet=True, vocab_size=280)
                  .documents("valid")]  # fmt: skip
     scores = Model.load(path).score(documents)
     bits = sum(s.bits_per_byte * len(d.encode()) for s, d in zip(scores, documents, strict=True))
     measured = bits / sum(len(d.encode()) for d in documents)
-    assert measured == pytest.approx(summary["valid"]["bpb"], rel=1e-3)
+    assert measured == pytest.approx(summary.valid.bpb, rel=1e-3)
 
 
 def test_auto_tries_what_fits_and_says_why(save, text, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("itera_lite.compress.vocabulary.SIZES", (270, 290, 1024))
     options = out(tmp_path) | {"quiet": False}
     summary = vocab(save(ITERA), data=str(text), auto=True, minutes=0, name="best", **options)
-    sizes = summary["compress"]["sizes"]
-    assert [row["size"] for row in sizes["tried"]] == [270, 290]
-    assert sizes["before"]["size"] == 310
-    chosen = next(row for row in sizes["tried"] if row["size"] == sizes["chosen"])
+    sizes = summary.compression.sizes
+    assert [row.size for row in sizes.tried] == [270, 290]
+    assert sizes.before.size == 310
+    chosen = next(row for row in sizes.tried if row.size == sizes.chosen)
     model, tokenizer = load_checkpoint(tmp_path / "c" / "best")
-    assert tokenizer.vocab_size == chosen["size"] == model.config.vocab_size
-    assert chosen["bpb"] == summary["valid"]["bpb"]
+    assert tokenizer.vocab_size == chosen.size == model.config.vocab_size
+    assert chosen.bpb == summary.valid.bpb
     exported = export_gguf(tmp_path / "c" / "best", "q8_0").path.stat().st_size
-    assert chosen["file_q8_0"] == pytest.approx(exported, abs=64)  # the name is stored inside
-    assert chosen["tokens_per_byte"] == summary["valid"]["tokens"] / summary["valid"]["bytes"]
+    assert chosen.file_q8_0 == pytest.approx(exported, abs=64)  # the name is stored inside
+    assert chosen.tokens_per_byte == summary.valid.tokens / summary.valid.bytes
     shown, warned = capsys.readouterr()
-    lost = chosen["bpb"] / sizes["before"]["bpb"] - 1
+    lost = chosen.bpb / sizes.before.bpb - 1
     assert ("above the model as it was" in warned) == (lost > 0.01)
-    assert "as it was" in shown and "chosen" in shown and sizes["rule"] in shown
+    assert "as it was" in shown and "chosen" in shown and sizes.rule in shown
     assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["best"]
-    assert json.loads((tmp_path / "r" / "best_summary.json").read_text()) == summary
+    assert Summary.read(tmp_path / "r" / "best_summary.json") == summary
 
 
 def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_path, monkeypatch):
-    monkeypatch.setattr(vocabulary_size, "SIZES", (270, 290))
+    monkeypatch.setattr(vocabulary, "SIZES", (270, 290))
     options = {"data": str(text), "auto": True, "minutes": 0, "name": "best", **out(tmp_path)}
-    checkpoint, original, saved = save(ITERA), common.save_checkpoint, []
+    checkpoint, original, saved = save(ITERA), start_module.save_checkpoint, []
 
     def cut(folder, *parts):
         original(folder, *parts)
@@ -137,20 +137,20 @@ def test_a_choice_that_was_cut_off_between_two_writes_goes_on(save, text, tmp_pa
         if saved == ["best_270", "best_290"]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "save_checkpoint", cut)
+    monkeypatch.setattr(start_module, "save_checkpoint", cut)
     with pytest.raises(KeyboardInterrupt):
         vocab(checkpoint, **options)
     summary = vocab(checkpoint, resume=True, **options)
     assert saved == ["best_270", "best_290", "best_290"]
-    assert [row["size"] for row in summary["compress"]["sizes"]["tried"]] == [270, 290]
+    assert [row.size for row in summary.compression.sizes.tried] == [270, 290]
 
 
 def test_a_summary_is_whole_from_its_first_writing_on(save, text, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(training, "write_json", lambda path, value: written.append(dict(value)))
+    monkeypatch.setattr(Summary, "write", lambda self, path: written.append(deepcopy(self)))
     summary = vocab(save(ITERA), data=str(text), size=280, tokens="8K", **out(tmp_path))
     assert written == [summary]
-    assert written[0]["compress"]["bpb"]["adapted"] == summary["valid"]["bpb"]
+    assert written[0].compression.bpb.adapted == summary.valid.bpb
 
 
 def test_a_replaced_model_leaves_nothing_that_goes_on_from_it(save, text, tmp_path):
@@ -165,8 +165,10 @@ def test_a_replaced_model_leaves_nothing_that_goes_on_from_it(save, text, tmp_pa
 
 @pytest.mark.parametrize(("bpb", "warned"), [(1.005, False), (1.2, True)])
 def test_a_choice_that_lost_much_is_warned_of(bpb, warned, capsys):
-    small, before = (Row(size, b, 10, 40, 9, 0.3) for size, b in ((512, bpb), (2048, 1.0)))
-    vocabulary_size._warn(small, before, 0.01)
+    small, before = (
+        VocabularySize(size, b, 10, 40, 9, 0.3) for size, b in ((512, bpb), (2048, 1.0))
+    )
+    warn_of_loss(VocabularyChoice("", 512, [small], before), 0.01)
     found = capsys.readouterr().err
     assert ("20.0% above the model as it was (1.2000 against 1.0000" in found) == warned
     assert bool(found) == warned
@@ -174,7 +176,7 @@ def test_a_choice_that_lost_much_is_warned_of(bpb, warned, capsys):
 
 def test_the_cheapest_that_is_good_enough_is_chosen():
     def row(size, bpb, file, flops):
-        return Row(size, bpb, file, 4 * file, flops, 0.3)
+        return VocabularySize(size, bpb, file, 4 * file, flops, 0.3)
 
     small, middle, large = row(512, 1.2, 10, 10), row(1024, 1.009, 11, 9), row(2048, 1.0, 20, 20)
     assert cheapest([small, middle, large], 0.01) is middle

@@ -64,9 +64,9 @@ def test_manifest(cache: Path, story_file: Path) -> None:
     train = manifest["splits"]["train"]
     assert train["sha256"] == hashlib.sha256(b"".join(corpus.splits["train"])).hexdigest()
     assert train["documents"] == len(corpus.splits["train"])
-    summary = dataset.summary()
-    assert summary["train_bytes"] == train["bytes"] and summary["sha256"] == manifest["sha256"]
-    assert summary["bytes_per_token"] == pytest.approx(train["bytes"] / train["tokens"])
+    record = dataset.describe("stories.txt")
+    assert record.train_bytes == train["bytes"] and record.sha256 == manifest["sha256"]
+    assert record.bytes_per_token == pytest.approx(train["bytes"] / train["tokens"])
     assert str(story_file.parent) not in json.dumps(manifest)
 
 

@@ -13,10 +13,11 @@ from itera_lite.commands.compress_distill import distill
 from itera_lite.commands.train import train
 from itera_lite.data.prepare import prepare
 from itera_lite.distill.cache import SoftTargets
-from itera_lite.distill.plan import Lesson
+from itera_lite.distill.plan import DistillationPlan
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
-from itera_lite.studies import teacher_or_not as distill_compare
+from itera_lite.records import BudgetRecord, Summary, TeacherComparison
+from itera_lite.studies import teacher_or_not as study
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small
@@ -54,17 +55,17 @@ def run(text: Path, out: Path, teacher: Path | list[Path], **overrides):
 def test_a_student_learns_and_says_what_it_cost(text, tmp_path, teacher):
     before = files(teacher)
     summary = run(text, tmp_path, teacher, mix=0.9)
-    assert summary["valid"]["bpb"] < 2.5
-    told = summary["distillation"]
-    assert told["teachers"][0]["bpb"] < 2
-    assert told["teachers"][0]["name"] == "itera_lite_tiny"
-    assert told["same_tokenizer"]
-    assert told["teacher_seconds"] > 0
-    assert told["cache"]["share_taught"] == 1
-    assert 0.8 < told["cache"]["top_k_mass"] <= 1.001
-    assert told["mix"] == 0.9
-    written = json.loads((tmp_path / "r" / "itera_lite_tiny_distilled_summary.json").read_text())
-    assert written == summary
+    assert summary.valid.bpb < 2.5
+    told = summary.distillation
+    assert told.teachers[0].bpb < 2
+    assert told.teachers[0].name == "itera_lite_tiny"
+    assert told.same_tokenizer
+    assert told.teacher_seconds > 0
+    assert told.cache.share_taught == 1
+    assert 0.8 < told.cache.top_k_mass <= 1.001
+    assert told.mix == 0.9
+    written = tmp_path / "r" / "itera_lite_tiny_distilled_summary.json"
+    assert Summary.read(written) == summary
     model, tokenizer = load_checkpoint(tmp_path / "c" / "itera_lite_tiny_distilled")
     assert tokenizer.sha256 == load_checkpoint(teacher)[1].sha256
     assert model.config.vocab_size == 300
@@ -74,18 +75,18 @@ def test_a_student_learns_and_says_what_it_cost(text, tmp_path, teacher):
 def test_the_teacher_is_what_it_learns_from(text, tmp_path, teacher):
     """With the teacher alone (mix 1), the text's own next tokens have no say."""
     taught = run(text, tmp_path, teacher, mix=1.0, top_k=200)
-    assert taught["valid"]["bpb"] < 2.5
+    assert taught.valid.bpb < 2.5
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(text, tmp_path, teacher, monkeypatch):
     at, calls = SoftTargets.at, 0
 
-    def stopping(self, places):
+    def stopping(self, positions):
         nonlocal calls
         calls += 1
         if calls == 6:
             raise KeyboardInterrupt
-        return at(self, places)
+        return at(self, positions)
 
     from itera_lite.train import loop
 
@@ -98,19 +99,19 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(text, tmp_path, teacher, monkeyp
     with pytest.raises(CheckpointError, match="what is learned from"):
         run(text, tmp_path / "cut", teacher, resume=True, mix=0.25)
     resumed = run(text, tmp_path / "cut", teacher, resume=True, tokens=None)  # as the first time
-    assert resumed["valid"] == whole["valid"]
+    assert resumed.valid == whole.valid
 
 
 def test_a_second_student_costs_no_teacher_time(text, tmp_path, teacher, monkeypatch):
     first = run(text, tmp_path, teacher)
 
-    def never(self, places, vocab_size):
-        raise AssertionError("it was said before")
+    def never(self, positions, vocab_size):
+        raise AssertionError("it was computed before")
 
-    monkeypatch.setattr(Teacher, "speak", never)
+    monkeypatch.setattr(Teacher, "probabilities", never)
     second = run(text, tmp_path, teacher, name="second", temperature=2.0)
-    told = second["distillation"]
-    assert told["teacher_seconds"] == pytest.approx(first["distillation"]["teacher_seconds"])
+    told = second.distillation
+    assert told.teacher_seconds == pytest.approx(first.distillation.teacher_seconds)
 
 
 def test_a_checkpoint_goes_on_and_is_not_touched(text, tmp_path, teacher):
@@ -118,8 +119,8 @@ def test_a_checkpoint_goes_on_and_is_not_touched(text, tmp_path, teacher):
     shutil.copytree(teacher, student)
     before, start = files(student), load_checkpoint(student)[0]
     summary = run(text, tmp_path, teacher, student=str(student), tokens="8K")
-    assert summary["name"] == "student_distilled"
-    assert summary["distillation"]["student"] == "student"
+    assert summary.model.name == "student_distilled"
+    assert summary.distillation.student == "student"
     assert files(student) == before
     after = load_checkpoint(tmp_path / "c" / "student_distilled")[0]
     moved = [
@@ -131,47 +132,47 @@ def test_a_checkpoint_goes_on_and_is_not_touched(text, tmp_path, teacher):
 
 def test_a_budget_in_minutes_is_measured_first(text, tmp_path, teacher):
     summary = run(text, tmp_path, teacher, tokens=None, minutes=0.02)
-    assert summary["train"]["budget"] == {"unit": "seconds", "amount": 1.2}
-    assert summary["valid"]["bpb"] < 4
+    assert summary.training.budget == BudgetRecord("seconds", 1.2)
+    assert summary.valid.bpb < 4
 
 
 def test_across_tokenizers(text, tmp_path, teacher):
     summary = run(text, tmp_path, teacher, vocab_size=270)
-    assert summary["dataset"]["vocab_size"] == 270
-    told = summary["distillation"]
-    assert not told["same_tokenizer"]
-    assert 0.3 < told["cache"]["share_taught"] < 1
-    assert summary["valid"]["bpb"] < 2.5
+    assert summary.dataset.vocab_size == 270
+    told = summary.distillation
+    assert not told.same_tokenizer
+    assert 0.3 < told.cache.share_taught < 1
+    assert summary.valid.bpb < 2.5
 
 
 def test_with_and_without_a_teacher(text, tmp_path, teacher, monkeypatch, capsys):
     record = run(text, tmp_path, teacher, compare=True, seeds=3, tokens="8K", quiet=False)
-    assert len(record["runs"]) == 9
+    assert len(record.runs) == 9
     for seed in (1, 2, 3):
-        one = {run["side"]: run for run in record["runs"] if run["seed"] == seed}
-        assert one["alone"]["tokens"] == one["distilled"]["tokens"]
-        assert one["alone_longer"]["tokens"] >= one["alone"]["tokens"]
-    assert record["verdicts"]["alone"]["text"]
+        one = {run.side: run for run in record.runs if run.seed == seed}
+        assert one["alone"].tokens == one["distilled"].tokens
+        assert one["alone_longer"].tokens >= one["alone"].tokens
+    assert record.verdicts["alone"].text
     out = capsys.readouterr().out
-    assert "| with the teacher |" in out
+    assert "with the teacher  " in out
     assert "Against without it:" in out
 
     path = tmp_path / "r" / "itera_lite_tiny_distilled_comparison.json"
-    kept = json.loads(path.read_text())
+    kept = TeacherComparison.read(path)
     assert kept == record
-    kept["runs"] = kept["runs"][:7]  # as if it had been stopped there
-    path.write_text(json.dumps(kept))
+    kept.runs = kept.runs[:7]  # as if it had been stopped there
+    kept.write(path)
     trained = []
-    train_one = distill_compare._train
+    train_one = study._train
 
     def counted(*arguments):
         trained.append(arguments)
         return train_one(*arguments)
 
-    monkeypatch.setattr(distill_compare, "_train", counted)
+    monkeypatch.setattr(study, "_train", counted)
     again = run(text, tmp_path, teacher, compare=True, seeds=3, tokens="8K")
     assert len(trained) == 2
-    assert again["runs"][:7] == record["runs"][:7]
+    assert again.runs[:7] == record.runs[:7]
 
 
 def test_bad_input_is_told_and_changes_nothing(text, tmp_path, teacher):
@@ -243,7 +244,7 @@ def test_a_student_with_a_short_memory_reads_short_windows(text, tmp_path, teach
     tokenizer = load_checkpoint(teacher)[1]
     short = save_checkpoint(tmp_path / "short", random_model(shape), tokenizer)
     summary = run(text, tmp_path, teacher, student=str(short), tokens="4K")
-    assert summary["train"]["seq_len"] == 64
+    assert summary.training.seq_len == 64
 
 
 def test_a_teacher_in_several_files(text, tmp_path, teacher):
@@ -266,9 +267,9 @@ def test_a_text_without_a_batch_is_told(tmp_path, teacher):
 
 
 def test_a_damaged_score_in_the_cache_is_measured_again(text, teacher):
-    lesson = Lesson([teacher], "tiny", str(text), k=9, quiet=True)
-    first = lesson._scores()
-    (path,) = lesson.targets.folder.glob("teacher-*.json")
+    plan = DistillationPlan.find([teacher], "tiny", str(text), k=9, quiet=True)
+    first = plan.teacher_scores()
+    (path,) = plan.targets.folder.glob("teacher-*.json")
     for damage in ("{", "[]", '{"bpb": NaN}', '{"bpb": "x"}'):
         path.write_text(damage)
-        assert lesson._scores() == first
+        assert plan.teacher_scores() == first

@@ -1,4 +1,4 @@
-"""What teachers say: against brute force, across tokenizers, and kept on disk."""
+"""Teachers' probabilities: against brute force, across tokenizers, and kept on disk."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.distill import cache as soft_targets
 from itera_lite.distill import teacher
-from itera_lite.distill.alignment import Bridge, first_tokens
+from itera_lite.distill.alignment import Alignment, first_tokens
 from itera_lite.distill.cache import BLOCK, SoftTargets
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import DataError, TokenizerMismatch
@@ -55,11 +55,11 @@ def test_a_place_is_read_with_its_context(config, dataset, tmp_path, monkeypatch
     monkeypatch.setattr(teacher, "CONTEXT", 4)
     one = load(tmp_path, config, dataset.tokenizer)
     tokens = dataset.tokens("train")
-    one.read(tokens, None)
+    one.set_text(tokens, None)
     positions = np.array([0, 1, 5, 7, 8, 30, 31, 47])
     windows = [0, 0, 0, 0, 8, 30, 30, 47]  # the first place of each one's window
-    found, said = one.speak(positions, STUDENT_VOCAB)
-    assert said.all()
+    found, known = one.probabilities(positions, STUDENT_VOCAB)
+    assert known.all()
     for place, first, row in zip(positions, windows, found, strict=True):
         expected = naive(one.model, tokens, place, first - 1 - 4)
         assert torch.allclose(row, expected, atol=1e-5), place
@@ -68,8 +68,8 @@ def test_a_place_is_read_with_its_context(config, dataset, tmp_path, monkeypatch
 
 def test_learned_positions_bound_the_window(dataset, tmp_path):
     one = load(tmp_path, GPT2.replace(max_seq_len=40), dataset.tokenizer)
-    one.read(dataset.tokens("train"), None)
-    found, _ = one.speak(np.arange(100), STUDENT_VOCAB)
+    one.set_text(dataset.tokens("train"), None)
+    found, _ = one.probabilities(np.arange(100), STUDENT_VOCAB)
     assert torch.allclose(found.sum(-1), torch.ones(100), atol=1e-5)
 
 
@@ -78,16 +78,16 @@ def test_across_tokenizers_against_brute_force(dataset, tmp_path):
     student, documents = dataset.tokenizer, list(dataset.documents("train"))
     large = Tokenizer.train(documents, TEACHER_VOCAB)
     stream = dataset.tokens("train")
-    bridge = Bridge.build(iter(documents), stream, student, large)
+    alignment = Alignment.build(iter(documents), stream, student, large)
     own, others = _borders(documents, student), _borders(documents, large)
     for place, border in enumerate(own[:500]):
         expected = others.index(border) if border in others else -1
-        assert bridge.positions[place] == expected
-    assert -1 in bridge.positions[:500]
-    assert (bridge.positions >= 0).mean() > 0.5
+        assert alignment.positions[place] == expected
+    assert -1 in alignment.positions[:500]
+    assert (alignment.positions >= 0).mean() > 0.5
 
     probabilities = torch.randn(3, large.vocab_size).softmax(-1)
-    folded = bridge.fold(probabilities)
+    folded = alignment.fold(probabilities)
     expected = torch.zeros(3, STUDENT_VOCAB)
     for index, piece in enumerate(large.token_bytes):
         ids = student.encode(piece)
@@ -99,12 +99,12 @@ def test_across_tokenizers_against_brute_force(dataset, tmp_path):
     ids, shares = targets.at(np.arange(64))
     for place in range(64):
         row = torch.zeros(STUDENT_VOCAB).scatter_(0, ids[place], shares[place])
-        if bridge.positions[place] < 0:
+        if alignment.positions[place] < 0:
             assert shares[place].sum() == 0
         elif place < 20:
-            at = int(bridge.positions[place])
-            spoken = naive(one.model, bridge.tokens, at, -1 - teacher.CONTEXT)
-            assert torch.allclose(row, bridge.fold(spoken[None])[0], atol=1e-3)
+            at = int(alignment.positions[place])
+            predicted = naive(one.model, alignment.tokens, at, -1 - teacher.CONTEXT)
+            assert torch.allclose(row, alignment.fold(predicted[None])[0], atol=1e-3)
 
 
 def _borders(documents, tokenizer) -> list[int]:
@@ -122,7 +122,7 @@ def _borders(documents, tokenizer) -> list[int]:
 def test_a_teacher_of_shorter_tokens_is_refused(dataset):
     letters = Tokenizer.train([b"text"], 256)
     with pytest.raises(TokenizerMismatch, match=r"only \d+%.*--tokenizer"):
-        Bridge.build(
+        Alignment.build(
             dataset.documents("train"), dataset.tokens("train"), dataset.tokenizer, letters
         )
 
@@ -137,16 +137,16 @@ def test_the_hand_made_pair():
     assert first[:256].tolist() == list(range(256))
 
 
-def test_what_was_said_is_kept(dataset, tmp_path, monkeypatch):
+def test_what_was_computed_is_kept(dataset, tmp_path, monkeypatch):
     one = load(tmp_path, ITERA, dataset.tokenizer)
     asked: list[int] = []
-    speak = Teacher.speak
+    original = Teacher.probabilities
 
     def counted(self, positions, vocab_size):
         asked.append(len(positions))
-        return speak(self, positions, vocab_size)
+        return original(self, positions, vocab_size)
 
-    monkeypatch.setattr(Teacher, "speak", counted)
+    monkeypatch.setattr(Teacher, "probabilities", counted)
     targets = SoftTargets([one], dataset, 12, quiet=True)
     positions = np.array([[3, 4, 5], [900, 901, 902]])
     ids, shares = targets.at(positions)
@@ -161,35 +161,35 @@ def test_what_was_said_is_kept(dataset, tmp_path, monkeypatch):
     assert ids.shape == (6, 12)
     assert (shares[:, :-1] >= shares[:, 1:]).all()
     assert all(len(set(row)) == 12 for row in ids.tolist())
-    spent = again.spent()
-    assert spent["positions"] == 2 * BLOCK
-    assert spent["share_taught"] == 1
-    assert 0 < spent["top_k_mass"] <= 1.001
+    totals = again.totals()
+    assert totals["positions"] == 2 * BLOCK
+    assert totals["share_taught"] == 1
+    assert 0 < totals["top_k_mass"] <= 1.001
     assert SoftTargets([one], dataset, 13, quiet=True).folder != targets.folder
 
 
 def test_a_stop_loses_nothing_that_was_written(dataset, tmp_path, monkeypatch):
     one = load(tmp_path, ITERA, dataset.tokenizer)
     monkeypatch.setattr(soft_targets, "PIECE", 64)
-    speak, calls = Teacher.speak, 0
+    original, calls = Teacher.probabilities, 0
 
     def stopping(self, positions, vocab_size):
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return speak(self, positions, vocab_size)
+        return original(self, positions, vocab_size)
 
-    monkeypatch.setattr(Teacher, "speak", stopping)
+    monkeypatch.setattr(Teacher, "probabilities", stopping)
     blocks = np.arange(10)
     with pytest.raises(KeyboardInterrupt):
         SoftTargets([one], dataset, 8, quiet=True).fill(blocks)
     targets = SoftTargets([one], dataset, 8, quiet=True)
     assert targets.missing(blocks).tolist() == [4, 5, 6, 7, 8, 9]
-    assert targets.spent()["positions"] == 4 * BLOCK
+    assert targets.totals()["positions"] == 4 * BLOCK
     targets.fill(blocks)
     assert not len(targets.missing(blocks))
-    assert targets.spent()["positions"] == 10 * BLOCK
+    assert targets.totals()["positions"] == 10 * BLOCK
 
 
 def test_a_full_disk_is_told_before_anything_is_asked(dataset, tmp_path, monkeypatch):
@@ -199,13 +199,13 @@ def test_a_full_disk_is_told_before_anything_is_asked(dataset, tmp_path, monkeyp
     monkeypatch.setattr(soft_targets.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match="ITERA_CACHE"):
         targets.at(np.arange(4))
-    assert targets.spent()["positions"] == 0
+    assert targets.totals()["positions"] == 0
 
 
 def test_several_teachers_are_averaged(dataset, tmp_path):
     pair = [load(tmp_path, config, dataset.tokenizer) for config in (ITERA, TRANSFORMER)]
     ids, shares = SoftTargets(pair, dataset, STUDENT_VOCAB - 1, quiet=True).at(np.arange(32))
-    single = [each.speak(np.arange(32), STUDENT_VOCAB)[0] for each in pair]
+    single = [each.probabilities(np.arange(32), STUDENT_VOCAB)[0] for each in pair]
     mean = (single[0] + single[1]) / 2
     assert torch.allclose(shares, mean.gather(1, ids), atol=1e-3)
     swapped = SoftTargets(pair[::-1], dataset, STUDENT_VOCAB - 1, quiet=True)
@@ -255,7 +255,7 @@ def test_a_cache_that_is_not_whole_begins_anew(damage, dataset, tmp_path):
         (folder / damage).unlink()
     again = SoftTargets([one], dataset, 8, quiet=True)
     assert len(again.missing(np.arange(2))) == 2
-    assert again.spent()["positions"] == 0
+    assert again.totals()["positions"] == 0
     for before, now in zip((ids, shares), again.at(np.arange(64)), strict=True):
         assert torch.equal(before, now)
     assert not len(SoftTargets([one], dataset, 8, quiet=True).missing(np.arange(2)))
@@ -268,7 +268,7 @@ def test_two_at_once_fill_one_cache(dataset, tmp_path):
     assert pair[1].missing(np.arange(6)).tolist() == [3, 4, 5]
     pair[1].fill(np.arange(6))
     assert not len(pair[0].missing(np.arange(6)))
-    assert pair[0].spent()["positions"] == 6 * BLOCK
+    assert pair[0].totals()["positions"] == 6 * BLOCK
 
 
 def test_a_cache_that_cannot_be_written_is_said(dataset, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from itera_lite.errors import UsageError
 # Each use of one object by many threads at once; the process must live and the object stay whole.
 STRESS = """
 import sys, threading
+import numpy as np
 from itera_lite import _engine
 from itera_lite.engine import Model
 
@@ -70,9 +71,10 @@ for _ in range(8):
     model.restore(state.save())
 
     sampler = _engine.Sampler(16, temperature=1.0, repetition_penalty=1.2, seed=1)
+    logits = np.arange(16, dtype=np.float32) / 10
     def draw():
         for _ in range(200):
-            sampler.accept(sampler.sample([0.1 * i for i in range(16)]))
+            sampler.accept(sampler.sample(logits))
     many(draw)
 print("whole")
 """

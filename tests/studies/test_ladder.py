@@ -1,21 +1,22 @@
 """The ladder: every stage is made, finished ones stay, the verdicts follow from the numbers."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from itera_lite import config
 from itera_lite.bench.processes import DeployedModel
 from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
-from itera_lite.compress.targets import targets_of
 from itera_lite.errors import IteraError, MissingExtra, UsageError
+from itera_lite.records import HeldOut, Rung, Summary
 from itera_lite.report.results import load_results
-from itera_lite.studies import ladder_costs as climb
-from itera_lite.studies import ladder_stages as rungs
+from itera_lite.stats.samples import Stat
+from itera_lite.studies import ladder_costs, ladder_stages
+from itera_lite.studies.ladder_costs import judge
 from itera_lite.studies.ladder_stages import REFERENCES, STAGES
 from tests.compress.checkpoints import text
 from tools.readme import ladder_table
@@ -46,12 +47,12 @@ def small() -> Iterator[list[DeployedModel]]:
             patch.setitem(config.PRESETS, size, shape)
         patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
         patch.setitem(config.PRESETS, "reference_small", {"gpt2": {**GPT2, "pattern": "a"}})
-        patch.setattr(rungs, "REFERENCE_VOCABULARY", 320)
+        patch.setattr(ladder_stages, "REFERENCE_VOCABULARY", 320)
         patch.setattr(DeployedModel, "write_texts", write_texts)
         yield measured
 
 
-def climb_it(text: Path, folder: Path, **options):
+def run(text: Path, folder: Path, **options):
     return ladder(
         str(text),
         **{"minutes": 0.004, "size": 300} | options,
@@ -65,13 +66,13 @@ def climb_it(text: Path, folder: Path, **options):
 
 @pytest.fixture(scope="module")
 def first(text, small, tmp_path_factory):
-    """What the first climb gives, and the folder that it leaves."""
+    """What the first run gives, and the folder that it leaves."""
     folder = tmp_path_factory.mktemp("ladder")
-    return climb_it(text, folder), folder
+    return run(text, folder), folder
 
 
 @pytest.fixture
-def climbed(first, tmp_path) -> Path:
+def copied(first, tmp_path) -> Path:
     """A copy of that folder."""
     shutil.copytree(first[1], tmp_path / "again")
     return tmp_path / "again"
@@ -79,107 +80,106 @@ def climbed(first, tmp_path) -> Path:
 
 def test_every_rung_is_made_and_measured(first, small):
     found, folder = first
-    names = [rung["stage"] for rung in found["rungs"]]
+    names = [rung.stage for rung in found.rungs]
     wanted = [s.name for s in STAGES if s.name != "teacher"]
-    tried = {r["stage"]: r for r in found["references"]}
+    tried = {r.stage: r for r in found.references}
     assert list(tried) == [stage.name for stage in REFERENCES]
-    best = min(tried, key=lambda name: tried[name]["valid_bpb"])
-    assert [name for name in tried if tried[name]["chosen"]] == [best]
+    best = min(tried, key=lambda name: tried[name].valid_bpb)
+    assert [name for name in tried if tried[name].chosen] == [best]
     assert names == [best, *wanted, "q4_0"]
-    reference, last = found["rungs"][0], found["rungs"][-1]
-    assert last["runtime"] == "engine"
-    file = climb.model_file(folder / "c" / "q4_0")
-    assert last["bytes_on_disk"] == file.stat().st_size < reference["bytes_on_disk"]
-    assert last["cpu_seconds_per_kb"]["median"] < reference["cpu_seconds_per_kb"]["median"]
-    assert last["vocab_size"] == 300 < reference["vocab_size"] == 320
-    # the measurements went in turns: every artifact once, then every one again
-    assert small[: len(names)] == small[len(names) : 2 * len(names)]
+    reference, last = found.rungs[0], found.rungs[-1]
+    assert last.runtime == "engine"
+    file = ladder_costs.model_file(folder / "c" / "q4_0")
+    assert last.bytes_on_disk == file.stat().st_size < reference.bytes_on_disk
+    assert last.cpu_seconds_per_kb.median < reference.cpu_seconds_per_kb.median
+    assert last.vocab_size == 300 < reference.vocab_size == 320
+    # the measurements went in turns: every model once, then every one again
+    rounds = small[: len(names)], small[len(names) : 2 * len(names)]
+    assert len(set(rounds[0])) == len(names) and set(rounds[0]) == set(rounds[1])
     # each reference had as much time as all that the last rung was made from
     budgets = {
-        name: json.loads((folder / "r" / "ladder" / f"{name}_summary.json").read_text())["train"]
+        name: Summary.read(folder / "r" / "ladder" / f"{name}_summary.json").training
         for name in (*tried, "teacher", "distilled", "q4_0")
     }
-    seconds = {name: train["budget"]["amount"] for name, train in budgets.items()}
+    seconds = {name: train.budget.amount for name, train in budgets.items()}
     references = [seconds.pop(name) for name in tried]
     assert references == pytest.approx(2 * [sum(seconds.values())])
-    assert 0 < reference["tokens_in_use"] <= reference["vocab_size"]
-    assert last["outside_teacher"] is None
+    assert 0 < reference.tokens_in_use <= reference.vocab_size
+    assert last.outside_teacher is None
 
 
-def test_what_is_finished_is_not_done_again_and_is_reported(text, first, climbed, small, capsys):
-    stamps = {p: p.stat().st_mtime_ns for p in (climbed / "c").glob("*/model.safetensors")}
-    scores = {p: p.stat().st_mtime_ns for p in (climbed / "r").glob("ladder/*_heldout.json")}
-    assert len(scores) == len(first[0]["rungs"]) - 1
-    again = climb_it(text, climbed)
+def test_what_is_finished_is_not_done_again_and_is_reported(text, first, copied, small, capsys):
+    stamps = {p: p.stat().st_mtime_ns for p in (copied / "c").glob("*/model.safetensors")}
+    scores = {p: p.stat().st_mtime_ns for p in (copied / "r").glob("ladder/*_heldout.json")}
+    assert len(scores) == len(first[0].rungs) - 1
+    again = run(text, copied)
     assert {p: p.stat().st_mtime_ns for p in (*stamps, *scores)} == {**stamps, **scores}
-    assert [r["bpb"] for r in again["rungs"]] == [r["bpb"] for r in first[0]["rungs"]]
+    assert [r.bpb for r in again.rungs] == [r.bpb for r in first[0].rungs]
     assert "bytes on disk: " in capsys.readouterr().out
 
-    report(results=climbed / "r", reports=climbed / "reports")
-    page = (climbed / "reports" / "efficiency_report.md").read_text()
+    report(results=copied / "r", reports=copied / "reports")
+    page = (copied / "reports" / "efficiency_report.md").read_text()
     assert "Path to 100-300x" in page and "7: the native engine" in page
     assert "best of 2 conventional models" in page
     assert "Bytes on disk" in page
 
 
-def test_other_weights_are_scored_again(text, climbed, small):
-    kept = climbed / "r" / "ladder" / "itera_heldout.json"
-    record = json.loads(kept.read_text())
-    kept.write_text(json.dumps({**record, "bpb": 1.0, "weights_sha256": "of another model"}))
-    again = climb_it(text, climbed)
-    assert again["rungs"][2]["bpb"] == record["bpb"]
+def test_other_weights_are_scored_again(text, copied, small):
+    kept = copied / "r" / "ladder" / "itera_heldout.json"
+    record = HeldOut.read(kept)
+    replace(record, bpb=1.0, weights_sha256="of another model").write(kept)
+    again = run(text, copied)
+    assert again.rungs[2].bpb.median == record.bpb
 
 
-def test_more_seeds_give_a_spread_and_keep_the_first(text, climbed, small):
-    before = (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
-    found = climb_it(text, climbed, seeds=2)
-    assert (found["provenance"]["seed"], found["provenance"]["seeds"]) == (None, [0, 1])
-    assert (climbed / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
-    assert all(rung["bpb"]["repeats"] == 2 for rung in found["rungs"])
-    assert len(set(found["rungs"][0]["bpb"]["samples"])) == 2
-    spread = found["rungs"][-1]["bpb"]
-    shown = f"{spread['median']:.4f} ({spread['min']:.4f} to {spread['max']:.4f})"
-    assert shown in ladder_table(load_results(climbed / "r"))
+def test_more_seeds_give_a_spread_and_keep_the_first(text, copied, small):
+    before = (copied / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
+    found = run(text, copied, seeds=2)
+    assert (found.provenance.seed, found.provenance.seeds) == (None, [0, 1])
+    assert (copied / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns == before
+    assert all(rung.bpb.repeats == 2 for rung in found.rungs)
+    assert len(set(found.rungs[0].bpb.samples)) == 2
+    spread = found.rungs[-1].bpb
+    shown = f"{spread.median:.4f} ({spread.min:.4f} to {spread.max:.4f})"
+    assert shown in ladder_table(load_results(copied / "r"))
     # a further seed: the chosen reference alone, the same teacher, as many tokens
-    made = {path.name for path in (climbed / "c").glob("*-seed1")}
-    assert made == {f"{rung['stage']}-seed1" for rung in found["rungs"]}
-    for rung in found["rungs"]:
+    made = {path.name for path in (copied / "c").glob("*-seed1")}
+    assert made == {f"{rung.stage}-seed1" for rung in found.rungs}
+    for rung in found.rungs:
         own, further = (
-            json.loads((climbed / "r" / "ladder" / f"{rung['stage']}{s}_summary.json").read_text())
-            for s in ("", "-seed1")
+            Summary.read(copied / "r" / "ladder" / f"{rung.stage}{suffix}_summary.json")
+            for suffix in ("", "-seed1")
         )
-        assert own.get("train", {}).get("tokens") == further.get("train", {}).get("tokens")
-        assert own["config"] == further["config"]
+        tokens = [each.training and each.training.tokens for each in (own, further)]
+        assert tokens[0] == tokens[1]
+        assert own.model.config == further.model.config
 
 
-def test_a_teacher_of_ones_own_is_taken(text, climbed, small):
+def test_a_teacher_of_ones_own_is_taken(text, copied, small):
     for stage in ("distilled", "q8_0", "q4_0"):
-        (climbed / "r" / "ladder" / f"{stage}_summary.json").unlink()
-    other = climbed / "mine"
-    (climbed / "c" / "teacher").rename(other)
-    found = climb_it(text, climbed, teacher=other, overwrite=True)
-    outside = {rung["stage"]: rung["outside_teacher"] for rung in found["rungs"]}
+        (copied / "r" / "ladder" / f"{stage}_summary.json").unlink()
+    other = copied / "mine"
+    (copied / "c" / "teacher").rename(other)
+    found = run(text, copied, teacher=other, overwrite=True)
+    outside = {rung.stage: rung.outside_teacher for rung in found.rungs}
     assert (outside["vocabulary"], outside["q4_0"]) == (None, "mine")
-    summary = json.loads((climbed / "r" / "ladder" / "distilled_summary.json").read_text())
-    assert [t["name"] for t in summary["distillation"]["teachers"]] == ["mine"]
-    assert not (climbed / "c" / "teacher").exists()
+    summary = Summary.read(copied / "r" / "ladder" / "distilled_summary.json")
+    assert [t.name for t in summary.distillation.teachers] == ["mine"]
+    assert not (copied / "c" / "teacher").exists()
 
 
-def test_a_quantised_rung_without_its_file_is_not_finished(text, climbed, small):
-    path = climbed / "r" / "ladder" / "q8_0_summary.json"
-    summary = json.loads(path.read_text())
-    del summary["compress"]["file"]
-    path.write_text(json.dumps(summary))
-    (climbed / "c" / "q8_0" / "model-q8_0.gguf").unlink()
+def test_a_quantised_rung_without_its_file_is_not_finished(text, copied, small):
+    file = copied / "c" / "q8_0" / "model-q8_0.gguf"
+    file.unlink()
     with pytest.raises(UsageError, match=r"q8_0' holds a model already.*--overwrite replaces it"):
-        climb_it(text, climbed)
-    climb_it(text, climbed, overwrite=True)
-    assert json.loads(path.read_text())["compress"]["file"]
+        run(text, copied)
+    run(text, copied, overwrite=True)
+    assert file.is_file()
 
 
-def test_finished_stages_of_other_options_are_not_taken(text, climbed, small):
+def test_finished_stages_of_other_options_are_not_taken(text, copied, small):
     """They were taken, and ladder.json then said what had been asked for this time."""
-    record = climbed / "r" / "ladder.json"
+    record = copied / "r" / "ladder.json"
     before = record.read_bytes()
     for options, said in (
         ({"student": "tiny"}, "distilled' is finished, and was made with --student pico"),
@@ -187,66 +187,67 @@ def test_finished_stages_of_other_options_are_not_taken(text, climbed, small):
         ({"size": 280}, "vocabulary' is finished, and was made with --size 300"),
     ):
         with pytest.raises(UsageError, match=said):
-            climb_it(text, climbed, **options)
+            run(text, copied, **options)
     assert record.read_bytes() == before
 
 
-def test_a_stage_of_other_options_is_made_again_when_asked(text, climbed, small):
+def test_a_stage_of_other_options_is_made_again_when_asked(text, copied, small):
     made = []
-    plan = rungs.Plan(
+    plan = ladder_stages.LadderPlan(
         data=str(text),
         minutes=0.004,
         size=300,
         student="tiny",
         teacher=None,
         seed=0,
-        checkpoints=climbed / "c",
-        results=climbed / "r" / "ladder",
+        checkpoints=copied / "c",
+        results=copied / "r" / "ladder",
         compute=None,
-        threads=1,
-        final_bytes=1000,
+        valid_bytes=1000,
         overwrite=True,
     )
-    for stage, _ in rungs.stages(plan):
-        if not rungs.is_finished(plan, stage):
-            rungs.discard(plan, stage)
+    for stage, _ in ladder_stages.stages(plan):
+        if not ladder_stages.is_finished(plan, stage):
+            ladder_stages.discard(plan, stage)
             made.append(stage.name)
     assert made == ["distilled", "q8_0", "q4_0"]
-    assert not (climbed / "c" / "distilled").exists() and (climbed / "c" / "itera").exists()
+    assert not (copied / "c" / "distilled").exists() and (copied / "c" / "itera").exists()
 
 
-def test_a_damaged_summary_is_named(text, climbed, small):
-    (climbed / "r" / "ladder" / "itera_summary.json").write_text("{")
-    with pytest.raises(IteraError, match=r"itera_summary.json.*damaged"):
-        climb_it(text, climbed)
+def test_a_damaged_summary_is_named(text, copied, small):
+    (copied / "r" / "ladder" / "itera_summary.json").write_text("{")
+    with pytest.raises(IteraError, match=r"itera_summary.json.*can.t be read"):
+        run(text, copied)
 
 
-def rung(bpb: float, cpu: float, size: float, memory: float) -> dict[str, object]:
-    return {
-        "bpb": bpb,
-        "cpu_seconds_per_kb": {"median": cpu},
-        "bytes_on_disk": size,
-        "peak_rss_bytes": {"median": memory},
-    }
+def rung(bpb: list[float], cpu: float, size: float, memory: float) -> Rung:
+    nothing = Stat.of([1.0])
+    return Rung(
+        *("a rung", "stage", "engine", Stat.of(bpb), 1, 1, 1, 1, 1.0, 1.0, size, Stat.of([cpu])),
+        *(nothing, Stat.of([memory]), nothing, None, 1.0, 1.0),
+    )
 
 
 def test_targets_are_reached_by_numbers_alone():
-    first = rung(0.8, 4.0, 60e6, 500e6)
-    good = targets_of([first, rung(0.8, 0.01, 0.7e6, 5e6)])
-    assert [t["reached"] for t in good] == [True, True, True]
-    assert [t["goal_reached"] for t in good] == [None, False, None]
-    assert targets_of([first, rung(0.8, 0.01, 0.6e6, 5e6)])[1]["goal_reached"]
-    slow = targets_of([first, rung(0.7, 0.02, 1.1e6, 11e6)])
-    assert [t["reached"] for t in slow] == [False, False, False]
-    worse = targets_of([first, rung(0.81, 0.001, 0.1e6, 1e6)])
-    assert not any(t["reached"] for t in worse), "no factor counts at a lower quality"
-    seeds = {**first, "bpb": {"median": 0.85, "samples": [0.8, 0.9]}}
-    assert all(t["reached"] for t in targets_of([seeds, rung(0.8, 0.01, 0.7e6, 5e6)]))
-    assert not any(t["reached"] for t in targets_of([seeds, rung(0.81, 0.01, 0.7e6, 5e6)]))
+    first = rung([0.8], 4.0, 60e6, 500e6)
+
+    def verdicts(first: Rung, last: Rung) -> list[str]:
+        return [target.verdict for target in judge([first, last])]
+
+    good = judge([first, rung([0.8], 0.01, 0.7e6, 5e6)])
+    assert [target.verdict for target in good] == ["met"] * 3
+    assert [target.goal_verdict for target in good] == [None, "missed", None]
+    assert judge([first, rung([0.8], 0.01, 0.6e6, 5e6)])[1].goal_verdict == "met"
+    assert verdicts(first, rung([0.7], 0.02, 1.1e6, 11e6)) == ["missed"] * 3
+    worse = rung([0.81], 0.001, 0.1e6, 1e6)
+    assert verdicts(first, worse) == ["missed"] * 3, "no factor counts at a lower quality"
+    seeds = rung([0.8, 0.9], 4.0, 60e6, 500e6)
+    assert verdicts(seeds, rung([0.8], 0.01, 0.7e6, 5e6)) == ["met"] * 3
+    assert verdicts(seeds, rung([0.81], 0.01, 0.7e6, 5e6)) == ["missed"] * 3
 
 
 @pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])
-def test_impossible_wishes_are_refused(options, tmp_path):
+def test_impossible_options_are_refused(options, tmp_path):
     with pytest.raises(UsageError, match=next(iter(options))):
         ladder("python", quiet=True, checkpoints=tmp_path, results=tmp_path, **options)
 

@@ -1,15 +1,16 @@
 """`itera bench seeds`: every run once, and nothing repeated."""
 
 import fcntl
-import json
 
 import pytest
-from itera_lite.report.seeds import of_one_budget
+from msgspec.structs import replace
 
 from itera_lite.bench import training
-from itera_lite.commands import bench_seeds as seeds
 from itera_lite.commands.bench_seeds import bench_seeds
-from itera_lite.errors import DataError, IteraError, UsageError
+from itera_lite.errors import DataError, UsageError
+from itera_lite.records import RuntimeTraining, Seeds, SpeedsOfSize
+from itera_lite.report.metrics import of_one_budget
+from itera_lite.stats.samples import Stat
 from tests.train.small import make_small
 
 
@@ -26,24 +27,23 @@ def text(tmp_path, monkeypatch):
 def test_runs_are_added_once(text, tmp_path):
     options = {"tokens": "9K", "vocab_size": 300, "threads": 1, "results": tmp_path}
     first = bench_seeds(str(text), seeds=2, **options)
-    runs = [(run["name"], run["seed"], run["budget"]) for run in first["runs"]]
+    runs = [(run.name, run.seed, run.budget) for run in first.runs]
     assert runs == [
         (name, seed, "tokens")
         for seed in (0, 1)
         for name in ("itera_lite_tiny", "transformer_tiny")
     ]
-    assert first["provenance"]["seeds"] == [0, 1]
-    assert all(0 < run["valid_bpb"] < 8 and run["tokens"] >= 9000 for run in first["runs"])
+    assert first.provenance.seeds == [0, 1]
+    assert all(0 < run.valid_bpb < 8 and run.tokens >= 9000 for run in first.runs)
     again = bench_seeds(str(text), seeds=2, **options)
-    assert again == first == json.loads((tmp_path / "seeds.json").read_text())
+    assert again == first == Seeds.read(tmp_path / "seeds.json")
 
 
 def test_runs_of_another_vocabulary_are_others(text, tmp_path):
     options = {"tokens": "9K", "threads": 1, "results": tmp_path}
     bench_seeds(str(text), seeds=2, vocab_size=300, **options)
-    runs = bench_seeds(str(text), seeds=2, vocab_size=290, **options)["runs"]
-    assert [run["vocab_size"] for run in runs] == 4 * [300] + 4 * [290]
-    assert seeds._marked({"name": "of an older file"})["vocab_size"] == 2048
+    runs = bench_seeds(str(text), seeds=2, vocab_size=290, **options).runs
+    assert [run.vocab_size for run in runs] == 4 * [300] + 4 * [290]
     (taken,) = {len(side) for side in of_one_budget(runs, ("itera_lite_tiny",), "tokens")}
     assert taken == 2
 
@@ -70,20 +70,23 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
 
     def speeds(config, *_):
         found = {f"itera_lite_{config}": 300.0, f"transformer_{config}": 200.0}
-        return {name: {"tokens_per_second": {"median": v}} for name, v in found.items()}
+        return {
+            name: RuntimeTraining(1, "fp32", Stat.of([v]), first_loss=8.0)
+            for name, v in found.items()
+        }
 
     monkeypatch.setattr(training, "training_speeds", speeds)
     options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
     record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
-    assert record["speeds"] == {"tiny, batch 8, vocabulary 300": speeds("tiny")}
-    runs = {(r["name"], r["seed"], r["budget"]): r for r in record["runs"]}
-    assert len(runs) == len(record["runs"]) == 8
+    assert record.speeds == [SpeedsOfSize("tiny", 8, 300, speeds("tiny"))]
+    runs = {(r.name, r.seed, r.budget): r for r in record.runs}
+    assert len(runs) == len(record.runs) == 8
     for seed in (0, 1):
         for name, tokens in (("itera_lite_tiny", 13_500), ("transformer_tiny", 9_000)):
             run = runs[name, seed, "time"]
-            assert tokens <= run["tokens"] < tokens + 4096
+            assert tokens <= run.tokens < tokens + 4096
         same = runs["transformer_tiny", seed, "tokens"]
-        assert runs["transformer_tiny", seed, "time"] == same | {"budget": "time"}
+        assert runs["transformer_tiny", seed, "time"] == replace(same, budget="time")
     monkeypatch.setattr(training, "training_speeds", None)  # measured once, not again
     assert bench_seeds(str(text), seeds=2, results=tmp_path, **options) == record
 
@@ -108,12 +111,3 @@ def test_training_speeds_are_of_both_models(monkeypatch):
 def test_wrong_use(overrides, tmp_path):
     with pytest.raises(UsageError):
         bench_seeds(results=tmp_path, **overrides)
-
-
-@pytest.mark.parametrize("text_of", ["[1]", "{", '{"runs": 3}', "{}"])
-def test_a_file_that_is_not_ours_is_named_and_stays(text_of, tmp_path):
-    path = tmp_path / "seeds.json"
-    path.write_text(text_of)
-    with pytest.raises(IteraError, match=r"seeds\.json"):
-        bench_seeds(results=tmp_path, minutes=1.0)
-    assert path.read_text() == text_of

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from itera_lite.data.compression import SUFFIXES, compressor
 from itera_lite.data.lines import Line, LineReader
-from itera_lite.engine.resume import Progress
+from itera_lite.engine.score_resume import Progress
 from itera_lite.errors import IteraError, UsageError
 from itera_lite.files import check_output_file
 
@@ -63,7 +63,9 @@ class Output:
     @property
     def on_terminal(self) -> bool:
         """Whether the results appear on a terminal."""
-        return self._found is not None and _is_terminal(self.path, self._descriptor)
+        if self._descriptor is not None:
+            return os.isatty(self._descriptor)
+        return self.path == Path("/dev/tty")
 
     def refuse_content(self) -> None:
         """Refuse to overwrite results.
@@ -204,9 +206,3 @@ def _stat_of(file: Path | int) -> os.stat_result | None:
         return os.stat(file)
     except OSError:
         return None
-
-
-def _is_terminal(path: Path, descriptor: int | None) -> bool:
-    if descriptor is not None:
-        return os.isatty(descriptor)
-    return path == Path("/dev/tty")

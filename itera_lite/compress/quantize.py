@@ -1,0 +1,201 @@
+"""Stores a model's matrices in 8 or 4 bits: a checkpoint of rounded weights and its GGUF file."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
+from itera_lite.compress.gptq import gptq
+from itera_lite.compress.qat import RATE, train_rounded
+from itera_lite.compress.rounding import Kinds, kinds_of, rounded
+from itera_lite.compress.sensitivity import (
+    assign,
+    calibration,
+    groups_of,
+    room_above,
+    sensitivity,
+)
+from itera_lite.compress.start import Start, TextOptions, save_untrained
+from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.distill.objective import MIX
+from itera_lite.engine import Model
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.export.gguf import check_exportable, write_gguf
+from itera_lite.export.types import SCHEMES
+from itera_lite.machine.provenance import Provenance
+from itera_lite.model import LanguageModel
+from itera_lite.model.cost import describe
+from itera_lite.records import (
+    FileBytes,
+    GroupSensitivity,
+    Quantization,
+    QuantizedBits,
+    Source,
+    Summary,
+)
+from itera_lite.train.compute import Compute
+from itera_lite.train.run_files import RunFiles
+
+Type = Literal["q8_0", "q4_0", "mixed"]
+Method = Literal["plain", "gptq", "qat"]
+
+WINDOW = 256
+CALIBRATION_TOKENS = 65_536  # for gptq; half of it for the sensitivity of each group
+LEAST_WINDOWS = 16
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """How to quantise.
+
+    Attributes:
+        type: q4_0, q8_0, or mixed: q4_0 with the embedding in q8_0.
+        method: plain rounding; gptq, which compensates errors on a calibration text; qat, a short
+            training with rounded weights.
+        max_bytes: size of the file at most: each matrix gets 8 or 4 bits, whatever ``type`` says.
+        teachers: folders of checkpoints that teach in qat's training, with a share of ``mix``.
+    """
+
+    type: Type
+    method: Method
+    max_bytes: int | None = None
+    teachers: tuple[Path, ...] = ()
+    mix: float = MIX
+
+
+def usual_method(type: Type, text: TextOptions | None) -> Method:
+    """The method where none is asked for: plain for 8 bits, which lose next to nothing."""
+    if text is None or type == "q8_0":
+        return "plain"
+    return "gptq" if text.minutes == 0 else "qat"
+
+
+def quantize(
+    start: Start,
+    files: RunFiles,
+    compute: Compute,
+    options: QuantizeOptions,
+    text: TextOptions | None,
+) -> Summary:
+    """Write the model with rounded weights, and the GGUF file inside the checkpoint.
+
+    Args:
+        text: to calibrate or train on and to measure with; only plain rounding to a type can do
+            without.
+
+    Returns:
+        The summary, as it is written.
+
+    Raises:
+        ExportError: the model can't be stored so.
+        UsageError: ``max_bytes`` is too small, the text is too short, or qat has no budget.
+    """
+    check_exportable(start.folder, start.model.config)
+    kinds: Kinds = {} if options.max_bytes else kinds_of(start.model, SCHEMES[options.type])
+    if text is None:
+        model = rounded(start.model, kinds)
+        files.forget()
+        save_checkpoint(files.best, model, start.tokenizer)
+        made_from = [Source(start.name, "start")]
+        summary = Summary(
+            model=describe(files.name, model.config, made="compressed", made_from=made_from),
+            compression=_export(start, model, files, options),
+            provenance=Provenance.now(),
+        )
+        summary.write(files.summary)
+        return summary
+    dataset = prepare(text.data, tokenizer=start.tokenizer, quiet=compute.quiet)
+    documents = list(first_bytes(dataset.documents("valid")))
+    before = start.score(documents)
+    groups: list[GroupSensitivity] = []
+    if options.max_bytes:
+        kinds, groups = _types_within(options.max_bytes, start, files, dataset)
+
+    def record(model: LanguageModel, bpb: float) -> Quantization:
+        """Export the model, and measure what was lost."""
+        made = _export(start, model, files, options)
+        made.start, made.sensitivity = start.record(before), groups
+        made.bpb = QuantizedBits(
+            before=before.bpb,
+            after=bpb,
+            before_engine=_exact_engine_bpb(start, documents),
+            after_engine=engine_bpb(Path(made.file), documents),
+        )
+        return made
+
+    if options.method == "qat":
+        return train_rounded(
+            *(start, dataset, files, kinds, compute, text),
+            lambda bpb: record(load_checkpoint(files.best)[0], bpb),
+            *(options.teachers, options.mix),
+        )
+    if options.method == "plain":
+        model = rounded(start.model, kinds)
+    else:
+        model = gptq(start.model, kinds, _calibration(dataset, CALIBRATION_TOKENS))
+    valid = validation_score(model, start.tokenizer, documents)
+    return save_untrained(model, dataset, files, valid, text, lambda: record(model, valid.bpb))
+
+
+def _export(
+    start: Start, model: LanguageModel, files: RunFiles, options: QuantizeOptions
+) -> Quantization:
+    """Write the GGUF file into the checkpoint."""
+    # In a chosen mix, `auto` finds the type of each matrix again: its rounded weights fit one.
+    type = "auto" if options.max_bytes else options.type
+    output = files.best / f"model-{options.type}.gguf"
+    written = write_gguf(files.best, model, start.tokenizer, type, output)
+    exact_bytes = start.file_bytes(kinds_of(start.model, SCHEMES["f32"]))
+    return Quantization(
+        learning_rate_factor=RATE if options.method == "qat" else None,
+        type=options.type,
+        method=options.method,
+        file=str(output),
+        bytes=FileBytes(exact_bytes, written.bytes),
+        bits_per_weight=written.bits_per_weight,
+        weights={kind: stored.weights for kind, stored in written.by_type.items()},
+        max_bytes=options.max_bytes,
+    )
+
+
+def _types_within(
+    max_bytes: int, start: Start, files: RunFiles, dataset: Dataset
+) -> tuple[Kinds, list[GroupSensitivity]]:
+    """The type of each matrix for a file of at most ``max_bytes``, where 4 bits cost least."""
+    groups, fixed = groups_of(start.model)
+    room = room_above(groups, start.file_bytes(fixed, files.best), max_bytes)
+    groups = sensitivity(start.model, groups, _calibration(dataset, CALIBRATION_TOKENS // 2))
+    kinds = {**assign(groups, room), **fixed}
+    return kinds, [
+        GroupSensitivity(group.name, group.cost, group.saved, kinds[group.matrices[0]].name)
+        for group in groups
+    ]
+
+
+def _calibration(dataset: Dataset, n_tokens: int) -> Tensor:
+    return calibration(dataset.tokens("train"), WINDOW, n_tokens, LEAST_WINDOWS)
+
+
+def _exact_engine_bpb(start: Start, documents: Sequence[bytes]) -> float:
+    """Bits per byte of the engine with the weights as they were, in float32."""
+    with tempfile.TemporaryDirectory(prefix="itera-") as folder:
+        file = Path(folder) / "model.gguf"
+        write_gguf(start.folder, start.model, start.tokenizer, "f32", file)
+        return engine_bpb(file, documents)
+
+
+def engine_bpb(file: Path, documents: Sequence[bytes]) -> float:
+    """Bits per byte of a file in the native engine, in the windows of `validation_score`."""
+    model = Model.load(file)
+    window = min(WINDOW, model.context)
+    scores = model.score(documents, window=window, threads=torch.get_num_threads())
+    nats = sum(score.nats for score in scores)
+    return nats / math.log(2) / sum(score.bytes for score in scores)
