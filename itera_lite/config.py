@@ -115,10 +115,11 @@ class ModelConfig:
 
         need(self.family in list(FAMILIES), "family", "'itera', 'transformer' or 'gpt2'")
         need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
-        if self.family == "gpt2":
-            need(self.n_kv_heads == self.n_heads, "n_kv_heads", f"n_heads={self.n_heads} in gpt2")
-        else:
-            need(self.dropout == 0, "dropout", "0: only gpt2 is trained with it")
+        need(
+            self.family == "gpt2" or self.dropout == 0,
+            "dropout",
+            "0: only gpt2 is trained with it",
+        )
         need(
             bool(self.pattern) and set(self.pattern) <= {"m", "a"},
             "pattern",
@@ -127,7 +128,7 @@ class ModelConfig:
         if self.family == "itera":
             need("a" in self.pattern, "pattern", "at least one attention layer 'a'")
             need(
-                self.d_inner % self.ssm_head_dim == 0,
+                self.ssm_head_dim > 0 and self.d_inner % self.ssm_head_dim == 0,
                 "ssm_head_dim",
                 f"a divisor of 2*d_model={self.d_inner}",
             )
@@ -141,6 +142,8 @@ class ModelConfig:
             "head_dim",
             f"an even divisor of d_model={self.d_model}",
         )
+        if self.family == "gpt2":
+            need(self.n_kv_heads == self.n_heads, "n_kv_heads", f"n_heads={self.n_heads} in gpt2")
         need(
             self.n_kv_heads > 0 and self.n_heads % self.n_kv_heads == 0,
             "n_kv_heads",

@@ -24,7 +24,7 @@ from itera_lite.stats.targets import Target
 
 Made = Literal["trained", "compressed", "distilled"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0, lt=2**53)]  # below: exact as a float
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -474,7 +474,7 @@ class Evaluation(Measured, tag="evaluation"):
     sampled: bool
     seq_len: int
     policy: str
-    by_position: list[tuple[int, float]]
+    by_position: list[tuple[PositiveInt, float]]
     fused_operations: bool
     baselines: dict[str, Baseline] = {}
 
@@ -526,8 +526,8 @@ class StepLatency(Stat):
 class PrefillSpeed(Part):
     """Reading ``batch`` prompts of ``context`` tokens."""
 
-    batch: int
-    context: int
+    batch: PositiveInt
+    context: PositiveInt
     tokens_per_second: Stat
     latency_ms: Stat
 
@@ -535,8 +535,8 @@ class PrefillSpeed(Part):
 class DecodeSpeed(Part):
     """Writing a token at a time to ``batch`` texts, after ``context`` tokens."""
 
-    batch: int
-    context: int
+    batch: PositiveInt
+    context: PositiveInt
     tokens_per_second: Stat
     latency_ms: StepLatency
 
@@ -544,8 +544,8 @@ class DecodeSpeed(Part):
 class Memory(Part):
     """``state_bytes``: tokens of context -> bytes of decoding state of one text."""
 
-    weights_bytes: int
-    state_bytes: dict[int, int]
+    weights_bytes: PositiveInt
+    state_bytes: dict[PositiveInt, PositiveInt]
     peak_rss_bytes: Stat
     import_rss_bytes: Stat
 

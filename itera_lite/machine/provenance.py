@@ -94,12 +94,6 @@ class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
         )
 
 
-def provenance(
-    seed: int | None = None, *, seeds: Iterable[int] | None = None, **more: Any
-) -> dict[str, Any]:
-    return dict(msgspec.to_builtins(Provenance.now(seed, seeds=seeds, **more)))
-
-
 def command() -> str:
     """The command line of this process, as a shell would take it; no folder of this machine
     before the program's name."""

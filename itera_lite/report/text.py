@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ def fixed(value: float | None, digits: int = 4) -> str:
 
 def significant(value: float | None, digits: int = 3) -> str:
     """Significant digits, never fewer than the whole part: ``0.0123``, ``1.23``, ``12,345``."""
-    if value is None:
+    if value is None or not math.isfinite(value):  # out of range in the unit that is shown
         return MISSING
     if value == 0:
         return "0"

@@ -35,7 +35,3 @@ class Stat(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             samples=samples,
             **more,
         )
-
-
-def stat(samples: Sequence[float]) -> dict[str, Any]:
-    return dict(msgspec.to_builtins(Stat.of(samples)))
