@@ -20,7 +20,7 @@ import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -202,13 +202,8 @@ def _run(arguments: list[str], verb: str) -> int:
     except CycloptsError as error:
         return _fail(f"{_wrong_use(error, arguments)}\nSee: itera {verb} --help".strip(), 2)
     _check_whole(function, arguments[:end])
-    if any(map(_is_dash, arguments[:end])):
-        _check_dashes(verb, bound.arguments)
-    if "" in arguments or any(argument.endswith("=") for argument in arguments[:end]):
-        _check_empty(arguments, bound.arguments)
-    bound.arguments.update(
-        {name: _with_home(name, value) for name, value in bound.arguments.items()}
-    )
+    for name, value in bound.arguments.items():
+        bound.arguments[name] = _checked(verb, name, value, arguments, arguments[:end])
     function(*bound.args, **bound.kwargs)
     return 0
 
@@ -311,49 +306,39 @@ def _is_dash(argument: str) -> bool:
     return argument == "-" or argument.startswith("-:")
 
 
-def _check_dashes(verb: str, arguments: Mapping[str, object]) -> None:
-    """Refuse ``-`` where it is neither standard input nor standard output.
+def _checked(
+    verb: str, name: str, value: Any, arguments: Sequence[str], options: Sequence[str]
+) -> Any:
+    """The value of an argument; of a path or a set, with the home folder for a leading ``~``.
+
+    A shell does so only where the ``~`` begins a word: not in ``--output=~/scores.jsonl``.
+
+    Args:
+        options: the arguments before ``--``.
 
     Raises:
-        UsageError: for such an argument.
+        UsageError: the value is ``-`` where that is neither standard input nor standard output,
+            or an empty path, which would be the current folder; mostly it is an unset variable.
     """
-    for name, value in arguments.items():
-        values = value if isinstance(value, list | tuple) else [value]
-        if (verb, name) in DASHES or not any(_is_dash(str(each)) for each in values):
-            continue
+    if isinstance(value, list | tuple):
+        return type(value)(_checked(verb, name, each, arguments, options) for each in value)
+    is_path = isinstance(value, Path) or (name in SETS_OR_PATHS and isinstance(value, str))
+    if _is_dash(str(value)) and any(map(_is_dash, options)) and (verb, name) not in DASHES:
         if name == "prompt":
             raise UsageError(
                 "'-' for the prompt: it isn't read from standard input; give the text itself. For "
                 f"the character, write: itera {verb} -- -"
             )
-        if name in SETS_OR_PATHS or any(isinstance(each, Path) for each in values):
+        if is_path:
             raise UsageError(
                 f"'-' for {name}: standard input can't be read here. Name a file or a folder"
             )
-
-
-def _check_empty(arguments: Sequence[str], values: Mapping[str, object]) -> None:
-    """Refuse an empty path, which would be the current folder; mostly it is an unset variable.
-
-    Raises:
-        UsageError: a path or a set is empty.
-    """
-    for name, value in values.items():
-        here = isinstance(value, Path) and value == Path() and "." not in arguments
-        if here or (name in SETS_OR_PATHS and value == ""):
-            raise UsageError(f"{name} is empty: expected a path. For the folder here, write .")
-
-
-def _with_home(name: str, value: Any) -> Any:
-    """The value with the home folder for a leading ``~``, where it is a path or a set.
-
-    A shell does so only where the ``~`` begins a word: not in ``--output=~/scores.jsonl``.
-    """
-    if isinstance(value, list | tuple):
-        return type(value)(_with_home(name, each) for each in value)
-    if isinstance(value, Path) or (name in SETS_OR_PATHS and isinstance(value, str)):
-        return type(value)(expand_home(str(value)))
-    return value
+    if not is_path:
+        return value
+    empty = "" in arguments or any(option.endswith("=") for option in options)
+    if empty and str(value) in ("", ".") and "." not in arguments:
+        raise UsageError(f"{name} is empty: expected a path. For the folder here, write .")
+    return type(value)(expand_home(str(value)))
 
 
 class _Output(io.TextIOWrapper):

@@ -57,10 +57,25 @@ class State:
 
 
 class Model:
-    """A model in a GGUF file (``granitehybrid`` or ``llama``). Make one with `Model.load`."""
+    """A model in a GGUF file (``granitehybrid`` or ``llama``). Make one with `Model.load`.
+
+    Attributes:
+        path: the file.
+        architecture: ``granitehybrid`` or ``llama``.
+        parameters: numbers in all of the file's tensors.
+        vocab_size: number of token ids.
+        context: tokens that a text may have.
+        eot_id: id of ``<|endoftext|>``, which ends every document.
+        bos_id: id of the token that begins every document; None if the file has none.
+        isa: instruction set in use: avx512, avx2, neon or portable.
+    """
 
     def __init__(self, engine: _engine.Model, path: Path) -> None:
         self._engine, self.path = engine, path
+        self.architecture, self.isa = engine.architecture, engine.isa
+        self.parameters, self.vocab_size = engine.parameters, engine.vocab_size
+        self.context, self.eot_id = engine.context, engine.eot
+        self.bos_id = None if engine.bos < 0 else engine.bos
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, context: int | None = None) -> Model:
@@ -89,43 +104,8 @@ class Model:
     def __repr__(self) -> str:
         return (
             f"<Model {self.path.name}: {self.architecture}, {self.parameters:,} parameters, "
-            f"{self._engine.isa}>"
+            f"{self.isa}>"
         )
-
-    @property
-    def architecture(self) -> str:
-        """``granitehybrid`` or ``llama``."""
-        return self._engine.architecture
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in all of the file's tensors."""
-        return self._engine.parameters
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        return self._engine.vocab_size
-
-    @property
-    def context(self) -> int:
-        """Tokens that a text may have."""
-        return self._engine.context
-
-    @property
-    def eot_id(self) -> int:
-        """Id of ``<|endoftext|>``, which ends every document."""
-        return self._engine.eot
-
-    @property
-    def bos_id(self) -> int | None:
-        """Id of the token that begins every document; None where the file says that none does."""
-        return None if self._engine.bos < 0 else self._engine.bos
-
-    @property
-    def isa(self) -> str:
-        """Instruction set in use: avx512, avx2, neon or portable."""
-        return self._engine.isa
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
