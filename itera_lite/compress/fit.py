@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itera_lite.compress.experts import take_out_experts, write_mixture
 from itera_lite.compress.quantize import Method, QuantizeOptions, Type, quantize, usual_method
 from itera_lite.compress.rounding import kinds_of, rounded
-from itera_lite.compress.start import Job, Start
+from itera_lite.compress.start import Job, Start, remove_folders
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.export.types import SCHEMES
@@ -161,8 +161,11 @@ def _size(job: Job, model: LanguageModel, kind: str) -> int:
 @contextmanager
 def _temporary(job: Job) -> Iterator[Job]:
     """Hold a job's files for the block, and remove them at its end."""
-    with job.files.claimed(overwrite=True):
-        try:
-            yield job
-        finally:
-            job.files.discard()
+    try:
+        with job.files.claimed(overwrite=True):
+            try:
+                yield job
+            finally:
+                job.files.discard()
+    finally:
+        remove_folders(job.files)

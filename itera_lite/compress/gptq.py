@@ -46,7 +46,7 @@ def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
     types = parameter_kinds(copy, kinds)
     names = {parameter: name for name, parameter in copy.named_parameters()}
 
-    def round_parameter(parameter: Tensor, hessians: Tensor) -> None:
+    def round_to_kind(parameter: Tensor, hessians: Tensor) -> None:
         found = types.get(names[parameter])  # type: ignore[index]
         if found is None:
             return
@@ -59,28 +59,26 @@ def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
         # where its rounding shows.
         hidden = torch.cat([copy.hidden(part).flatten(0, 1) for part in windows.split(BATCH)])
         head = _hessian(hidden)
-        round_parameter(copy.embedding.weight, head + _damping(head, EMBEDDING_DAMPING))
+        round_to_kind(copy.embedding.weight, head + _damping(head, EMBEDDING_DAMPING))
         for block in copy.blocks:
             mixer = block.mixer
             first = _hessian(_inputs(copy, mixer, windows))
             if isinstance(mixer, Attention):
                 for part in (mixer.q_proj, mixer.k_proj, mixer.v_proj):
-                    round_parameter(part.weight, first)
+                    round_to_kind(part.weight, first)
             else:
-                round_parameter(mixer.in_proj.weight, first)
-            round_parameter(mixer.output.weight, _hessian(_inputs(copy, mixer.output, windows)))
+                round_to_kind(mixer.in_proj.weight, first)
+            round_to_kind(mixer.output.weight, _hessian(_inputs(copy, mixer.output, windows)))
             x = _inputs(copy, block.ffn, windows)
             dense: nn.Module | None = block.ffn
             if isinstance(block.ffn, MoE):
                 routed = _routed(block.ffn, x)
-                round_parameter(
-                    block.ffn.gate_up, torch.cat([_hessian(part) for part, _ in routed])
-                )
-                round_parameter(block.ffn.down, _hidden_hessians(block.ffn, routed))
+                round_to_kind(block.ffn.gate_up, torch.cat([_hessian(part) for part, _ in routed]))
+                round_to_kind(block.ffn.down, _hidden_hessians(block.ffn, routed))
                 dense = block.ffn.shared
             if isinstance(dense, SwiGLU):
-                round_parameter(dense.gate_up.weight, _hessian(x))
-                round_parameter(dense.down.weight, _hessian(gated_silu(dense.gate_up(x))))
+                round_to_kind(dense.gate_up.weight, _hessian(x))
+                round_to_kind(dense.down.weight, _hessian(gated_silu(dense.gate_up(x))))
     return copy
 
 

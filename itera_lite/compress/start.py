@@ -233,7 +233,10 @@ class Job:
         if isinstance(summary.compression, Quantization):
             summary.compression.file = str(files.best / Path(summary.compression.file).name)
         summary.write(files.summary)
-        trial.discard()
-        for folder in (trial.checkpoints, trial.results):
-            with suppress(OSError):  # where something lies in it, it stays
-                folder.rmdir()
+
+
+def remove_folders(trial: RunFiles) -> None:
+    """Remove the folders of a trial (`Job.trial`) unless something lies in them."""
+    for folder in (trial.checkpoints, trial.results):
+        with suppress(OSError):
+            folder.rmdir()

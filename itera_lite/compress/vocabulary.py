@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itera_lite.checkpoint.weights import weight_files
 from itera_lite.compress.rounding import kinds_of
-from itera_lite.compress.start import Job, Start
+from itera_lite.compress.start import Job, Start, remove_folders
 from itera_lite.config import TrainConfig
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import ExportError, TextTooSmall, UsageError
@@ -141,16 +141,17 @@ def choose_size(job: Job, tolerance: float, progress: Callable[[Summary], None])
         tried.append(costs)
         summaries[size] = summary
     chosen = cheapest(tried, tolerance).size
-    summary = summaries.pop(chosen)
+    summary = summaries[chosen]
     change = summary.compression
     assert isinstance(change, VocabularyChange) and change.start
     flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
     before = _costs(start, change.start.bpb, flops, 1 / change.start.bytes_per_token)
     rule = RULE.format(tolerance=100 * tolerance)
     change.sizes = VocabularyChoice(rule, chosen, tried, before)
-    for size in summaries:
-        trials[size].files.discard()
     job.adopt(trials[chosen].files, summary)
+    for trial in trials.values():
+        trial.files.discard()
+        remove_folders(trial.files)
     return summary
 
 
