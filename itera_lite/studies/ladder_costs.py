@@ -18,7 +18,6 @@ from itera_lite.compress.quantize import engine_score
 from itera_lite.config import TrainConfig
 from itera_lite.data.corpus import load_documents
 from itera_lite.data.prepare import prepare
-from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.evaluate.documents import sample_documents
@@ -94,7 +93,8 @@ def measure_ladder(
     """
     first = plans[0]
     split, documents = held_out(first.data, most_bytes)
-    scores = {name: _scores(plans, name, documents) for name in _stage_names(first)}
+    names = [chosen_reference(first), *(stage.name for stage in STAGES if stage.name != "teacher")]
+    scores = {name: _scores(plans, name, documents) for name in names}
     deployed = _deployed(first, scores)
     quiet = nullcontext(lambda _: None)
     bar = progress_bar("the ladder's costs", repeats * len(deployed))
@@ -136,10 +136,6 @@ def _measurement(cost: Stat | int) -> Measurement:
     if isinstance(cost, Stat):
         return Measurement.of_samples(cost.samples)
     return Measurement.once(cost)
-
-
-def _stage_names(plan: LadderPlan) -> list[str]:
-    return [chosen_reference(plan), *(stage.name for stage in STAGES if stage.name != "teacher")]
 
 
 def _references(plan: LadderPlan) -> list[Reference]:
@@ -222,6 +218,7 @@ def _deployed(plan: LadderPlan, scores: dict[str, list[HeldOut]]) -> list[Deploy
 def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[HeldOut]) -> Rung:
     plan, stage = plans[0], deployed.stage
     model, tokenizer = load_checkpoint(plan.folder(stage))
+    dataset = prepare(plan.data, tokenizer=tokenizer, quiet=True)
     counts = cost(model.config, WINDOW)
     bytes_per_token = scores[0].bytes_per_token
     history = _history(plan, stage)
@@ -234,7 +231,7 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         params=counts.params_total,
         d_model=model.config.d_model,
         vocab_size=tokenizer.vocab_size,
-        tokens_in_use=_tokens_in_use(plan.data, tokenizer),
+        tokens_in_use=len(np.unique(dataset.tokens("train"))),
         bytes_per_token=bytes_per_token,
         flops_per_byte=counts.flops_forward / bytes_per_token,
         bytes_on_disk=deployed.size,
@@ -246,11 +243,6 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         train_minutes=sum(map(minutes_of, history)),
         own_train_minutes=minutes_of(history[-1]),
     )
-
-
-def _tokens_in_use(data: str, tokenizer: Tokenizer) -> int:
-    """How many of the tokenizer's tokens occur in the training text."""
-    return len(np.unique(prepare(data, tokenizer=tokenizer, quiet=True).tokens("train")))
 
 
 def _history(plan: LadderPlan, name: str) -> list[Summary]:

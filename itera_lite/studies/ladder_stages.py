@@ -215,17 +215,11 @@ STAGES = (
 )
 
 
-def deployed_share() -> float:
-    """Trainings that the deployed model takes in all, its teacher's among them.
-
-    A reference gets as long.
-    """
-    return sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
-
-
-# GPT-2 models of two sizes: the better one on the validation text is the first rung.
+# GPT-2 models of two sizes: the better one on the validation text is the first rung. A reference is
+# trained for as long as the deployed model, its teacher and its rounding together.
+DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
 REFERENCES = tuple(
-    Stage(size, title, deployed_share(), (), _trained(size, "gpt2", size))
+    Stage(size, title, DEPLOYED_SHARE, (), _trained(size, "gpt2", size))
     for size, title in (
         ("reference", "the conventional reference"),
         ("reference_small", "a smaller reference"),
