@@ -7,7 +7,7 @@ from pathlib import Path
 from itera_lite.commands.compress_experts import describe_experts
 from itera_lite.commands.compress_quantize import describe_quantization
 from itera_lite.compress.fit import Fit
-from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.errors import UsageError
 from itera_lite.export.gguf import check_exportable
 from itera_lite.quantities import bytes_of, check_numbers, share_of
@@ -74,8 +74,8 @@ def compress(
     with start.claimed(
         name, f"{start.name}_small", checkpoints, results, overwrite=overwrite
     ) as files:
-        compute = Compute.prepare(threads=threads, quiet=quiet)
-        fit = Fit(start, files, compute, text, explain, made)
+        job = Job(start, text, Compute.prepare(threads=threads, quiet=quiet), files)
+        fit = Fit(job, explain, made)
         summary = fit.within_loss(loss) if limit is None else fit.to_size(limit)
     assert isinstance(summary.compression, Quantization)
     explain(f"Written to {summary.compression.file}")

@@ -102,13 +102,12 @@ def distill(
             refuse_input(files, folder)
     with torch_threads():
         if compare:
-            from itera_lite.studies.teacher_or_not import compare_distillation
+            from itera_lite.studies.teacher_or_not import TeacherStudy
 
             budget = budget_of(plan.dataset, None, minutes, tokens)
             compute = Compute.prepare(precision, threads, quiet)
-            record = compare_distillation(
-                *(plan, objective, budget, files, compute, seeds, seed), overwrite=overwrite
-            )
+            study = TeacherStudy(plan, objective, budget, compute)
+            record = study.run(files, range(seed, seed + seeds), overwrite)
             if not quiet:
                 print(_comparison(record))
             return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from itera_lite.compress.experts import take_out_experts, write_mixture
-from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import UsageError
 from itera_lite.machine.peak import torch_threads
@@ -60,7 +60,7 @@ def experts(
     """
     text = TextOptions(data, minutes, tokens, seed, resume)
     check_numbers(threads=threads)
-    limit = share_of("max-loss", "1%" if max_loss is None else max_loss)
+    limit = None if max_loss is None else share_of("max-loss", max_loss)
     if keep is not None:
         whole_number("keep", keep)
     start = Start.load(checkpoint)
@@ -81,14 +81,13 @@ def experts(
     with torch_threads():
         compute = Compute.prepare(threads=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-        made = take_out_experts(start, dataset, keep, limit, merge)
+        model, score, record = take_out_experts(start, dataset, keep, limit, merge)
         with start.claimed(
-            *(name, f"{start.name}_e{made.keep}", checkpoints, results),
+            *(name, f"{start.name}_e{record.keep}", checkpoints, results),
             resume=resume,
             overwrite=overwrite,
         ) as files:
-            given = None if max_loss is None else limit
-            summary = write_mixture(made, start, dataset, files, compute, text, given)
+            summary = write_mixture(Job(start, text, compute, files), dataset, model, score, record)
     if not quiet:
         print(describe_experts(summary))
     return summary

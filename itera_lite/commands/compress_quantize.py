@@ -7,7 +7,7 @@ from typing import Literal
 
 from itera_lite.compress import quantize as quantization
 from itera_lite.compress.quantize import QuantizeOptions, Type, usual_method
-from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.distill.objective import MIX
 from itera_lite.errors import UsageError
 from itera_lite.quantities import bytes_of, check_numbers
@@ -70,14 +70,13 @@ def quantize(
         The summary. Its ``compression`` has bytes and bits per byte before and after, these as
         PyTorch and as the native engine score the validation text.
     """
-    text = TextOptions(data or "", minutes, tokens, seed, resume)
+    text = TextOptions(data, minutes, tokens, seed, resume)
     check_numbers(threads=threads, mix=mix)
     if max_bytes is not None and type not in (None, "mixed"):
         raise UsageError(f"--max-bytes chooses the type of each matrix: leave out --type {type}")
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)
     type = type or ("q4_0" if max_bytes is None else "mixed")
-    has_text = data is not None
-    chosen = usual_method(type, text if has_text else None) if method == "auto" else method
+    chosen = usual_method(type, text) if method == "auto" else method
     if teacher and chosen != "qat":
         raise UsageError(f"--teacher is for --method qat: nothing is trained by {chosen}")
     for wanted, needed in (
@@ -85,7 +84,7 @@ def quantize(
         ("--max-bytes", limit is not None),
         ("--tokens or --minutes", minutes is not None or tokens is not None),
     ):
-        if needed and not has_text:
+        if needed and data is None:
             raise UsageError(f"{wanted} needs text: name a set or a path with --data")
     options = QuantizeOptions(type, chosen, limit, tuple(teacher or ()), mix)
     start = Start.load(checkpoint)
@@ -95,7 +94,7 @@ def quantize(
         for folder in options.teachers:
             refuse_input(files, Path(folder))
         compute = Compute.prepare(threads=threads, quiet=quiet)
-        summary = quantization.quantize(start, files, compute, options, text if has_text else None)
+        summary = quantization.quantize(Job(start, text, compute, files), options)
     if not quiet:
         print(describe_quantization(summary))
     return summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import choose_size, resize
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
@@ -80,12 +80,12 @@ def vocab(
     with start.claimed(
         name, default, checkpoints, results, resume=resume, overwrite=overwrite
     ) as files:
-        compute = Compute.prepare(threads=threads, quiet=quiet)
+        job = Job(start, text, Compute.prepare(threads=threads, quiet=quiet), files)
         if not auto:
-            summary = resize(start, size, files, compute, text)
+            summary = resize(job, size)
             show(summary)
             return summary
-        summary = choose_size(start, files, compute, text, tolerance, show)
+        summary = choose_size(job, tolerance, show)
     assert isinstance(summary.compression, VocabularyChange) and summary.compression.sizes
     choice = summary.compression.sizes
     warn_of_loss(choice, tolerance)

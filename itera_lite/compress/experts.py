@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from itera_lite.compress.start import Start, TextOptions, train_or_save
+from itera_lite.compress.start import Job, Start
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import DataError, UsageError
@@ -19,12 +19,11 @@ from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
 from itera_lite.model.moe import MoE
 from itera_lite.records import ExpertsBits, ExpertUsage, FewerExperts, Summary
-from itera_lite.train.compute import Compute
-from itera_lite.train.run_files import RunFiles
 
 BATCH = 16  # windows at a time
 USAGE_TOKENS = 131_072  # of the training text, to measure which experts it uses
 PART_BYTES = 100_000  # of the validation text, to search the number of experts on
+MAX_LOSS = 0.01  # that may be lost where neither a number nor a loss is given
 RATE = 0.2  # of a new model's learning rates, for the training that follows
 
 
@@ -48,111 +47,72 @@ class Usage:
         return list(self.weight.topk(n, dim=-1).indices.sort(dim=-1).values)
 
 
-@dataclass(frozen=True)
-class SmallerMixture:
-    """A model with fewer experts, and what is known about it.
-
-    Attributes:
-        keep: experts that stay in each layer.
-        merged: whether the others were merged into them; else they were dropped.
-        before, dropped, after: scores of the model as it was, with experts dropped, and of this
-            model, on the same text.
-    """
-
-    model: LanguageModel
-    keep: int
-    merged: bool
-    usage: Usage
-    before: Score
-    dropped: Score
-    after: Score
-
-
 def take_out_experts(
-    start: Start, dataset: Dataset, keep: int | None, max_loss: float, merging: bool = False
-) -> SmallerMixture:
+    start: Start, dataset: Dataset, keep: int | None, max_loss: float | None, merging: bool = False
+) -> tuple[LanguageModel, Score, FewerExperts]:
     """Take out the experts that the text uses least.
 
     Args:
         dataset: prepared with the model's tokenizer.
         keep: experts to keep in each layer; None: as few as ``max_loss`` allows.
-        max_loss: share by which bits per byte may rise.
+        max_loss: share by which bits per byte may rise; by default `MAX_LOSS`.
         merging: average those that go into the most similar ones.
+
+    Returns:
+        The smaller model, its score, and how it was made.
 
     Raises:
         UsageError: not one expert can go.
         DataError: the text is too short.
     """
+    config = start.model.config
     usage = measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
     documents = list(first_bytes(dataset.documents("valid")))
     before = start.score(documents)
 
-    def smaller(n: int, merging: bool) -> LanguageModel:
+    def smaller(n: int, merging: bool = merging) -> LanguageModel:
         kept = usage.most_used(n)
         return merge(start.model, kept, usage.weight) if merging else drop(start.model, kept)
 
-    def score(model: LanguageModel, texts: Sequence[bytes]) -> Score:
+    def score(model: LanguageModel, texts: Sequence[bytes] = documents) -> Score:
         return validation_score(model, start.tokenizer, texts)
 
+    def bpb(n: int, texts: Sequence[bytes]) -> float:
+        return score(start.model if n == config.n_experts else smaller(n), texts).bpb
+
     if keep is None:
-        config = start.model.config
-
-        def bpb(n: int, texts: Sequence[bytes]) -> float:
-            whole = n == config.n_experts
-            return score(start.model if whole else smaller(n, merging), texts).bpb
-
-        keep = fewest(bpb, documents, before.bpb, max_loss, max(2, config.top_k), config.n_experts)
-    model = smaller(keep, merging)
-    dropped = score(smaller(keep, False), documents)
-    after = score(model, documents) if merging else dropped
-    return SmallerMixture(model, keep, merging, usage, before, dropped, after)
+        limit = MAX_LOSS if max_loss is None else max_loss
+        keep = fewest(bpb, documents, before.bpb, limit, max(2, config.top_k), config.n_experts)
+    model = smaller(keep)
+    dropped = score(smaller(keep, merging=False))
+    after = score(model) if merging else dropped
+    shares = zip(usage.weight, usage.most_used(keep), strict=True)
+    record = FewerExperts(
+        start=start.record(before),
+        keep=keep,
+        merge=merging,
+        max_loss=max_loss,
+        usage=ExpertUsage(
+            tokens_read=usage.read,
+            share_of_tokens=_rounded(usage.tokens),
+            share_of_weight=_rounded(usage.weight),
+            weight_lost=[round(1 - float(row[kept].sum()), 5) for row, kept in shares],
+        ),
+        bpb=ExpertsBits(before.bpb, dropped.bpb, after.bpb if merging else None),
+    )
+    return model, after, record
 
 
 def write_mixture(
-    made: SmallerMixture,
-    start: Start,
-    dataset: Dataset,
-    files: RunFiles,
-    compute: Compute,
-    text: TextOptions,
-    max_loss: float | None,
+    job: Job, dataset: Dataset, model: LanguageModel, after: Score, record: FewerExperts
 ) -> Summary:
-    """Write a model with fewer experts, after a training where one is asked for.
+    """Write what `take_out_experts` made, after a training where one is asked for."""
 
-    Args:
-        max_loss: the share that was given, for the summary.
+    def with_training(bpb: float | None) -> FewerExperts:
+        record.bpb.trained = bpb
+        return record
 
-    Returns:
-        The summary, as it is written.
-    """
-    usage = made.usage
-    kept = zip(usage.weight, usage.most_used(made.keep), strict=True)
-
-    def record(trained: float | None) -> FewerExperts:
-        return FewerExperts(
-            start=start.record(made.before),
-            learning_rate_factor=None if trained is None else RATE,
-            keep=made.keep,
-            merge=made.merged,
-            max_loss=max_loss,
-            usage=ExpertUsage(
-                tokens_read=usage.read,
-                share_of_tokens=_rounded(usage.tokens),
-                share_of_weight=_rounded(usage.weight),
-                weight_lost=[round(1 - float(row[experts].sum()), 5) for row, experts in kept],
-            ),
-            bpb=ExpertsBits(
-                before=made.before.bpb,
-                dropped=made.dropped.bpb,
-                merged=made.after.bpb if made.merged else None,
-                trained=trained,
-            ),
-        )
-
-    budget = text.budget(dataset, 0.0, files)
-    return train_or_save(
-        *(made.model, dataset, files, compute, text, budget, RATE, made.after, record)
-    )
+    return job.train_or_save(model, dataset, after, 0.0, RATE, with_training)
 
 
 def fewest(

@@ -1,9 +1,8 @@
-"""Error-compensating rounding: what a weight loses, the weights of its row that come after make up.
+"""GPTQ on GGUF's blocks: rounding that corrects the columns after each one for its error.
 
-GPTQ (Frantar et al., 2023, https://arxiv.org/abs/2210.17323) on GGUF's blocks. A matrix is rounded
-column by column; the error of each is taken out of the columns that aren't rounded yet, in the
-way that changes the matrix's outputs on a calibration text least. Layer after layer, so that a
-later one sees, and makes up for, what the earlier ones have lost.
+Frantar et al., 2023, https://arxiv.org/abs/2210.17323. A matrix is rounded column by column; the
+columns that aren't rounded yet change such that the matrix's outputs on a calibration text change
+least. Layers are rounded in order, so that a later one is calibrated on the rounded earlier ones.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ from itera_lite.model.moe import MoE
 
 BATCH = 16  # windows at a time
 DAMPING = 0.01  # of the mean of a Hessian's diagonal, added to it
-# The embedding's rows are not only multiplied with what the layers say, they are looked up too:
-# there all directions count alike. 0.3 and less is worse than plain rounding (experiments/LOG.md).
+# The embedding's rows are not only multiplied with the last layer's outputs, they are looked up
+# too: there all directions count alike. 0.3 and less is worse than plain rounding
+# (experiments/LOG.md).
 EMBEDDING_DAMPING = 3.0
 TOKENS_PER_WEIGHT = 4  # of a row; an expert that fewer tokens reach is calibrated with all of them
 # Q4_0: how many steps the largest weight of a block may be, with either sign of the scale
@@ -46,7 +46,7 @@ def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
     types = parameter_kinds(copy, kinds)
     names = {parameter: name for name, parameter in copy.named_parameters()}
 
-    def settle(parameter: Tensor, hessians: Tensor) -> None:
+    def round_to_kind(parameter: Tensor, hessians: Tensor) -> None:
         found = types.get(names[parameter])  # type: ignore[index]
         if found is None:
             return
@@ -55,30 +55,30 @@ def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
         parameter.copy_(torch.cat(done, dim=-2))
 
     with evaluating(copy):
-        # First what is looked up: all layers can make up for it. It is the head as well, and that
-        # is where its rounding shows.
+        # The embedding comes first, as all layers can correct for it. It is calibrated as the head,
+        # where its rounding shows.
         hidden = torch.cat([copy.hidden(part).flatten(0, 1) for part in windows.split(BATCH)])
         head = _hessian(hidden)
-        settle(copy.embedding.weight, head + _damping(head, EMBEDDING_DAMPING))
+        round_to_kind(copy.embedding.weight, head + _damping(head, EMBEDDING_DAMPING))
         for block in copy.blocks:
             mixer = block.mixer
             first = _hessian(_inputs(copy, mixer, windows))
             if isinstance(mixer, Attention):
                 for part in (mixer.q_proj, mixer.k_proj, mixer.v_proj):
-                    settle(part.weight, first)
+                    round_to_kind(part.weight, first)
             else:
-                settle(mixer.in_proj.weight, first)
-            settle(mixer.output.weight, _hessian(_inputs(copy, mixer.output, windows)))
+                round_to_kind(mixer.in_proj.weight, first)
+            round_to_kind(mixer.output.weight, _hessian(_inputs(copy, mixer.output, windows)))
             x = _inputs(copy, block.ffn, windows)
             dense: nn.Module | None = block.ffn
             if isinstance(block.ffn, MoE):
                 routed = _routed(block.ffn, x)
-                settle(block.ffn.gate_up, torch.cat([_hessian(part) for part, _ in routed]))
-                settle(block.ffn.down, _hidden_hessians(block.ffn, routed))
+                round_to_kind(block.ffn.gate_up, torch.cat([_hessian(part) for part, _ in routed]))
+                round_to_kind(block.ffn.down, _hidden_hessians(block.ffn, routed))
                 dense = block.ffn.shared
             if isinstance(dense, SwiGLU):
-                settle(dense.gate_up.weight, _hessian(x))
-                settle(dense.down.weight, _hessian(gated_silu(dense.gate_up(x))))
+                round_to_kind(dense.gate_up.weight, _hessian(x))
+                round_to_kind(dense.down.weight, _hessian(gated_silu(dense.gate_up(x))))
     return copy
 
 
@@ -116,7 +116,7 @@ def compensate(weights: Tensor, hessians: Tensor, kind: Type) -> Tensor:
 def _scales(blocks: Tensor, loss: Tensor, kind: Type) -> Tensor:
     """The scale (E, R) of each block (E, R, 32), as float16 stores it.
 
-    For four bits that with the least error over all weights, each weighed with ``loss``; for
+    For four bits the scale with the least error over all weights, each weighed with ``loss``; for
     eight the usual one, as there is little to gain.
     """
     peak = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))[..., 0]
@@ -133,7 +133,7 @@ def _scales(blocks: Tensor, loss: Tensor, kind: Type) -> Tensor:
 
 
 def _inverse_factor(hessians: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse: row j says how to spread the error of column j."""
+    """The upper Cholesky factor of the inverse: row j spreads the error of column j."""
     damped = hessians + _damping(hessians, DAMPING)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     return torch.linalg.cholesky(inverse, upper=True)
@@ -165,7 +165,7 @@ def _watching(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _inputs(model: LanguageModel, module: nn.Module, windows: Tensor) -> Tensor:
-    """What a module reads on the calibration text, (T, C)."""
+    """The inputs of a module on the calibration text, (T, C)."""
     with _watching(module) as seen:
         for part in windows.split(BATCH):
             model.hidden(part)
@@ -173,9 +173,9 @@ def _inputs(model: LanguageModel, module: nn.Module, windows: Tensor) -> Tensor:
 
 
 def _routed(moe: MoE, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """What each expert reads of (T, D): its inputs, each times its gate, and the gates.
+    """The inputs of each expert, of (T, D): each times its gate, and the gates.
 
-    The gate weighs what the expert says, so it weighs its errors too.
+    The gate weighs the expert's output, so it weighs its errors too.
     """
     top, index = moe.router(x).float().topk(moe.config.top_k, dim=-1)
     gates = top.softmax(dim=-1)
@@ -191,7 +191,7 @@ def _routed(moe: MoE, x: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _hidden_hessians(moe: MoE, routed: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Of what each expert's second matrix reads, after its first one is rounded: (E, F, F)."""
+    """Hessians (E, F, F) of each expert's second matrix, after its first one is rounded."""
     parts = []
     for (x, gate), weight in zip(routed, moe.gate_up, strict=True):
         parts.append(_hessian(gated_silu((x / gate) @ weight.T) * gate))

@@ -11,19 +11,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from itera_lite.compress.rounding import Kinds, copy_of, rounded, straight_through
-from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.start import Job
 from itera_lite.data.prepare import Dataset
-from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K, Distillation
+from itera_lite.distill.objective import TEMPERATURE, TOP_K, Distillation
 from itera_lite.distill.plan import DistillationPlan
 from itera_lite.distill.student import Student
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import UsageError
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.records import Quantization, Summary
-from itera_lite.train.compute import Compute
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
-from itera_lite.train.run_files import RunFiles
 from itera_lite.train.train import run_training
 
 EVALUATIONS = 10
@@ -77,50 +75,43 @@ class _Call(nn.Module):
 
 
 def train_rounded(
-    start: Start,
+    job: Job,
     dataset: Dataset,
-    files: RunFiles,
     kinds: Kinds,
-    compute: Compute,
-    text: TextOptions,
+    teachers: Sequence[Path],
+    mix: float,
     record: Callable[[float], Quantization],
-    teachers: Sequence[Path] = (),
-    mix: float = MIX,
 ) -> Summary:
     """Train with rounded weights. The best checkpoint is written rounded.
 
     Args:
+        teachers: folders of checkpoints that teach, with a share of ``mix`` in the loss.
         record: gives how the model was made, from its bits per byte; the checkpoint is written
             then.
-        teachers: folders of checkpoints that teach, with a share of ``mix`` in the loss.
-
-    Returns:
-        The training's summary, as it is written.
 
     Raises:
         UsageError: a budget of nothing, or a teacher that can't teach this model.
     """
-    budget = text.budget(dataset, MINUTES, files)
+    start, compute = job.start, job.compute
+    budget = job.budget(dataset, MINUTES)
     if budget is None:
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
-    config = replace(gentle(start.model.config, budget, RATE, text.seed), decay=1.0)
+    shape, source = start.model.config, str(job.text.data)
+    config = replace(gentle(shape, budget, RATE, job.text.seed), decay=1.0)
     objective, taught = Rounded(kinds), None
     if teachers:
-        student = Student(start.name, start.model.config, start.tokenizer, start.folder)
-        plan = DistillationPlan(
-            *([Teacher.load(folder) for folder in teachers], student, dataset, TOP_K),
-            source=text.data,
-            quiet=compute.quiet,
-        )
+        student = Student(start.name, shape, start.tokenizer, start.folder)
+        loaded = [Teacher.load(folder) for folder in teachers]
+        plan = DistillationPlan(loaded, student, dataset, TOP_K, source=source, quiet=compute.quiet)
         distillation = Distillation(plan.targets, TEMPERATURE, mix)
         taught = plan.record(distillation, plan.compute_targets(config, budget, compute))
         objective = Rounded(kinds, distillation)
     return run_training(
-        *(start.model.config, config, dataset, budget, files, compute),
-        source=text.data,
+        *(shape, config, dataset, budget, job.files, compute),
+        source=source,
         initial=copy_of(start.model),
         objective=objective,
-        resume=text.resume and files.resumable,
+        resume=job.resume,
         patience=0,
         evaluations=EVALUATIONS,
         compression=record,

@@ -23,8 +23,8 @@ from itera_lite.compress.sensitivity import (
     room_above,
     sensitivity,
 )
-from itera_lite.compress.start import Start, TextOptions, save_untrained
-from itera_lite.data.prepare import Dataset, prepare
+from itera_lite.compress.start import Job, Start, TextOptions
+from itera_lite.data.prepare import Dataset
 from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
 from itera_lite.evaluate.bits import first_bytes, validation_score
@@ -41,8 +41,6 @@ from itera_lite.records import (
     Source,
     Summary,
 )
-from itera_lite.train.compute import Compute
-from itera_lite.train.run_files import RunFiles
 
 Type = Literal["q8_0", "q4_0", "mixed"]
 Method = Literal["plain", "gptq", "qat"]
@@ -71,84 +69,68 @@ class QuantizeOptions:
     mix: float = MIX
 
 
-def usual_method(type: Type, text: TextOptions | None) -> Method:
+def usual_method(type: Type, text: TextOptions) -> Method:
     """The method where none is asked for: plain for 8 bits, which lose next to nothing."""
-    if text is None or type == "q8_0":
+    if text.data is None or type == "q8_0":
         return "plain"
     return "gptq" if text.minutes == 0 else "qat"
 
 
-def quantize(
-    start: Start,
-    files: RunFiles,
-    compute: Compute,
-    options: QuantizeOptions,
-    text: TextOptions | None,
-) -> Summary:
+def quantize(job: Job, options: QuantizeOptions) -> Summary:
     """Write the model with rounded weights, and the GGUF file inside the checkpoint.
 
-    Args:
-        text: to calibrate or train on and to measure with; only plain rounding to a type can do
-            without.
-
-    Returns:
-        The summary, as it is written.
+    Only plain rounding to a type can do without text.
 
     Raises:
         ExportError: the model can't be stored so.
         UsageError: ``max_bytes`` is too small, the text is too short, or qat has no budget.
     """
+    start, files = job.start, job.files
     check_exportable(start.folder, start.model.config)
     kinds: Kinds = {} if options.max_bytes else kinds_of(start.model, SCHEMES[options.type])
-    if text is None:
+    if job.text.data is None:
         model = rounded(start.model, kinds)
         files.forget()
         save_checkpoint(files.best, model, start.tokenizer)
         made_from = [Source(start.name, "start")]
         summary = Summary(
             model=describe(files.name, model.config, made="compressed", made_from=made_from),
-            compression=_export(start, model, files, options),
+            compression=_export(job, model, options),
             provenance=Provenance.now(),
         )
         summary.write(files.summary)
         return summary
-    dataset = prepare(text.data, tokenizer=start.tokenizer, quiet=compute.quiet)
+    dataset = job.prepare()
     documents = list(first_bytes(dataset.documents("valid")))
     before = start.score(documents)
     groups: list[GroupSensitivity] = []
     if options.max_bytes:
-        kinds, groups = _types_within(options.max_bytes, start, files, dataset)
+        kinds, groups = _types_within(job, dataset, options.max_bytes)
 
     def record(model: LanguageModel, bpb: float) -> Quantization:
         """Export the model, and measure what was lost."""
-        made = _export(start, model, files, options)
+        made = _export(job, model, options)
         made.start, made.sensitivity = start.record(before), groups
-        made.bpb = QuantizedBits(
-            before=before.bpb,
-            after=bpb,
-            before_engine=_exact_engine_bpb(start, documents),
-            after_engine=engine_bpb(Path(made.file), documents),
-        )
+        engine = _engine_bpb_before(start, documents), engine_bpb(Path(made.file), documents)
+        made.bpb = QuantizedBits(before.bpb, bpb, *engine)
         return made
 
     if options.method == "qat":
         return train_rounded(
-            *(start, dataset, files, kinds, compute, text),
+            *(job, dataset, kinds, options.teachers, options.mix),
             lambda bpb: record(load_checkpoint(files.best)[0], bpb),
-            *(options.teachers, options.mix),
         )
     if options.method == "plain":
         model = rounded(start.model, kinds)
     else:
         model = gptq(start.model, kinds, _calibration(dataset, CALIBRATION_TOKENS))
     valid = validation_score(model, start.tokenizer, documents)
-    return save_untrained(model, dataset, files, valid, text, lambda: record(model, valid.bpb))
+    return job.save(model, dataset, valid, lambda: record(model, valid.bpb))
 
 
-def _export(
-    start: Start, model: LanguageModel, files: RunFiles, options: QuantizeOptions
-) -> Quantization:
+def _export(job: Job, model: LanguageModel, options: QuantizeOptions) -> Quantization:
     """Write the GGUF file into the checkpoint."""
+    start, files = job.start, job.files
     # In a chosen mix, `auto` finds the type of each matrix again: its rounded weights fit one.
     type = "auto" if options.max_bytes else options.type
     output = files.best / f"model-{options.type}.gguf"
@@ -167,12 +149,13 @@ def _export(
 
 
 def _types_within(
-    max_bytes: int, start: Start, files: RunFiles, dataset: Dataset
+    job: Job, dataset: Dataset, max_bytes: int
 ) -> tuple[Kinds, list[GroupSensitivity]]:
     """The type of each matrix for a file of at most ``max_bytes``, where 4 bits cost least."""
-    groups, fixed = groups_of(start.model)
-    room = room_above(groups, start.file_bytes(fixed, files.best), max_bytes)
-    groups = sensitivity(start.model, groups, _calibration(dataset, CALIBRATION_TOKENS // 2))
+    model = job.start.model
+    groups, fixed = groups_of(model)
+    room = room_above(groups, job.start.file_bytes(fixed, job.files.best), max_bytes)
+    groups = sensitivity(model, groups, _calibration(dataset, CALIBRATION_TOKENS // 2))
     kinds = {**assign(groups, room), **fixed}
     return kinds, [
         GroupSensitivity(group.name, group.cost, group.saved, kinds[group.matrices[0]].name)
@@ -184,7 +167,7 @@ def _calibration(dataset: Dataset, n_tokens: int) -> Tensor:
     return calibration(dataset.tokens("train"), WINDOW, n_tokens, LEAST_WINDOWS)
 
 
-def _exact_engine_bpb(start: Start, documents: Sequence[bytes]) -> float:
+def _engine_bpb_before(start: Start, documents: Sequence[bytes]) -> float:
     """Bits per byte of the engine with the weights as they were, in float32."""
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
         file = Path(folder) / "model.gguf"
@@ -193,9 +176,16 @@ def _exact_engine_bpb(start: Start, documents: Sequence[bytes]) -> float:
 
 
 def engine_bpb(file: Path, documents: Sequence[bytes]) -> float:
-    """Bits per byte of a file in the native engine, in the windows of `validation_score`."""
+    """Bits per byte of a file in the native engine."""
+    nats, _, size = engine_score(file, documents)
+    return nats / math.log(2) / size
+
+
+def engine_score(file: Path, documents: Sequence[bytes]) -> tuple[float, int, int]:
+    """Nats, tokens and bytes of documents, by the engine in the windows of `validation_score`."""
     model = Model.load(file)
     window = min(WINDOW, model.context)
     scores = model.score(documents, window=window, threads=torch.get_num_threads())
-    nats = sum(score.nats for score in scores)
-    return nats / math.log(2) / sum(score.bytes for score in scores)
+    parts = ((score.nats, score.tokens, score.bytes) for score in scores)
+    nats, tokens, size = map(sum, zip(*parts, strict=True))
+    return nats, tokens, size

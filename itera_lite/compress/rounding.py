@@ -1,6 +1,6 @@
-"""GGUF's types in PyTorch: the weights that a stored file stands for, bit for bit.
+"""Rounds weights in PyTorch as GGUF's types store them, bit for bit.
 
-So that a model can be trained, scored and saved as what will be stored.
+So a model can be trained, scored and saved with the weights that its file will have.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Kinds = Mapping[str, Type]
 
 
 def fake_quantize(weights: Tensor, kind: Type) -> Tensor:
-    """The weights (..., row) that a file stands for in which these were stored as ``kind``.
+    """Round weights (..., row) plainly, as ggml and the `gguf` package store them as ``kind``.
 
-    Plain rounding, as ggml and the `gguf` package do it. Rows of a type with blocks are a multiple
-    of 32. Weights that a type can't hold become infinite or NaN; `itera export` refuses those.
+    Rows of a type with blocks are a multiple of 32. Weights that a type can't hold become infinite
+    or NaN; `itera export` refuses those.
     """
     if kind == Type.F32:
         return weights
@@ -52,7 +52,7 @@ def fake_quantize(weights: Tensor, kind: Type) -> Tensor:
 
 
 class _Straight(Function):
-    """Rounds forwards; backwards the gradient passes as if nothing had been rounded.
+    """Rounds in the forward pass; the gradient passes as if nothing had been rounded.
 
     The straight-through estimator of Bengio et al. (2013, https://arxiv.org/abs/1308.3432).
     """
@@ -99,7 +99,7 @@ def matrix_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
 
 
 def parameter_kinds(model: LanguageModel, kinds: Kinds) -> dict[str, tuple[Type, ...]]:
-    """The matrices by our names: the type of the whole, or of each half."""
+    """Our name of each matrix -> the type of the whole, or of each half."""
     found = {name: gguf_names(name) for name, _ in model.named_parameters()}
     return {
         parameter: tuple(kinds.get(name, Type.F32) for name in names)
@@ -109,7 +109,7 @@ def parameter_kinds(model: LanguageModel, kinds: Kinds) -> dict[str, tuple[Type,
 
 
 def straight_through(model: LanguageModel, kinds: Kinds) -> dict[str, Tensor]:
-    """The matrices rounded, by our names; their gradients reach the model's own weights."""
+    """Our name of each matrix -> it rounded, with gradients that reach the model's weights."""
     own = dict(model.named_parameters())
     return {
         name: _Straight.apply(own[name], types)
@@ -127,9 +127,9 @@ def rounded(model: LanguageModel, kinds: Kinds) -> LanguageModel:
 
 @torch.no_grad()
 def copy_of(model: LanguageModel) -> LanguageModel:
-    """The model once more, with weights of its own.
+    """A copy of the model in the same mode, with weights of its own.
 
-    Not `copy.deepcopy`, which a model in training refuses: its last batch's graph hangs on it.
+    `copy.deepcopy` refuses a model in training, which holds the graph of its last batch.
     """
     copy = LanguageModel(model.config).to(model.embedding.weight.device)
     copy.load_state_dict(model.state_dict())

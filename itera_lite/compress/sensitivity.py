@@ -1,4 +1,4 @@
-"""What four bits cost where: each group of matrices alone, and the best mix under a byte budget."""
+"""Measures what four bits cost in each group of matrices, and finds the best mix for a size."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Group:
         name: such as ``layer 2 experts down``.
         matrices: GGUF names.
         bytes: in a file, by type.
-        cost: nats a token that the calibration text's loss rises by when only this group is
-            stored in four bits. Below zero where rounding happens to help.
+        cost: rise of the calibration text's loss, in nats a token, when only this group is stored
+            in four bits. Below zero where rounding happens to help.
     """
 
     name: str
@@ -87,7 +87,7 @@ def _group(name: str) -> str:
 
 
 def sensitivity(model: LanguageModel, groups: list[Group], windows: Tensor) -> list[Group]:
-    """Measures what four bits cost in each group: plainly rounded, all else as it is.
+    """Measure what four bits cost in each group: plainly rounded, all else as it is.
 
     Args:
         groups: see `groups_of`.

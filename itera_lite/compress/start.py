@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
 
 from itera_lite.checkpoint.folder import load_checkpoint, move_checkpoint, save_checkpoint
 from itera_lite.config import TrainConfig
-from itera_lite.data.prepare import Dataset
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import validation_score
@@ -41,11 +41,6 @@ class Start:
 
     @classmethod
     def load(cls, checkpoint: str | Path) -> Start:
-        """Load a checkpoint's folder.
-
-        Raises:
-            CheckpointError: it isn't one, or is damaged.
-        """
         folder = Path(checkpoint)
         return cls(folder, *load_checkpoint(folder))
 
@@ -104,7 +99,7 @@ class TextOptions:
     """The text of a compression, and the short training on it.
 
     Attributes:
-        data: set or path.
+        data: set or path; None where a compression does without.
         minutes, tokens: budget of the training, of which one may be given; 0 minutes for none.
         seed: of the order of the text.
         resume: go on where the training was stopped.
@@ -113,7 +108,7 @@ class TextOptions:
         UsageError: both budgets are given, or a number is out of its range.
     """
 
-    data: str
+    data: str | None
     minutes: float | None = None
     tokens: str | None = None
     seed: int = 0
@@ -126,100 +121,122 @@ class TextOptions:
             if self.tokens is not None:
                 raise UsageError("--minutes and --tokens are each a budget: give one of them")
 
-    def budget(self, dataset: Dataset, default_minutes: float, files: RunFiles) -> Budget | None:
+
+@dataclass(frozen=True)
+class Job:
+    """A compression to do: of which checkpoint, on which text, into which files.
+
+    The caller has claimed the files.
+    """
+
+    start: Start
+    text: TextOptions
+    compute: Compute
+    files: RunFiles
+
+    @property
+    def resume(self) -> bool:
+        """Whether a stopped training goes on."""
+        return self.text.resume and self.files.resumable
+
+    def prepare(self, vocab_size: int | None = None) -> Dataset:
+        """The text in the model's tokens; with a size, in those of a tokenizer made for it."""
+        assert self.text.data is not None
+        if vocab_size is not None:
+            return prepare(self.text.data, vocab_size=vocab_size, quiet=self.compute.quiet)
+        return prepare(self.text.data, tokenizer=self.start.tokenizer, quiet=self.compute.quiet)
+
+    def budget(self, dataset: Dataset, default_minutes: float) -> Budget | None:
         """The training's budget; None for no training. A resumed one keeps that which it had."""
-        saved = files.saved_budget() if self.resume and files.resumable else None
-        minutes = self.minutes
-        if minutes is None and self.tokens is None and saved is None:
+        saved = self.files.saved_budget() if self.resume else None
+        minutes, tokens = self.text.minutes, self.text.tokens
+        if minutes is None and tokens is None and saved is None:
             minutes = default_minutes
-        return None if minutes == 0 else budget_of(dataset, None, minutes, self.tokens, saved)
+        return None if minutes == 0 else budget_of(dataset, None, minutes, tokens, saved)
+
+    def train_or_save(
+        self,
+        model: LanguageModel,
+        dataset: Dataset,
+        valid: Score,
+        default_minutes: float,
+        rate: float,
+        record: Callable[[float | None], AnyCompression],
+    ) -> Summary:
+        """Train a compressed model further and write it, or write it as it is.
+
+        Args:
+            valid: score of the model as it is.
+            rate: of a new model's learning rates.
+            record: gives how the model was made, from the bits per byte after the training; None:
+                there was none.
+        """
+        budget = self.budget(dataset, default_minutes)
+        if budget is None:
+            return self.save(model, dataset, valid, lambda: record(None))
+
+        def trained(bpb: float) -> AnyCompression:
+            made = record(bpb)
+            made.learning_rate_factor = rate
+            return made
+
+        config = gentle(model.config, budget, rate, self.text.seed)
+        return run_training(
+            *(model.config, config, dataset, budget, self.files, self.compute),
+            source=str(self.text.data),
+            initial=model,
+            resume=self.resume,
+            patience=0,
+            compression=trained,
+        )
+
+    def save(
+        self,
+        model: LanguageModel,
+        dataset: Dataset,
+        valid: Score,
+        record: Callable[[], AnyCompression],
+    ) -> Summary:
+        """Write a model that isn't trained further.
+
+        Args:
+            record: gives how the model was made; the checkpoint is written then.
+        """
+        self.files.forget()
+        save_checkpoint(self.files.best, model, dataset.tokenizer)
+        source, seed = str(self.text.data), self.text.seed
+        summary = model_summary(
+            *(self.files.name, model.config, valid, TrainConfig().seq_len, dataset, source, seed),
+            compression=record(),
+        )
+        summary.write(self.files.summary)
+        return summary
+
+    def trial(self, name: str) -> Job:
+        """The same job with files beside the result's, for what may be rejected; see `adopt`."""
+        tried = f"{self.files.name}-tried"
+        files = RunFiles(name, self.files.checkpoints / tried, self.files.results / tried)
+        return replace(self, files=files)
+
+    def adopt(self, trial: RunFiles, summary: Summary) -> None:
+        """Move a trial that is accepted to the result's files.
+
+        Args:
+            summary: what is written there; the name in it becomes the result's.
+        """
+        files = self.files
+        files.forget()
+        move_checkpoint(trial.best, files.best)
+        if trial.metrics.exists():
+            write_text(files.metrics, trial.metrics.read_text(encoding="utf-8"))
+        summary.model.name = files.name
+        if isinstance(summary.compression, Quantization):
+            summary.compression.file = str(files.best / Path(summary.compression.file).name)
+        summary.write(files.summary)
 
 
-def train_or_save(
-    model: LanguageModel,
-    dataset: Dataset,
-    files: RunFiles,
-    compute: Compute,
-    text: TextOptions,
-    budget: Budget | None,
-    rate: float,
-    valid: Score,
-    record: Callable[[float | None], AnyCompression],
-) -> Summary:
-    """Train a compressed model further and write it, or write it as it is.
-
-    Args:
-        budget: of the training; None: the model is written as it is.
-        rate: of a new model's learning rates.
-        valid: score of the model as it is.
-        record: gives how the model was made, from the bits per byte after the training; None:
-            there was none.
-
-    Returns:
-        The summary, as it is written.
-    """
-    if budget is None:
-        return save_untrained(model, dataset, files, valid, text, lambda: record(None))
-    return run_training(
-        *(model.config, gentle(model.config, budget, rate, text.seed), dataset, budget, files),
-        compute,
-        source=text.data,
-        initial=model,
-        resume=text.resume and files.resumable,
-        patience=0,
-        compression=record,
-    )
-
-
-def save_untrained(
-    model: LanguageModel,
-    dataset: Dataset,
-    files: RunFiles,
-    valid: Score,
-    text: TextOptions,
-    record: Callable[[], AnyCompression],
-) -> Summary:
-    """Write a model that wasn't trained further, and its summary.
-
-    Args:
-        record: gives how the model was made; the checkpoint is written then.
-    """
-    files.forget()
-    save_checkpoint(files.best, model, dataset.tokenizer)
-    summary = model_summary(
-        *(files.name, model.config, valid, TrainConfig().seq_len, dataset, text.data, text.seed),
-        compression=record(),
-    )
-    summary.write(files.summary)
-    return summary
-
-
-@contextmanager
-def trial_folders(files: RunFiles) -> Iterator[tuple[Path, Path]]:
-    """Folders beside the result, for checkpoints and result files that may be rejected.
-
-    What is accepted gets the result's name by `adopt`. The folders go when they are empty.
-    """
-    folders = [folder / f"{files.name}-tried" for folder in (files.checkpoints, files.results)]
-    try:
-        yield folders[0], folders[1]
-    finally:
-        for folder in folders:
-            with suppress(OSError):  # where something lies in it, it stays
-                folder.rmdir()
-
-
-def adopt(trial: RunFiles, files: RunFiles, summary: Summary) -> None:
-    """Move a trial that was accepted to the result's files, with its summary.
-
-    Args:
-        summary: what is written there; the name in it becomes the result's.
-    """
-    files.forget()
-    move_checkpoint(trial.best, files.best)
-    if trial.metrics.exists():
-        write_text(files.metrics, trial.metrics.read_text(encoding="utf-8"))
-    summary.model.name = files.name
-    if isinstance(summary.compression, Quantization):
-        summary.compression.file = str(files.best / Path(summary.compression.file).name)
-    summary.write(files.summary)
+def remove_folders(trial: RunFiles) -> None:
+    """Remove the folders of a trial (`Job.trial`) unless something lies in them."""
+    for folder in (trial.checkpoints, trial.results):
+        with suppress(OSError):
+            folder.rmdir()

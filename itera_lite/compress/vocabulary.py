@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
 
 from itera_lite.checkpoint.weights import weight_files
 from itera_lite.compress.rounding import kinds_of
-from itera_lite.compress.start import Start, TextOptions, adopt, train_or_save, trial_folders
+from itera_lite.compress.start import Job, Start, remove_folders
 from itera_lite.config import TrainConfig
-from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import ExportError, TextTooSmall, UsageError
 from itera_lite.evaluate.bits import first_bytes, validation_score
@@ -28,8 +28,6 @@ from itera_lite.records import (
     VocabularyChoice,
     VocabularySize,
 )
-from itera_lite.train.compute import Compute
-from itera_lite.train.run_files import RunFiles
 
 MINUTES = 2.0  # of adaptation, where none are given
 RATE = 0.2  # of a new model's learning rates: found by a search (experiments/LOG.md)
@@ -62,44 +60,37 @@ def carry_over(model: LanguageModel, old: Tokenizer, new: Tokenizer) -> Language
     return smaller.eval()
 
 
-def resize(
-    start: Start, size: int, files: RunFiles, compute: Compute, text: TextOptions
-) -> Summary:
+def resize(job: Job, size: int) -> Summary:
     """Write the model with a vocabulary of ``size``, made for the text and adapted to it.
-
-    Returns:
-        The summary, as it is written.
 
     Raises:
         UsageError: the vocabulary isn't smaller than the model's.
         DataError: the text doesn't support one of this size.
     """
-    old = start.tokenizer
-    if size >= old.vocab_size:
+    start = job.start
+    if size >= start.tokenizer.vocab_size:
         raise UsageError(
-            f"--size {size}: '{start.folder}' has a vocabulary of {old.vocab_size:,} already, and "
-            "a smaller one is what this makes. Give a smaller --size"
+            f"--size {size}: '{start.folder}' has a vocabulary of {start.tokenizer.vocab_size:,} "
+            "already, and a smaller one is what this makes. Give a smaller --size"
         )
-    dataset = prepare(text.data, vocab_size=size, quiet=compute.quiet)
+    dataset = job.prepare(size)
     new = dataset.tokenizer
-    budget = text.budget(dataset, MINUTES, files)
-    carried = carry_over(start.model, old, new)
+    carried = carry_over(start.model, start.tokenizer, new)
     documents = list(first_bytes(dataset.documents("valid")))
     before = start.score(documents)
     after = validation_score(carried, new, documents)
-    exact = sum(len(pieces) == 1 for pieces in pieces_of(new, old))
+    exact = sum(len(pieces) == 1 for pieces in pieces_of(new, start.tokenizer))
 
     def record(adapted: float | None) -> VocabularyChange:
         return VocabularyChange(
             start=start.record(before),
-            learning_rate_factor=None if adapted is None else RATE,
             bytes_per_token=BeforeAfter(before.bytes / before.tokens, after.bytes / after.tokens),
             rows_kept=exact,
             rows_made=new.vocab_size - exact,
-            bpb=VocabularyBits(before.bpb, carried_over=after.bpb, adapted=adapted),
+            bpb=VocabularyBits(before.bpb, after.bpb, adapted),
         )
 
-    return train_or_save(*(carried, dataset, files, compute, text, budget, RATE, after, record))
+    return job.train_or_save(carried, dataset, after, MINUTES, RATE, record)
 
 
 def cheapest(tried: Sequence[VocabularySize], tolerance: float) -> VocabularySize:
@@ -113,91 +104,78 @@ def cost_of(size: VocabularySize) -> float:
     return (size.file_q8_0 or size.file_f32) * size.flops_per_byte
 
 
-def choose_size(
-    start: Start,
-    files: RunFiles,
-    compute: Compute,
-    text: TextOptions,
-    tolerance: float,
-    progress: Callable[[Summary], None],
-) -> Summary:
+def choose_size(job: Job, tolerance: float, progress: Callable[[Summary], None]) -> Summary:
     """Try each size that the model and the text allow, keep the cheapest good one.
 
     The sizes are tried in folders beside the result, which go at the end. Sizes that were
-    finished before are taken as they are where ``text.resume`` is set.
+    finished before are taken as they are where a stopped run is resumed.
 
     Args:
-        files: of the result.
         tolerance: share by which bits per byte may be above the lowest.
         progress: called with the summary of each size, right after it was made.
 
     Returns:
-        The chosen size's summary, as it is written; its compression has ``sizes``.
+        The summary of the chosen size; its compression has ``sizes``.
 
     Raises:
         UsageError: no size is below the vocabulary of the model and supported by the text.
     """
-    sizes = supported_sizes(start, text.data, compute.quiet)
-    with trial_folders(files) as folders:
-        trials = {size: RunFiles(f"{files.name}_{size}", *folders) for size in sizes}
-        tried: list[VocabularySize] = []
-        summaries = {}
-        for size, trial in trials.items():
-            if text.resume and exists(trial.summary):
-                summary = Summary.read(trial.summary)
-            else:
-                if not (text.resume and trial.resumable):
-                    trial.discard()
-                with trial.claimed(resume=text.resume):
-                    summary = resize(start, size, trial, compute, text)
-                progress(summary)
-            assert summary.valid is not None and summary.flops_per_token is not None
-            valid, flops = summary.valid, summary.flops_per_token.forward
-            made = Start.load(trial.best)
-            tried.append(_measure(made, valid.bpb, flops, valid.tokens / valid.bytes))
-            tried[-1].cost = cost_of(tried[-1])
-            summaries[size] = summary
-        chosen = cheapest(tried, tolerance)
-        summary = summaries[chosen.size]
-        change = summary.compression
-        assert isinstance(change, VocabularyChange) and change.start is not None
-        flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
-        change.sizes = VocabularyChoice(
-            rule=RULE.format(tolerance=100 * tolerance),
-            chosen=chosen.size,
-            tried=tried,
-            before=_measure(start, change.start.bpb, flops, 1 / change.start.bytes_per_token),
-        )
-        adopt(trials[chosen.size], files, summary)
-        for trial in trials.values():
-            trial.discard()
+    start, resume = job.start, job.text.resume
+    trials = {size: job.trial(f"{job.files.name}_{size}") for size in supported_sizes(job)}
+    tried, summaries = [], {}
+    for size, trial in trials.items():
+        files = trial.files
+        if resume and exists(files.summary):
+            summary = Summary.read(files.summary)
+        else:
+            if not trial.resume:
+                files.discard()
+            with files.claimed(resume=resume):
+                summary = resize(trial, size)
+            progress(summary)
+        assert summary.valid and summary.flops_per_token
+        per_byte = summary.valid.tokens / summary.valid.bytes
+        flops = summary.flops_per_token.forward
+        costs = _costs(Start.load(files.best), summary.valid.bpb, flops, per_byte)
+        costs.cost = cost_of(costs)
+        tried.append(costs)
+        summaries[size] = summary
+    chosen = cheapest(tried, tolerance).size
+    summary = summaries[chosen]
+    change = summary.compression
+    assert isinstance(change, VocabularyChange) and change.start
+    flops = cost(start.model.config, TrainConfig().seq_len).flops_forward
+    before = _costs(start, change.start.bpb, flops, 1 / change.start.bytes_per_token)
+    rule = RULE.format(tolerance=100 * tolerance)
+    change.sizes = VocabularyChoice(rule, chosen, tried, before)
+    job.adopt(trials[chosen].files, summary)
+    for trial in trials.values():
+        trial.files.discard()
+        remove_folders(trial.files)
     return summary
 
 
-def supported_sizes(start: Start, data: str, quiet: bool) -> list[int]:
+def supported_sizes(job: Job) -> list[int]:
     """Those of `SIZES` that are below the model's vocabulary and that the text supports."""
-    sizes = []
-    for size in SIZES:
-        if size >= start.tokenizer.vocab_size:
-            break
-        try:
-            prepare(data, vocab_size=size, quiet=quiet)
-        except TextTooSmall:
-            break  # nor does it support a larger one
-        sizes.append(size)
+    now = job.start.tokenizer.vocab_size
+    sizes: list[int] = []
+    with suppress(TextTooSmall):  # nor does it support a larger one
+        for size in SIZES:
+            if size < now:
+                job.prepare(size)
+                sizes.append(size)
     if not sizes:
         raise UsageError(
             f"--auto: none of {', '.join(map(str, SIZES))} is below the vocabulary of "
-            f"'{start.folder}' ({start.tokenizer.vocab_size:,}) and supported by '{data}'. Name a "
-            "--size, or give more text"
+            f"'{job.start.folder}' ({now:,}) and supported by '{job.text.data}'. Name a --size, "
+            "or give more text"
         )
     return sizes
 
 
-def _measure(
+def _costs(
     start: Start, bpb: float, flops_per_token: float, tokens_per_byte: float
 ) -> VocabularySize:
-    """The costs of a model with its vocabulary."""
     q8_0, f32 = (_gguf_bytes(start, type) for type in ("q8_0", "f32"))
     return VocabularySize(
         size=start.tokenizer.vocab_size,

@@ -28,8 +28,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
@@ -39,6 +41,7 @@ from itera_lite.distill.alignment import Alignment
 from itera_lite.distill.teacher import CONTEXT, LOGITS, WINDOW, Teacher
 from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
+from itera_lite.records import TargetsCache
 
 FORMAT = 1
 BLOCK = 32  # positions that are filled together
@@ -76,6 +79,7 @@ class SoftTargets:
         }
         key = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = cache_folder() / "teachers" / f"{dataset.name}-{key}".replace("/", "_")
+        self._totals_path = self.folder / "spent.json"
         wide = "<u2" if self.vocab_size <= 65_536 else "<u4"
         blocks = -(-self.positions // BLOCK)
         tables = [
@@ -88,6 +92,7 @@ class SoftTargets:
             self._open(tables, manifest)
         self._known = self._filled.rows[:, 0] != 0  # filled, whether the disk has it yet or not
         self._unmarked: list[NDArray[np.int64]] = []  # filled since the last flush
+        self._unsaved = _NOTHING  # totals since then
 
     def at(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The teachers' tokens and probabilities at positions, computed where they are missing.
@@ -134,18 +139,18 @@ class SoftTargets:
             self._fill(missing, rows // BLOCK, bar)
 
     def _fill(self, missing: NDArray[np.int64], at_a_time: int, bar: tqdm[Any]) -> None:
-        totals, flushed = _Totals(), time.monotonic()
+        flushed = time.monotonic()
         try:
             for first in range(0, len(missing), at_a_time):
                 piece = missing[first : first + at_a_time]
-                begin = time.perf_counter()
-                totals = totals.plus(self._fill_piece(piece), time.perf_counter() - begin)
+                self._fill_piece(piece)
                 bar.update(len(piece) * BLOCK)
                 if time.monotonic() - flushed > FLUSH_SECONDS:
-                    totals, flushed = self._flush(totals), time.monotonic()
+                    self._flush()
+                    flushed = time.monotonic()
         finally:
             bar.close()
-            self._flush(totals)
+            self._flush()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -163,10 +168,10 @@ class SoftTargets:
         path = self.folder / "manifest.json"
         try:
             whole = json.loads(path.read_text(encoding="utf-8")) == manifest
+            _Totals.read(self._totals_path)
         except (FileNotFoundError, ValueError, RecursionError):
             whole = False
-        totals = self.folder / "spent.json"
-        whole = whole and all(table.is_whole() for table in tables) and _Totals.is_whole(totals)
+        whole = whole and all(table.is_whole() for table in tables)
         if not whole:
             self.folder.mkdir(parents=True, exist_ok=True)
             # The marks go first, the manifest comes last: whatever happens in between, nothing is
@@ -174,23 +179,27 @@ class SoftTargets:
             self._filled.path.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
             sync_folder(self.folder)
-            _Totals().write(totals)
+            write_json(self._totals_path, msgspec.to_builtins(_NOTHING))
         for table in tables:
             table.open()
         if not whole:
             write_json(path, manifest)
 
-    def totals(self) -> dict[str, float]:
-        """Of the whole cache: positions, teacher seconds, share taught, top-k mass, loss."""
-        return _Totals.read(self.folder / "spent.json").summary()
+    def totals(self) -> TargetsCache:
+        """What the whole cache holds, and what it cost."""
+        sums = _Totals.read(self._totals_path)
+        taught = max(sums.taught, 1.0)
+        return TargetsCache(
+            positions=sums.positions,
+            seconds=sums.seconds,
+            share_taught=sums.taught / max(sums.positions, 1.0),
+            top_k_mass=sums.mass / taught,
+            teacher_loss=sums.nats / taught,
+            disk_bytes=sum(file.stat().st_blocks * 512 for file in self.folder.iterdir()),
+        )
 
-    @property
-    def disk_bytes(self) -> int:
-        """Room that the cache takes on disk."""
-        return sum(file.stat().st_blocks * 512 for file in self.folder.iterdir())
-
-    def _fill_piece(self, blocks: NDArray[np.int64]) -> Tensor:
-        """Fill blocks. Returns what `_Totals` adds up for them."""
+    def _fill_piece(self, blocks: NDArray[np.int64]) -> None:
+        begin = time.perf_counter()
         positions = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         positions = positions[positions < self.positions]
         mean = torch.zeros(len(positions), self.vocab_size)
@@ -208,8 +217,13 @@ class SoftTargets:
         self._shares.write(positions, top.numpy())
         self._known[blocks] = True
         self._unmarked.append(blocks)
-        nats = -right[taught].clamp(min=1e-9).log().sum()
-        return torch.stack([torch.tensor(float(len(positions))), taught.sum(), top.sum(), nats])
+        self._unsaved += _Totals(
+            positions=float(len(positions)),
+            taught=float(taught.sum()),
+            mass=float(top.sum()),
+            nats=float(-right[taught].clamp(min=1e-9).log().sum()),
+            seconds=time.perf_counter() - begin,
+        )
 
     def _need_room(self, positions: int) -> None:
         """Refuse before the disk is full, which under a sparse mapped file kills the process."""
@@ -235,19 +249,18 @@ class SoftTargets:
             teacher.set_text(stream, alignment)
         self._has_text = True
 
-    def _flush(self, totals: _Totals) -> _Totals:
-        """Synchronise the values, then their marks. Returns totals that begin at 0 again."""
+    def _flush(self) -> None:
+        """Synchronise the values, then save the totals and the marks."""
         if not self._unmarked:
-            return totals
+            return
         self._ids.sync()
         self._shares.sync()
-        path = self.folder / "spent.json"
-        _Totals.read(path).plus(totals.counts, totals.seconds).write(path)
+        totals = _Totals.read(self._totals_path) + self._unsaved
+        write_json(self._totals_path, msgspec.to_builtins(totals))
         blocks = np.unique(np.concatenate(self._unmarked))
         self._filled.write(blocks, np.ones((len(blocks), 1)))
         self._filled.sync()
-        self._unmarked = []
-        return _Totals()
+        self._unmarked, self._unsaved = [], _NOTHING
 
 
 class _Table:
@@ -295,48 +308,28 @@ class _Table:
         os.fsync(self._file)
 
 
-class _Totals:
-    """Sums over the filled positions of a cache, and the seconds that they took.
+class _Totals(msgspec.Struct):
+    """Sums over the filled positions of a cache.
 
-    They are: positions, positions with a distribution, the probability of the kept tokens, and
-    nats of the text's own tokens.
+    Attributes:
+        taught: positions with a distribution; ``mass``: probability of the kept tokens there.
+        nats: of the text's own tokens.
+        seconds: that the teachers took.
     """
 
-    NAMES = ("positions", "taught", "mass", "nats")
+    positions: float
+    taught: float
+    mass: float
+    nats: float
+    seconds: float
 
-    def __init__(self, counts: Tensor | None = None, seconds: float = 0.0) -> None:
-        self.counts = torch.zeros(4, dtype=torch.float64) if counts is None else counts
-        self.seconds = seconds
-
-    def plus(self, counts: Tensor, seconds: float) -> _Totals:
-        return _Totals(self.counts + counts.double(), self.seconds + seconds)
-
-    @classmethod
-    def is_whole(cls, path: Path) -> bool:
-        """Whether the file can be read."""
-        try:
-            cls.read(path)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RuntimeError, RecursionError):
-            return False
-        return True
+    def __add__(self, other: _Totals) -> _Totals:
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return _Totals(*(a + b for a, b in pairs))
 
     @classmethod
     def read(cls, path: Path) -> _Totals:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        counts = torch.tensor([raw[name] for name in cls.NAMES], dtype=torch.float64)
-        return cls(counts, float(raw["seconds"]))
+        return msgspec.json.decode(path.read_bytes(), type=cls)
 
-    def write(self, path: Path) -> None:
-        sums = dict(zip(self.NAMES, self.counts.tolist(), strict=True))
-        write_json(path, sums | {"seconds": self.seconds})
 
-    def summary(self) -> dict[str, float]:
-        positions, taught, mass, nats = self.counts.tolist()
-        some = max(taught, 1.0)
-        return {
-            "positions": positions,
-            "seconds": self.seconds,
-            "share_taught": taught / max(positions, 1.0),
-            "top_k_mass": mass / some,
-            "teacher_loss": nats / some,
-        }
+_NOTHING = _Totals(0.0, 0.0, 0.0, 0.0, 0.0)

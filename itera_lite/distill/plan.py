@@ -29,7 +29,7 @@ from itera_lite.evaluate.bits import first_bytes, validation_score
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.records import DistillationRecord, Summary, TargetsCache, TeacherDescription
+from itera_lite.records import DistillationRecord, Summary, TeacherDescription
 from itera_lite.stats.comparison import is_number
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget
@@ -148,7 +148,7 @@ class DistillationPlan:
         self.targets.fill(blocks, "teaching" if len(self.teachers) == 1 else "the teachers")
         totals = self.targets.totals()
         positions = min(len(blocks) * BLOCK, self.targets.positions)
-        return totals["seconds"] * min(1.0, positions / max(totals["positions"], 1.0))
+        return totals.seconds * min(1.0, positions / max(totals.positions, 1.0))
 
     def record(self, objective: Distillation, seconds: float) -> DistillationRecord:
         """Who teaches, and how, for the summary.
@@ -158,7 +158,6 @@ class DistillationPlan:
         """
         student = self.student
         own = student.tokenizer.sha256
-        cache = TargetsCache(**self.targets.totals(), disk_bytes=self.targets.disk_bytes)
         return DistillationRecord(
             teachers=self.teacher_scores(),
             student=None if student.folder is None else student.name,
@@ -167,7 +166,7 @@ class DistillationPlan:
             temperature=objective.temperature,
             mix=objective.mix,
             teacher_seconds=seconds,
-            cache=cache,
+            cache=self.targets.totals(),
         )
 
     def teacher_scores(self) -> list[TeacherDescription]:

@@ -8,20 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 
 import numpy as np
 
 from itera_lite.bench.processes import TEXT_BYTES, DeployedModel
 from itera_lite.bench.turns import Entry, progress_bar, take_turns
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.compress.quantize import engine_score
 from itera_lite.config import TrainConfig
 from itera_lite.data.corpus import load_documents
 from itera_lite.data.prepare import prepare
-from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.engine import Model
 from itera_lite.errors import IteraError
-from itera_lite.evaluate.bits import score_documents
+from itera_lite.evaluate.bits import validation_score
 from itera_lite.evaluate.documents import sample_documents
 from itera_lite.machine.energy import DEFAULT_WATTS, find_meter
 from itera_lite.machine.provenance import Provenance
@@ -95,7 +93,8 @@ def measure_ladder(
     """
     first = plans[0]
     split, documents = held_out(first.data, most_bytes)
-    scores = {name: _scores(plans, name, documents) for name in _stage_names(first)}
+    names = [chosen_reference(first), *(stage.name for stage in STAGES if stage.name != "teacher")]
+    scores = {name: _scores(plans, name, documents) for name in names}
     deployed = _deployed(first, scores)
     quiet = nullcontext(lambda _: None)
     bar = progress_bar("the ladder's costs", repeats * len(deployed))
@@ -139,10 +138,6 @@ def _measurement(cost: Stat | int) -> Measurement:
     return Measurement.once(cost)
 
 
-def _stage_names(plan: LadderPlan) -> list[str]:
-    return [chosen_reference(plan), *(stage.name for stage in STAGES if stage.name != "teacher")]
-
-
 def _references(plan: LadderPlan) -> list[Reference]:
     """Every reference that was tried, on the validation text, which chooses among them."""
     found = []
@@ -171,7 +166,7 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
     found = []
     for plan in plans:
         folder = plan.folder(name)
-        file = model_file(folder) if name in QUANTIZED else folder / "model.safetensors"
+        file = plan.weights(name)
         weights = hashlib.sha256(file.read_bytes()).hexdigest()
         path = plan.results / f"{folder.name}_heldout.json"
         try:
@@ -182,7 +177,12 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
         if not known:
             if not plan.compute.quiet:
                 print(f"scoring {folder}")
-            nats, tokens, size = _score(folder, file, documents)
+            if name in QUANTIZED:
+                nats, tokens, size = engine_score(file, documents)
+            else:
+                model, tokenizer = load_checkpoint(folder)
+                score = validation_score(model, tokenizer, documents)
+                nats, tokens, size = score.nats, score.tokens, score.bytes
             record = HeldOut(
                 name=folder.name,
                 bpb=nats / math.log(2) / size,
@@ -198,32 +198,6 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
     return found
 
 
-def _score(folder: Path, file: Path, documents: list[bytes]) -> tuple[float, int, int]:
-    """Nats, tokens and bytes; of a quantised model the engine's, with its file."""
-    if file.suffix == ".gguf":
-        parts = Model.load(file).score(documents, window=WINDOW)
-        return (
-            sum(part.nats for part in parts),
-            sum(part.tokens for part in parts),
-            sum(part.bytes for part in parts),
-        )
-    model, tokenizer = load_checkpoint(folder)
-    window = min(WINDOW, model.config.max_seq_len)
-    score = score_documents(model, tokenizer, documents, seq_len=window)
-    return score.nats, score.tokens, score.bytes
-
-
-def model_file(folder: Path) -> Path:
-    """The GGUF file in a quantised checkpoint's folder."""
-    files = sorted(folder.glob("*.gguf"))
-    if len(files) != 1:
-        raise IteraError(
-            f"'{folder}' holds {len(files)} GGUF files: expected the one that "
-            "`itera compress quantize` wrote. Delete the folder, and run again with --overwrite"
-        )
-    return files[0]
-
-
 def _deployed(plan: LadderPlan, scores: dict[str, list[HeldOut]]) -> list[DeployedRung]:
     """A rung a stage, and the file of the last stage once more in the native engine."""
     titles = {stage.name: stage.title for stage in STAGES}
@@ -233,10 +207,10 @@ def _deployed(plan: LadderPlan, scores: dict[str, list[HeldOut]]) -> list[Deploy
         folder = plan.folder(name)
         model = DeployedModel("transformers", folder, tokens)
         # The quantised file is deployed; transformers decodes the weights that it stands for.
-        size = model_file(folder).stat().st_size if name in QUANTIZED else model.size
+        size = plan.weights(name).stat().st_size if name in QUANTIZED else model.size
         title = titles.get(name, REFERENCES[0].title)
         rungs.append(DeployedRung(name=title, stage=name, model=model, size=size))
-    engine = DeployedModel("engine", model_file(folder), tokens)
+    engine = DeployedModel("engine", plan.weights(name), tokens)
     last = DeployedRung(name="the native engine", stage=name, model=engine, size=size)
     return [*rungs, last]
 
@@ -244,6 +218,7 @@ def _deployed(plan: LadderPlan, scores: dict[str, list[HeldOut]]) -> list[Deploy
 def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[HeldOut]) -> Rung:
     plan, stage = plans[0], deployed.stage
     model, tokenizer = load_checkpoint(plan.folder(stage))
+    dataset = prepare(plan.data, tokenizer=tokenizer, quiet=True)
     counts = cost(model.config, WINDOW)
     bytes_per_token = scores[0].bytes_per_token
     history = _history(plan, stage)
@@ -256,7 +231,7 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         params=counts.params_total,
         d_model=model.config.d_model,
         vocab_size=tokenizer.vocab_size,
-        tokens_in_use=_tokens_in_use(plan.data, tokenizer),
+        tokens_in_use=len(np.unique(dataset.tokens("train"))),
         bytes_per_token=bytes_per_token,
         flops_per_byte=counts.flops_forward / bytes_per_token,
         bytes_on_disk=deployed.size,
@@ -268,11 +243,6 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         train_minutes=sum(map(minutes_of, history)),
         own_train_minutes=minutes_of(history[-1]),
     )
-
-
-def _tokens_in_use(data: str, tokenizer: Tokenizer) -> int:
-    """How many of the tokenizer's tokens occur in the training text."""
-    return len(np.unique(prepare(data, tokenizer=tokenizer, quiet=True).tokens("train")))
 
 
 def _history(plan: LadderPlan, name: str) -> list[Summary]:

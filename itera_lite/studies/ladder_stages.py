@@ -14,7 +14,7 @@ from pathlib import Path
 from msgspec.structs import asdict
 
 from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_method
-from itera_lite.compress.start import Start, TextOptions
+from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import resize
 from itera_lite.config import REFERENCE_VOCABULARY, Family, ModelConfig, preset
 from itera_lite.data.prepare import Dataset, prepare, prepare_general
@@ -72,6 +72,11 @@ class LadderPlan:
         """The checkpoint that a stage leaves."""
         return self.files(stage).best
 
+    def weights(self, stage: str) -> Path:
+        """The file of weights that a stage leaves to be deployed."""
+        name = f"model-{stage}.gguf" if stage in QUANTIZED else "model.safetensors"
+        return self.folder(stage) / name
+
     def first(self, stage: str) -> TrainingRun | None:
         """The training of the first seed's stage, which a further seed repeats token for token.
 
@@ -89,12 +94,10 @@ class LadderPlan:
 
     def text(self, stage: str, minutes: float) -> TextOptions:
         """The same budget, as ways to compress take it."""
-        first = self.first(stage)
-        tokens = None if first is None else str(first.tokens)
-        resume = self.files(stage).resumable
-        return TextOptions(
-            self.data, minutes if tokens is None else None, tokens, self.seed, resume
-        )
+        first, resume = self.first(stage), self.files(stage).resumable
+        if first is None:
+            return TextOptions(self.data, minutes, seed=self.seed, resume=resume)
+        return TextOptions(self.data, None, str(first.tokens), self.seed, resume)
 
     @contextmanager
     def claimed(self, stage: str) -> Iterator[tuple[RunFiles, bool]]:
@@ -110,11 +113,9 @@ class LadderPlan:
         Raises:
             IteraError: it is damaged.
         """
-        files = self.files(stage)
-        parts = [files.summary, files.best / "model.safetensors"]
-        if stage in QUANTIZED:
-            parts.append(files.best / f"model-{stage}.gguf")
-        return Summary.read(files.summary) if all(map(is_file, parts)) else None
+        path = self.files(stage).summary
+        parts = (path, self.folder(stage) / "model.safetensors", self.weights(stage))
+        return Summary.read(path) if all(map(is_file, parts)) else None
 
 
 Make = Callable[[LadderPlan, float], Summary]
@@ -174,8 +175,8 @@ def _expected_epochs(plan: LadderPlan, shape: ModelConfig, minutes: float, data:
 def _vocabulary(plan: LadderPlan, minutes: float) -> Summary:
     start = Start.load(plan.folder("itera"))
     with plan.claimed("vocabulary") as (files, _):
-        text = plan.text("vocabulary", minutes)
-        return resize(start, plan.size, files, plan.compute, text)
+        job = Job(start, plan.text("vocabulary", minutes), plan.compute, files)
+        return resize(job, plan.size)
 
 
 def _distilled(plan: LadderPlan, minutes: float) -> Summary:
@@ -198,7 +199,7 @@ def _quantized(kind: Type) -> Make:
         text = plan.text(kind, minutes)
         options = QuantizeOptions(kind, usual_method(kind, text))
         with plan.claimed(kind) as (files, _):
-            return quantize(start, files, plan.compute, options, text)
+            return quantize(Job(start, text, plan.compute, files), options)
 
     return make
 
@@ -214,17 +215,11 @@ STAGES = (
 )
 
 
-def deployed_share() -> float:
-    """Trainings that the deployed model takes in all, its teacher's among them.
-
-    A reference gets as long.
-    """
-    return sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
-
-
-# GPT-2 models of two sizes: the better one on the validation text is the first rung.
+# GPT-2 models of two sizes: the better one on the validation text is the first rung. A reference is
+# trained for as long as the deployed model, its teacher and its rounding together.
+DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
 REFERENCES = tuple(
-    Stage(size, title, deployed_share(), (), _trained(size, "gpt2", size))
+    Stage(size, title, DEPLOYED_SHARE, (), _trained(size, "gpt2", size))
     for size, title in (
         ("reference", "the conventional reference"),
         ("reference_small", "a smaller reference"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -22,6 +22,8 @@ from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, train_config
 from itera_lite.train.run_files import RunFiles, locked
 from itera_lite.train.train import run_training
+
+Kind = Literal["time", "tokens"]  # what all models of a comparison have alike
 
 
 @dataclass(frozen=True)
@@ -91,28 +93,15 @@ class SeedStudy:
         record.provenance = Provenance.now(seeds=[run.seed for run in record.runs])
         record.write(self.path)
 
-    def _find(
-        self, record: Seeds, family: Family, seed: int, budget: Literal["time", "tokens"]
-    ) -> SeedRun | None:
+    def _find(self, record: Seeds, family: Family, seed: int, budget: Kind) -> SeedRun | None:
         """The run of this study that the record has already."""
-        wanted = self._identity(family, seed, budget)
-        return next(
-            (run for run in record.runs if all(getattr(run, k) == v for k, v in wanted.items())),
-            None,
-        )
-
-    def _identity(
-        self, family: Family, seed: int, budget: Literal["time", "tokens"]
-    ) -> dict[str, Any]:
-        """The fields that runs are told apart by."""
-        return {
-            "name": f"{NAMES[family]}_{self.size}",
-            "seed": seed,
-            "budget": budget,
-            "source": self.source,
-            "amount": self.tokens or self.minutes,
-            "vocab_size": self.vocab_size,
-        }
+        name, amount = f"{NAMES[family]}_{self.size}", self.tokens or self.minutes
+        wanted = (name, seed, budget, self.source, amount, self.vocab_size)
+        for run in record.runs:
+            found = (run.name, run.seed, run.budget, run.source, run.amount, run.vocab_size)
+            if found == wanted:
+                return run
+        return None
 
     @property
     def _batch_size(self) -> int | None:
@@ -122,12 +111,7 @@ class SeedStudy:
         return Budget("tokens", number_of("tokens", self.tokens or "")).batch_size
 
     def _add(
-        self,
-        record: Seeds,
-        family: Family,
-        seed: int,
-        kind: Literal["time", "tokens"],
-        tokens: str | None = None,
+        self, record: Seeds, family: Family, seed: int, kind: Kind, tokens: str | None = None
     ) -> None:
         """Train once, unless the record has the run. Only the numbers are kept.
 
@@ -137,45 +121,46 @@ class SeedStudy:
         if self._find(record, family, seed, kind) is not None:
             return
         compute = Compute.prepare(threads=self.threads)
-        shape = preset(family, self.size, self.vocab_size)
+        name, shape = f"{NAMES[family]}_{self.size}", preset(family, self.size, self.vocab_size)
         dataset = prepare(self.source, vocab_size=self.vocab_size)
         budget = budget_of(dataset, None, self.minutes, tokens or self.tokens)
         config = train_config(shape, budget, {"batch_size": self._batch_size}, seed)
-        identity = self._identity(family, seed, kind)
         with tempfile.TemporaryDirectory() as folder:
-            files = RunFiles(identity["name"], Path(folder), Path(folder))
             summary = run_training(
-                *(shape, config, dataset, budget, files, compute),
+                *(shape, config, dataset, budget),
+                *(RunFiles(name, Path(folder), Path(folder)), compute),
                 source=self.source,
                 evaluations=1,  # only the end counts
             )
-        assert summary.training and summary.valid
-        run = SeedRun(
-            **identity,
-            family=family,
-            size=self.size,
-            valid_bpb=summary.valid.bpb,
-            minutes=summary.training.seconds / 60,
-            tokens=summary.training.tokens,
-            tokens_per_second=summary.training.tokens_per_second,
-            threads=summary.training.threads,
-            batch_size=summary.training.batch_size,
-            precision=summary.training.precision,
-            git_commit=summary.provenance.git_commit,
-            dataset_sha256=dataset.manifest["sha256"],
+        run = summary.training
+        assert run and summary.valid
+        record.runs.append(
+            SeedRun(
+                *(name, family, self.size, seed, kind, self.source),
+                amount=self.tokens or self.minutes or 0,
+                vocab_size=self.vocab_size,
+                valid_bpb=summary.valid.bpb,
+                minutes=run.seconds / 60,
+                tokens=run.tokens,
+                tokens_per_second=run.tokens_per_second,
+                threads=run.threads,
+                batch_size=run.batch_size,
+                precision=run.precision,
+                git_commit=summary.provenance.git_commit,
+                dataset_sha256=dataset.manifest["sha256"],
+            )
         )
-        record.runs.append(run)
         self._write(record)
 
     def _speeds(self, record: Seeds) -> dict[Family, float]:
         """Tokens/s of both models, measured once: later runs keep to the same ratio."""
-        batch_size = self._batch_size or 0
-        wanted = (self.size, batch_size, self.vocab_size)
+        wanted = (self.size, self._batch_size or 0, self.vocab_size)
         for known in record.speeds:
             if (known.size, known.batch_size, known.vocab_size) == wanted:
                 break
         else:
-            models = training.training_speeds(self.size, self.vocab_size, batch_size, self.threads)
+            size, batch_size, vocab_size = wanted
+            models = training.training_speeds(size, vocab_size, batch_size, self.threads)
             known = SpeedsOfSize(*wanted, models)
             record.speeds.append(known)
             self._write(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from itera_lite.checkpoint.folder import lock_path
@@ -33,81 +34,113 @@ SIDES = {
 }
 
 
-def compare_distillation(
-    plan: DistillationPlan,
-    objective: Distillation,
-    budget: Budget,
-    files: RunFiles,
-    compute: Compute,
-    seeds: int,
-    first_seed: int,
-    overwrite: bool = False,
-) -> TeacherComparison:
-    """Train each side with each seed and judge. Writes NAME_comparison.json.
+@dataclass(frozen=True)
+class TeacherStudy:
+    """Trainings of the same student with and without its teachers.
 
     With a budget in minutes, ``alone`` has the same training time, and ``alone_longer`` the
-    teacher's seconds on top. With one in tokens, ``alone`` reads as many tokens, and
+    teachers' seconds on top. With one in tokens, ``alone`` reads as many tokens, and
     ``alone_longer`` what it would read in all the time that the distilled run and its teachers
-    took. A run that is in the file already, with the same settings, is kept: a comparison that
-    was stopped goes on with the run that was cut off.
-
-    Args:
-        overwrite: begin anew where the file holds a comparison with other settings.
-
-    Returns:
-        The record, as it is written.
-
-    Raises:
-        UsageError: the file holds something else, and ``overwrite`` isn't set; or another process
-            writes it.
+    took.
     """
-    path = files.results / f"{files.name}_comparison.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock_path(path), files.name):
-        settings = _settings(plan, objective, budget, compute)
-        runs: list[TeacherRun] = []
-        if path.exists() and not overwrite:
-            runs = _earlier(path, settings)
 
-        def run(side: str, seed: int, own: Budget) -> TeacherRun:
-            """Train once, unless the file has the run."""
-            for known in runs:
-                if (known.side, known.seed) == (side, seed):
-                    return known
-            seconds = 0.0
-            if side == "distilled":
-                recipe = plan.student.recipe(budget, seed)
-                seconds = plan.compute_targets(recipe, budget, compute)
-            taught = objective if side == "distilled" else None
-            made = _train(side, plan, taught, own, budget, compute, seed, seconds)
-            runs.append(made)
-            now = Provenance.now(seeds=[run.seed for run in runs])
-            TeacherComparison(settings=settings, runs=runs, provenance=now).write(path)
-            if not compute.quiet:
-                bpb = made.valid_bpb
-                print(f"{SIDES[side]}, seed {seed}: {bpb:.4f} bits per byte", flush=True)
-            return made
+    plan: DistillationPlan
+    objective: Distillation
+    budget: Budget
+    compute: Compute
 
-        for seed in range(first_seed, first_seed + seeds):
-            distilled = run("distilled", seed, budget)
-            alone = run("alone", seed, budget)
-            if budget.unit == "seconds":
-                longer = budget.amount + distilled.teacher_seconds
-            else:
-                whole = distilled.seconds + distilled.teacher_seconds
-                longer = max(budget.amount, budget.amount * whole / alone.seconds)
-            run("alone_longer", seed, Budget(budget.unit, longer))
-        sides = {side: _side(side, runs) for side in SIDES}
-        record = TeacherComparison(
-            settings=settings,
-            runs=runs,
-            sides=sides,
-            verdicts={side: _verdict(sides, side) for side in ("alone", "alone_longer")},
-            distillation=plan.record(objective, sides["distilled"].teacher_seconds.median),
-            provenance=Provenance.now(seeds=[run.seed for run in runs]),
+    def run(self, files: RunFiles, seeds: range, overwrite: bool = False) -> TeacherComparison:
+        """Train each side with each seed and judge. Writes NAME_comparison.json.
+
+        A run that is in the file already, with the same settings, is kept: a comparison that was
+        stopped goes on with the run that was cut off.
+
+        Args:
+            overwrite: begin anew where the file holds a comparison with other settings.
+
+        Raises:
+            UsageError: the file holds something else, and ``overwrite`` isn't set; or another
+                process writes it.
+        """
+        path = files.results / f"{files.name}_comparison.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(lock_path(path), files.name):
+            settings = self._settings()
+            runs = _earlier(path, settings) if path.exists() and not overwrite else []
+
+            def run(side: str, seed: int, budget: Budget) -> TeacherRun:
+                """Train once, unless the file has the run."""
+                for known in runs:
+                    if (known.side, known.seed) == (side, seed):
+                        return known
+                made = self._train(side, seed, budget)
+                runs.append(made)
+                now = Provenance.now(seeds=[run.seed for run in runs])
+                TeacherComparison(settings=settings, runs=runs, provenance=now).write(path)
+                if not self.compute.quiet:
+                    score = f"{made.valid_bpb:.4f} bits per byte"
+                    print(f"{SIDES[side]}, seed {seed}: {score}", flush=True)
+                return made
+
+            for seed in seeds:
+                distilled = run("distilled", seed, self.budget)
+                alone = run("alone", seed, self.budget)
+                longer = self.budget.amount
+                if self.budget.unit == "seconds":
+                    longer += distilled.teacher_seconds
+                else:
+                    whole = distilled.seconds + distilled.teacher_seconds
+                    longer *= max(1.0, whole / alone.seconds)
+                run("alone_longer", seed, replace(self.budget, amount=longer))
+            sides = {side: _side(side, runs) for side in SIDES}
+            seconds = sides["distilled"].teacher_seconds.median
+            record = TeacherComparison(
+                settings=settings,
+                runs=runs,
+                sides=sides,
+                verdicts={side: _verdict(sides, side) for side in ("alone", "alone_longer")},
+                distillation=self.plan.record(self.objective, seconds),
+                provenance=Provenance.now(seeds=[run.seed for run in runs]),
+            )
+            record.write(path)
+        return record
+
+    def _train(self, side: str, seed: int, budget: Budget) -> TeacherRun:
+        """One training, of which only the numbers are kept; all have the study's batch size."""
+        student, plan, taught = self.plan.student, self.plan, side == "distilled"
+        config = student.recipe(self.budget, seed)
+        teacher_seconds = plan.compute_targets(config, budget, self.compute) if taught else 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            files = RunFiles("run", Path(folder), Path(folder))
+            summary = run_training(
+                *(student.shape, config, plan.dataset, budget, files, self.compute),
+                source=plan.source,
+                initial=student.initial_model(),
+                objective=self.objective if taught else None,
+                patience=0,
+                evaluations=1,  # only the end counts
+            )
+        run = summary.training
+        assert run and summary.valid
+        return TeacherRun(
+            *(side, seed, teacher_seconds, summary.valid.bpb),
+            seconds=run.seconds,
+            tokens=run.tokens,
+            tokens_per_second=run.tokens_per_second,
+            git_commit=summary.provenance.git_commit,
         )
-        record.write(path)
-    return record
+
+    def _settings(self) -> TeacherSettings:
+        student = self.plan.student
+        return TeacherSettings(
+            student=student.shape,
+            student_from=None if student.folder is None else str(student.folder),
+            dataset_sha256=self.plan.dataset.manifest["sha256"],
+            tokenizer_sha256=student.tokenizer.sha256,
+            budget=BudgetRecord(self.budget.unit, self.budget.amount),
+            precision=self.compute.precision.name,
+            **self.objective.identity(),
+        )
 
 
 def _earlier(path: Path, settings: TeacherSettings) -> list[TeacherRun]:
@@ -125,56 +158,6 @@ def _earlier(path: Path, settings: TeacherSettings) -> list[TeacherRun]:
     raise UsageError(
         f"'{path}' holds a comparison with other settings, or something else: --overwrite "
         "replaces it, another --name leaves it as it is"
-    )
-
-
-def _train(
-    side: str,
-    plan: DistillationPlan,
-    objective: Distillation | None,
-    own: Budget,
-    budget: Budget,
-    compute: Compute,
-    seed: int,
-    teacher_seconds: float,
-) -> TeacherRun:
-    """One training, of which only the numbers are kept; all take the batch of ``budget``."""
-    student = plan.student
-    with tempfile.TemporaryDirectory() as folder:
-        files = RunFiles("run", Path(folder), Path(folder))
-        summary = run_training(
-            *(student.shape, student.recipe(budget, seed), plan.dataset, own, files, compute),
-            source=plan.source,
-            initial=student.initial_model(),
-            objective=objective,
-            patience=0,
-            evaluations=1,  # only the end counts
-        )
-    assert summary.training and summary.valid
-    return TeacherRun(
-        side=side,
-        seed=seed,
-        teacher_seconds=teacher_seconds,
-        valid_bpb=summary.valid.bpb,
-        seconds=summary.training.seconds,
-        tokens=summary.training.tokens,
-        tokens_per_second=summary.training.tokens_per_second,
-        git_commit=summary.provenance.git_commit,
-    )
-
-
-def _settings(
-    plan: DistillationPlan, objective: Distillation, budget: Budget, compute: Compute
-) -> TeacherSettings:
-    student = plan.student
-    return TeacherSettings(
-        student=student.shape,
-        student_from=None if student.folder is None else str(student.folder),
-        dataset_sha256=plan.dataset.manifest["sha256"],
-        tokenizer_sha256=student.tokenizer.sha256,
-        budget=BudgetRecord(budget.unit, budget.amount),
-        precision=compute.precision.name,
-        **objective.identity(),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from itera_lite.commands.compress import compress
 from itera_lite.compress import fit as fitting
 from itera_lite.compress.quantize import quantize
+from itera_lite.compress.start import Job
 from itera_lite.engine import Model
 from itera_lite.errors import ExportError, UsageError
 from itera_lite.records import Summary
@@ -104,7 +105,7 @@ def test_a_stopped_try_leaves_nothing(fit, save, tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fitting, "adopt", stopped)
+    monkeypatch.setattr(Job, "adopt", stopped)
     with pytest.raises(KeyboardInterrupt):
         fit(save(ITERA), target_bytes="1MB")
     assert not (tmp_path / "c").exists() and not (tmp_path / "r").exists()

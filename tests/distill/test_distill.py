@@ -17,7 +17,7 @@ from itera_lite.distill.plan import DistillationPlan
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
 from itera_lite.records import BudgetRecord, Summary, TeacherComparison
-from itera_lite.studies import teacher_or_not as study
+from itera_lite.studies.teacher_or_not import TeacherStudy
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small
@@ -163,13 +163,13 @@ def test_with_and_without_a_teacher(text, tmp_path, teacher, monkeypatch, capsys
     kept.runs = kept.runs[:7]  # as if it had been stopped there
     kept.write(path)
     trained = []
-    train_one = study._train
+    train_one = TeacherStudy._train
 
     def counted(*arguments):
         trained.append(arguments)
         return train_one(*arguments)
 
-    monkeypatch.setattr(study, "_train", counted)
+    monkeypatch.setattr(TeacherStudy, "_train", counted)
     again = run(text, tmp_path, teacher, compare=True, seeds=3, tokens="8K")
     assert len(trained) == 2
     assert again.runs[:7] == record.runs[:7]

@@ -162,9 +162,9 @@ def test_what_was_computed_is_kept(dataset, tmp_path, monkeypatch):
     assert (shares[:, :-1] >= shares[:, 1:]).all()
     assert all(len(set(row)) == 12 for row in ids.tolist())
     totals = again.totals()
-    assert totals["positions"] == 2 * BLOCK
-    assert totals["share_taught"] == 1
-    assert 0 < totals["top_k_mass"] <= 1.001
+    assert totals.positions == 2 * BLOCK
+    assert totals.share_taught == 1
+    assert 0 < totals.top_k_mass <= 1.001
     assert SoftTargets([one], dataset, 13, quiet=True).folder != targets.folder
 
 
@@ -186,10 +186,10 @@ def test_a_stop_loses_nothing_that_was_written(dataset, tmp_path, monkeypatch):
         SoftTargets([one], dataset, 8, quiet=True).fill(blocks)
     targets = SoftTargets([one], dataset, 8, quiet=True)
     assert targets.missing(blocks).tolist() == [4, 5, 6, 7, 8, 9]
-    assert targets.totals()["positions"] == 4 * BLOCK
+    assert targets.totals().positions == 4 * BLOCK
     targets.fill(blocks)
     assert not len(targets.missing(blocks))
-    assert targets.totals()["positions"] == 10 * BLOCK
+    assert targets.totals().positions == 10 * BLOCK
 
 
 def test_a_full_disk_is_told_before_anything_is_asked(dataset, tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_full_disk_is_told_before_anything_is_asked(dataset, tmp_path, monkeyp
     monkeypatch.setattr(soft_targets.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match="ITERA_CACHE"):
         targets.at(np.arange(4))
-    assert targets.totals()["positions"] == 0
+    assert targets.totals().positions == 0
 
 
 def test_several_teachers_are_averaged(dataset, tmp_path):
@@ -255,7 +255,7 @@ def test_a_cache_that_is_not_whole_begins_anew(damage, dataset, tmp_path):
         (folder / damage).unlink()
     again = SoftTargets([one], dataset, 8, quiet=True)
     assert len(again.missing(np.arange(2))) == 2
-    assert again.totals()["positions"] == 0
+    assert again.totals().positions == 0
     for before, now in zip((ids, shares), again.at(np.arange(64)), strict=True):
         assert torch.equal(before, now)
     assert not len(SoftTargets([one], dataset, 8, quiet=True).missing(np.arange(2)))
@@ -268,7 +268,7 @@ def test_two_at_once_fill_one_cache(dataset, tmp_path):
     assert pair[1].missing(np.arange(6)).tolist() == [3, 4, 5]
     pair[1].fill(np.arange(6))
     assert not len(pair[0].missing(np.arange(6)))
-    assert pair[0].totals()["positions"] == 6 * BLOCK
+    assert pair[0].totals().positions == 6 * BLOCK
 
 
 def test_a_cache_that_cannot_be_written_is_said(dataset, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from itera_lite.errors import IteraError, MissingExtra, UsageError
 from itera_lite.records import HeldOut, Rung, Summary
 from itera_lite.report.results import load_results
 from itera_lite.stats.samples import Stat
-from itera_lite.studies import ladder_costs, ladder_stages
+from itera_lite.studies import ladder_stages
 from itera_lite.studies.ladder_costs import judge
 from itera_lite.studies.ladder_stages import REFERENCES, STAGES
 from tests.compress.checkpoints import text
@@ -89,7 +89,7 @@ def test_every_rung_is_made_and_measured(first, small):
     assert names == [best, *wanted, "q4_0"]
     reference, last = found.rungs[0], found.rungs[-1]
     assert last.runtime == "engine"
-    file = ladder_costs.model_file(folder / "c" / "q4_0")
+    file = folder / "c" / "q4_0" / "model-q4_0.gguf"
     assert last.bytes_on_disk == file.stat().st_size < reference.bytes_on_disk
     assert last.cpu_seconds_per_kb.median < reference.cpu_seconds_per_kb.median
     assert last.vocab_size == 300 < reference.vocab_size == 320
