@@ -108,7 +108,7 @@ def summary_table(results: Results) -> str:
             f"Itera better by {times(cpu[1] / cpu[0])} ({bpb[0]} against {bpb[1]} bits/byte)",
         ]
     )
-    return table(["", "Itera-Lite", "beside it", "verdict"], rows, "lrrl")
+    return table(["", "Itera-Lite", "compared with", "verdict"], rows, "lrrl")
 
 
 def models_table(results: Results) -> str:
