@@ -27,7 +27,7 @@ CONFIGS = {
 }
 STEPS, BATCH, SEQ_LEN = 100, 8, 64
 # In nats per token. A larger model that was trained longer lost +0.0000 in F16, -0.0004 in Q8_0,
-# +0.0101 with the embedding in Q8_0 and the rest in Q4_0, +0.0247 in Q4_0 (docs/export.md). Either
+# +0.0101 with the embedding in Q8_0 and the rest in Q4_0, +0.0247 in Q4_0. Either
 # sign: rounding may also help by chance.
 COST = {"f16": 0.0003, "bf16": 0.001, "q8_0": 0.002, "mixed": 0.0125, "q4_0": 0.0247}
 
