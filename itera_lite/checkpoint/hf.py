@@ -18,7 +18,10 @@ from itera_lite.config import Family, ModelConfig
 from itera_lite.errors import CheckpointError, ConfigError
 from itera_lite.files import read_json, write_json
 from itera_lite.model import LanguageModel
+from itera_lite.model.cost import cost
 from itera_lite.sampling import DEFAULTS
+
+CHECKED_FIRST = 10**8  # parameters
 
 MADE_WITH = "made_with"  # a key of config.json that marks a checkpoint of this program
 
@@ -158,10 +161,14 @@ def load_model(folder: str | Path) -> LanguageModel:
     """
     folder = Path(folder)
     config = read_config(folder)
-    with torch.device("meta"):
-        wanted = to_hf_weights(LanguageModel(config))
-    weights = read_weights(folder, wanted)
-    model = LanguageModel(config)
+    # A config may name a model that is far too large for its files, so such a model gets no memory
+    # before they are checked. For others that would only import PyTorch's compiler, for a second.
+    large = cost(config).params_total > CHECKED_FIRST
+    with torch.device("meta" if large else "cpu"):
+        model = LanguageModel(config)
+    weights = read_weights(folder, to_hf_weights(model))
+    if large:
+        model = LanguageModel(config)
     with torch.no_grad():
         from_hf_weights(model, weights)
     return model.eval()
