@@ -74,7 +74,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "compress distill": (
         "itera_lite.commands.compress_distill:distill",
-        "Train a small model on what a larger one says.",
+        "Train a small model on the probabilities of a larger one.",
     ),
     "compress vocab": (
         "itera_lite.commands.compress_vocab:vocab",

@@ -558,7 +558,7 @@ class CpuUse(Part):
 
 
 class PeerSpeed(Part):
-    """Another program with the same weights; ``note`` says what isn't measured of it."""
+    """Speeds of another program with the same weights; ``note`` names what wasn't measured."""
 
     prefill: list[PrefillSpeed]
     decode: list[DecodeSpeed]

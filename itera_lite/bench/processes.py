@@ -53,8 +53,8 @@ class DeployedModel:
     tokens: int
 
     def write_texts(self, seed: int, threads: int = 1) -> dict[str, float]:
-        """One fresh process that loads the model and writes texts as its own
-        ``generation_config`` (or the file's advice) says: sampled, one after another.
+        """Start a fresh process that loads the model and samples texts, one after another, with
+        the sampling settings that come with the model.
 
         Returns:
             ``bytes`` written, and for writing them alone (not for the start, the load and a

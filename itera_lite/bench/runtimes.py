@@ -55,7 +55,8 @@ class Pass:
 
 
 class Runtime(Protocol):
-    """A loaded model. Choosing a token is always greedy, unless an adapter says otherwise."""
+    """A model that a runtime has loaded. `decode` picks the most probable token each time; only
+    `Engine` can be given sampling options."""
 
     @property
     def batches(self) -> bool:
@@ -167,7 +168,8 @@ class Transformers(Torch):
         self._model(input_ids=ids, use_cache=False)
 
     def write(self, tokens: int, seed: int) -> int:
-        """Sample a text as the checkpoint's ``generation_config`` says; returns its bytes."""
+        """Sample a text with the settings in the checkpoint's generation_config.json; returns its
+        length in bytes."""
         import torch
 
         self._model.generation_config.eos_token_id = None  # write on after the end of a document
@@ -193,7 +195,7 @@ class Engine(Runtime):
 
     Args:
         path: the file.
-        context: tokens that a text may have; 0: what the file says.
+        context: tokens that a text may have; 0: the context length in the file.
         sampling: temperature, top_k and top_p of `decode`; None chooses the most probable token.
         threads: of `score`; everything else has one.
     """
@@ -258,7 +260,7 @@ class Engine(Runtime):
         return time.perf_counter() - begin
 
     def write(self, tokens: int, seed: int) -> int:
-        """Sample a text as the file advises; returns its bytes."""
+        """Sample a text with the sampling defaults in the file; returns its length in bytes."""
         text = self._texts.generate("", max_tokens=tokens, seed=seed, ignore_end=True).text
         return len(text.encode("utf-8"))
 

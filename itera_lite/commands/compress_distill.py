@@ -44,7 +44,7 @@ def distill(
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
 ) -> Summary | TeacherComparison:
-    """Train a small model on what a larger one says.
+    """Train a small model on the probabilities of a larger one.
 
     The teachers' likeliest next tokens are kept in the cache folder, for as much of the text
     as the student will see, so a second student costs no teacher time. Writes

@@ -102,7 +102,7 @@ def _summary(path: Path) -> Summary | None:
 
 
 def _cache() -> Path | None:
-    """Where baselines are kept; None, with a note, where nothing says where that is."""
+    """The cache folder for baselines; None, with a printed note, where no such folder is known."""
     try:
         return cache_folder()
     except UsageError as error:

@@ -23,8 +23,11 @@ PROCESS_GROUPS = Path("/proc/self/cgroup")
 
 @cache
 def cpu_info() -> dict[str, str]:
-    """What Linux says of the processors, by field in small letters: the different values of all
-    of them, one after another. Empty on other systems."""
+    """The fields of Linux's /proc/cpuinfo, for all processors together.
+
+    Returns:
+        Field name in lower case -> its distinct values, joined by spaces. Empty on other systems.
+    """
     found: dict[str, dict[str, None]] = {}
     for line in _text(Path("/proc/cpuinfo")).splitlines():
         key, _, value = line.partition(":")

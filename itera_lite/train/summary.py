@@ -44,7 +44,7 @@ def model_summary(
     distillation: DistillationRecord | None = None,
     **more: Any,
 ) -> Summary:
-    """What the summary says of any model, trained or not.
+    """The summary of a model, trained or not.
 
     Args:
         score: on the validation text.
