@@ -70,6 +70,23 @@ inline vec get(const float* p) {
 }
 inline void put(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 
+// Memory of a thread that is kept from call to call, handed out in pieces.
+struct Scratch {
+  static std::vector<float>& memory() {
+    static thread_local std::vector<float> kept;
+    return kept;
+  }
+  float* next;
+  explicit Scratch(size_t total) {
+    if (memory().size() < total) memory().resize(total);
+    next = memory().data();
+  }
+  float* take(size_t n) {
+    next += n;
+    return next - n;
+  }
+};
+
 }  // namespace itera
 
 // Defines an operation's exported functions for both storage types: F(type, suffix).
