@@ -152,14 +152,7 @@ class Trainer:
         self.workers.begin()
         factor = self.config.factor(self.progress)
         positions = self.loader.next_positions()
-        losses = self.gradient(self.loader.at(positions), positions, self.state.step)
-        loss = losses.cross_entropy
-        self._refuse_infinite("loss", loss + losses.total)
-        for parameter, gradient in zip(
-            self.optimizer.parameters, self.gradient.gradients, strict=True
-        ):
-            parameter.grad = gradient
-        norm = self.optimizer.step(factor)
+        norm = self.optimizer.step(self.gradient.gradients, factor, self.compute.workers)
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
