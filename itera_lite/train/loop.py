@@ -34,6 +34,7 @@ from itera_lite.train.optim import Optimizer
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
+from itera_lite.workers import Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -355,7 +356,9 @@ class Trainer:
             )
 
 
-def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
+def score_part(
+    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+) -> Score:
     """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
@@ -363,8 +366,8 @@ def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
         dataset.tokens("valid"),
         lengths,
         seq_len=seq_len,
-        batch_size=16,
         max_tokens=EVAL_TOKENS,
+        workers=workers,
     )
 
 
