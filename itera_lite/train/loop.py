@@ -34,7 +34,7 @@ from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.step import BatchGradient
 from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
-from itera_lite.workers import WorkerChoice
+from itera_lite.workers import WorkerChoice, Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -152,6 +152,9 @@ class Trainer:
         self.workers.begin()
         factor = self.config.factor(self.progress)
         positions = self.loader.next_positions()
+        losses = self.gradient(self.loader.at(positions), positions, self.state.step)
+        loss = losses.cross_entropy
+        self._refuse_infinite("loss", loss + losses.total)
         norm = self.optimizer.step(self.gradient.gradients, factor, self.compute.workers)
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
@@ -239,7 +242,7 @@ class Trainer:
     def _score(self, bar: ProgressBar) -> None:
         state = self.state
         model = self.objective.deployed(self.model)
-        score = score_part(model, self.dataset, self.config.seq_len)
+        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         state.add(self._row() | scores)
@@ -361,7 +364,9 @@ class Trainer:
             )
 
 
-def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
+def score_part(
+    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+) -> Score:
     """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
@@ -369,8 +374,8 @@ def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
         dataset.tokens("valid"),
         lengths,
         seq_len=seq_len,
-        batch_size=16,
         max_tokens=EVAL_TOKENS,
+        workers=workers,
     )
 
 
