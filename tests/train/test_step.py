@@ -27,7 +27,7 @@ VOCABULARY, ROWS, LENGTH = 300, 6, 32
 SHAPES = {
     "itera": ModelConfig("itera", "ma", VOCABULARY, 64, n_experts=6, d_expert=32, d_state=8),
     "transformer": ModelConfig("transformer", "aa", VOCABULARY, 64, d_ff=96),
-    "gpt2": ModelConfig("gpt2", "aa", VOCABULARY, 64, d_ff=96, dropout=0.2),
+    "gpt2": ModelConfig("gpt2", "aa", VOCABULARY, 64, d_ff=96, n_kv_heads=2, dropout=0.2),
 }
 
 
