@@ -13,11 +13,11 @@ from torch import Tensor
 from itera_lite.config import ModelConfig
 from itera_lite.ops.attention import attention
 from itera_lite.ops.experts import experts, gated_silu, route
-from itera_lite.ops.library import call, load_library
+from itera_lite.ops.library import load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
 from itera_lite.ops.norm import add_rms_norm, rms_norm
-from itera_lite.ops.products import linear, pack
+from itera_lite.ops.products import has_products, linear, pack
 
 __all__ = [
     "add_rms_norm",
@@ -80,4 +80,4 @@ def usable(x: Tensor, mamba: ModelConfig | None = None) -> bool:
 
 def multiplies(x: Tensor) -> bool:
     """Whether `linear` takes this tensor: bfloat16, on a processor that multiplies it."""
-    return usable(x) and x.dtype == torch.bfloat16 and bool(call("has_gemm"))
+    return x.dtype == torch.bfloat16 and usable(x) and has_products()

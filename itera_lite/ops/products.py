@@ -1,7 +1,7 @@
 """Linear layers in bfloat16 with float32 weights, which are packed once for all products of a step.
 
 The gradient of a weight is float32 and was never rounded. Only on processors with AVX512-BF16:
-see `multiplies`.
+see `has_products`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,17 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.ops.library import call
+
+
+def has_products() -> bool:
+    """Whether the loaded library has the products of this module."""
+    global _has_products
+    if _has_products is None:
+        _has_products = bool(call("has_gemm"))
+    return _has_products
+
+
+_has_products: bool | None = None  # not asked yet
 
 
 class Packed(NamedTuple):
