@@ -155,7 +155,7 @@ class Trainer:
         loss = self.world.mean(cross_entropy)
         self._refuse_infinite("loss", loss + self.world.mean(total.detach()))
         total.backward()
-        gradients = [parameter.grad for parameter in self.optimizer.parameters]
+        gradients = [p.grad for p in self.optimizer.parameters if p.grad is not None]
         norm = self.optimizer.step(gradients, factor, Workers(1))
         self.model.zero_grad()
         self._refuse_infinite("norm of the gradient", norm)
