@@ -12,8 +12,8 @@ ROOMS = (
     "cli", "commands",
     "studies", "compress", "bench", "distill", "engine", "export", "train", "evaluate",
     "checkpoint", "model", "ops", "report", "data", "records",
-    "machine", "stats", "quantities", "sampling", "config", "files", "terminal", "torchrun",
-    "errors",
+    "machine", "stats", "workers", "quantities", "sampling", "config", "files", "terminal",
+    "torchrun", "errors",
 )
 # fmt: on
 

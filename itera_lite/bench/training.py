@@ -32,6 +32,7 @@ from itera_lite.records import RuntimeTraining, TrainingSpeed
 from itera_lite.stats.samples import Stat
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.precision import Precision, choose
+from itera_lite.workers import Workers
 
 Step = Callable[[Tensor], float]  # one update on a batch (B, L+1); returns the loss in nats
 
@@ -175,8 +176,8 @@ def our_step(model: LanguageModel, config: TrainConfig) -> Step:
 
     def step(batch: Tensor) -> float:
         loss = model.loss(batch[:, :-1], batch[:, 1:], config.balance_weight)
-        loss.total.backward()
-        optimizer.step(0.0)
+        gradients = torch.autograd.grad(loss.total, optimizer.parameters)
+        optimizer.step(gradients, 0.0, Workers(1))
         return loss.cross_entropy.item()
 
     return step

@@ -34,6 +34,7 @@ from itera_lite.train.optim import Optimizer
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
+from itera_lite.workers import Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -154,7 +155,9 @@ class Trainer:
         loss = self.world.mean(cross_entropy)
         self._refuse_infinite("loss", loss + self.world.mean(total.detach()))
         total.backward()
-        norm = self.optimizer.step(factor)
+        gradients = [parameter.grad for parameter in self.optimizer.parameters]
+        norm = self.optimizer.step(gradients, factor, Workers(1))
+        self.model.zero_grad()
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)

@@ -1,0 +1,135 @@
+"""Shares tasks out among workers: threads, one a core, whose operations don't fork threads.
+
+A worker takes the next task when it is free, so one on a core that something else keeps busy does
+less. Results, and sums of them, are in the order of the tasks: they are the same bit for bit with
+any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Lock
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+Task = Callable[[], T]
+
+
+class Workers:
+    """Workers for a ``with`` block. The thread that calls `map` and `fold` is one of them.
+
+    Inside the block PyTorch has one thread in each of them, also in the calling one.
+
+    Args:
+        count: workers, with the calling thread.
+
+    Attributes:
+        active: how many of them take tasks; all, unless it is set lower.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = self.active = count
+        self._pool: ThreadPoolExecutor | None = None
+        self._threads_before = 1
+
+    def __enter__(self) -> Workers:
+        self._threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        if self.count > 1:
+            self._pool = ThreadPoolExecutor(
+                self.count - 1, "worker", initializer=torch.set_num_threads, initargs=(1,)
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        torch.set_num_threads(self._threads_before)
+
+    def map(self, tasks: Iterable[Task[T]]) -> list[T]:
+        """Run all tasks; returns their results in the order of the tasks.
+
+        Raises:
+            Exception: what a task raised; of several, the first task's. No task begins after one
+                has failed.
+        """
+        tasks = list(tasks)
+        results: list[Any] = [None] * len(tasks)
+
+        def run(number: int) -> None:
+            results[number] = tasks[number]()
+
+        self._share(run, len(tasks))
+        return results
+
+    def fold(self, tasks: Sequence[Task[T]], add: Callable[[T], None]) -> None:
+        """Run all tasks, and call ``add`` with each result in the order of the tasks.
+
+        One call of ``add`` runs at a time, in any of the workers, as soon as the results before it
+        have been added.
+
+        Raises:
+            Exception: as `map`.
+        """
+        lock = Lock()
+        waiting: dict[int, T] = {}
+        adding, added = False, 0
+
+        def run(number: int) -> None:
+            nonlocal adding, added
+            result = tasks[number]()
+            with lock:
+                waiting[number] = result
+                if adding:  # whoever adds takes this one too
+                    return
+                adding = True
+            while True:
+                with lock:
+                    if added not in waiting:
+                        adding = False
+                        return
+                    due = waiting.pop(added)
+                    added += 1
+                add(due)
+
+        self._share(run, len(tasks))
+
+    def _share(self, run: Callable[[int], None], total: int) -> None:
+        """Call ``run`` with each number below ``total``, in rising order, in all active workers."""
+        lock = Lock()
+        following, failures = 0, dict[int, BaseException]()
+        gradients = torch.is_grad_enabled()  # a setting of the thread
+
+        def work() -> None:
+            nonlocal following
+            with torch.set_grad_enabled(gradients):
+                while True:
+                    with lock:
+                        number = following
+                        if number >= total or failures:
+                            return
+                        following += 1
+                    try:
+                        run(number)
+                    except BaseException as error:
+                        failures[number] = error
+                        return
+
+        others = min(self.active, total) - 1 if self._pool is not None else 0
+        futures = [self._pool.submit(work) for _ in range(others)] if self._pool else []
+        try:
+            work()
+        finally:
+            wait(futures)
+        if failures:
+            raise failures[min(failures)]
