@@ -12,7 +12,7 @@ extern "C" void soft_cross_entropy_f32(float* logits, const int64_t* target, con
 
 namespace {
 
-constexpr int64_t CHUNK = 48;              // rows whose logits exist in float32
+constexpr int64_t CHUNK = 24;              // rows whose logits exist in float32
 constexpr int64_t GRADIENTS = 1 << 21;     // of logits that exist in bfloat16,
 constexpr int64_t FEWEST_ROWS = 256;       // but those of this many rows at least
 constexpr int64_t COLUMNS = 96;            // of them that are transposed at a time
