@@ -242,7 +242,7 @@ class Trainer:
     def _score(self, bar: ProgressBar) -> None:
         state = self.state
         model = self.objective.deployed(self.model)
-        score = score_part(model, self.dataset, self.config.seq_len)
+        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         state.add(self._row() | scores)
