@@ -176,8 +176,8 @@ def our_step(model: LanguageModel, config: TrainConfig) -> Step:
 
     def step(batch: Tensor) -> float:
         loss = model.loss(batch[:, :-1], batch[:, 1:], config.balance_weight)
-        loss.total.backward()
-        optimizer.step(0.0)
+        gradients = torch.autograd.grad(loss.total, optimizer.parameters)
+        optimizer.step(gradients, 0.0, Workers(1))
         return loss.cross_entropy.item()
 
     return step

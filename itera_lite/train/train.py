@@ -251,7 +251,7 @@ def run_training(
         model, tokenizer = load_checkpoint(files.best)
         texts = first_bytes(dataset.documents("valid"), final_bytes)
         score = score_documents(
-            *(model, tokenizer, texts), seq_len=config.seq_len, workers=compute.workers
+            model, tokenizer, texts, seq_len=config.seq_len, workers=compute.workers
         )
         summary = training_summary(
             *(trainer, model.config, score, source),
