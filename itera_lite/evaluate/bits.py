@@ -137,7 +137,7 @@ def score_documents(
         raise UsageError(f"seq_len={seq_len}: expected at least 1 token")
     lengths = np.array([len(piece) for piece in tokenizer.token_bytes], dtype=np.int64)
     batch_tokens = batch_tokens or max(seq_len, usual_batch(model, len(lengths)))
-    workers = workers or Workers(1)
+    workers = workers or Workers()
     score = Score()
 
     def add(part: Score) -> None:
@@ -186,6 +186,11 @@ def first_bytes(documents: Iterable[bytes], enough: int = FINAL_BYTES) -> Iterat
         total += len(document)
         if total >= enough:
             return
+
+
+def batches_of(windows: Tensor) -> Sequence[Tensor]:
+    """(W, L) token ids in batches for a worker each."""
+    return windows.split(max(1, BATCH_TOKENS // windows.shape[1]))
 
 
 def stream_bits(
@@ -240,7 +245,7 @@ def stream_bits(
     score = Score()
     tasks = [partial(score_windows, starts[i : i + size]) for i in range(0, wanted, size)]
     with evaluating(model):
-        (workers or Workers(1)).fold(tasks, score.add)
+        (workers or Workers()).fold(tasks, score.add)
     return score
 
 

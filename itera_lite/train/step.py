@@ -108,6 +108,7 @@ class BatchGradient:
             tokens, positions: (rows, L+1), of this process; see `Objective.loss`.
             step: its number, which decides the dropout.
         """
+        self.objective.prepare(positions, self.workers)
         self.workers.map(self._roundings)
         sums: list[Tensor] = []  # of the losses and of the counts so far
 
