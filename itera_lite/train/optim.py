@@ -261,7 +261,9 @@ class Optimizer:
         short, long = sorted(shape)
         products = len(COEFFICIENTS) * short * short * (2 * long + short)
         matrices = [
-            (i, rows, k) for (i, rows), count in zip(found, counts, strict=True) for k in range(count)
+            (i, rows, k)
+            for (i, rows), count in zip(found, counts, strict=True)
+            for k in range(count)
         ]
         for run in _runs(len(matrices), TASK_PRODUCTS // products):
             parts: list[tuple[int, slice, slice]] = []
@@ -289,9 +291,7 @@ class Optimizer:
             averages, squares = (
                 [self.moments[i][moment].view(-1)[run] for i, run in runs] for moment in (0, 1)
             )
-            yield _Adam(
-                lr, decay, eps, self.parameters, runs, averages, squares, self._steps
-            )
+            yield _Adam(lr, decay, eps, self.parameters, runs, averages, squares, self._steps)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], factor: float, workers: Workers) -> float:
