@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from itera_lite import ops
 from itera_lite.config import ModelConfig
-from itera_lite.model.layers import Linear
+from itera_lite.model.layers import Linear, linear
 
 FUSED_LENGTH = 1024  # longest sequence for which a whole score matrix is cheaper than tiles
 
@@ -84,9 +84,7 @@ class Attention(nn.Module):
         parts = (self.q_proj, self.k_proj, self.v_proj)
         if x.shape[0] * x.shape[1] < self.config.d_model:
             return torch.cat([part(x) for part in parts], dim=-1)
-        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
-        bias = torch.cat(biases).to(x.dtype) if biases else None
-        return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype), bias)
+        return linear(x, [part.weight for part in parts], [part.bias for part in parts])
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Cosines and sines (end - start, P) of the positions; None without positions."""

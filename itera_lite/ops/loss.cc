@@ -5,10 +5,10 @@ using namespace itera;
 
 namespace {
 
-// logits (rows, V) -> their gradient in place, times ``scale``; loss[r] in nats.
+// logits (rows, V) -> their gradient in place; loss[r] in nats.
 template <typename T>
 void cross_entropy(T* logits, const int64_t* target, float* loss, int64_t rows, int64_t v,
-                   float inverse_scaling, float scale) {
+                   float inverse_scaling) {
   std::vector<float> row(v);
   float* e = row.data();
   for (int64_t r = 0; r < rows; r++) {
@@ -26,8 +26,8 @@ void cross_entropy(T* logits, const int64_t* target, float* loss, int64_t rows, 
       total += e[i];
     }
     loss[r] = std::log(total) + top - correct;
-    float s = scale * inverse_scaling, inv = s / total;
-    float at = e[target[r]] * inv - s;
+    float inv = inverse_scaling / total;
+    float at = e[target[r]] * inv - inverse_scaling;
 #pragma omp simd
     for (int64_t i = 0; i < v; i++) a[i] = store<T>(e[i] * inv);
     a[target[r]] = store<T>(at);
@@ -38,7 +38,7 @@ void cross_entropy(T* logits, const int64_t* target, float* loss, int64_t rows, 
 
 #define CROSS_ENTROPY(T, S)                                                                       \
   extern "C" void cross_entropy_##S(T* logits, const int64_t* target, float* loss, int64_t rows,  \
-                                    int64_t v, float inverse_scaling, float scale) {              \
-    cross_entropy(logits, target, loss, rows, v, inverse_scaling, scale);                         \
+                                    int64_t v, float inverse_scaling) {                           \
+    cross_entropy(logits, target, loss, rows, v, inverse_scaling);                                \
   }
 ITERA_BOTH_TYPES(CROSS_ENTROPY)

@@ -181,5 +181,6 @@ class BatchGradient:
             self._replicas.put(replica)
 
 
-def _round(rounding: Callable[[Tensor], Tensor], exact: Tensor, rounded: nn.Parameter) -> None:
-    rounded.data.copy_(rounding(exact.detach()))
+@torch.no_grad()
+def _round(rounding: Callable[[Tensor], Tensor], exact: Tensor, rounded: Tensor) -> None:
+    rounded.copy_(rounding(exact))
