@@ -48,7 +48,7 @@ class SeedStudy:
     minutes: float | None
     tokens: str | None
     equal_time: bool
-    threads: int | None
+    workers: int | None
 
     def run(self, seeds: range) -> Seeds:
         """Train the runs that the file lacks.
@@ -120,7 +120,7 @@ class SeedStudy:
         """
         if self._find(record, family, seed, kind) is not None:
             return
-        compute = Compute.prepare(workers=self.threads)
+        compute = Compute.prepare(workers=self.workers)
         name, shape = f"{NAMES[family]}_{self.size}", preset(family, self.size, self.vocab_size)
         dataset = prepare(self.source, vocab_size=self.vocab_size)
         budget = budget_of(dataset, None, self.minutes, tokens or self.tokens)
@@ -160,7 +160,7 @@ class SeedStudy:
                 break
         else:
             size, batch_size, vocab_size = wanted
-            models = training.training_speeds(size, vocab_size, batch_size, self.threads)
+            models = training.training_speeds(size, vocab_size, batch_size, self.workers)
             known = SpeedsOfSize(*wanted, models)
             record.speeds.append(known)
             self._write(record)

@@ -68,7 +68,7 @@ class TrainingRequest:
     patience: int
     evaluations: int
     precision: Precision
-    threads: int | None
+    workers: int | None
     quiet: bool
 
     def shape(self, family: Family, vocab_size: int) -> ModelConfig:
@@ -168,7 +168,7 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         dataset, compute = world.leader_first(
             lambda: (
                 request.dataset(vocab_size, silent),
-                Compute.prepare(precision, request.threads, request.quiet, world),
+                Compute.prepare(precision, request.workers, request.quiet, world),
             )
         )
         summaries = {}

@@ -25,7 +25,7 @@ from tests.train.small import make_small
 
 __all__ = ["old", "text"]
 
-QUIET = {"threads": 1, "quiet": True, "precision": "fp32"}
+QUIET = {"workers": 1, "quiet": True, "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
