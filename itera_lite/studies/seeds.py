@@ -148,6 +148,7 @@ class SeedStudy:
                 precision=run.precision,
                 git_commit=summary.provenance.git_commit,
                 dataset_sha256=dataset.manifest["sha256"],
+                load=summary.provenance.load,
             )
         )
         self._write(record)
@@ -160,8 +161,7 @@ class SeedStudy:
                 break
         else:
             size, batch_size, vocab_size = wanted
-            models = training.training_speeds(size, vocab_size, batch_size, self.threads)
-            known = SpeedsOfSize(*wanted, models)
+            known = training.training_speeds(size, vocab_size, batch_size, self.threads)
             record.speeds.append(known)
             self._write(record)
         return {

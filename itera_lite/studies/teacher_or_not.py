@@ -128,6 +128,7 @@ class TeacherStudy:
             tokens=run.tokens,
             tokens_per_second=run.tokens_per_second,
             git_commit=summary.provenance.git_commit,
+            load=summary.provenance.load,
         )
 
     def _settings(self) -> TeacherSettings:
