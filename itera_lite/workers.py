@@ -20,9 +20,10 @@ Task = Callable[[], T]
 
 
 class Workers:
-    """Workers for a ``with`` block. The thread that calls `map` and `fold` is one of them.
+    """A number of workers. The thread that calls `map` and `fold` is one of them.
 
-    Inside the block PyTorch has one thread in each of them, also in the calling one.
+    While a worker has tasks, PyTorch has one thread in it. The threads start with the first tasks;
+    they end with a ``with`` block of the workers, or with the object.
 
     Args:
         count: workers, with the calling thread.
@@ -31,18 +32,11 @@ class Workers:
         active: how many of them take tasks; all, unless it is set lower.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int = 1) -> None:
         self.count = self.active = count
         self._pool: ThreadPoolExecutor | None = None
-        self._threads_before = 1
 
     def __enter__(self) -> Workers:
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        if self.count > 1:
-            self._pool = ThreadPoolExecutor(
-                self.count - 1, "worker", initializer=torch.set_num_threads, initargs=(1,)
-            )
         return self
 
     def __exit__(
@@ -54,7 +48,6 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        torch.set_num_threads(self._threads_before)
 
     def map(self, tasks: Iterable[Task[T]]) -> list[T]:
         """Run all tasks; returns their results in the order of the tasks.
@@ -125,11 +118,18 @@ class Workers:
                         failures[number] = error
                         return
 
-        others = min(self.active, total) - 1 if self._pool is not None else 0
+        others = max(0, min(self.active, total) - 1)
+        if others and self._pool is None:
+            self._pool = ThreadPoolExecutor(
+                self.count - 1, "worker", initializer=torch.set_num_threads, initargs=(1,)
+            )
         futures = [self._pool.submit(work) for _ in range(others)] if self._pool else []
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             work()
         finally:
             wait(futures)
+            torch.set_num_threads(threads)
         if failures:
             raise failures[min(failures)]

@@ -79,7 +79,7 @@ def experts(
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
     with torch_threads():
-        compute = Compute.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(workers=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
         model, score, record = take_out_experts(start, dataset, keep, limit, merge)
         with start.claimed(

@@ -166,11 +166,6 @@ def _rounded(shares: Tensor) -> list[list[float]]:
     return [[round(share, 5) for share in row] for row in shares.tolist()]
 
 
-def mixtures(model: LanguageModel) -> list[MoE]:
-    """The mixture of each layer; none in a dense model."""
-    return [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
-
-
 def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens: int) -> Usage:
     """Measure where the router sends windows that are evenly spread over the train split.
 
@@ -191,7 +186,7 @@ def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens
         )
     wanted = max(1, min(available, n_tokens // seq_len))
     starts = [i * available // wanted * seq_len for i in range(wanted)]
-    config, moes = model.config, mixtures(model)
+    config, moes = model.config, model.mixtures
     counts = torch.zeros(len(moes), config.n_experts, dtype=torch.float64)
     weights = torch.zeros_like(counts)
 
@@ -301,7 +296,7 @@ def _with_mixtures(
     """A copy of the model whose mixtures have the router, gate_up and down that ``make`` makes."""
     smaller = LanguageModel(model.config.replace(n_experts=len(keep[0])))
     weights = model.state_dict()
-    for layer, (moe, kept) in enumerate(zip(mixtures(model), keep, strict=True)):
+    for layer, (moe, kept) in enumerate(zip(model.mixtures, keep, strict=True)):
         router, gate_up, down = make(moe, kept)
         prefix = f"layers.{layer}.ffn."
         weights |= {

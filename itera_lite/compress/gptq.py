@@ -15,7 +15,7 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor, nn
 
-from itera_lite.compress.rounding import Kinds, copy_of, fake_quantize, parameter_kinds
+from itera_lite.compress.rounding import Kinds, copy_of, fake_quantize, parameter_types
 from itera_lite.evaluate.bits import evaluating
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
@@ -43,11 +43,10 @@ def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
         windows: (W, L) token ids of the calibration text.
     """
     copy = copy_of(model).float()
-    types = parameter_kinds(copy, kinds)
     names = {parameter: name for name, parameter in copy.named_parameters()}
 
     def round_to_kind(parameter: Tensor, hessians: Tensor) -> None:
-        found = types.get(names[parameter])  # type: ignore[index]
+        found = parameter_types(names[parameter], kinds)  # type: ignore[index]
         if found is None:
             return
         halves = parameter.chunk(len(found), dim=-2)

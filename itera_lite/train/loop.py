@@ -28,12 +28,12 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.train.compute import Compute
-from itera_lite.train.distributed import parallel
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
+from itera_lite.train.step import BatchGradient
 from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
 
 EVALUATIONS = 20  # in a run, evenly over its budget
@@ -67,11 +67,14 @@ class Trainer:
         self.objective = objective or Objective()
         self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
         self.model.compute_dtype = compute.precision.dtype
-        self.loss_of = parallel(self.model, self.world, self.objective)
         self.optimizer = Optimizer(self.model, config)
+        rows = self.world.share_of(config.batch_size)
+        self.gradient = BatchGradient(
+            self.model, config, self.objective, compute.workers, self.world
+        )
         self.loader = TokenLoader(
             dataset.tokens("train"),
-            batch_size=self.world.share_of(config.batch_size),
+            batch_size=rows,
             seq_len=config.seq_len,
             seed=config.seed,
             rank=self.world.rank,
@@ -149,14 +152,13 @@ class Trainer:
         begin = time.perf_counter()
         factor = self.config.factor(self.progress)
         positions = self.loader.next_positions()
-        total, cross_entropy = self.loss_of(
-            torch.from_numpy(self.loader.at(positions)).to(self.world.device),
-            torch.from_numpy(positions),
-            self.config.balance_weight,
-        )
-        loss = self.world.mean(cross_entropy)
-        self._refuse_infinite("loss", loss + self.world.mean(total.detach()))
-        total.backward()
+        losses = self.gradient(self.loader.at(positions), positions, self.state.step)
+        loss = losses.cross_entropy
+        self._refuse_infinite("loss", loss + losses.total)
+        for parameter, gradient in zip(
+            self.optimizer.parameters, self.gradient.gradients, strict=True
+        ):
+            parameter.grad = gradient
         norm = self.optimizer.step(factor)
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
@@ -276,7 +278,11 @@ class Trainer:
                 "loader": self.loader.state_dict(),
                 "window": self.window.state_dict(),
             },
-            tensors={**self.optimizer.tensors(), "rng": torch.get_rng_state()},
+            tensors={
+                **self.optimizer.tensors(),
+                **{f"load.{i}": load for i, load in enumerate(expert_loads(self.model))},
+                "rng": torch.get_rng_state(),
+            },
         )
         write_metrics(self.files.metrics, self.state.rows)
 
@@ -318,6 +324,8 @@ class Trainer:
                 for name, value in self.model.state_dict().items():
                     value.copy_(weights[name])
             self.optimizer.load_tensors(tensors)
+            mixtures = self.model.mixtures if state.step else []
+            self.gradient.set_loads([tensors[f"load.{i}"] for i in range(len(mixtures))])
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.set_rng_state(rng)

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import (
     DEFAULT_VOCABULARY,
@@ -289,5 +287,5 @@ def _announce(
         f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
         f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
         f"{config.batch_size} x {config.seq_len} tokens a step, "
-        f"{torch.get_num_threads()} threads; {compute.precision.reason}"
+        f"{compute.precision.reason}"
     )
