@@ -8,6 +8,8 @@ import sys
 from types import TracebackType
 from typing import Literal
 
+from itera_lite.errors import IteraError
+
 Priority = Literal["low", "equal"]
 NICENESS: dict[Priority, int] = {"low": 19, "equal": 0}
 
@@ -48,7 +50,10 @@ class BusyProgram:
         )
         try:
             assert self._process.stdout is not None
-            self._process.stdout.readline()
+            if not self._process.stdout.readline():
+                raise IteraError(
+                    "the busy program to measure beside couldn't be started: see the lines above"
+                )
         except BaseException:
             self._end()
             raise

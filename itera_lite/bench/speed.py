@@ -203,9 +203,7 @@ def measure_speed(
     ]
     rounds = sum((times + 1) * len(group) for _, group, times in plan) + repeats * len(names)
     fresh = [
-        FreshProcess(
-            name=f"{name}, a fresh process", folder=folder, threads=threads, device=device
-        )
+        FreshProcess(name=f"{name}, a fresh process", folder=folder, threads=threads, device=device)
         for name, folder in zip(names, folders, strict=True)
     ]
     done = Rounds()

@@ -41,7 +41,7 @@ class Entry(ABC, Generic[T]):
 class Rounds:
     """How rounds were measured: the load by others in those that count, and how many don't."""
 
-    load: LoadTime = LoadTime()
+    load: LoadTime = field(default_factory=LoadTime)
     repeated: int = 0
 
     def __add__(self, more: Rounds) -> Rounds:

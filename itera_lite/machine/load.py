@@ -93,9 +93,7 @@ class LoadMeter:
         before, self._before = self._before, self._read()
         if before is None or self._before is None:
             return LoadTime()
-        clock, busy, own = (
-            now - then for now, then in zip(self._before, before, strict=True)
-        )
+        clock, busy, own = (now - then for now, then in zip(self._before, before, strict=True))
         return LoadTime(clock, busy - own)
 
 

@@ -95,7 +95,6 @@ class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
             **more,
         )
 
-
     @property
     def load(self) -> Load | None:
         """The load by others beside what was timed; None: not known."""

@@ -303,8 +303,8 @@ def _quality(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iterator
         runs = of_one_budget(seeds, (a.name, b.name), budget)
         title = f"Bits per byte, {label}{length_words(runs)}"
         metric = Metric(f"bpb_{budget}", title, "bits/byte", "lower", "run", "quality")
-        sides = ([run.valid_bpb for run in side] for side in runs)
-        found = (Measurement.of_samples(s) if s else None for s in sides)
+        bits = ([run.valid_bpb for run in side] for side in runs)
+        found = (Measurement.of_samples(samples) if samples else None for samples in bits)
         yield compare(metric, *found, loads=_loads_of_seeds(runs))
 
 
