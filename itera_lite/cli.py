@@ -209,7 +209,8 @@ def _run(arguments: list[str], verb: str) -> int:
     _check_whole(function, arguments[:end])
     for name, value in bound.arguments.items():
         bound.arguments[name] = _checked(verb, name, value, arguments, arguments[:end])
-    if verb in TIMED and not is_worker() and (note := busy_note(meter)):
+    asked = function.__module__.startswith("itera_lite.commands")  # not for help
+    if asked and verb in TIMED and not is_worker() and (note := busy_note(meter)):
         print(note, flush=True)
     function(*bound.args, **bound.kwargs)
     return 0
