@@ -7,6 +7,7 @@ any number of workers.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
@@ -133,3 +134,48 @@ class Workers:
             torch.set_num_threads(threads)
         if failures:
             raise failures[min(failures)]
+
+
+class WorkerChoice:
+    """Finds out in the first rounds of some work whether one worker or all are faster.
+
+    The results of the work don't depend on it, so nothing is computed for the measurement alone.
+
+    Args:
+        workers: whose number of `Workers.active` is chosen.
+        fixed: all of them are to work: nothing is measured.
+
+    Attributes:
+        reason: why the number is what it is; None while that isn't known yet.
+    """
+
+    TRIALS = 2  # rounds with each number, of which the faster one counts
+
+    def __init__(self, workers: Workers, fixed: bool = False) -> None:
+        self._workers, self.active = workers, workers.count
+        self.reason = "asked for" if fixed else "one core" if workers.count == 1 else None
+        self._seconds = defaultdict[int, list[float]](list)
+        self._warm = False  # the first round is slower, and doesn't count
+
+    def begin(self) -> None:
+        """Set the number of active workers for the round that begins."""
+        if self.reason is None:
+            done = [len(self._seconds[count]) for count in (self._workers.count, 1)]
+            self.active = 1 if self._warm and done[1] < done[0] else self._workers.count
+        self._workers.active = self.active
+
+    def end(self, seconds: float) -> bool:
+        """Take down what the round took. Returns whether the number has been chosen just now."""
+        if self.reason is not None:
+            return False
+        if not self._warm:
+            self._warm = True
+            return False
+        self._seconds[self.active].append(seconds)
+        every, one = (self._seconds[count] for count in (self._workers.count, 1))
+        if len(one) < self.TRIALS:
+            return False
+        self.active = self._workers.count if min(every) < min(one) else 1
+        gain = min(one) / min(every)
+        self.reason = f"measured: {self._workers.count} are {gain:.2f} times as fast as one"
+        return True

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from itera_lite.compress.rounding import Kinds, copy_of, parameter_types, round_parts, rounded
@@ -23,6 +25,7 @@ from itera_lite.records import Quantization, Summary
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
 from itera_lite.train.train import run_training
+from itera_lite.workers import Workers
 
 EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
@@ -48,6 +51,9 @@ class Rounded(Objective):
         self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
     ) -> StepLoss:
         return self.inner.loss(model, tokens, positions, balance_weight)
+
+    def prepare(self, positions: NDArray[np.int64], workers: Workers) -> None:
+        self.inner.prepare(positions, workers)
 
     def rounding(self, name: str) -> Callable[[Tensor], Tensor] | None:
         types = parameter_types(name, self.kinds)
@@ -91,7 +97,8 @@ def train_rounded(
         loaded = [Teacher.load(folder) for folder in teachers]
         plan = DistillationPlan(loaded, student, dataset, TOP_K, source=source, quiet=compute.quiet)
         distillation = Distillation(plan.targets, TEMPERATURE, mix)
-        taught = plan.record(distillation, plan.compute_targets(config, budget, compute))
+        seconds = plan.compute_targets(config, budget, compute)
+        taught = plan.record(distillation, seconds, compute.workers)
         objective = Rounded(kinds, distillation)
     return run_training(
         *(shape, config, dataset, budget, job.files, compute),

@@ -1,12 +1,11 @@
 // What every fused operation needs: storage types, 16-wide vectors, exp and sigmoid.
 //
 // The operations are what lies between the matrix products of a training step on
-// a CPU, a file each. Plain C++17 with GCC/Clang vector types and OpenMP, no
-// other headers, so that they compile in seconds for the processor at hand.
-// Called from Python through ctypes, for float32 (f32) and bfloat16 (b16). Each
-// has its naive oracle in itera_lite/model, and a test holds them equal. Results
-// don't depend on the number of threads: sums over the batch are kept apart by
-// sequence (or by block of rows) and added in a fixed order.
+// a CPU, a file each. Plain C++17 with GCC/Clang vector types, no other headers,
+// so that they compile in seconds for the processor at hand. Called from Python
+// through ctypes, for float32 (f32) and bfloat16 (b16). Each has its naive oracle
+// in itera_lite/model, and a test holds them equal. Each runs in the thread that
+// calls it, and several threads may call at once: the workers of a training.
 #pragma once
 
 #include <cmath>
@@ -71,7 +70,22 @@ inline vec get(const float* p) {
 }
 inline void put(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 
-constexpr int64_t ROWS = 64;  // rows whose gradients by a weight are summed together
+// Memory of a thread that is kept from call to call, handed out in pieces.
+struct Scratch {
+  static std::vector<float>& memory() {
+    static thread_local std::vector<float> kept;
+    return kept;
+  }
+  float* next;
+  explicit Scratch(size_t total) {
+    if (memory().size() < total) memory().resize(total);
+    next = memory().data();
+  }
+  float* take(size_t n) {
+    next += n;
+    return next - n;
+  }
+};
 
 }  // namespace itera
 

@@ -9,7 +9,6 @@ namespace {
 template <typename T>
 void scatter(const T* x, const int64_t* slot, const float* gate, T* out, int64_t tokens, int64_t k,
              int64_t d) {
-#pragma omp parallel for schedule(static)
   for (int64_t t = 0; t < tokens; t++)
     for (int64_t j = 0; j < k; j++) {
       T* o = out + slot[t * k + j] * d;
@@ -27,7 +26,6 @@ void scatter(const T* x, const int64_t* slot, const float* gate, T* out, int64_t
 template <typename T>
 void gather(const T* y, const int64_t* slot, const float* gate, T* out, int64_t tokens, int64_t k,
             int64_t d) {
-#pragma omp parallel for schedule(static)
   for (int64_t t = 0; t < tokens; t++) {
     float row[d];
     for (int64_t i = 0; i < d; i++) row[i] = 0;
@@ -45,7 +43,6 @@ void gather(const T* y, const int64_t* slot, const float* gate, T* out, int64_t 
 template <typename T>
 void gate_grad(const T* y, const int64_t* slot, const T* dout, float* dgate, int64_t tokens,
                int64_t k, int64_t d) {
-#pragma omp parallel for schedule(static)
   for (int64_t t = 0; t < tokens; t++)
     for (int64_t j = 0; j < k; j++) {
       const T* a = y + slot[t * k + j] * d;

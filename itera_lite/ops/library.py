@@ -26,7 +26,7 @@ from itera_lite.machine.processor import cpu_info, usable_cores
 
 FOLDER = Path(__file__).parent
 FLAGS = (
-    "-std=c++17 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math "
+    "-std=c++17 -O3 -fopenmp-simd -fPIC -fno-math-errno -fno-trapping-math "
     "-fno-signed-zeros -fassociative-math"
 ).split()
 _library: ctypes.CDLL | None = None
@@ -171,8 +171,6 @@ def _compile(compiler: list[str], flags: list[str], sources: list[Path], path: P
         ]
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(_run, commands))
-        # Linked without OpenMP: the calls must reach the runtime that PyTorch has
-        # loaded. A second one would have threads of its own, and both would spin.
         linked = Path(folder) / "ops.so"
         _run([*compiler, "-shared", *map(str, objects), "-o", str(linked)])
         library = linked.read_bytes()

@@ -13,23 +13,6 @@ struct Shape {  // of one call; the same order as in mamba2.py
   int64_t projected() const { return 2 * inner() + 2 * states + heads; }
 };
 
-// Memory of a thread that is kept from call to call, handed out in pieces.
-struct Scratch {
-  static std::vector<float>& memory() {
-    static thread_local std::vector<float> kept;
-    return kept;
-  }
-  float* next;
-  explicit Scratch(size_t total) {
-    if (memory().size() < total) memory().resize(total);
-    next = memory().data();
-  }
-  float* take(size_t n) {
-    next += n;
-    return next - n;
-  }
-};
-
 // What one sequence needs on the way: convolved inputs, step sizes, outputs.
 struct Work {
   float *u, *dt, *decay, *y, *rate;

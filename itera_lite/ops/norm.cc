@@ -9,7 +9,6 @@ namespace {
 template <typename X, typename Y>
 void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sum, Y* y, float* rstd,
               int64_t rows, int64_t d, float eps) {
-#pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const X* a = x + r * d;
     if (add) {
@@ -34,36 +33,27 @@ void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sum, Y* 
 template <typename X, typename Y>
 void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, const X* dsum,
                    float scale, X* dx, Y* dadd, float* dw, int64_t rows, int64_t d) {
-  int64_t blocks = (rows + ROWS - 1) / ROWS;
-  std::vector<float> part(blocks * d, 0.0f);
-#pragma omp parallel for schedule(static)
-  for (int64_t b = 0; b < blocks; b++) {
-    float* pw = part.data() + b * d;
-    int64_t end = b * ROWS + ROWS < rows ? b * ROWS + ROWS : rows;
-    for (int64_t r = b * ROWS; r < end; r++) {
-      const X* a = x + r * d;
-      const Y* g = dy + r * d;
-      X* o = dx + r * d;
-      float s = rstd[r], dot = 0;
+  for (int64_t r = 0; r < rows; r++) {
+    const X* a = x + r * d;
+    const Y* g = dy + r * d;
+    X* o = dx + r * d;
+    float s = rstd[r], dot = 0;
 #pragma omp simd reduction(+ : dot)
-      for (int64_t i = 0; i < d; i++) dot += load(g[i]) * w[i] * load(a[i]);
-      float c = dot * s * s * s / float(d);
+    for (int64_t i = 0; i < d; i++) dot += load(g[i]) * w[i] * load(a[i]);
+    float c = dot * s * s * s / float(d);
 #pragma omp simd
-      for (int64_t i = 0; i < d; i++) {
-        float gi = load(g[i]), xi = load(a[i]);
-        pw[i] += gi * xi * s;
-        o[i] = store<X>(gi * w[i] * s - xi * c);
-      }
-      if (dsum)
-#pragma omp simd
-        for (int64_t i = 0; i < d; i++) o[i] = store<X>(load(o[i]) + load(dsum[r * d + i]));
-      if (dadd)
-#pragma omp simd
-        for (int64_t i = 0; i < d; i++) dadd[r * d + i] = store<Y>(scale * load(o[i]));
+    for (int64_t i = 0; i < d; i++) {
+      float gi = load(g[i]), xi = load(a[i]);
+      dw[i] += gi * xi * s;
+      o[i] = store<X>(gi * w[i] * s - xi * c);
     }
+    if (dsum)
+#pragma omp simd
+      for (int64_t i = 0; i < d; i++) o[i] = store<X>(load(o[i]) + load(dsum[r * d + i]));
+    if (dadd)
+#pragma omp simd
+      for (int64_t i = 0; i < d; i++) dadd[r * d + i] = store<Y>(scale * load(o[i]));
   }
-  for (int64_t b = 0; b < blocks; b++)
-    for (int64_t i = 0; i < d; i++) dw[i] += part[b * d + i];
 }
 
 }  // namespace

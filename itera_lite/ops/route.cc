@@ -25,37 +25,25 @@ inline void softmax_row(const float* a, float* p, int64_t n) {
 
 int64_t route(const float* logits, int64_t* index, float* gates, int64_t* slot, int64_t* counts,
               float* mean, int64_t tokens, int64_t experts, int64_t k) {
-  int64_t blocks = (tokens + ROWS - 1) / ROWS;
-  std::vector<float> part(blocks * experts, 0.0f);
-#pragma omp parallel
-  {
-    std::vector<float> prob(experts), top(k);
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < blocks; b++) {
-      int64_t end = b * ROWS + ROWS < tokens ? b * ROWS + ROWS : tokens;
-      for (int64_t t = b * ROWS; t < end; t++) {
-        const float* a = logits + t * experts;
-        softmax_row(a, prob.data(), experts);
-        for (int64_t e = 0; e < experts; e++) part[b * experts + e] += prob[e];
-        for (int64_t j = 0; j < k; j++) {
-          int64_t best = -1;
-          for (int64_t e = 0; e < experts; e++) {
-            bool taken = false;
-            for (int64_t i = 0; i < j; i++) taken |= index[t * k + i] == e;
-            if (!taken && (best < 0 || a[e] > a[best])) best = e;
-          }
-          index[t * k + j] = best;
-          top[j] = a[best];
-        }
-        softmax_row(top.data(), gates + t * k, k);
+  std::vector<float> prob(experts), top(k);
+  for (int64_t e = 0; e < experts; e++) mean[e] = 0;
+  for (int64_t t = 0; t < tokens; t++) {
+    const float* a = logits + t * experts;
+    softmax_row(a, prob.data(), experts);
+    for (int64_t e = 0; e < experts; e++) mean[e] += prob[e];
+    for (int64_t j = 0; j < k; j++) {
+      int64_t best = -1;
+      for (int64_t e = 0; e < experts; e++) {
+        bool taken = false;
+        for (int64_t i = 0; i < j; i++) taken |= index[t * k + i] == e;
+        if (!taken && (best < 0 || a[e] > a[best])) best = e;
       }
+      index[t * k + j] = best;
+      top[j] = a[best];
     }
+    softmax_row(top.data(), gates + t * k, k);
   }
-  for (int64_t e = 0; e < experts; e++) {
-    float total = 0;
-    for (int64_t b = 0; b < blocks; b++) total += part[b * experts + e];
-    mean[e] = total / float(tokens);
-  }
+  for (int64_t e = 0; e < experts; e++) mean[e] /= float(tokens);
   int64_t room = 0;
   for (int64_t e = 0; e < experts; e++) counts[e] = 0;
   for (int64_t i = 0; i < tokens * k; i++) slot[i] = counts[index[i]]++;
@@ -68,20 +56,16 @@ int64_t route(const float* logits, int64_t* index, float* gates, int64_t* slot, 
 void route_grad(const float* logits, const int64_t* index, const float* gates,
                 const float* dgates, const float* dmean, float* dlogits, int64_t tokens,
                 int64_t experts, int64_t k) {
-#pragma omp parallel
-  {
-    std::vector<float> prob(experts);
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tokens; t++) {
-      float *d = dlogits + t * experts, dot = 0;
-      softmax_row(logits + t * experts, prob.data(), experts);
-      for (int64_t e = 0; e < experts; e++) dot += prob[e] * dmean[e];
-      for (int64_t e = 0; e < experts; e++) d[e] = prob[e] * (dmean[e] - dot) / float(tokens);
-      dot = 0;
-      for (int64_t j = 0; j < k; j++) dot += gates[t * k + j] * dgates[t * k + j];
-      for (int64_t j = 0; j < k; j++)
-        d[index[t * k + j]] += gates[t * k + j] * (dgates[t * k + j] - dot);
-    }
+  std::vector<float> prob(experts);
+  for (int64_t t = 0; t < tokens; t++) {
+    float *d = dlogits + t * experts, dot = 0;
+    softmax_row(logits + t * experts, prob.data(), experts);
+    for (int64_t e = 0; e < experts; e++) dot += prob[e] * dmean[e];
+    for (int64_t e = 0; e < experts; e++) d[e] = prob[e] * (dmean[e] - dot) / float(tokens);
+    dot = 0;
+    for (int64_t j = 0; j < k; j++) dot += gates[t * k + j] * dgates[t * k + j];
+    for (int64_t j = 0; j < k; j++)
+      d[index[t * k + j]] += gates[t * k + j] * (dgates[t * k + j] - dot);
   }
 }
 

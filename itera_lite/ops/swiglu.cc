@@ -6,7 +6,6 @@ using namespace itera;
 namespace {
 
 template <typename T> void gated_silu(const T* gu, T* y, int64_t rows, int64_t f) {
-#pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const T *g = gu + r * 2 * f, *u = g + f;
 #pragma omp simd
@@ -19,7 +18,6 @@ template <typename T> void gated_silu(const T* gu, T* y, int64_t rows, int64_t f
 
 template <typename T>
 void gated_silu_grad(const T* gu, const T* dy, T* dgu, int64_t rows, int64_t f) {
-#pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const T *g = gu + r * 2 * f, *u = g + f;
     T *dg = dgu + r * 2 * f, *du = dg + f;

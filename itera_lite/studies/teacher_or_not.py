@@ -103,7 +103,7 @@ class TeacherStudy:
                     side: _verdict(sides, side, self._loads(runs, side))
                     for side in ("alone", "alone_longer")
                 },
-                distillation=self.plan.record(self.objective, seconds),
+                distillation=self.plan.record(self.objective, seconds, self.compute.workers),
                 provenance=_provenance(runs),
             )
             record.write(path)

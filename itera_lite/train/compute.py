@@ -20,11 +20,13 @@ class Compute:
     """What trainings compute with, and whether they are shown on the terminal.
 
     Attributes:
+        workers_given: whether their number was asked for, so that it isn't measured.
         problem: why the fused operations are off; None where they are on.
     """
 
     world: World
     workers: Workers
+    workers_given: bool
     precision: PrecisionChoice
     problem: str | None
     quiet: bool = False
@@ -53,4 +55,5 @@ class Compute:
         problem = ops.enable()
         keep_memory()
         shared = Workers(count)
-        return cls(world, shared, choose(precision, world.device, shared), problem, quiet)
+        chosen = choose(precision, world.device, shared)
+        return cls(world, shared, workers is not None, chosen, problem, quiet)

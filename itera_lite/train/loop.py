@@ -35,6 +35,7 @@ from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.step import BatchGradient
 from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
+from itera_lite.workers import WorkerChoice, Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -72,6 +73,7 @@ class Trainer:
         self.gradient = BatchGradient(
             self.model, config, self.objective, compute.workers, self.world
         )
+        self.workers = WorkerChoice(compute.workers, fixed=compute.workers_given)
         self.loader = TokenLoader(
             dataset.tokens("train"),
             batch_size=rows,
@@ -150,19 +152,18 @@ class Trainer:
     def _step(self) -> tuple[float, float]:
         """One batch, one update. Returns the loss (nats) and the seconds it took."""
         begin = time.perf_counter()
+        self.workers.begin()
         factor = self.config.factor(self.progress)
         positions = self.loader.next_positions()
         losses = self.gradient(self.loader.at(positions), positions, self.state.step)
         loss = losses.cross_entropy
         self._refuse_infinite("loss", loss + losses.total)
-        for parameter, gradient in zip(
-            self.optimizer.parameters, self.gradient.gradients, strict=True
-        ):
-            parameter.grad = gradient
-        norm = self.optimizer.step(factor)
+        norm = self.optimizer.step(self.gradient.gradients, factor, self.compute.workers)
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
+        if self.workers.end(seconds) and not self.quiet:
+            print(f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})")
         self.state.seconds += seconds
         self.window.add(self.model, loss, norm, seconds)
         return loss, seconds
@@ -244,7 +245,7 @@ class Trainer:
     def _score(self, bar: ProgressBar) -> None:
         state = self.state
         model = self.objective.deployed(self.model)
-        score = score_part(model, self.dataset, self.config.seq_len)
+        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         state.add(self._row() | scores)
@@ -367,7 +368,9 @@ class Trainer:
             )
 
 
-def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
+def score_part(
+    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+) -> Score:
     """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
@@ -375,8 +378,8 @@ def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
         dataset.tokens("valid"),
         lengths,
         seq_len=seq_len,
-        batch_size=16,
         max_tokens=EVAL_TOKENS,
+        workers=workers,
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from itera_lite.model import LanguageModel, StepLoss
+from itera_lite.workers import Workers
 
 
 class Objective:
@@ -26,6 +29,13 @@ class Objective:
             balance_weight: factor of the experts' balance loss.
         """
         return model.loss(tokens[:, :-1], tokens[:, 1:], balance_weight)
+
+    def prepare(self, positions: NDArray[np.int64], workers: Workers) -> None:
+        """Compute what `loss` needs of a batch; called once before the batch is shared out.
+
+        Args:
+            positions: (B, L+1), as in `loss`.
+        """
 
     def rounding(self, name: str) -> Callable[[Tensor], Tensor] | None:
         """How a parameter is rounded before each step, for the loss to be computed with the result.

@@ -108,6 +108,7 @@ class BatchGradient:
             tokens, positions: (rows, L+1), of this process; see `Objective.loss`.
             step: its number, which decides the dropout.
         """
+        self.objective.prepare(positions, self.workers)
         self.workers.map(self._roundings)
         sums: list[Tensor] = []  # of the losses and of the counts so far
 
@@ -180,5 +181,6 @@ class BatchGradient:
             self._replicas.put(replica)
 
 
-def _round(rounding: Callable[[Tensor], Tensor], exact: Tensor, rounded: nn.Parameter) -> None:
-    rounded.data.copy_(rounding(exact.detach()))
+@torch.no_grad()
+def _round(rounding: Callable[[Tensor], Tensor], exact: Tensor, rounded: Tensor) -> None:
+    rounded.copy_(rounding(exact))

@@ -250,7 +250,9 @@ def run_training(
         """Score the best model on the validation text, in float32, and write the summary."""
         model, tokenizer = load_checkpoint(files.best)
         texts = first_bytes(dataset.documents("valid"), final_bytes)
-        score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
+        score = score_documents(
+            model, tokenizer, texts, seq_len=config.seq_len, workers=compute.workers
+        )
         summary = training_summary(
             *(trainer, model.config, score, source),
             compression=compression and compression(score.bpb),

@@ -125,11 +125,11 @@ def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeyp
     """It was lost, and the next model trained."""
     scoring = loop.score_part
 
-    def score(model, dataset, seq_len):
+    def score(*arguments):
         if "run" not in seen:
             seen.add("run")
             os.kill(os.getpid(), signal.SIGINT)
-        return scoring(model, dataset, seq_len)
+        return scoring(*arguments)
 
     seen: set[str] = set()
     monkeypatch.setattr(loop, "score_part", score)
@@ -392,12 +392,12 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
     seen = {}
     original = Optimizer.step
 
-    def stepping(self, factor):
+    def stepping(self, gradients, factor, workers):
         if "before" not in seen:
             seen["before"] = [p.detach().clone() for p in self.parameters]
             seen["after"] = self.parameters
-            self.parameters[0].grad[0] = float("inf")
-        return original(self, factor)
+            gradients[0][0] = float("inf")
+        return original(self, gradients, factor, workers)
 
     monkeypatch.setattr(Optimizer, "step", stepping)
     with pytest.raises(TrainingError, match=r"norm of the gradient is .* at step 1"):
