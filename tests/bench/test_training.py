@@ -9,7 +9,6 @@ from itera_lite.errors import UsageError
 from itera_lite.records import TrainingSpeed
 from itera_lite.workers import Workers
 
-
 PEAK = 1e12  # of a worker, FLOP/s
 BESIDE = "itera-lite, 2 workers, beside a busy program of {} priority"
 
