@@ -31,6 +31,7 @@ def quiet_machine() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "read_counters", lambda: load.Counters(time.monotonic(), 0.0, 0.0))
+        patch.setattr(load, "START_SECONDS", 0.0)
         yield
 
 
