@@ -324,9 +324,10 @@ class Trainer:
             with torch.no_grad():
                 for name, value in self.model.state_dict().items():
                     value.copy_(weights[name])
+            if state.step:
+                loads = [tensors.pop(f"load.{i}") for i in range(len(self.model.mixtures))]
+                self.gradient.set_loads(loads)
             self.optimizer.load_tensors(tensors)
-            mixtures = self.model.mixtures if state.step else []
-            self.gradient.set_loads([tensors[f"load.{i}"] for i in range(len(mixtures))])
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.set_rng_state(rng)
