@@ -104,6 +104,8 @@ DASHES = {
     ("score", "file"),
     ("score", "output"),
 }
+# What measures time, and first says where other programs keep the machine busy
+TIMED = ("demo", "train", *(verb for verb in VERBS if verb.startswith("bench")))
 _REPLACED: list[object] = []
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 SETS_OR_PATHS = ("data", "student")  # text arguments that may be a path
@@ -195,6 +197,9 @@ def _run(arguments: list[str], verb: str) -> int:
     """Find the verb's function, read its arguments, call it."""
     from cyclopts import CycloptsError
 
+    from itera_lite.machine.load import LoadMeter, busy_note
+
+    meter = LoadMeter()  # measures while the verb is imported
     first = arguments[0] if arguments else "--help"
     if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
         raise UsageError(_unknown(first))
@@ -208,6 +213,9 @@ def _run(arguments: list[str], verb: str) -> int:
     _check_whole(function, arguments[:end])
     for name, value in bound.arguments.items():
         bound.arguments[name] = _checked(verb, name, value, arguments, arguments[:end])
+    asked = function.__module__.startswith("itera_lite.commands")  # not for help
+    if asked and verb in TIMED and not is_worker() and (note := busy_note(meter)):
+        print(note, flush=True)
     function(*bound.args, **bound.kwargs)
     return 0
 

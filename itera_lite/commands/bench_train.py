@@ -32,9 +32,10 @@ def bench_training(
 ) -> dict[str, TrainingSpeed]:
     """Measure training speed.
 
-    Whole steps (forward, backward, clipping, optimizer) on random tokens: ours with all
-    threads and with one, and `transformers` with the same weights, batch and threads at
-    the precision that is faster for it, in turns. Writes NAME_training_speed.json.
+    Whole steps (forward, backward, clipping, optimizer) on random tokens, in turns: ours
+    with a worker a core and with one, ours beside a busy program that this command starts,
+    and `transformers` with the same weights and batch and a thread a core, at the precision
+    that is faster for it. Writes NAME_training_speed.json.
 
     Args:
         model: Which of the two to measure.
@@ -43,7 +44,7 @@ def bench_training(
         batch_size: Sequences a step; by default that of the training.
         seq_len: Tokens a sequence; by default that of the training.
         precision: Of our matrix products; auto measures what this processor is fast at.
-        workers: How many cores compute at once; by default all.
+        workers: How many cores compute at once, and threads of transformers; by default all.
         repeats: Times that everything is measured.
         steps: Steps a repeat.
         peers: Also measure transformers, where it is installed.

@@ -192,7 +192,7 @@ def _show(record: Ladder) -> None:
             f"{tried.stage}: {tried.params / 1e6:.1f} M parameters, "
             f"{tried.valid_bpb:.4f} bits per byte on the validation text: {chosen}"
         )
-    if record.targets[0].reason:
+    if any(target.reason and target.verdict == "missed" for target in record.targets):
         first, last = record.rungs[0].bpb, record.rungs[-1].bpb
         print(
             f"The last rung is worse ({last.max:.4f}) than the reference ({first.min:.4f}): no "

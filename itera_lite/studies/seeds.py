@@ -17,7 +17,8 @@ from itera_lite.errors import DataError, IteraError
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.quantities import number_of
-from itera_lite.records import SeedRun, Seeds, SpeedsOfSize
+from itera_lite.records import SeedRun, Seeds
+from itera_lite.stats.load import Load
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, train_config
 from itera_lite.train.run_files import RunFiles, locked
@@ -90,7 +91,10 @@ class SeedStudy:
             ) from None
 
     def _write(self, record: Seeds) -> None:
-        record.provenance = Provenance.now(seeds=[run.seed for run in record.runs])
+        load = Load.mean([run.load for run in record.runs])
+        record.provenance = Provenance.now(
+            seeds=[run.seed for run in record.runs], load_by_others=load and load.by_others
+        )
         record.write(self.path)
 
     def _find(self, record: Seeds, family: Family, seed: int, budget: Kind) -> SeedRun | None:
@@ -148,6 +152,7 @@ class SeedStudy:
                 precision=run.precision,
                 git_commit=summary.provenance.git_commit,
                 dataset_sha256=dataset.manifest["sha256"],
+                load=summary.provenance.load,
             )
         )
         self._write(record)
@@ -160,8 +165,7 @@ class SeedStudy:
                 break
         else:
             size, batch_size, vocab_size = wanted
-            models = training.training_speeds(size, vocab_size, batch_size, self.workers)
-            known = SpeedsOfSize(*wanted, models)
+            known = training.training_speeds(size, vocab_size, batch_size, self.workers)
             record.speeds.append(known)
             self._write(record)
         return {

@@ -23,6 +23,7 @@ from itera_lite.data.prepare import Dataset
 from itera_lite.errors import CheckpointError, TrainingError
 from itera_lite.evaluate.bits import stream_bits
 from itera_lite.evaluate.score import Score
+from itera_lite.machine.load import LoadMeter
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
@@ -86,6 +87,7 @@ class Trainer:
         self.state = TrainingState()
         self.window = self._new_window()
         self._wall_counted_at = time.monotonic()  # ``state.wall`` counts the time up to here
+        self._load_meter = LoadMeter()  # and ``state.load`` the load by others
 
     @property
     def tokens(self) -> int:
@@ -114,6 +116,7 @@ class Trainer:
         )
         smooth: float | None = None
         self._wall_counted_at = time.monotonic()
+        self._load_meter.lap()
         gc.collect()
         gc.freeze()  # what was imported stays: no need to look at it in every collection
         try:
@@ -260,6 +263,7 @@ class Trainer:
         now = time.monotonic()
         self.state.wall += now - self._wall_counted_at
         self._wall_counted_at = now
+        self.state.add_load(self._load_meter.lap())
         self.world.on_leader(self._write)
 
     def _write(self) -> None:
