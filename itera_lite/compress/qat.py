@@ -22,7 +22,7 @@ from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.records import Quantization, Summary
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 
 EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
@@ -106,7 +106,7 @@ def train_rounded(
         distillation = Distillation(plan.targets, TEMPERATURE, mix)
         taught = plan.record(distillation, plan.compute_targets(config, budget, compute))
         objective = Rounded(kinds, distillation)
-    return run_training(
+    return Training(
         *(shape, config, dataset, budget, job.files, compute),
         source=source,
         initial=copy_of(start.model),
@@ -116,4 +116,4 @@ def train_rounded(
         evaluations=EVALUATIONS,
         compression=record,
         distillation=taught,
-    )
+    ).run()

@@ -34,7 +34,7 @@ from itera_lite.stats.comparison import is_number
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 
 SPEED_STEPS = 5  # timed to estimate how many tokens a budget in minutes will read
 
@@ -113,14 +113,14 @@ class DistillationPlan:
         """Train the student. The caller has claimed ``files``.
 
         Args:
-            resume, patience: see `run_training`.
+            resume, patience: see `Training`.
 
         Returns:
             The summary, as it is written.
         """
         config = self.student.recipe(budget, seed)
         seconds = self.compute_targets(config, budget, compute)
-        return run_training(
+        return Training(
             *(self.student.shape, config, self.dataset, budget, files, compute),
             source=self.source,
             initial=self.student.initial_model(),
@@ -128,7 +128,7 @@ class DistillationPlan:
             resume=resume,
             patience=patience,
             distillation=self.record(objective, seconds),
-        )
+        ).run()
 
     def compute_targets(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
         """Compute the targets that a training will read.
