@@ -21,9 +21,9 @@ from itera_lite.studies.ladder_stages import (
     REFERENCES,
     STAGES,
     LadderPlan,
+    groups,
     is_finished,
     make,
-    stages,
 )
 from itera_lite.terminal import table
 from itera_lite.train.compute import Compute
@@ -125,18 +125,21 @@ def ladder(
             "nothing is finished yet, then the measurements"
         )
     for plan in plans:
-        for stage, amount in stages(plan):
-            if is_finished(plan, stage):
-                if not quiet:
+        for group in groups(plan):
+            missing = []
+            for stage, amount in group:
+                if not is_finished(plan, stage):
+                    missing.append((stage, amount))
+                elif not quiet:
                     print(f"{stage.title}: finished before ({plan.folder(stage.name)})")
-                continue
             if not quiet:
-                print(f"{stage.title}: {amount:.1f} minutes")
-            summary = make(plan, stage, amount)
-            if summary.distillation and not summary.compression:
-                warn_of_weak_teachers(summary)
-            if not quiet and (text := _describe(summary)):
-                print(text)
+                for stage, amount in missing:
+                    print(f"{stage.title}: {amount:.1f} minutes")
+            for summary in make(plan, missing):
+                if summary.distillation and not summary.compression:
+                    warn_of_weak_teachers(summary)
+                if not quiet and (text := _describe(summary)):
+                    print(text)
 
     repeats = repeats or (QUICK_REPEATS if quick else REPEATS)
     record = measure_ladder(plans, repeats, heldout_bytes, quick)

@@ -47,7 +47,7 @@ def train(
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
 ) -> dict[str, Summary]:
-    """Train a model, or both.
+    """Train a model, or both in turns.
 
     Writes checkpoints/NAME (the best model, a Hugging Face folder), checkpoints/NAME-last
     (to resume from), NAME_metrics.csv and NAME_summary.json. Ctrl-C saves and stops, and so do
