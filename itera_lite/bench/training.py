@@ -100,7 +100,7 @@ def measure_training(
     records = []
     with torch_threads(threads):
         problem = ops.enable()
-        dtype = choose(precision, "cpu").dtype
+        dtype = choose(precision, "cpu", Workers(threads)).dtype
         for family in families:
             name = f"{NAMES[family]}_{size}"
             torch.manual_seed(0)
@@ -147,7 +147,7 @@ def training_speeds(
     threads = threads or default_threads()
     with torch_threads(threads):
         ops.enable()
-        dtype = choose("auto", "cpu").dtype
+        dtype = choose("auto", "cpu", Workers(threads)).dtype
         batch, trainers = _random_batch(vocab_size, config), []
         for family in NAMES:
             torch.manual_seed(0)

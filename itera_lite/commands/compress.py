@@ -74,7 +74,7 @@ def compress(
     with start.claimed(
         name, f"{start.name}_small", checkpoints, results, overwrite=overwrite
     ) as files:
-        job = Job(start, text, Compute.prepare(threads=threads, quiet=quiet), files)
+        job = Job(start, text, Compute.prepare(workers=threads, quiet=quiet), files)
         fit = Fit(job, explain, made)
         summary = fit.within_loss(loss) if limit is None else fit.to_size(limit)
     assert isinstance(summary.compression, Quantization)

@@ -79,9 +79,11 @@ def experts(
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
     with torch_threads():
-        compute = Compute.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(workers=threads, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-        model, score, record = take_out_experts(start, dataset, keep, limit, merge)
+        model, score, record = take_out_experts(
+            *(start, dataset, compute.workers, keep, limit, merge)
+        )
         with start.claimed(
             *(name, f"{start.name}_e{record.keep}", checkpoints, results),
             resume=resume,

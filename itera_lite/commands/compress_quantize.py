@@ -93,7 +93,7 @@ def quantize(
     ) as files:
         for folder in options.teachers:
             refuse_input(files, Path(folder))
-        compute = Compute.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(workers=threads, quiet=quiet)
         summary = quantization.quantize(Job(start, text, compute, files), options)
     if not quiet:
         print(describe_quantization(summary))

@@ -80,7 +80,7 @@ def vocab(
     with start.claimed(
         name, default, checkpoints, results, resume=resume, overwrite=overwrite
     ) as files:
-        job = Job(start, text, Compute.prepare(threads=threads, quiet=quiet), files)
+        job = Job(start, text, Compute.prepare(workers=threads, quiet=quiet), files)
         if not auto:
             summary = resize(job, size)
             show(summary)

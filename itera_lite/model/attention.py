@@ -91,9 +91,10 @@ class Attention(nn.Module):
         c = self.config
         if c.parts.positions != "rotary":
             return None, None
-        if self._rotary is None or self._rotary[0].shape[0] < end:
-            self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
-        cos, sin = self._rotary
+        table = self._rotary  # read once: another thread may put a shorter one there
+        if table is None or table[0].shape[0] < end:
+            table = self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
+        cos, sin = table
         device = self.k_proj.weight.device
         return cos[start:end].to(device), sin[start:end].to(device)
 

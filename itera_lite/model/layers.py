@@ -37,6 +37,25 @@ def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     return F.linear(x, weight.to(x.dtype), torch.cat(given) if given else None)
 
 
+class Dropout(nn.Module):
+    """Zeroes a share of the numbers in training, and scales the others up.
+
+    Attributes:
+        generator: what is drawn from; PyTorch's own by default.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.share):
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.share, generator=self.generator)
+        return x * kept.div_(1 - self.share)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich, 2019), computed in float32."""
 

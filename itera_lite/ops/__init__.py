@@ -16,11 +16,12 @@ from itera_lite.ops.experts import experts, gated_silu, route
 from itera_lite.ops.library import load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
-from itera_lite.ops.muon import muon
+from itera_lite.ops.muon import MuonStep, muon
 from itera_lite.ops.norm import add_rms_norm, rms_norm
 from itera_lite.ops.products import has_products, linear, pack
 
 __all__ = [
+    "MuonStep",
     "add_rms_norm",
     "attention",
     "disable",

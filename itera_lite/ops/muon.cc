@@ -73,6 +73,38 @@ struct StoreWeight {
   }
 };
 
+// Copies the upper triangle of a (d, d) into the lower one, blocks of 16 x 16 at a time.
+void mirror(bf16* a, int64_t d) {
+  for (int64_t i = 0; i < d; i += 16)
+    for (int64_t j = i + 16; j < d; j += 16) {  // the block at i, j to j, i
+      __m512i r[16];
+      for (int c = 0; c < 16; c++)
+        r[c] = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask16(d - j), a + (i + c) * d + j));
+      transpose16(r);
+      for (int64_t c = 0; c < 16 && j + c < d; c++)
+        _mm256_storeu_si256((__m256i*)(a + (j + c) * d + i), _mm512_cvtepi32_epi16(r[c]));
+    }
+}
+
+// A symmetric product (d, d): of each panel only the rows down to the diagonal, the rest mirrored.
+template <typename Store>
+void symmetric(int64_t d, int64_t k, const Rows& row, const bf16* packed, const Store& store,
+               bf16* result) {
+  for (int64_t j = 0; j < d; j += PANEL) {
+    int64_t vectors = d - j >= PANEL ? 4 : (d - j + 15) / 16;
+    int64_t end = j + PANEL < d ? j + PANEL : d;
+    __mmask16 last = mask16(d - j - 16 * (vectors - 1));
+    switch (vectors) {
+      case 4: tiles<4>(row, 0, end, j, k, packed, last, store); break;
+      case 3: tiles<3>(row, 0, end, j, k, packed, last, store); break;
+      case 2: tiles<2>(row, 0, end, j, k, packed, last, store); break;
+      default: tiles<1>(row, 0, end, j, k, packed, last, store);
+    }
+    packed += (k + 1) / 2 * 32 * vectors;
+  }
+  if (d > PANEL) mirror(result, d);
+}
+
 // The momentum's update; x (rows, columns): gradient and momentum together, of norm 1.
 void start(const Step& s, const float* gradient, float* momentum, bf16* x) {
   int64_t size = s.rows * s.columns;
@@ -107,10 +139,11 @@ void update(const Step& s, const Buffers& k, float* w, const float* gradient, fl
     if (tall) {
       transpose(plain, m, n, k.rows);
       pack(plain, m, n, k.packed);
-      gemm(n, n, m, Rows{k.rows, transposed_stride(m)}, k.packed, StoreBf16{k.square, d});
+      symmetric(d, m, Rows{k.rows, transposed_stride(m)}, k.packed, StoreBf16{k.square, d},
+                k.square);
     } else {
       pack_transposed(x, n, m, n, k.packed);
-      gemm(m, m, n, plain, k.packed, StoreBf16{k.square, d});
+      symmetric(d, n, plain, k.packed, StoreBf16{k.square, d}, k.square);
     }
     if (i == 0) {  // the largest singular value is at most the root of the square's norm
       float norm = 0, trace = 0;
@@ -124,7 +157,7 @@ void update(const Step& s, const Buffers& k, float* w, const float* gradient, fl
     }
     Rows square{k.square, d}, p{k.p, d};
     pack(square, d, d, k.packed);
-    gemm(d, d, d, square, k.packed, StorePolynomial{k.p, k.square, d, b, c});
+    symmetric(d, d, square, k.packed, StorePolynomial{k.p, k.square, d, b, c}, k.p);
     if (tall) pack(p, d, d, k.packed);
     else pack(plain, m, n, k.packed);
     const Rows& left = tall ? plain : p;
@@ -149,9 +182,10 @@ extern "C" int64_t muon(const int64_t* weights, const int64_t* gradients, float*
   for (int64_t other : {packed_size(s.rows, s.columns), packed_size(d, d)})
     packed = other > packed ? other : packed;
   int64_t rows = s.columns * transposed_stride(s.rows);
-  auto floats = [](int64_t n) { return (n + 31) / 32 * 16; };  // room for n bf16
-  Scratch memory(2 * floats(size) + floats(rows) + floats(packed) + 2 * floats(d * d));
-  auto take = [&](int64_t n) { return (bf16*)memory.take(floats(n)); };
+  static thread_local Buffer memory;
+  auto lines = [](int64_t numbers) { return (numbers + 31) / 32 * 32; };
+  bf16* free = memory.get(2 * lines(size) + lines(rows) + lines(packed) + 2 * lines(d * d));
+  auto take = [&](int64_t numbers) { return std::exchange(free, free + lines(numbers)); };
   Buffers k{take(size), take(size), take(rows), take(packed), take(d * d), take(d * d)};
   for (int64_t i = 0; i < count; i++)
     update(s, k, (float*)weights[i], (const float*)gradients[i], momentum + i * size);

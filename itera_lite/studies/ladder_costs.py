@@ -165,6 +165,7 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
     text = hashlib.sha256(b"\0".join(documents)).hexdigest()
     found = []
     for plan in plans:
+        workers = plan.compute.workers
         folder = plan.folder(name)
         file = plan.weights(name)
         weights = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -178,10 +179,10 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
             if not plan.compute.quiet:
                 print(f"scoring {folder}")
             if name in QUANTIZED:
-                nats, tokens, size = engine_score(file, documents)
+                nats, tokens, size = engine_score(file, documents, workers.count)
             else:
                 model, tokenizer = load_checkpoint(folder)
-                score = validation_score(model, tokenizer, documents)
+                score = validation_score(model, tokenizer, documents, workers)
                 nats, tokens, size = score.nats, score.tokens, score.bytes
             record = HeldOut(
                 name=folder.name,

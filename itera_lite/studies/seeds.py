@@ -120,7 +120,7 @@ class SeedStudy:
         """
         if self._find(record, family, seed, kind) is not None:
             return
-        compute = Compute.prepare(threads=self.threads)
+        compute = Compute.prepare(workers=self.threads)
         name, shape = f"{NAMES[family]}_{self.size}", preset(family, self.size, self.vocab_size)
         dataset = prepare(self.source, vocab_size=self.vocab_size)
         budget = budget_of(dataset, None, self.minutes, tokens or self.tokens)

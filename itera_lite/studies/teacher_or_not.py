@@ -99,7 +99,7 @@ class TeacherStudy:
                 runs=runs,
                 sides=sides,
                 verdicts={side: _verdict(sides, side) for side in ("alone", "alone_longer")},
-                distillation=self.plan.record(self.objective, seconds),
+                distillation=self.plan.record(self.objective, seconds, self.compute.workers),
                 provenance=Provenance.now(seeds=[run.seed for run in runs]),
             )
             record.write(path)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from itera_lite.files import write_text
 from itera_lite.model import LanguageModel
-from itera_lite.model.moe import MoE
 
 COLUMNS = (
     *("step", "tokens", "seconds", "epoch", "flops", "train_loss", "train_bpb"),
@@ -112,8 +111,7 @@ class Window:
 
 def expert_loads(model: LanguageModel) -> list[Tensor]:
     """Each MoE layer's share of tokens per expert in the last training batch; [] if dense."""
-    layers = [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
-    return [layer.load for layer in layers if layer.load is not None]
+    return [moe.load for moe in model.mixtures if moe.load is not None]
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -27,14 +27,14 @@ from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.train.compute import Compute
-from itera_lite.train.distributed import parallel
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
+from itera_lite.train.step import BatchGradient
 from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
-from itera_lite.workers import Workers
+from itera_lite.workers import WorkerChoice, Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -67,11 +67,15 @@ class Trainer:
         self.objective = objective or Objective()
         self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
         self.model.compute_dtype = compute.precision.dtype
-        self.loss_of = parallel(self.model, self.world, self.objective)
         self.optimizer = Optimizer(self.model, config)
+        rows = self.world.share_of(config.batch_size)
+        self.gradient = BatchGradient(
+            self.model, config, self.objective, compute.workers, self.world
+        )
+        self.workers = WorkerChoice(compute.workers, fixed=compute.workers_given)
         self.loader = TokenLoader(
             dataset.tokens("train"),
-            batch_size=self.world.share_of(config.batch_size),
+            batch_size=rows,
             seq_len=config.seq_len,
             seed=config.seed,
             rank=self.world.rank,
@@ -145,22 +149,18 @@ class Trainer:
     def _step(self) -> tuple[float, float]:
         """One batch, one update. Returns the loss (nats) and the seconds it took."""
         begin = time.perf_counter()
+        self.workers.begin()
         factor = self.config.factor(self.progress)
         positions = self.loader.next_positions()
-        total, cross_entropy = self.loss_of(
-            torch.from_numpy(self.loader.at(positions)).to(self.world.device),
-            torch.from_numpy(positions),
-            self.config.balance_weight,
-        )
-        loss = self.world.mean(cross_entropy)
-        self._refuse_infinite("loss", loss + self.world.mean(total.detach()))
-        total.backward()
-        gradients = [parameter.grad for parameter in self.optimizer.parameters]
-        norm = self.optimizer.step(gradients, factor, Workers(1))
-        self.model.zero_grad()
+        losses = self.gradient(self.loader.at(positions), positions, self.state.step)
+        loss = losses.cross_entropy
+        self._refuse_infinite("loss", loss + losses.total)
+        norm = self.optimizer.step(self.gradient.gradients, factor, self.compute.workers)
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
+        if self.workers.end(seconds) and not self.quiet:
+            print(f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})")
         self.state.seconds += seconds
         self.window.add(self.model, loss, norm, seconds)
         return loss, seconds
@@ -242,7 +242,7 @@ class Trainer:
     def _score(self, bar: ProgressBar) -> None:
         state = self.state
         model = self.objective.deployed(self.model)
-        score = score_part(model, self.dataset, self.config.seq_len)
+        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         state.add(self._row() | scores)
@@ -275,7 +275,11 @@ class Trainer:
                 "loader": self.loader.state_dict(),
                 "window": self.window.state_dict(),
             },
-            tensors={**self.optimizer.tensors(), "rng": torch.get_rng_state()},
+            tensors={
+                **self.optimizer.tensors(),
+                **{f"load.{i}": load for i, load in enumerate(expert_loads(self.model))},
+                "rng": torch.get_rng_state(),
+            },
         )
         write_metrics(self.files.metrics, self.state.rows)
 
@@ -317,6 +321,8 @@ class Trainer:
                 for name, value in self.model.state_dict().items():
                     value.copy_(weights[name])
             self.optimizer.load_tensors(tensors)
+            mixtures = self.model.mixtures if state.step else []
+            self.gradient.set_loads([tensors[f"load.{i}"] for i in range(len(mixtures))])
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.set_rng_state(rng)
@@ -358,7 +364,9 @@ class Trainer:
             )
 
 
-def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
+def score_part(
+    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+) -> Score:
     """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
@@ -366,8 +374,8 @@ def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
         dataset.tokens("valid"),
         lengths,
         seq_len=seq_len,
-        batch_size=16,
         max_tokens=EVAL_TOKENS,
+        workers=workers,
     )
 
 

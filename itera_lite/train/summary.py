@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from itera_lite.config import ModelConfig
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import IteraError
@@ -105,7 +103,7 @@ def training_summary(
             precision=compute.precision.name,
             precision_reason=compute.precision.reason,
             fused_operations=compute.problem is None,
-            threads=torch.get_num_threads(),
+            threads=trainer.compute.workers.active,
             processes=trainer.world.size,
             lr_matrix=train.lr_matrix,
             lr_embedding=train.lr_embedding,

@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import (
     DEFAULT_VOCABULARY,
@@ -252,7 +250,9 @@ def run_training(
         """Score the best model on the validation text, in float32, and write the summary."""
         model, tokenizer = load_checkpoint(files.best)
         texts = first_bytes(dataset.documents("valid"), final_bytes)
-        score = score_documents(model, tokenizer, texts, seq_len=config.seq_len)
+        score = score_documents(
+            model, tokenizer, texts, seq_len=config.seq_len, workers=compute.workers
+        )
         summary = training_summary(
             *(trainer, model.config, score, source),
             compression=compression and compression(score.bpb),
@@ -289,5 +289,5 @@ def _announce(
         f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
         f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
         f"{config.batch_size} x {config.seq_len} tokens a step, "
-        f"{torch.get_num_threads()} threads; {compute.precision.reason}"
+        f"{compute.precision.reason}"
     )

@@ -18,6 +18,7 @@ from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
 from itera_lite.records import BudgetRecord, Summary, TeacherComparison
 from itera_lite.studies.teacher_or_not import TeacherStudy
+from itera_lite.workers import Workers
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small
@@ -268,8 +269,8 @@ def test_a_text_without_a_batch_is_told(tmp_path, teacher):
 
 def test_a_damaged_score_in_the_cache_is_measured_again(text, teacher):
     plan = DistillationPlan.find([teacher], "tiny", str(text), k=9, quiet=True)
-    first = plan.teacher_scores()
+    first = plan.teacher_scores(Workers())
     (path,) = plan.targets.folder.glob("teacher-*.json")
     for damage in ("{", "[]", '{"bpb": NaN}', '{"bpb": "x"}'):
         path.write_text(damage)
-        assert plan.teacher_scores() == first
+        assert plan.teacher_scores(Workers()) == first

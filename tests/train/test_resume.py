@@ -125,11 +125,11 @@ def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeyp
     """It was lost, and the next model trained."""
     scoring = loop.score_part
 
-    def score(model, dataset, seq_len):
+    def score(*arguments):
         if "run" not in seen:
             seen.add("run")
             os.kill(os.getpid(), signal.SIGINT)
-        return scoring(model, dataset, seq_len)
+        return scoring(*arguments)
 
     seen: set[str] = set()
     monkeypatch.setattr(loop, "score_part", score)
