@@ -8,11 +8,10 @@ namespace itera {
 template <typename T> void gated_silu(const T* gu, T* y, int64_t rows, int64_t f) {
   for (int64_t r = 0; r < rows; r++) {
     const T *g = gu + r * 2 * f, *u = g + f;
-#pragma omp simd
-    for (int64_t i = 0; i < f; i++) {
-      float a = load(g[i]);
-      y[r * f + i] = store<T>(a * sigmoid(a) * load(u[i]));
-    }
+    columns(f, [&](int64_t i, auto at) {
+      vec a = at.load(g + i);
+      at.store(y + r * f + i, a * sigmoid(a) * at.load(u + i));
+    });
   }
 }
 
@@ -21,12 +20,11 @@ void gated_silu_grad(const T* gu, const T* dy, T* dgu, int64_t rows, int64_t f) 
   for (int64_t r = 0; r < rows; r++) {
     const T *g = gu + r * 2 * f, *u = g + f;
     T *dg = dgu + r * 2 * f, *du = dg + f;
-#pragma omp simd
-    for (int64_t i = 0; i < f; i++) {
-      float a = load(g[i]), s = sigmoid(a), d = load(dy[r * f + i]);
-      dg[i] = store<T>(d * load(u[i]) * s * (1.0f + a * (1.0f - s)));
-      du[i] = store<T>(d * a * s);
-    }
+    columns(f, [&](int64_t i, auto at) {
+      vec a = at.load(g + i), s = sigmoid(a), d = at.load(dy + r * f + i);
+      at.store(dg + i, d * at.load(u + i) * s * (1.0f + a * (1.0f - s)));
+      at.store(du + i, d * a * s);
+    });
   }
 }
 

@@ -40,6 +40,7 @@ def model_summary(
     *,
     compression: AnyCompression | None = None,
     distillation: DistillationRecord | None = None,
+    load_by_others: float | None = None,
     **more: Any,
 ) -> Summary:
     """The summary of a model, trained or not.
@@ -50,6 +51,7 @@ def model_summary(
         source: how the set was named.
         compression: what the model was made from, and how; None if it wasn't compressed.
         distillation: who taught it; None if nobody did.
+        load_by_others: while it was trained; see `Provenance`.
         more: further fields of `Summary`.
     """
     counts = cost(config, context)
@@ -70,7 +72,7 @@ def model_summary(
         flops_breakdown=counts.breakdown,
         compression=compression,
         distillation=distillation,
-        provenance=Provenance.now(seed=seed),
+        provenance=Provenance.now(seed=seed, load_by_others=load_by_others),
         **more,
     )
 
@@ -112,6 +114,7 @@ def training_summary(
             budget=BudgetRecord(trainer.budget.unit, trainer.budget.amount),
             stopped=state.ended,
         ),
+        load_by_others=state.load.by_others,
         best=Best(**state.best),
         expert_load=state.expert_load,
         samples=[Sample(**sample) for sample in state.samples],
