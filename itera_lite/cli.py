@@ -144,6 +144,10 @@ def build_app(arguments: Sequence[str]) -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
+    # The few operations in which PyTorch's own threads work together wait asleep, not in a loop:
+    # beside another busy program, loops take the core from the thread that all are waiting for.
+    # Set here because OpenMP reads it once, when a verb's module imports PyTorch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _repair_streams()
     warnings.formatwarning = _warning_text
     code = _run_and_report(sys.argv[1:] if arguments is None else list(arguments))
@@ -301,6 +305,8 @@ def _check_whole(function: Callable[..., Any], arguments: Sequence[str]) -> None
         f"--{name.replace('_', '-')}": str(parameter.annotation)
         for name, parameter in inspect.signature(function).parameters.items()
     }
+    if "--workers" in kinds:  # see `itera_lite.commands.options`
+        kinds["--workers"] = kinds["--threads"] = "int | None"
     for place, argument in enumerate(arguments):
         option, has_value, value = argument.partition("=")
         if not has_value:

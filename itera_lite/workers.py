@@ -66,7 +66,7 @@ class Workers:
         self._share(run, len(tasks))
         return results
 
-    def fold(self, tasks: Sequence[Task[T]], add: Callable[[T], None]) -> None:
+    def fold(self, tasks: Sequence[Task[T]], add: Callable[[T], object]) -> None:
         """Run all tasks, and call ``add`` with each result in the order of the tasks.
 
         One call of ``add`` runs at a time, in any of the workers, as soon as the results before it

@@ -65,7 +65,7 @@ def demo(
         print(f"\n[{number}/4 · {passed:.1f} of about {minutes:g} min] {what}", flush=True)
 
     each = max((minutes - OVERHEAD_MINUTES) / 2, minutes * 0.3)
-    stage(1, f"training both models on '{data}', {each:.1f} min each")
+    stage(1, f"training both models in turns on '{data}', {each:.1f} min each")
     summaries = train(
         data,
         minutes=each,

@@ -24,7 +24,7 @@ from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.records import Quantization, Summary
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 from itera_lite.workers import Workers
 
 EVALUATIONS = 10
@@ -100,7 +100,7 @@ def train_rounded(
         seconds = plan.compute_targets(config, budget, compute)
         taught = plan.record(distillation, seconds, compute.workers)
         objective = Rounded(kinds, distillation)
-    return run_training(
+    return Training(
         *(shape, config, dataset, budget, job.files, compute),
         source=source,
         initial=copy_of(start.model),
@@ -110,4 +110,4 @@ def train_rounded(
         evaluations=EVALUATIONS,
         compression=record,
         distillation=taught,
-    )
+    ).run()

@@ -28,7 +28,7 @@ from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, gentle
 from itera_lite.train.run_files import RunFiles, refuse_input
 from itera_lite.train.summary import AnyCompression, model_summary
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 from itera_lite.workers import Workers
 
 
@@ -186,14 +186,14 @@ class Job:
             return made
 
         config = gentle(model.config, budget, rate, self.text.seed)
-        return run_training(
+        return Training(
             *(model.config, config, dataset, budget, self.files, self.compute),
             source=str(self.text.data),
             initial=model,
             resume=self.resume,
             patience=0,
             compression=trained,
-        )
+        ).run()
 
     def save(
         self,

@@ -35,7 +35,7 @@ from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.step import BatchGradient
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 from itera_lite.workers import Workers
 
 SPEED_STEPS = 5  # timed to estimate how many tokens a budget in minutes will read
@@ -115,14 +115,14 @@ class DistillationPlan:
         """Train the student. The caller has claimed ``files``.
 
         Args:
-            resume, patience: see `run_training`.
+            resume, patience: see `Training`.
 
         Returns:
             The summary, as it is written.
         """
         config = self.student.recipe(budget, seed)
         seconds = self.compute_targets(config, budget, compute)
-        return run_training(
+        return Training(
             *(self.student.shape, config, self.dataset, budget, files, compute),
             source=self.source,
             initial=self.student.initial_model(),
@@ -130,7 +130,7 @@ class DistillationPlan:
             resume=resume,
             patience=patience,
             distillation=self.record(objective, seconds, compute.workers),
-        )
+        ).run()
 
     def compute_targets(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
         """Compute the targets that a training will read.

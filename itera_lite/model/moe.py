@@ -67,18 +67,17 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         logits = self.router(flat).float()  # (T, E)
-        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
         few = not self.training and flat.shape[0] * self.config.top_k <= self.config.n_experts
         if ops.usable(flat) and not few:
             gates, probability, routing = ops.route(logits, self.config.top_k)
             counts = routing.counts
-            y = ops.experts(flat, routing, gates, gate_up, down)
+            y = ops.experts(flat, routing, gates, self.gate_up, self.down)
         else:
             top, index = logits.topk(self.config.top_k, dim=-1)
             gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
             counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
             mix = experts_of_few if few else experts_naive
-            y = mix(flat, index, gates, gate_up, down)
+            y = mix(flat, index, gates, self.gate_up.to(x.dtype), self.down.to(x.dtype))
         if self.training:
             self.counts = counts
             load = probability.new_full(probability.shape, 1 / self.config.n_experts)

@@ -45,11 +45,13 @@ void weight_grad(const bf16* dy, const bf16* x, float* dw, int64_t rows, int64_t
 // Numbers in a packed weight, in the order of either product.
 extern "C" int64_t packed_size_b16(int64_t k, int64_t n) { return packed_size(k, n); }
 
-// A weight (n, k) in the order of x w^T (``forward``) and of dy w (``backward``); null: not wanted.
-extern "C" void pack_weight_f32(const float* w, bf16* forward, bf16* backward, int64_t n,
-                                int64_t k) {
-  if (forward) pack_transposed(w, k, n, k, forward);
-  if (backward) pack([=](int64_t i) { return w + i * k; }, n, k, backward);
+// ``count`` weights (n, k), each in the order of x w^T (``forward``) and of dy w (``backward``).
+extern "C" void pack_weights_f32(const float* w, bf16* forward, bf16* backward, int64_t count,
+                                 int64_t n, int64_t k) {
+  for (int64_t e = 0; e < count; e++, w += n * k) {
+    pack_transposed(w, k, n, k, forward + e * packed_size(k, n));
+    pack([=](int64_t i) { return w + i * k; }, n, k, backward + e * packed_size(n, k));
+  }
 }
 
 // y (rows, n) = x (rows, k) w^T + bias (n), which may be null.

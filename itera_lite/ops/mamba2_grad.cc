@@ -19,12 +19,12 @@ void convolve_grad(const T* x, const float* g, const Shape& s, const Weights& w,
       bias += past[TAPS - 1];
       int64_t at = t - (TAPS - 1);
       if (at < 0) continue;
-      vec in = get_as(x + at * stride + c), d{};
+      vec in = get(x + at * stride + c), d{};
       for (int k = 0; k < TAPS; k++) {  // input ``at`` met tap k in step at + TAPS-1 - k
         d += weight[k] * past[TAPS - 1 - k];
         dweight[k] += in * past[TAPS - 1 - k];
       }
-      put_as(dx + at * stride + c, d);
+      put(dx + at * stride + c, d);
     }
     for (int k = 0; k < TAPS; k++) put(dconv + k * ch + c, dweight[k]);
     put(dbias + c, bias);

@@ -6,6 +6,7 @@ see `has_products`.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -47,17 +48,20 @@ _cache: dict[tuple[int, ...], _Entry] = {}
 def _pack(weights: Sequence[Tensor]) -> Packed:
     weight = weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
     weight = weight.contiguous()
-    n, k = weight.shape
+    *stack, n, k = weight.shape
+    count = math.prod(stack)
     forward, backward = (
-        torch.empty(call("packed_size_b16", *shape), dtype=torch.bfloat16)
+        torch.empty(count * call("packed_size_b16", *shape), dtype=torch.bfloat16)
         for shape in ((k, n), (n, k))
     )
-    call("pack_weight_f32", weight, forward, backward, n, k)
+    call("pack_weights_f32", weight, forward, backward, count, n, k)
     return Packed(forward, backward)
 
 
 def packed(weights: Sequence[Tensor]) -> Packed:
     """Some float32 weights (N_i, K), one below the other, as bfloat16 in the products' orders.
+
+    One alone may be a stack (E, N, K), of which each is packed by itself, one after the other.
 
     What was packed of leaf tensors is kept until they change (by their version, which every
     operation of PyTorch in place counts up) or are gone. Threads may call this at the same time:

@@ -1,14 +1,15 @@
 """The stages of the ladder: the checkpoints that its rungs are measured on, and how each is made.
 
 A stage is finished when its checkpoint and its summary are there. Then it isn't made again, unless
-the ladder's options are others.
+the ladder's options are others. Stages that are compared with each other train in turns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 from msgspec.structs import asdict
@@ -27,7 +28,7 @@ from itera_lite.records import LadderOptions, Summary, TrainingRun
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, train_config
 from itera_lite.train.run_files import RunFiles, refuse_input
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training, run_trainings
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains without
 DROPOUT = 0.1
@@ -122,6 +123,36 @@ Make = Callable[[LadderPlan, float], Summary]
 
 
 @dataclass(frozen=True)
+class FromScratch:
+    """A training from random weights; the teacher's set has the small vocabulary."""
+
+    family: Family
+    size: str = "tiny"
+
+    def training(
+        self, plan: LadderPlan, stage: str, minutes: float, files: RunFiles, resume: bool
+    ) -> Training:
+        """The training of a stage, for files that are claimed."""
+        if stage == "teacher":
+            data = prepare(plan.data, vocab_size=plan.size, quiet=True)
+        else:
+            data = prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
+        first, budget = plan.first(stage), plan.budget(stage, minutes)
+        shape = preset(self.family, self.size, data.tokenizer.vocab_size)
+        if self.family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
+            shape = shape.replace(dropout=DROPOUT)
+        overrides = {} if first is None else {"batch_size": first.batch_size}
+        return Training(
+            *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
+            *(files, plan.compute),
+            source=plan.data,
+            resume=resume,
+            evaluations=plan.evaluations,
+            final_bytes=plan.valid_bytes,
+        )
+
+
+@dataclass(frozen=True)
 class Stage:
     """A training, or another way to make one checkpoint from others.
 
@@ -131,39 +162,15 @@ class Stage:
         share: of a training's minutes.
         after: stages whose time is part of its own time to train.
         make: makes it in a number of minutes; gives the summary.
+        group: stages of one group are compared with each other: they train in turns.
     """
 
     name: str
     title: str
     share: float
     after: tuple[str, ...]
-    make: Make
-
-
-def _trained(stage: str, family: Family, size: str = "tiny") -> Make:
-    """A training from random weights; the teacher's set has the small vocabulary."""
-
-    def make(plan: LadderPlan, minutes: float) -> Summary:
-        if stage == "teacher":
-            data = prepare(plan.data, vocab_size=plan.size, quiet=True)
-        else:
-            data = prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
-        first, budget = plan.first(stage), plan.budget(stage, minutes)
-        shape = preset(family, size, data.tokenizer.vocab_size)
-        if family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
-            shape = shape.replace(dropout=DROPOUT)
-        overrides = {} if first is None else {"batch_size": first.batch_size}
-        with plan.claimed(stage) as (files, resume):
-            return run_training(
-                *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
-                *(files, plan.compute),
-                source=plan.data,
-                resume=resume,
-                evaluations=plan.evaluations,
-                final_bytes=plan.valid_bytes,
-            )
-
-    return make
+    make: Make | FromScratch
+    group: str | None = None
 
 
 def _expected_epochs(plan: LadderPlan, shape: ModelConfig, minutes: float, data: Dataset) -> float:
@@ -205,10 +212,10 @@ def _quantized(kind: Type) -> Make:
 
 
 STAGES = (
-    Stage("transformer", "a strong Transformer", 1, (), _trained("transformer", "transformer")),
-    Stage("itera", "the Itera architecture", 1, (), _trained("itera", "itera")),
+    Stage("transformer", "a strong Transformer", 1, (), FromScratch("transformer"), "tiny"),
+    Stage("itera", "the Itera architecture", 1, (), FromScratch("itera"), "tiny"),
     Stage("vocabulary", "a smaller vocabulary", 0.4, ("itera",), _vocabulary),
-    Stage("teacher", "the teacher", 2, (), _trained("teacher", "itera", "small")),
+    Stage("teacher", "the teacher", 2, (), FromScratch("itera", "small")),
     Stage("distilled", "distillation", 2, ("teacher",), _distilled),
     Stage("q8_0", "8-bit weights", 0, ("distilled",), _quantized("q8_0")),
     Stage("q4_0", "4-bit weights", 0.5, ("distilled",), _quantized("q4_0")),
@@ -219,7 +226,7 @@ STAGES = (
 # trained for as long as the deployed model, its teacher and its rounding together.
 DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
 REFERENCES = tuple(
-    Stage(size, title, DEPLOYED_SHARE, (), _trained(size, "gpt2", size))
+    Stage(size, title, DEPLOYED_SHARE, (), FromScratch("gpt2", size), "references")
     for size, title in (
         ("reference", "the conventional reference"),
         ("reference_small", "a smaller reference"),
@@ -259,16 +266,39 @@ def _options(plan: LadderPlan, stage: Stage) -> LadderOptions:
     return options
 
 
-def make(plan: LadderPlan, stage: Stage, minutes: float) -> Summary:
-    """Make a stage, in the place of what other options have left; gives its summary.
+def groups(plan: LadderPlan) -> Iterator[list[tuple[Stage, float]]]:
+    """`stages`, those together that train in turns."""
+    for _, found in groupby(stages(plan), lambda each: each[0].group or each[0].name):
+        yield list(found)
 
-    The options that it was made with go into the summary, for `is_finished`.
+
+def make(plan: LadderPlan, group: Sequence[tuple[Stage, float]]) -> list[Summary]:
+    """Make the stages of a group, in the place of what other options have left.
+
+    The options that a stage was made with go into its summary, for `is_finished`.
+
+    Args:
+        group: stages with their minutes.
+
+    Returns:
+        Their summaries.
     """
-    discard(plan, stage)
-    summary = stage.make(plan, minutes)
-    summary.ladder = _options(plan, stage)
-    summary.write(plan.files(stage.name).summary)
-    return summary
+    for stage, _ in group:
+        discard(plan, stage)
+    summaries = []
+    with ExitStack() as stack:
+        trainings = []
+        for stage, minutes in group:
+            if isinstance(stage.make, FromScratch):
+                files, resume = stack.enter_context(plan.claimed(stage.name))
+                trainings.append(stage.make.training(plan, stage.name, minutes, files, resume))
+            else:
+                summaries.append(stage.make(plan, minutes))
+        summaries += run_trainings(trainings)
+    for (stage, _), summary in zip(group, summaries, strict=True):
+        summary.ladder = _options(plan, stage)
+        summary.write(plan.files(stage.name).summary)
+    return summaries
 
 
 def is_finished(plan: LadderPlan, stage: Stage) -> bool:

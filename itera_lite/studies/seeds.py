@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,17 +19,32 @@ from itera_lite.machine.provenance import Provenance
 from itera_lite.quantities import number_of
 from itera_lite.records import SeedRun, Seeds
 from itera_lite.stats.load import Load
+from itera_lite.studies.unfinished import train_for_numbers, unfinished
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, train_config
 from itera_lite.train.run_files import RunFiles, locked
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 
 Kind = Literal["time", "tokens"]  # what all models of a comparison have alike
 
 
 @dataclass(frozen=True)
+class Run:
+    """A training of the study.
+
+    Attributes:
+        tokens: to train on, where they aren't those of the study.
+    """
+
+    family: Family
+    seed: int
+    kind: Kind
+    tokens: str | None = None
+
+
+@dataclass(frozen=True)
 class SeedStudy:
-    """Trainings of both models of a size that differ by their seed.
+    """Trainings of both models of a size that differ by their seed; those of a seed take turns.
 
     Each run has the same budget: equal tokens, or equal training time. With ``equal_time``, both
     training speeds are measured first, and the faster model is also trained on the tokens that
@@ -49,7 +64,7 @@ class SeedStudy:
     minutes: float | None
     tokens: str | None
     equal_time: bool
-    threads: int | None
+    workers: int | None
 
     def run(self, seeds: range) -> Seeds:
         """Train the runs that the file lacks.
@@ -66,17 +81,18 @@ class SeedStudy:
             record = self._read()
             speeds = self._speeds(record) if self.equal_time else {}
             for seed in seeds:
-                for family in NAMES:
-                    self._add(record, family, seed, "tokens" if self.tokens else "time")
+                kind: Kind = "tokens" if self.tokens else "time"
+                runs = [Run(family, seed, kind) for family in NAMES]
                 if speeds:
                     faster, slower = sorted(speeds, key=lambda family: -speeds[family])
                     more = number_of("tokens", self.tokens or "") * speeds[faster] / speeds[slower]
-                    self._add(record, faster, seed, "time", str(round(more)))
-                    if self._find(record, slower, seed, "time") is None:  # equal tokens are both
-                        made = self._find(record, slower, seed, "tokens")
-                        assert made is not None
-                        record.runs.append(replace(made, budget="time"))
-                        self._write(record)
+                    runs.append(Run(faster, seed, "time", str(round(more))))
+                self._add(record, runs)
+                if speeds and self._find(record, Run(slower, seed, "time")) is None:
+                    made = self._find(record, Run(slower, seed, "tokens"))  # equal tokens are both
+                    assert made is not None
+                    record.runs.append(replace(made, budget="time"))
+                    self._write(record)
         return record
 
     def _read(self) -> Seeds:
@@ -97,15 +113,18 @@ class SeedStudy:
         )
         record.write(self.path)
 
-    def _find(self, record: Seeds, family: Family, seed: int, budget: Kind) -> SeedRun | None:
+    def _find(self, record: Seeds, run: Run) -> SeedRun | None:
         """The run of this study that the record has already."""
-        name, amount = f"{NAMES[family]}_{self.size}", self.tokens or self.minutes
-        wanted = (name, seed, budget, self.source, amount, self.vocab_size)
-        for run in record.runs:
-            found = (run.name, run.seed, run.budget, run.source, run.amount, run.vocab_size)
+        amount = self.tokens or self.minutes
+        wanted = (self._name(run), run.seed, run.kind, self.source, amount, self.vocab_size)
+        for made in record.runs:
+            found = (made.name, made.seed, made.budget, made.source, made.amount, made.vocab_size)
             if found == wanted:
-                return run
+                return made
         return None
+
+    def _name(self, run: Run) -> str:
+        return f"{NAMES[run.family]}_{self.size}"
 
     @property
     def _batch_size(self) -> int | None:
@@ -114,47 +133,50 @@ class SeedStudy:
             return None
         return Budget("tokens", number_of("tokens", self.tokens or "")).batch_size
 
-    def _add(
-        self, record: Seeds, family: Family, seed: int, kind: Kind, tokens: str | None = None
-    ) -> None:
-        """Train once, unless the record has the run. Only the numbers are kept.
-
-        Args:
-            tokens: to train on, where they aren't those of the study.
-        """
-        if self._find(record, family, seed, kind) is not None:
+    def _add(self, record: Seeds, runs: list[Run]) -> None:
+        """Train, in turns, those that the record lacks. Only the numbers are kept."""
+        missing = [run for run in runs if self._find(record, run) is None]
+        if not missing:
             return
-        compute = Compute.prepare(workers=self.threads)
-        name, shape = f"{NAMES[family]}_{self.size}", preset(family, self.size, self.vocab_size)
+        compute = Compute.prepare(workers=self.workers)
         dataset = prepare(self.source, vocab_size=self.vocab_size)
-        budget = budget_of(dataset, None, self.minutes, tokens or self.tokens)
-        config = train_config(shape, budget, {"batch_size": self._batch_size}, seed)
-        with tempfile.TemporaryDirectory() as folder:
-            summary = run_training(
-                *(shape, config, dataset, budget),
-                *(RunFiles(name, Path(folder), Path(folder)), compute),
+
+        def training(run: Run, files: RunFiles) -> Training:
+            shape = preset(run.family, self.size, self.vocab_size)
+            budget = budget_of(dataset, None, self.minutes, run.tokens or self.tokens)
+            return Training(
+                shape,
+                train_config(shape, budget, {"batch_size": self._batch_size}, run.seed),
+                *(dataset, budget, files, compute),
                 source=self.source,
                 evaluations=1,  # only the end counts
             )
-        run = summary.training
-        assert run and summary.valid
-        record.runs.append(
-            SeedRun(
-                *(name, family, self.size, seed, kind, self.source),
-                amount=self.tokens or self.minutes or 0,
-                vocab_size=self.vocab_size,
-                valid_bpb=summary.valid.bpb,
-                minutes=run.seconds / 60,
-                tokens=run.tokens,
-                tokens_per_second=run.tokens_per_second,
-                threads=run.threads,
-                batch_size=run.batch_size,
-                precision=run.precision,
-                git_commit=summary.provenance.git_commit,
-                dataset_sha256=dataset.manifest["sha256"],
-                load=summary.provenance.load,
+
+        makers = {
+            f"{self._name(run)}_{run.kind}_seed{run.seed}": partial(training, run)
+            for run in missing
+        }
+        summaries = train_for_numbers(unfinished(self.path), makers)
+        for run, summary in zip(missing, summaries.values(), strict=True):
+            made = summary.training
+            assert made and summary.valid
+            record.runs.append(
+                SeedRun(
+                    *(self._name(run), run.family, self.size, run.seed, run.kind, self.source),
+                    amount=self.tokens or self.minutes or 0,
+                    vocab_size=self.vocab_size,
+                    valid_bpb=summary.valid.bpb,
+                    minutes=made.seconds / 60,
+                    tokens=made.tokens,
+                    tokens_per_second=made.tokens_per_second,
+                    threads=made.threads,
+                    batch_size=made.batch_size,
+                    precision=made.precision,
+                    git_commit=summary.provenance.git_commit,
+                    dataset_sha256=dataset.manifest["sha256"],
+                    load=summary.provenance.load,
+                )
             )
-        )
         self._write(record)
 
     def _speeds(self, record: Seeds) -> dict[Family, float]:
@@ -165,7 +187,7 @@ class SeedStudy:
                 break
         else:
             size, batch_size, vocab_size = wanted
-            known = training.training_speeds(size, vocab_size, batch_size, self.threads)
+            known = training.training_speeds(size, vocab_size, batch_size, self.workers)
             record.speeds.append(known)
             self._write(record)
         return {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from itera_lite.checkpoint.folder import lock_path
@@ -22,10 +22,11 @@ from itera_lite.records import (
 from itera_lite.stats.comparison import Measurement, Metric, compare
 from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
+from itera_lite.studies.unfinished import train_for_numbers, unfinished
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles, locked
-from itera_lite.train.train import run_training
+from itera_lite.train.train import Training
 
 QUALITY = Metric("valid_bpb", "held-out text", "bits per byte", "lower", "run", "quality")
 SIDES = {
@@ -38,6 +39,9 @@ SIDES = {
 @dataclass(frozen=True)
 class TeacherStudy:
     """Trainings of the same student with and without its teachers.
+
+    The sides of a seed train in turns; ``alone_longer`` after them where its budget follows from
+    what they took.
 
     With a budget in minutes, ``alone`` has the same training time, and ``alone_longer`` the
     teachers' seconds on top. With one in tokens, ``alone`` reads as many tokens, and
@@ -54,7 +58,7 @@ class TeacherStudy:
         """Train each side with each seed and judge. Writes NAME_comparison.json.
 
         A run that is in the file already, with the same settings, is kept: a comparison that was
-        stopped goes on with the run that was cut off.
+        stopped goes on where the runs were cut off.
 
         Args:
             overwrite: begin anew where the file holds a comparison with other settings.
@@ -69,30 +73,35 @@ class TeacherStudy:
             settings = self._settings()
             runs = _earlier(path, settings) if path.exists() and not overwrite else []
 
-            def run(side: str, seed: int, budget: Budget) -> TeacherRun:
-                """Train once, unless the file has the run."""
-                for known in runs:
-                    if (known.side, known.seed) == (side, seed):
-                        return known
-                made = self._train(side, seed, budget)
-                runs.append(made)
+            def known(seed: int) -> dict[str, TeacherRun]:
+                return {run.side: run for run in runs if run.seed == seed}
+
+            def run(seed: int, budgets: dict[str, Budget], taught: float) -> None:
+                """Train these sides in turns, but for those that the file has."""
+                wanted = {side: budgets[side] for side in budgets if side not in known(seed)}
+                if not wanted:
+                    return
+                made = self._train(seed, wanted, taught, unfinished(path))
+                runs.extend(made)
                 now = _provenance(runs)
                 TeacherComparison(settings=settings, runs=runs, provenance=now).write(path)
-                if not self.compute.quiet:
-                    score = f"{made.valid_bpb:.4f} bits per byte"
-                    print(f"{SIDES[side]}, seed {seed}: {score}", flush=True)
-                return made
+                for each in () if self.compute.quiet else made:
+                    score = f"{each.valid_bpb:.4f} bits per byte"
+                    print(f"{SIDES[each.side]}, seed {seed}: {score}", flush=True)
 
             for seed in seeds:
-                distilled = run("distilled", seed, self.budget)
-                alone = run("alone", seed, self.budget)
-                longer = self.budget.amount
+                before = known(seed).get("distilled")
+                taught = self._teach(seed) if before is None else before.teacher_seconds
+                budgets = dict.fromkeys(("distilled", "alone"), self.budget)
+                amount = self.budget.amount
                 if self.budget.unit == "seconds":
-                    longer += distilled.teacher_seconds
-                else:
-                    whole = distilled.seconds + distilled.teacher_seconds
-                    longer *= max(1.0, whole / alone.seconds)
-                run("alone_longer", seed, replace(self.budget, amount=longer))
+                    budgets["alone_longer"] = replace(self.budget, amount=amount + taught)
+                run(seed, budgets, taught)
+                if self.budget.unit == "tokens":
+                    made = known(seed)
+                    whole = made["distilled"].seconds + taught
+                    amount *= max(1.0, whole / made["alone"].seconds)
+                    run(seed, {"alone_longer": replace(self.budget, amount=amount)}, taught)
             sides = {side: _side(side, runs) for side in SIDES}
             seconds = sides["distilled"].teacher_seconds.median
             record = TeacherComparison(
@@ -109,31 +118,51 @@ class TeacherStudy:
             record.write(path)
         return record
 
-    def _train(self, side: str, seed: int, budget: Budget) -> TeacherRun:
-        """One training, of which only the numbers are kept; all have the study's batch size."""
-        student, plan, taught = self.plan.student, self.plan, side == "distilled"
+    def _teach(self, seed: int) -> float:
+        """Compute the targets of a seed. Returns the teachers' seconds."""
+        config = self.plan.student.recipe(self.budget, seed)
+        return self.plan.compute_targets(config, self.budget, self.compute)
+
+    def _train(
+        self, seed: int, budgets: dict[str, Budget], taught: float, folder: Path
+    ) -> list[TeacherRun]:
+        """Trainings in turns, of which only the numbers are kept; all have the study's batch size.
+
+        Args:
+            budgets: by the sides to train.
+            taught: the teachers' seconds.
+            folder: see `train_for_numbers`.
+        """
+        student, plan = self.plan.student, self.plan
         config = student.recipe(self.budget, seed)
-        teacher_seconds = plan.compute_targets(config, budget, self.compute) if taught else 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            files = RunFiles("run", Path(folder), Path(folder))
-            summary = run_training(
-                *(student.shape, config, plan.dataset, budget, files, self.compute),
+
+        def training(side: str, files: RunFiles) -> Training:
+            return Training(
+                *(student.shape, config, plan.dataset, budgets[side], files, self.compute),
                 source=plan.source,
                 initial=student.initial_model(),
-                objective=self.objective if taught else None,
+                objective=self.objective if side == "distilled" else None,
                 patience=0,
                 evaluations=1,  # only the end counts
             )
-        run = summary.training
-        assert run and summary.valid
-        return TeacherRun(
-            *(side, seed, teacher_seconds, summary.valid.bpb),
-            seconds=run.seconds,
-            tokens=run.tokens,
-            tokens_per_second=run.tokens_per_second,
-            git_commit=summary.provenance.git_commit,
-            load=summary.provenance.load,
-        )
+
+        makers = {f"{side}_seed{seed}": partial(training, side) for side in budgets}
+        summaries = train_for_numbers(folder, makers)
+        found = []
+        for side, summary in zip(budgets, summaries.values(), strict=True):
+            run = summary.training
+            assert run and summary.valid
+            found.append(
+                TeacherRun(
+                    *(side, seed, taught if side == "distilled" else 0.0, summary.valid.bpb),
+                    seconds=run.seconds,
+                    tokens=run.tokens,
+                    tokens_per_second=run.tokens_per_second,
+                    git_commit=summary.provenance.git_commit,
+                    load=summary.provenance.load,
+                )
+            )
+        return found
 
     def _loads(self, runs: list[TeacherRun], side: str) -> tuple[Load | None, Load | None]:
         """Load by others beside the taught student and beside another side.

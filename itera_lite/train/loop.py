@@ -1,14 +1,16 @@
-"""The training loop: steps, with evaluations and saves in between, until the budget is used.
+"""One training: its steps, with evaluations and saves in between, until the budget is used.
 
-With a budget in tokens a run depends on its seed alone: stopped anywhere and resumed, it takes
-exactly the path of the uninterrupted one. With a budget in seconds the schedule follows the clock.
+`train.turns` runs one of them, or several that take turns. With a budget in tokens a run depends on
+its seed alone: stopped anywhere and resumed, it takes exactly the path of the uninterrupted one.
+With a budget in seconds the schedule follows the clock.
 """
 
 from __future__ import annotations
 
-import gc
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +23,7 @@ from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import CheckpointError, TrainingError
-from itera_lite.evaluate.bits import stream_bits
+from itera_lite.evaluate.bits import FINAL_BYTES, stream_bits
 from itera_lite.evaluate.score import Score
 from itera_lite.machine.load import LoadMeter
 from itera_lite.model import LanguageModel
@@ -31,21 +33,28 @@ from itera_lite.train.compute import Compute
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
+from itera_lite.train.pace import Pace
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.step import BatchGradient
-from itera_lite.train.terminal import ProgressBar, Stopped, StopSignal
 from itera_lite.workers import WorkerChoice, Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
 ROW_STEPS = 20  # steps a row of the log
+SMOOTHING = 0.95  # of the loss on the terminal: what one step keeps of those before it
+OVERLAP = 2  # times a token is read in the score at the end, whose windows overlap by half
+FULL_PRECISION = 1.5  # times an evaluation's bfloat16, which the score at the end takes in float32
 
 
 class Trainer:
-    """Trains one model on one set: `run`. `resume` and `save` let it go on in a later process.
+    """Trains one model on one set: `advance`. `resume` and `save` let it go on in a later process.
 
-    It begins from random weights, or from those of ``initial``, which it changes.
+    It begins from random weights, or from those of ``initial``, which it changes. Several may be
+    alive in a process and take turns: what happens to one happens inside its `turn`.
+
+    Args:
+        final_bytes: of validation text that are scored at the end, for `seconds_left`.
     """
 
     def __init__(
@@ -60,6 +69,7 @@ class Trainer:
         evaluations: int = EVALUATIONS,
         initial: LanguageModel | None = None,
         objective: Objective | None = None,
+        final_bytes: int = FINAL_BYTES,
     ) -> None:
         self.config, self.dataset, self.budget, self.files = config, dataset, budget, files
         self.compute, self.world, self.patience = compute, compute.world, patience
@@ -86,8 +96,14 @@ class Trainer:
         self.cost = cost(model_config, config.seq_len)
         self.state = TrainingState()
         self.window = self._new_window()
+        self.pace = Pace()
+        self.speed = 0.0  # tokens/s of the last step
+        self.smooth_loss: float | None = None
+        self._final_bytes = min(final_bytes, dataset.n_bytes("valid"))
+        self._score_seconds = 0.0  # of the last evaluation
         self._wall_counted_at = time.monotonic()  # ``state.wall`` counts the time up to here
         self._load_meter = LoadMeter()  # and ``state.load`` the load by others
+        self._rng = torch.get_rng_state()
 
     @property
     def tokens(self) -> int:
@@ -99,47 +115,70 @@ class Trainer:
         used = self.tokens if self.budget.unit == "tokens" else self.state.seconds
         return used / self.budget.amount
 
-    def run(self) -> None:
-        """Train until the budget is used, or until scores stop getting better.
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """A turn of this training, in a process where others have theirs.
 
-        Raises:
-            Stopped: after Ctrl-C, SIGTERM or SIGHUP, with everything saved for ``--resume``.
-            TrainingError: the loss or the gradient isn't finite; nothing was saved of that.
+        Inside, PyTorch's random numbers, the clock of ``state.wall`` and the load by other programs
+        are this training's own.
         """
-        stop = StopSignal()
-        bar = ProgressBar(
-            self.files.name,
-            self.budget.amount,
-            min(self.progress, 1.0) * self.budget.amount,
-            self.budget.unit,
-            self.quiet,
-        )
-        smooth: float | None = None
+        others = torch.get_rng_state()
+        torch.set_rng_state(self._rng)
         self._wall_counted_at = time.monotonic()
         self._load_meter.lap()
-        gc.collect()
-        gc.freeze()  # what was imported stays: no need to look at it in every collection
         try:
-            with stop.listening():
-                while self.state.ended is None:
-                    loss, seconds = self._step()
-                    smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
-                    speed = self.config.batch_size * self.config.seq_len / seconds
-                    self._log_row()
-                    done = self.progress * self.budget.amount
-                    bpb = smooth / np.log(2) / self.bytes_per_token
-                    bar.update(done, self.state.step, smooth, bpb, speed, self.mfu(speed))
-                    due = self._evaluation_is_due()
-                    if due:
-                        self._evaluate(bar)
-                    (number,) = self.world.agree(float(stop.number))
-                    if number:
-                        if not due:
-                            self.save()
-                        raise Stopped(int(number))
+            yield
         finally:
-            gc.unfreeze()
-            bar.close()
+            self._count_wall()
+            self._rng = torch.get_rng_state()
+            torch.set_rng_state(others)
+
+    def advance(self) -> bool:
+        """Make a step, and the evaluation that is due after it.
+
+        Returns:
+            Whether there was an evaluation.
+
+        Raises:
+            TrainingError: the loss or the gradient isn't finite; nothing was saved of that.
+        """
+        begin, before = time.monotonic(), self.progress
+        loss, seconds = self._step()
+        smooth = loss if self.smooth_loss is None else self.smooth_loss
+        self.smooth_loss = SMOOTHING * smooth + (1 - SMOOTHING) * loss
+        self.speed = self.config.batch_size * self.config.seq_len / seconds
+        self._log_row()
+        stepped = time.monotonic()
+        self.pace.stepped(stepped - begin, self.progress - before)
+        if not self._evaluation_is_due():
+            return False
+        self._evaluate()
+        self.pace.evaluated(time.monotonic() - stepped, self._score_seconds)
+        return True
+
+    def seconds_left(self) -> float | None:
+        """Wall seconds of its own that the training needs until the score at its end is there.
+
+        None before its first step. It may end earlier, where scores stop getting better.
+        """
+        share = max(0.0, 1 - self.progress)
+        evaluations = 0.0
+        if self.state.ended is None:
+            steps = self.state.step * share / max(self.progress, 1e-9)
+            due = self.evaluations - min(self.state.evaluations, self.evaluations - 1)
+            evaluations = max(1.0, min(due, steps / ROW_STEPS))
+        else:
+            share = 0.0
+        per_score = min(EVAL_TOKENS, len(self.dataset.tokens("valid")))
+        final = OVERLAP * self._final_bytes / self.bytes_per_token / per_score
+        if self.compute.precision.dtype != torch.float32:
+            final *= FULL_PRECISION
+        return self.pace.remaining(
+            share,
+            evaluations,
+            score_in_steps=per_score * self.progress / max(self.tokens, 1),
+            final_in_scores=final,
+        )
 
     def _evaluation_is_due(self) -> bool:
         """At the end, and evenly on the way."""
@@ -229,12 +268,12 @@ class Trainer:
         used = tokens_per_second * self.cost.flops_train
         return used / (self.compute.precision.peak * self.world.size / self.world.local_size)
 
-    def _evaluate(self, bar: ProgressBar) -> None:
+    def _evaluate(self) -> None:
         """Score the validation text, write a sample, save; the best model is kept apart."""
         state = self.state
         state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
-        self.world.on_leader(lambda: self._score(bar))
+        self.world.on_leader(self._score)
         state.fruitless = int(self.world.agree(float(state.fruitless))[0])
         if self.progress >= 1:
             state.ended = "budget"
@@ -242,29 +281,30 @@ class Trainer:
             state.ended = "early"
         self.save()
 
-    def _score(self, bar: ProgressBar) -> None:
+    def _score(self) -> None:
         state = self.state
         model = self.objective.deployed(self.model)
+        begin = time.monotonic()
         score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
+        self._score_seconds = time.monotonic() - begin
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         state.add(self._row() | scores)
         text = sample(model, self.dataset)
         state.samples.append({"step": state.step, **text})
-        bar.write(
-            f"{self.files.name}: step {state.step}, valid {score.bpb:.4f} bits/byte: "
-            f"{text['prompt']}│{' '.join(text['text'].split())[:90]}"
-        )
         if state.add_score(score.bpb):
             save_checkpoint(self.files.best, model, self.dataset.tokenizer)
 
     def save(self) -> None:
-        """Write everything that `resume` needs, and the log so far."""
+        """Write everything that `resume` needs, and the log so far; in a `turn`."""
+        self._count_wall()
+        self.world.on_leader(self._write)
+
+    def _count_wall(self) -> None:
         now = time.monotonic()
         self.state.wall += now - self._wall_counted_at
         self._wall_counted_at = now
         self.state.add_load(self._load_meter.lap())
-        self.world.on_leader(self._write)
 
     def _write(self) -> None:
         loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(self.model)]
@@ -330,7 +370,8 @@ class Trainer:
             self.optimizer.load_tensors(tensors)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
-            torch.set_rng_state(rng)
+            torch.Generator().set_state(rng)  # raises where it is no state
+            self._rng = rng
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise self.files.unusable_state(error) from None
         self.state = state

@@ -1,63 +1,99 @@
-"""A training's terminal: its progress bar, and Ctrl-C as a flag that is checked after each step."""
+"""A training's terminal: its progress, and Ctrl-C as a flag that is checked after each step."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from tqdm import tqdm
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LINE_SECONDS = 30.0  # between two lines, where there is no terminal to draw bars on
 
 
-class ProgressBar:
-    """A bar over the share of the budget that is used; silent when ``quiet``."""
+class _Bar(tqdm):  # type: ignore[misc]
+    """A bar with an estimate of the time left that isn't tqdm's own."""
 
-    def __init__(self, name: str, total: float, start: float, unit: str, quiet: bool) -> None:
-        self.total = total
-        self.bar = tqdm(
-            total=total,
-            initial=start,
-            desc=f"{name} ({unit})",
-            bar_format="{l_bar}{bar:18}| {elapsed}<{remaining}{postfix}",
-            disable=quiet or sys.stderr is None,
-            dynamic_ncols=True,
-            mininterval=0.5,
-            file=sys.stderr,
-            delay=1e-9,  # nothing is written before the first update
-        )
+    left = "?"
 
-    def update(
-        self, done: float, step: int, loss: float, bpb: float, speed: float, mfu: float
-    ) -> None:
-        """Show where the training is: loss in nats, speed in tokens/s, share of the peak."""
-        quality = f"loss {loss:.3f} {bpb:.3f} bits/byte"
-        text = f"step {step} {quality} {speed / 1e3:.1f}k tok/s {mfu:.0%} of peak"
+    @property
+    def format_dict(self) -> Any:
+        return {**super().format_dict, "left": self.left}
+
+
+class Progress:
+    """Where trainings that take turns are: a bar each on a terminal, else a line now and then.
+
+    Args:
+        titles: of the trainings.
+        begun: the share of its budget that each has used.
+    """
+
+    def __init__(self, titles: Sequence[str], begun: Sequence[float], quiet: bool) -> None:
+        self.titles, self.silent = titles, quiet or sys.stderr is None
+        self._written_at = time.monotonic()
+        self._bars: list[_Bar] = []
+        if self.silent or not sys.stderr.isatty():
+            return
+        self._bars = [
+            _Bar(
+                total=1.0,
+                initial=min(share, 1.0),
+                desc=title,
+                position=place,
+                bar_format="{l_bar}{bar:18}| {elapsed}<{left}{postfix}",
+                dynamic_ncols=True,
+                mininterval=0.5,
+                file=sys.stderr,
+                delay=1e-9,  # nothing is written before the first update
+            )
+            for place, (title, share) in enumerate(zip(titles, begun, strict=True))
+        ]
+
+    def show(self, place: int, share: float, status: str, left: str) -> None:
+        """Show where a training is.
+
+        Args:
+            place: of the training in ``titles``.
+            share: of its budget that is used.
+            left: the time that all of them still need.
+        """
         with self._survive_a_closed_terminal():
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(min(done, self.total) - self.bar.n)
+            for bar in self._bars:
+                bar.left = left
+            if self._bars:
+                self._bars[place].set_postfix_str(status, refresh=False)
+                self._bars[place].update(min(share, 1.0) - self._bars[place].n)
+            elif time.monotonic() - self._written_at >= LINE_SECONDS:
+                self.write(f"{self.titles[place]}: {share:.0%}, {left} left, {status}")
 
     def write(self, text: str) -> None:
-        """Write a line above the bar."""
+        """Write a line, above the bars if there are any."""
         with self._survive_a_closed_terminal():
-            if not self.bar.disable:
+            if not self.silent:
+                self._written_at = time.monotonic()
                 tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         with self._survive_a_closed_terminal():
-            self.bar.close()
+            for bar in self._bars:
+                bar.close()
 
     @contextmanager
     def _survive_a_closed_terminal(self) -> Iterator[None]:
-        """A terminal that has gone away ends the bar, not the training."""
+        """A terminal that has gone away ends the progress, not the training."""
         try:
             yield
         except (OSError, ValueError):
-            self.bar.disable = True
+            self.silent = True
+            for bar in self._bars:
+                bar.disable = True
 
 
 class Stopped(KeyboardInterrupt):

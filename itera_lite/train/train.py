@@ -1,10 +1,11 @@
-"""One training, or one of each model: from its settings to a scored checkpoint and a summary."""
+"""Trainings, one or several in turns: from their settings to scored checkpoints and summaries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from itera_lite.checkpoint.folder import load_checkpoint
@@ -32,11 +33,12 @@ from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import DEFAULT_MINUTES, Budget, budget_of, fit_to, train_config
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.summary import AnyCompression, summary_of_finished, training_summary
+from itera_lite.train.turns import train_in_turns
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What `itera train` is asked for: models of one size, one after another, on one text.
+    """What `itera train` is asked for: models of one size, in turns, on one text.
 
     What isn't given (the budget, ``vocab_size``, ``overrides``, ``seed``, ``precision``) is taken
     from the run that is resumed, if there is one.
@@ -68,7 +70,7 @@ class TrainingRequest:
     patience: int
     evaluations: int
     precision: Precision
-    threads: int | None
+    workers: int | None
     quiet: bool
 
     def shape(self, family: Family, vocab_size: int) -> ModelConfig:
@@ -168,126 +170,159 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         dataset, compute = world.leader_first(
             lambda: (
                 request.dataset(vocab_size, silent),
-                Compute.prepare(precision, request.threads, request.quiet, world),
+                Compute.prepare(precision, request.workers, request.quiet, world),
             )
         )
-        summaries = {}
+        trainings = []
         for family, files in request.files.items():
             shape = request.shape(family, dataset.tokenizer.vocab_size)
             config, budget = request.recipe(shape, dataset, saved.get(family))
-            summaries[files.name] = run_training(
-                *(shape, config, dataset, budget, files, compute),
-                source=request.data,
-                resume=family in saved,
-                patience=request.patience,
-                evaluations=request.evaluations,
+            trainings.append(
+                Training(
+                    *(shape, config, dataset, budget, files, compute),
+                    source=request.data,
+                    resume=family in saved,
+                    patience=request.patience,
+                    evaluations=request.evaluations,
+                )
             )
-        return summaries
+        summaries = run_trainings(trainings)
+        return {summary.model.name: summary for summary in summaries}
 
 
-def run_training(
-    shape: ModelConfig,
-    config: TrainConfig,
-    dataset: Dataset,
-    budget: Budget,
-    files: RunFiles,
-    compute: Compute,
-    *,
-    source: str,
-    initial: LanguageModel | None = None,
-    objective: Objective | None = None,
-    resume: bool = False,
-    patience: int = 6,
-    evaluations: int = EVALUATIONS,
-    compression: Callable[[float], AnyCompression] | None = None,
-    distillation: DistillationRecord | None = None,
-    final_bytes: int = FINAL_BYTES,
-) -> Summary:
-    """Train a model, score its best checkpoint, write and return the summary.
+@dataclass(frozen=True)
+class Training:
+    """One training: the model, its text and budget, and what its summary says.
 
-    The caller has claimed the run's files (`RunFiles.claimed`). A resumed run that is finished is
-    left as it is.
+    The caller has claimed the run's files (`RunFiles.claimed`).
 
-    Args:
+    Attributes:
         source: how the set was named, for the summary.
         initial: a model to begin with, instead of random weights; it is changed.
         objective: what a step minimises; the next token by default.
-        resume: go on where the run of this name was stopped.
+        resume: go on where the run of this name was stopped. One that is finished is left as it is.
         compression: gives how the model was made, for the summary, from the last score in bits per
             byte; the best checkpoint is written then.
         distillation: who taught the model, for the summary.
         final_bytes: of validation text for the last score.
     """
-    world = compute.world
-    if world.is_leader and not compute.quiet:
-        _announce(files.name, shape, config, budget, dataset, compute)
-    trainer = Trainer(
-        *(shape, config, dataset, budget, files, compute),
-        patience=patience,
-        evaluations=evaluations,
-        initial=initial,
-        objective=objective,
-    )
-    if resume:
-        trainer.resume()
-        if (finished := summary_of_finished(trainer)) is not None:
-            if not trainer.quiet:
-                state = trainer.state
-                why = "its budget is used" if state.ended == "budget" else "it stopped early"
-                print(
-                    f"{files.name} is finished ({why}, step {state.step}) and stays as it is: a "
-                    "larger --minutes, --epochs or --tokens goes on with it, --overwrite trains "
-                    "anew"
-                )
-            return finished
-        if world.is_leader:  # it describes the model that is trained further
-            files.summary.unlink(missing_ok=True)
-    elif world.is_leader:  # what a run before this one has left, and which may be replaced
-        files.forget()
-    trainer.run()
 
-    def finish() -> Summary:
+    shape: ModelConfig
+    config: TrainConfig
+    dataset: Dataset
+    budget: Budget
+    files: RunFiles
+    compute: Compute
+    source: str = field(kw_only=True)
+    initial: LanguageModel | None = field(default=None, kw_only=True)
+    objective: Objective | None = field(default=None, kw_only=True)
+    resume: bool = field(default=False, kw_only=True)
+    patience: int = field(default=6, kw_only=True)
+    evaluations: int = field(default=EVALUATIONS, kw_only=True)
+    compression: Callable[[float], AnyCompression] | None = field(default=None, kw_only=True)
+    distillation: DistillationRecord | None = field(default=None, kw_only=True)
+    final_bytes: int = field(default=FINAL_BYTES, kw_only=True)
+
+    def run(self) -> Summary:
+        """Train the model alone; see `run_trainings`."""
+        (summary,) = run_trainings([self])
+        return summary
+
+    def trainer(self) -> Trainer:
+        """The trainer, where the run of its name was saved, or at its beginning. Writes nothing."""
+        if self.compute.world.is_leader and not self.compute.quiet:
+            self._announce()
+        trainer = Trainer(
+            *(self.shape, self.config, self.dataset, self.budget, self.files, self.compute),
+            patience=self.patience,
+            evaluations=self.evaluations,
+            initial=self.initial,
+            objective=self.objective,
+            final_bytes=self.final_bytes,
+        )
+        if self.resume:
+            trainer.resume()
+        return trainer
+
+    def summary_of_finished(self, trainer: Trainer) -> Summary | None:
+        """The summary of a run that had ended before; None where it goes on."""
+        finished = summary_of_finished(trainer) if self.resume else None
+        if finished is not None and not trainer.quiet:
+            state = trainer.state
+            why = "its budget is used" if state.ended == "budget" else "it stopped early"
+            print(
+                f"{self.files.name} is finished ({why}, step {state.step}) and stays as it is: a "
+                "larger --minutes, --epochs or --tokens goes on with it, --overwrite trains anew"
+            )
+        return finished
+
+    def remove_older_results(self) -> None:
+        """Remove what doesn't describe the model that is trained now."""
+        if self.resume:
+            self.files.summary.unlink(missing_ok=True)
+        else:  # what a run before this one has left, and which may be replaced
+            self.files.forget()
+
+    def finish(self, trainer: Trainer) -> Summary:
         """Score the best model on the validation text, in float32, and write the summary."""
-        model, tokenizer = load_checkpoint(files.best)
-        texts = first_bytes(dataset.documents("valid"), final_bytes)
+        model, tokenizer = load_checkpoint(self.files.best)
+        texts = first_bytes(self.dataset.documents("valid"), self.final_bytes)
         score = score_documents(
-            model, tokenizer, texts, seq_len=config.seq_len, workers=compute.workers
+            model,
+            tokenizer,
+            texts,
+            seq_len=self.config.seq_len,
+            workers=self.compute.workers,
         )
         summary = training_summary(
-            *(trainer, model.config, score, source),
-            compression=compression and compression(score.bpb),
-            distillation=distillation,
+            *(trainer, model.config, score, self.source),
+            compression=self.compression and self.compression(score.bpb),
+            distillation=self.distillation,
         )
-        summary.write(files.summary)
+        summary.write(self.files.summary)
         if not trainer.quiet:
             state, speed = trainer.state, trainer.tokens / trainer.state.seconds
             print(
-                f"{files.name}: {score.bpb:.4f} bits per byte on the validation text "
+                f"{self.files.name}: {score.bpb:.4f} bits per byte on the validation text "
                 f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
                 f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {trainer.mfu(speed):.0%} of the "
-                f"peak; checkpoint {files.best}"
+                f"peak; checkpoint {self.files.best}"
             )
         return summary
 
-    return world.on_leader(finish)
+    def _announce(self) -> None:
+        """Print what was derived, and why."""
+        config, dataset, budget = self.config, self.dataset, self.budget
+        c = cost(self.shape, config.seq_len)
+        seconds = budget.unit == "seconds"
+        amount = f"{budget.amount:.0f} s" if seconds else f"{budget.amount:,.0f} tokens"
+        print(
+            f"{self.files.name}: {self.shape.pattern} x {self.shape.d_model}, "
+            f"{c.params_total:,} parameters ({c.params_active:,} active), "
+            f"{c.flops_forward / 1e6:.2f} MFLOP/token; "
+            f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
+            f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
+            f"{config.batch_size} x {config.seq_len} tokens a step, "
+            f"{self.compute.precision.reason}"
+        )
 
 
-def _announce(
-    name: str,
-    shape: ModelConfig,
-    config: TrainConfig,
-    budget: Budget,
-    dataset: Dataset,
-    compute: Compute,
-) -> None:
-    """Print what was derived, and why."""
-    c = cost(shape, config.seq_len)
-    amount = f"{budget.amount:,.0f} tokens" if budget.unit == "tokens" else f"{budget.amount:.0f} s"
-    print(
-        f"{name}: {shape.pattern} x {shape.d_model}, {c.params_total:,} parameters "
-        f"({c.params_active:,} active), {c.flops_forward / 1e6:.2f} MFLOP/token; "
-        f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
-        f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
-        f"{config.batch_size} x {config.seq_len} tokens a step, "
-        f"{compute.precision.reason}"
+def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
+    """Train models in turns (`train_in_turns`), then score each one's best checkpoint.
+
+    Returns:
+        Each one's summary, as it is written. A resumed run that is finished is left as it is.
+    """
+    trainers = [training.trainer() for training in trainings]
+    pairs = list(zip(trainings, trainers, strict=True))
+    finished = [training.summary_of_finished(trainer) for training, trainer in pairs]
+    for (training, trainer), summary in zip(pairs, finished, strict=True):
+        if summary is None and trainer.world.is_leader:
+            training.remove_older_results()
+    train_in_turns(
+        [trainer for trainer, summary in zip(trainers, finished, strict=True) if summary is None]
     )
+    return [
+        summary or trainer.world.on_leader(partial(training.finish, trainer))
+        for (training, trainer), summary in zip(pairs, finished, strict=True)
+    ]

@@ -20,7 +20,7 @@ def records(tmp_path_factory):
         patch.setattr(torch, "set_num_threads", lambda n: None)  # two would spin in small tests
         patch.setattr(training, "measured_peak", lambda dtype, seconds: PEAK)
         size = {"vocab_size": 256, "batch_size": 1, "seq_len": 16}
-        times = {"repeats": 2, "steps": 1, "threads": 2}
+        times = {"repeats": 2, "steps": 1, "workers": 2}
         options = {"model": "itera", "precision": "fp32", "results": results}
         records = bench_training(**size, **times, **options)
     return records, results
@@ -113,7 +113,7 @@ def test_no_busy_program_is_left_running(fails, monkeypatch):
     assert programs[0].process.poll() is not None
 
 
-@pytest.mark.parametrize("option", ["batch_size", "seq_len", "threads", "repeats", "steps"])
+@pytest.mark.parametrize("option", ["batch_size", "seq_len", "workers", "repeats", "steps"])
 def test_wrong_use_is_said(option, tmp_path):
     with pytest.raises(UsageError, match=f"--{option.replace('_', '-')} 0: expected"):
         bench_training(**{option: 0}, results=tmp_path)

@@ -13,12 +13,13 @@ from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
 from itera_lite.records import Summary
+from itera_lite.workers import Workers
 from tests.compress.checkpoints import ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
 
 def out(path) -> dict:
-    return {"checkpoints": path / "c", "results": path / "r", "threads": 1, "quiet": True}
+    return {"checkpoints": path / "c", "results": path / "r", "workers": 1, "quiet": True}
 
 
 @torch.no_grad()
@@ -58,6 +59,18 @@ def test_usage_counts_tokens_and_gate_weight(text, old):
     assert (usage.weight[:, 2:4].sum(dim=1) > 0.95).all()
     for kept in usage.most_used(3):
         assert {2, 3} < set(kept.tolist()) and kept.tolist() == sorted(kept.tolist())
+
+
+def test_any_number_of_workers_measures_the_same_usage(text, old):
+    model, dataset = random_model(ITERA), prepare(str(text), tokenizer=old, quiet=True)
+    found = []
+    for count in (1, 2, 3):
+        with Workers(count) as workers:
+            found.append(measure_usage(model, dataset, 128, 16_384, workers))
+    assert found[0].read > 4096  # more than a few batches
+    for other in found[1:]:
+        assert torch.equal(found[0].tokens, other.tokens)
+        assert torch.equal(found[0].weight, other.weight)
 
 
 @torch.no_grad()
@@ -175,7 +188,7 @@ def test_wrong_use_is_told_and_the_original_untouched(options, told, save, text,
         experts(
             checkpoint,
             data=str(text),
-            threads=1,
+            workers=1,
             quiet=True,
             checkpoints=tmp_path,
             results=tmp_path / "r",

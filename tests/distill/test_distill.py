@@ -28,7 +28,7 @@ from tests.train.small import make_small
 
 __all__ = ["old", "text"]
 
-QUIET = {"threads": 1, "quiet": True, "precision": "fp32"}
+QUIET = {"workers": 1, "quiet": True, "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
@@ -83,23 +83,23 @@ def test_the_teacher_is_what_it_learns_from(text, tmp_path, teacher):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(text, tmp_path, teacher, monkeypatch):
-    at, calls = SoftTargets.at, 0
+    fill_at, steps = SoftTargets.fill_at, 0
 
-    def stopping(self, positions):
-        nonlocal calls
-        calls += 1
-        if calls == 6:
+    def stopping(self, positions, workers=None):
+        nonlocal steps
+        steps += workers is not None  # as a step calls it, once
+        if steps == 6:
             raise KeyboardInterrupt
-        return at(self, positions)
+        fill_at(self, positions, workers)
 
     from itera_lite.train import loop
 
     monkeypatch.setattr(loop, "ROW_STEPS", 2)
     whole = run(text, tmp_path / "whole", teacher)
-    monkeypatch.setattr(SoftTargets, "at", stopping)
+    monkeypatch.setattr(SoftTargets, "fill_at", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(text, tmp_path / "cut", teacher)
-    monkeypatch.setattr(SoftTargets, "at", at)
+    monkeypatch.setattr(SoftTargets, "fill_at", fill_at)
     with pytest.raises(CheckpointError, match="what is learned from"):
         run(text, tmp_path / "cut", teacher, resume=True, mix=0.25)
     resumed = run(text, tmp_path / "cut", teacher, resume=True, tokens=None)  # as the first time

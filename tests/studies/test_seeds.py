@@ -26,7 +26,7 @@ def text(tmp_path, monkeypatch):
 
 
 def test_runs_are_added_once(text, tmp_path):
-    options = {"tokens": "9K", "vocab_size": 300, "threads": 1, "results": tmp_path}
+    options = {"tokens": "9K", "vocab_size": 300, "workers": 1, "results": tmp_path}
     first = bench_seeds(str(text), seeds=2, **options)
     runs = [(run.name, run.seed, run.budget) for run in first.runs]
     assert runs == [
@@ -41,7 +41,7 @@ def test_runs_are_added_once(text, tmp_path):
 
 
 def test_runs_of_another_vocabulary_are_others(text, tmp_path):
-    options = {"tokens": "9K", "threads": 1, "results": tmp_path}
+    options = {"tokens": "9K", "workers": 1, "results": tmp_path}
     bench_seeds(str(text), seeds=2, vocab_size=300, **options)
     runs = bench_seeds(str(text), seeds=2, vocab_size=290, **options).runs
     assert [run.vocab_size for run in runs] == 4 * [300] + 4 * [290]
@@ -78,7 +78,7 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
         return SpeedsOfSize("tiny", 8, 300, models, load=Load(0.01, 2), repeated_rounds=1)
 
     monkeypatch.setattr(training, "training_speeds", speeds)
-    options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
+    options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "workers": 1}
     record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
     assert record.speeds == [speeds("tiny")]
     runs = {(r.name, r.seed, r.budget): r for r in record.runs}

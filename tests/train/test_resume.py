@@ -78,7 +78,7 @@ def test_sigterm_to_a_real_process_saves_and_tells_its_exit_code(text, tmp_path)
         "from itera_lite.cli import main; sys.exit(main())\n"
     )
     options = "--model itera --params 200K --name run --tokens 60K --batch-size 4 --seq-len 32"
-    options += " --vocab-size 300 --threads 1 --precision fp32 --quiet"
+    options += " --vocab-size 300 --workers 1 --precision fp32 --quiet"
     done = subprocess.run(
         [sys.executable, "-c", code, "train", str(text), *options.split()],
         cwd=tmp_path,
@@ -237,7 +237,7 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
         resume=True,
         patience=0,
         quiet=True,
-        threads=1,
+        workers=1,
         checkpoints=tmp_path / "c",
         results=tmp_path / "r",
     )[NAME]
@@ -415,8 +415,8 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
         ({"tokens": None, "minutes": float("inf")}, UsageError, "inf: expected"),
         ({"tokens": None, "minutes": float("nan")}, UsageError, "nan: expected"),
         ({"tokens": "inf"}, UsageError, "inf: expected"),
-        ({"threads": -1}, UsageError, "threads"),
-        ({"threads": 0}, UsageError, "threads"),
+        ({"workers": -1}, UsageError, "workers"),
+        ({"workers": 0}, UsageError, "workers"),
         ({"patience": -1}, UsageError, "--patience -1"),
         ({"seed": -1}, (ConfigError, UsageError), "seed"),
         ({"seed": 2**80}, (ConfigError, UsageError), "seed"),
