@@ -124,7 +124,7 @@ def test_a_turn_of_seconds_counts_steps_alone(text, tmp_path, monkeypatch):
     clock = Clock()
     clock.drive(monkeypatch, {"itera": 0.5, "transformer": 0.5}, score=10.0)
     made = [
-        training(text, tmp_path, name, 300.0, unit="seconds").trainer()
+        training(text, tmp_path, name, 300.0, unit="seconds", patience=0).trainer()
         for name in ("itera", "transformer")
     ]
     turns.train_in_turns(made)
@@ -314,7 +314,7 @@ def test_progress_shows_all(text, tmp_path, monkeypatch):
         shown[kind] = stream.getvalue()
     for name in BOTH:
         assert f"{name} (tokens): 100%" in shown["terminal"]
-        assert f"{name}: step 33 (100%, 0:0" in shown["file"]
+        assert f"{name}: step 32 (100%, 0:0" in shown["file"]
     assert "\r" not in shown["file"] and "\x1b" not in shown["file"]
     lines = shown["file"].splitlines()
     assert len(lines) == 2 * 2 and all("bits/byte" in line for line in lines)
