@@ -104,6 +104,8 @@ DASHES = {
     ("score", "file"),
     ("score", "output"),
 }
+# What measures time, and first says where other programs keep the machine busy
+TIMED = ("demo", "train", *(verb for verb in VERBS if verb.startswith("bench")))
 _REPLACED: list[object] = []
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 SETS_OR_PATHS = ("data", "student")  # text arguments that may be a path
@@ -142,6 +144,10 @@ def build_app(arguments: Sequence[str]) -> App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; ``arguments`` defaults to ``sys.argv[1:]``."""
+    # The few operations in which PyTorch's own threads work together wait asleep, not in a loop:
+    # beside another busy program, loops take the core from the thread that all are waiting for.
+    # Set here because OpenMP reads it once, when a verb's module imports PyTorch.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _repair_streams()
     warnings.formatwarning = _warning_text
     code = _run_and_report(sys.argv[1:] if arguments is None else list(arguments))
@@ -191,6 +197,9 @@ def _run(arguments: list[str], verb: str) -> int:
     """Find the verb's function, read its arguments, call it."""
     from cyclopts import CycloptsError
 
+    from itera_lite.machine.load import LoadMeter, busy_note
+
+    meter = LoadMeter()  # measures while the verb is imported
     first = arguments[0] if arguments else "--help"
     if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
         raise UsageError(_unknown(first))
@@ -204,6 +213,9 @@ def _run(arguments: list[str], verb: str) -> int:
     _check_whole(function, arguments[:end])
     for name, value in bound.arguments.items():
         bound.arguments[name] = _checked(verb, name, value, arguments, arguments[:end])
+    asked = function.__module__.startswith("itera_lite.commands")  # not for help
+    if asked and verb in TIMED and not is_worker() and (note := busy_note(meter)):
+        print(note, flush=True)
     function(*bound.args, **bound.kwargs)
     return 0
 
@@ -293,6 +305,8 @@ def _check_whole(function: Callable[..., Any], arguments: Sequence[str]) -> None
         f"--{name.replace('_', '-')}": str(parameter.annotation)
         for name, parameter in inspect.signature(function).parameters.items()
     }
+    if "--workers" in kinds:  # see `itera_lite.commands.options`
+        kinds["--workers"] = kinds["--threads"] = "int | None"
     for place, argument in enumerate(arguments):
         option, has_value, value = argument.partition("=")
         if not has_value:

@@ -108,10 +108,16 @@ def threads_of(value: Any, option: str = "threads") -> int:
     return whole_number(option, value, most=MOST_THREADS)
 
 
+def workers_of(value: Any) -> int:
+    """A number of workers, 1 or more."""
+    return threads_of(value, "workers")
+
+
 # The check of an option, by its name; the same in every verb
 CHECKS: dict[str, Callable[[Any], object]] = {
     "seed": seed_of,
     "threads": threads_of,
+    "workers": workers_of,
     "minutes": minutes_of,
     "tokens": partial(number_of, "tokens"),
     "epochs": partial(finite_number, "epochs", above=0),

@@ -19,6 +19,7 @@ from itera_lite.errors import ConfigError, IteraError
 from itera_lite.files import write_json
 from itera_lite.machine.energy import Energy
 from itera_lite.machine.provenance import Provenance
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target
 
@@ -572,6 +573,7 @@ class Benchmark(Measured, tag="benchmark"):
         load_ms, first_token_ms, import_ms: in fresh processes.
         peers, peers_left_out: what is usual with the same weights, and why others are missing.
         interleaved_with: the models that took turns with this one.
+        repeated_rounds: that other programs disturbed, and which were measured again.
     """
 
     model: ModelDescription
@@ -588,10 +590,14 @@ class Benchmark(Measured, tag="benchmark"):
     peers: dict[str, PeerSpeed] = {}
     peers_left_out: dict[str, str] = {}
     interleaved_with: list[str] = []
+    repeated_rounds: int = 0
 
 
 class RuntimeTraining(Part):
-    """Whole training steps of one runtime; the peak was measured between them."""
+    """Whole training steps of one runtime; the peak was measured between them.
+
+    ``beside``: the priority of a busy program that the benchmark ran at the same time; None: none.
+    """
 
     threads: int
     precision: str
@@ -599,18 +605,28 @@ class RuntimeTraining(Part):
     first_loss: float
     peak_gflops: float | None = None
     share_of_peak: float | None = None
+    beside: Literal["low", "equal"] | None = None
 
 
 class TrainingSpeed(Measured, tag="training_speed"):
-    """How fast a model trains; ``speedup_of_first``: of the first runtime over each other."""
+    """How fast a model trains.
+
+    Attributes:
+        runtimes: by label, ours first.
+        speedup_of_first: of the first runtime over each other.
+        targets: on what all cores give, alone and beside a busy program.
+        repeated_rounds: see `Benchmark`.
+    """
 
     model: ModelDescription
     flops_train_per_token: float
     batch_size: int
     seq_len: int
-    runtimes: dict[str, RuntimeTraining]  # by its label, ours first
+    runtimes: dict[str, RuntimeTraining]
     fused_operations: bool
     speedup_of_first: dict[str, float] = {}
+    targets: list[Target] = []
+    repeated_rounds: int = 0
 
 
 # --- The native engine: NAME_decode.json, NAME_scoring.json, engine_sizes.json -------------------
@@ -711,12 +727,13 @@ class Startup(Part):
 
 
 class Decode(Measured, tag="decode"):
-    """The native engine's decoding beside its peers."""
+    """The native engine's decoding beside its peers; ``repeated_rounds``: see `Benchmark`."""
 
     decoding: ModelDecoding
     startup: Startup | None = None
     targets: list[Target] = []
     interleaved_with: list[str] = []
+    repeated_rounds: int = 0
 
     @property
     def model(self) -> ModelDescription:
@@ -727,6 +744,7 @@ class EngineSizes(Measured, tag="engine_sizes"):
     """Decoding of models of llama2.c's sizes, with random weights."""
 
     models: list[ModelDecoding]
+    repeated_rounds: int = 0  # see `Benchmark`
 
 
 class RuntimeScoring(Part):
@@ -740,7 +758,8 @@ class RuntimeScoring(Part):
 
 
 class Scoring(Measured, tag="scoring"):
-    """The native engine's scoring of documents beside its peers."""
+    """The native engine's scoring of documents beside its peers; ``repeated_rounds``: see
+    `Benchmark`."""
 
     model: ModelDescription
     documents: int
@@ -750,6 +769,7 @@ class Scoring(Measured, tag="scoring"):
     ratios: list[SpeedRatio] = []
     targets: list[Target] = []
     interleaved_with: list[str] = []
+    repeated_rounds: int = 0
 
 
 # --- Studies: ladder.json, seeds.json, NAME_comparison.json --------------------------------------
@@ -815,6 +835,7 @@ class Ladder(Measured, tag="ladder"):
         energy: how it was found, in words.
         text_bytes: of a text that is written to measure, about.
         targets: what the last rung reaches against the first.
+        repeated_rounds: see `Benchmark`.
     """
 
     source: str
@@ -827,6 +848,7 @@ class Ladder(Measured, tag="ladder"):
     rungs: Annotated[list[Rung], msgspec.Meta(min_length=1)]
     references: list[Reference] = []
     targets: list[Target] = []
+    repeated_rounds: int = 0
 
 
 class SeedRun(Part):
@@ -836,6 +858,7 @@ class SeedRun(Part):
         budget: what all models of a comparison had alike.
         amount: tokens as they were given, such as ``3M``; or minutes.
         batch_size, precision, git_commit, dataset_sha256: None where an early version ran it.
+        load: cores that other programs kept busy meanwhile; None: not measured.
     """
 
     name: str
@@ -855,15 +878,21 @@ class SeedRun(Part):
     precision: str | None = None
     git_commit: str | None = None
     dataset_sha256: str | None = None
+    load: Load | None = None
 
 
 class SpeedsOfSize(Part):
-    """Training speeds that were measured in turns, by the model's name."""
+    """Training speeds that were measured in turns, by the model's name.
+
+    ``load`` by others; ``repeated_rounds``: see `Benchmark`.
+    """
 
     size: str
     batch_size: int
     vocab_size: int
     models: dict[str, RuntimeTraining]
+    load: Load | None = None
+    repeated_rounds: int = 0
 
 
 class Seeds(Measured, tag="seeds"):
@@ -891,7 +920,7 @@ class TeacherSettings(Part):
 
 
 class TeacherRun(Part):
-    """One training, with or without the teacher."""
+    """One training, with or without the teacher; ``load`` by others, None where not measured."""
 
     side: str
     seed: int
@@ -901,6 +930,7 @@ class TeacherRun(Part):
     tokens: int
     tokens_per_second: float
     git_commit: str | None
+    load: Load | None = None
 
 
 class TeacherSide(Part):

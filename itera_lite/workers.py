@@ -7,6 +7,7 @@ any number of workers.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from threading import Lock
@@ -20,9 +21,10 @@ Task = Callable[[], T]
 
 
 class Workers:
-    """Workers for a ``with`` block. The thread that calls `map` and `fold` is one of them.
+    """A number of workers. The thread that calls `map` and `fold` is one of them.
 
-    Inside the block PyTorch has one thread in each of them, also in the calling one.
+    While a worker has tasks, PyTorch has one thread in it. The threads start with the first tasks;
+    they end with a ``with`` block of the workers, or with the object.
 
     Args:
         count: workers, with the calling thread.
@@ -31,18 +33,11 @@ class Workers:
         active: how many of them take tasks; all, unless it is set lower.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int = 1) -> None:
         self.count = self.active = count
         self._pool: ThreadPoolExecutor | None = None
-        self._threads_before = 1
 
     def __enter__(self) -> Workers:
-        self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        if self.count > 1:
-            self._pool = ThreadPoolExecutor(
-                self.count - 1, "worker", initializer=torch.set_num_threads, initargs=(1,)
-            )
         return self
 
     def __exit__(
@@ -54,7 +49,6 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        torch.set_num_threads(self._threads_before)
 
     def map(self, tasks: Iterable[Task[T]]) -> list[T]:
         """Run all tasks; returns their results in the order of the tasks.
@@ -72,7 +66,7 @@ class Workers:
         self._share(run, len(tasks))
         return results
 
-    def fold(self, tasks: Sequence[Task[T]], add: Callable[[T], None]) -> None:
+    def fold(self, tasks: Sequence[Task[T]], add: Callable[[T], object]) -> None:
         """Run all tasks, and call ``add`` with each result in the order of the tasks.
 
         One call of ``add`` runs at a time, in any of the workers, as soon as the results before it
@@ -125,11 +119,63 @@ class Workers:
                         failures[number] = error
                         return
 
-        others = min(self.active, total) - 1 if self._pool is not None else 0
+        others = max(0, min(self.active, total) - 1)
+        if others and self._pool is None:
+            self._pool = ThreadPoolExecutor(
+                self.count - 1, "worker", initializer=torch.set_num_threads, initargs=(1,)
+            )
         futures = [self._pool.submit(work) for _ in range(others)] if self._pool else []
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
             work()
         finally:
             wait(futures)
+            torch.set_num_threads(threads)
         if failures:
             raise failures[min(failures)]
+
+
+class WorkerChoice:
+    """Finds out in the first rounds of some work whether one worker or all are faster.
+
+    The results of the work don't depend on it, so nothing is computed for the measurement alone.
+
+    Args:
+        workers: whose number of `Workers.active` is chosen.
+        fixed: all of them are to work: nothing is measured.
+
+    Attributes:
+        reason: why the number is what it is; None while that isn't known yet.
+    """
+
+    TRIALS = 2  # rounds with each number, of which the faster one counts
+
+    def __init__(self, workers: Workers, fixed: bool = False) -> None:
+        self._workers, self.active = workers, workers.count
+        self.reason = "asked for" if fixed else "one core" if workers.count == 1 else None
+        self._seconds = defaultdict[int, list[float]](list)
+        self._warm = False  # the first round is slower, and doesn't count
+
+    def begin(self) -> None:
+        """Set the number of active workers for the round that begins."""
+        if self.reason is None:
+            done = [len(self._seconds[count]) for count in (self._workers.count, 1)]
+            self.active = 1 if self._warm and done[1] < done[0] else self._workers.count
+        self._workers.active = self.active
+
+    def end(self, seconds: float) -> bool:
+        """Take down what the round took. Returns whether the number has been chosen just now."""
+        if self.reason is not None:
+            return False
+        if not self._warm:
+            self._warm = True
+            return False
+        self._seconds[self.active].append(seconds)
+        every, one = (self._seconds[count] for count in (self._workers.count, 1))
+        if len(one) < self.TRIALS:
+            return False
+        self.active = self._workers.count if min(every) < min(one) else 1
+        gain = min(one) / min(every)
+        self.reason = f"measured: {self._workers.count} are {gain:.2f} times as fast as one"
+        return True

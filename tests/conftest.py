@@ -1,6 +1,7 @@
-"""What all the tests share: one thread, no network, no window, a cache of their own."""
+"""What all the tests share: one thread, no network, no window, a quiet machine, an own cache."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("ITERA_CACHE", str(folder))
         patch.delenv("ITERA_DATA", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_machine() -> Iterator[None]:
+    """What other programs do changes no test: nothing is measured again, no verdict withheld."""
+    from itera_lite.machine import load
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "read_counters", lambda: load.Counters(time.monotonic(), 0.0, 0.0))
+        patch.setattr(load, "START_SECONDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,17 @@ def test_every_verb_documents_itself(name: str, capsys: pytest.CaptureFixture[st
             assert "--" + parameter.name.replace("_", "-") in shown
 
 
+def test_threads_of_pytorch_wait_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the user wants them to wait otherwise."""
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        with monkeypatch.context() as patch:
+            patch.setenv("OMP_WAIT_POLICY", given or "")
+            if given is None:
+                patch.delenv("OMP_WAIT_POLICY")
+            assert cli.main(["--version"]) == 0
+            assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
@@ -346,7 +357,7 @@ def test_characters_that_cannot_be_shown_are_replaced(encoding: str) -> None:
 
 NUMBERS = {
     "demo": "minutes=0,-1,nan,inf,1e300 seed=-1,9223372036854775808",
-    "eval": "seq-len=0,-1 max-bytes=0,-5KB,nan,1M threads=0,-1,99999999999",
+    "eval": "seq-len=0,-1 max-bytes=0,-5KB,nan,1M workers=0,-1,99999999999",
     "generate": (
         "max-tokens=0,-1 temperature=-1,nan,inf top-k=-1 top-p=0,2,nan min-p=-1,2,nan "
         "repetition-penalty=0,nan,inf seed=-1,99999999999999999999 logit-bias.5=nan,inf"
@@ -355,24 +366,24 @@ NUMBERS = {
     "bench": "repeats=0,-1 threads=0,-1 watts=0,-1,nan,inf",
     "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
     "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
-    "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 threads=0,-1 repeats=0 steps=0,-1",
+    "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 workers=0,-1 repeats=0 steps=0,-1",
     "bench seeds": (
         "seeds=0,1,-1 first-seed=-1,9223372036854775806 minutes=0,nan,inf tokens=0,-3M,nan "
-        "vocab-size=5 threads=0,-1"
+        "vocab-size=5 workers=0,-1"
     ),
     "compress": (
-        "target-bytes=0,1M,nan max-loss=1,-1%,nan% minutes=-1,nan,inf seed=-1 threads=0,-1"
+        "target-bytes=0,1M,nan max-loss=1,-1%,nan% minutes=-1,nan,inf seed=-1 workers=0,-1"
     ),
     "compress distill": (
         "minutes=0,nan,inf tokens=0,x top-k=0,-1 temperature=0,nan,inf mix=0,-1,2,nan "
-        "vocab-size=5,99999999 seed=-1 patience=-1 threads=0,-1"
+        "vocab-size=5,99999999 seed=-1 patience=-1 workers=0,-1"
     ),
     "compress vocab": (
-        "size=5,99999999 max-loss=1 minutes=-1,nan,inf tokens=0,nan seed=-1 threads=0"
+        "size=5,99999999 max-loss=1 minutes=-1,nan,inf tokens=0,nan seed=-1 workers=0"
     ),
-    "compress experts": "keep=0,-1 max-loss=1 minutes=-1,nan,inf tokens=0,nan seed=-1 threads=0",
-    "compress quantize": "max-bytes=0,1M minutes=-1,nan tokens=0 mix=0,2,nan seed=-1 threads=0",
-    "ladder": "minutes=0,nan,inf size=5,99999999 seeds=0,-1 repeats=0,-1 threads=0,-1",
+    "compress experts": "keep=0,-1 max-loss=1 minutes=-1,nan,inf tokens=0,nan seed=-1 workers=0",
+    "compress quantize": "max-bytes=0,1M minutes=-1,nan tokens=0 mix=0,2,nan seed=-1 workers=0",
+    "ladder": "minutes=0,nan,inf size=5,99999999 seeds=0,-1 repeats=0,-1 workers=0,-1",
 }
 NEEDED = {
     "score": ["x.txt"],
@@ -406,6 +417,17 @@ def test_numbers_out_of_range_are_wrong_use(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("value", ["0", "1.5"])
+def test_workers_have_the_name_of_an_earlier_version_too(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = []
+    for option in ("--workers", "--threads"):
+        assert cli.main(["train", option, value]) == 2
+        messages.append(capsys.readouterr().err.partition(": expected")[2])
+    assert messages[0] == messages[1] and "a whole number" in messages[0]
+
+
 def test_every_number_is_tried() -> None:
     """What `test_numbers_out_of_range_are_wrong_use` leaves out is no number."""
     others = {"data", "train"}  # they have tests of their own
@@ -415,7 +437,10 @@ def test_every_number_is_tried() -> None:
         for parameter in inspect.signature(function).parameters.values():
             kind = str(parameter.annotation)
             named = parameter.name.replace("_", "-")
-            if kind.split(" ")[0] in ("int", "float") or named in ("max-bytes", "tokens"):
+            if kind.split(" ")[0] in ("int", "float", "WorkerCount") or named in (
+                "max-bytes",
+                "tokens",
+            ):
                 elsewhere = (name, named) == ("compress distill", "seeds")  # with --compare
                 assert named in tried or elsewhere, (name, named)
 

@@ -28,9 +28,9 @@ README = TEXTS["README.md"]
 
 # The commands are run for real, in the README's own words but for these smaller budgets.
 SMALLER = {
-    "--tokens 1M": "--data my_texts --tokens 4096 --threads 1",
-    "--minutes 10": "--tokens 4096 --threads 1",
-    "--epochs 5": "--tokens 8192 --threads 1",
+    "--tokens 1M": "--data my_texts --tokens 4096 --workers 1",
+    "--minutes 10": "--tokens 4096 --workers 1",
+    "--epochs 5": "--tokens 8192 --workers 1",
     "itera bench": "itera bench --quick --repeats 1",
 }
 LONG = ("itera ladder", "itera compress")  # which have tests of their own

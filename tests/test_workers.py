@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from itera_lite.workers import Workers
+from itera_lite.workers import WorkerChoice, Workers
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -93,3 +93,34 @@ def test_gradients_are_on_or_off_as_in_the_calling_thread() -> None:
         assert set(workers.map(tasks)) == {True}
         with torch.no_grad():
             assert set(workers.map(tasks)) == {False}
+
+
+def seconds_of(choice: WorkerChoice, workers: Workers, one: float, both: float) -> list[int]:
+    """The numbers of workers of ten rounds, which take these times; the first is slow."""
+    counts = []
+    for number in range(10):
+        choice.begin()
+        counts.append(workers.active)
+        seconds = one if workers.active == 1 else both
+        choice.end(9.0 if number == 0 else seconds)
+    return counts
+
+
+@pytest.mark.parametrize(("both", "chosen"), [(0.6, 2), (1.2, 1)])
+def test_the_faster_number_of_workers_is_chosen_in_the_first_rounds(
+    both: float, chosen: int
+) -> None:
+    with Workers(2) as workers:
+        choice = WorkerChoice(workers)
+        assert choice.reason is None
+        assert seconds_of(choice, workers, 1.0, both) == [2, 2, 1, 2, 1, *[chosen] * 5]
+        assert choice.reason == f"measured: 2 are {1 / both:.2f} times as fast as one"
+
+
+def test_nothing_is_measured_for_a_number_that_was_asked_for_or_one_core() -> None:
+    with Workers(2) as workers:
+        choice = WorkerChoice(workers, fixed=True)
+        assert seconds_of(choice, workers, 1.0, 9.0) == [2] * 10
+        assert choice.reason == "asked for"
+    with Workers(1) as workers:
+        assert WorkerChoice(workers).reason == "one core"

@@ -18,6 +18,7 @@ from itera_lite.bench.runtimes import LLAMA, OURS, TRANSFORMERS, Runtime, instal
 from itera_lite.bench.shapes import SHAPES, ModelFiles, export_model, save_shape
 from itera_lite.bench.turns import Entry, measure_in_turns, speed_ratios
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.machine.load import LoadMeter, LoadTime
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.records import (
@@ -32,6 +33,7 @@ from itera_lite.records import (
     TypeDecoding,
 )
 from itera_lite.stats.comparison import Measurement, Metric
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target, ratio
 
@@ -217,8 +219,12 @@ class DecodedModel:
         if self.long_context:
             self.long_profile = profile(self.files.main_type, self.long_context)
 
-    def record(self) -> ModelDecoding:
-        """Everything measured, with ratios, shares and verdicts."""
+    def record(self, load: Load | None) -> ModelDecoding:
+        """Everything measured, with ratios, shares and verdicts.
+
+        Args:
+            load: by others, while all took turns.
+        """
         after_short = [one for one in self.decoders if one.context == self.context]
         return ModelDecoding(
             model=self.files.model,
@@ -235,6 +241,7 @@ class DecodedModel:
                 self.files.paths,
                 {(one.kind, one.label): one.speeds for one in after_short if one.label != SAMPLED},
                 OURS,
+                load,
             ),
             growth=self._growth() if self.long_context else None,
         )
@@ -317,42 +324,52 @@ def measure_decoding(
         for model in everybody:
             model.add_bandwidths()
             entries += [*model.decoders, *model.bandwidths.values()]
-        measure_in_turns("bench decode", entries, repeats)
+        rounds = measure_in_turns("bench decode", entries, repeats)
         for model in everybody:
             for decoder in model.decoders:
                 decoder.runtime.close()
-        origin = engine_provenance([model.files for model in models], peers)
-        records = []
+        meter, starts = LoadMeter(), []
         for model in models:
             model.profile(repeats)
             path = model.files.paths[model.files.main_type]
-            started = measure_startup(path, repeats) if startup else None
-            records.append(
-                Decode(
-                    decoding=model.record(),
-                    startup=started,
-                    targets=decode_targets(model, models, started),
-                    interleaved_with=[m.files.model.name for m in everybody if m is not model],
-                    provenance=origin,
-                )
+            starts.append(measure_startup(path, repeats) if startup else None)
+        load = rounds.load + meter.lap()
+        origin = engine_provenance([model.files for model in models], peers, load)
+        records = [
+            Decode(
+                decoding=model.record(origin.load),
+                startup=started,
+                targets=decode_targets(model, models, started, origin.load),
+                interleaved_with=[m.files.model.name for m in everybody if m is not model],
+                repeated_rounds=rounds.repeated,
+                provenance=origin,
             )
-        small = [model.record() for model in shapes]
-    return records, EngineSizes(models=small, provenance=origin) if small else None
+            for model, started in zip(models, starts, strict=True)
+        ]
+        small = [model.record(origin.load) for model in shapes]
+    if not small:
+        return records, None
+    repeated = rounds.repeated
+    return records, EngineSizes(models=small, repeated_rounds=repeated, provenance=origin)
 
 
-def engine_provenance(models: Sequence[ModelFiles], peers: bool) -> Provenance:
-    """The provenance of a result about the native engine."""
+def engine_provenance(models: Sequence[ModelFiles], peers: bool, load: LoadTime) -> Provenance:
+    """The provenance of a result about the native engine; ``load`` by others meanwhile."""
     return Provenance.now(
         seed=0,
         versions=runtimes.versions((TRANSFORMERS, LLAMA) if peers else ()),
         engine_isa=models[0].isa,
         checkpoints={files.model.name: files.model.sha256 or "" for files in models},
         prompt="source of Python's argparse",
+        load_by_others=load.by_others,
     )
 
 
 def decode_targets(
-    model: DecodedModel, others: Sequence[DecodedModel], startup: Startup | None
+    model: DecodedModel,
+    others: Sequence[DecodedModel],
+    startup: Startup | None,
+    load: Load | None,
 ) -> list[Target]:
     """Judge the targets of an Itera model; the Transformer has none of its own.
 
@@ -360,6 +377,7 @@ def decode_targets(
         model: what was measured.
         others: all models of the run; the Transformer among them is what growth is compared with.
         startup: where it was measured.
+        load: by others, while all took turns.
     """
     if model.files.model.family != "itera":
         return []
@@ -378,11 +396,11 @@ def decode_targets(
     label = f"Time of a token after {long:,} against {model.context}"
     *first, last = TARGETS
     targets = (*first, Target("growth", label, "at most", 2), last)
-    judged = [one.judged(found[one.key]) for one in targets if one.key in found]
-    return judged + startup_targets(startup)
+    judged = [one.judged(found[one.key], load=load) for one in targets if one.key in found]
+    return judged + startup_targets(startup, load)
 
 
-def startup_targets(startup: Startup | None) -> list[Target]:
+def startup_targets(startup: Startup | None, load: Load | None = None) -> list[Target]:
     """Judge loading, the first token, the import and memory, where they were measured."""
     if startup is None:
         return []
@@ -395,7 +413,8 @@ def startup_targets(startup: Startup | None) -> list[Target]:
     )
     return [
         Target(key, label, "at most", most, unit).judged(
-            Measurement.of_samples([x / scale for x in found.samples]) if found else None
+            Measurement.of_samples([x / scale for x in found.samples]) if found else None,
+            load=load if unit == "ms" else None,
         )
         for key, label, most, unit, found, scale in rows
     ]

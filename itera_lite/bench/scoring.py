@@ -19,6 +19,7 @@ from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.processor import usable_cores
 from itera_lite.records import RuntimeScoring, Scoring
 from itera_lite.stats.comparison import Measurement, Metric
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target, ratio
 
@@ -63,10 +64,10 @@ def measure_scoring(
             for files, text in zip(models, texts, strict=True)
         ]
         everybody = [one for group in scorers for one in group]
-        measure_in_turns("bench score", everybody, repeats)
+        rounds = measure_in_turns("bench score", everybody, repeats)
         for one in everybody:
             one.runtime.close()
-        origin = engine_provenance(models, peers)
+        origin = engine_provenance(models, peers, rounds.load)
     return [
         Scoring(
             model=files.model,
@@ -88,9 +89,11 @@ def measure_scoring(
                 files.paths,
                 {(one.kind, one.label): one.samples for one in group if one.threads == 1},
                 OURS,
+                origin.load,
             ),
-            targets=_targets(files, group, threads),
+            targets=_targets(files, group, threads, origin.load),
             interleaved_with=[other.model.name for other in models if other is not files],
+            repeated_rounds=rounds.repeated,
             provenance=origin,
         )
         for files, text, group in zip(models, texts, scorers, strict=True)
@@ -152,7 +155,9 @@ def _fastest_transformers(
     return runtime, f"{attention} attention, {runtime.batch} documents at a time"
 
 
-def _targets(files: ModelFiles, scorers: Sequence[Scorer], threads: int) -> list[Target]:
+def _targets(
+    files: ModelFiles, scorers: Sequence[Scorer], threads: int, load: Load | None
+) -> list[Target]:
     """Judge the targets of an Itera model, with its main type of weights."""
     if files.model.family != "itera":
         return []
@@ -163,15 +168,15 @@ def _targets(files: ModelFiles, scorers: Sequence[Scorer], threads: int) -> list
     ours, label = found.get((kind, OURS, 1)), f"Scoring {kind.upper()}, against"
     judged = [
         Target("transformers", f"{label} transformers", "at least", 4).judged(
-            ratio(ours, found.get(("fp32", TRANSFORMERS, 1)))
+            ratio(ours, found.get(("fp32", TRANSFORMERS, 1))), load=load
         ),
         Target("llama_cpp", f"{label} llama.cpp", "at least", 5).judged(
-            ratio(ours, found.get((kind, LLAMA, 1)))
+            ratio(ours, found.get((kind, LLAMA, 1))), load=load
         ),
     ]
     if threads == 2:
         # Two busy threads on one core say nothing about the program.
         both = found.get((kind, OURS, 2)) if usable_cores() >= 2 else None
         target = Target("threads", "Scoring, two threads against one", "at least", 1.7)
-        judged.append(target.judged(ratio(both, ours)))
+        judged.append(target.judged(ratio(both, ours), load=load))
     return judged

@@ -21,7 +21,7 @@ from itera_lite import ops
 from itera_lite.bench import runtimes
 from itera_lite.bench.processes import measure_fresh
 from itera_lite.bench.runtimes import ENGINE, LLAMA, TRANSFORMERS, Runtime, prompt_text
-from itera_lite.bench.turns import Entry, Progress, progress_bar, take_turns
+from itera_lite.bench.turns import Entry, Progress, Rounds, progress_bar, take_turns
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.export.gguf import export_gguf
 from itera_lite.files import folder_name
@@ -135,6 +135,18 @@ class Cell(Entry[Segment]):
         )
 
 
+@dataclass(kw_only=True)
+class FreshProcess(Entry[dict[str, float]]):
+    """Loading a checkpoint and the first token, in a fresh process each time."""
+
+    folder: Path
+    threads: int
+    device: str
+
+    def measure(self) -> dict[str, float]:
+        return measure_fresh(self.folder, threads=self.threads, device=self.device)
+
+
 @dataclass
 class Candidate:
     """A checkpoint in a runtime, and its cells."""
@@ -190,22 +202,26 @@ def measure_speed(
         for cell in cells_of(models, QUICK_CELL if quick else None)
     ]
     rounds = sum((times + 1) * len(group) for _, group, times in plan) + repeats * len(names)
-    fresh: list[list[dict[str, float]]] = [[] for _ in folders]
+    fresh = [
+        FreshProcess(name=f"{name}, a fresh process", folder=folder, threads=threads, device=device)
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    done = Rounds()
     with torch_threads(threads), progress_bar("bench", rounds) as progress:
         for cell, group, times in plan:
             steps = QUICK_STEPS if quick else STEPS
-            measure_cell(group, prompts, cell, times, steps, progress, device, meter)
-        for _ in range(repeats):
-            for folder, name, samples in zip(folders, names, fresh, strict=True):
-                progress(f"{name}, a fresh process")
-                samples.append(measure_fresh(folder, threads=threads, device=device))
+            done += measure_cell(group, prompts, cell, times, steps, progress, device, meter)
+        done += take_turns(fresh, repeats, progress, warm_up=False)
         versions = runtimes.versions({one.peer for one in others})
-        origin = Provenance.now(device=device, versions=versions)
+        origin = Provenance.now(
+            device=device, versions=versions, load_by_others=done.load.by_others
+        )
     for one in everybody:
         one.runtime.close()
     records = []
-    for one, model, samples in zip(ours, models, fresh, strict=True):
+    for one, model, started in zip(ours, models, fresh, strict=True):
         costs = cost(model.config)
+        samples = started.samples
         process = {key: Stat.of([sample[key] for sample in samples]) for key in samples[0]}
         single = one.cells[0]  # batch 1, shortest context: what a user who waits for text pays
         per_token = [segment.per_decoded_token(single.batch) for segment in single.samples]
@@ -243,6 +259,7 @@ def measure_speed(
                 },
                 peers_left_out=runtimes.missing(device) if peers else {},
                 interleaved_with=[other.name for other in everybody if other is not one],
+                repeated_rounds=done.repeated,
                 provenance=origin,
             )
         )
@@ -258,7 +275,7 @@ def measure_cell(
     progress: Progress,
     device: str = "cpu",
     meter: Meter | None = None,
-) -> None:
+) -> Rounds:
     """Measure the candidates in one cell, in turns; adds a `Cell` to each.
 
     ``prompts`` holds the ids of the same text for each checkpoint, in its own tokenizer.
@@ -276,7 +293,7 @@ def measure_cell(
                 meter=meter,
             )
         )
-    take_turns([one.cells[-1] for one in candidates], repeats, progress)
+    return take_turns([one.cells[-1] for one in candidates], repeats, progress)
 
 
 def prompt_rows(ids: Sequence[int], batch: int, context: int) -> Tensor:

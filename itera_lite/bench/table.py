@@ -84,6 +84,7 @@ def print_training(record: TrainingSpeed) -> None:
     for label, ratio in record.speedup_of_first.items():
         first = next(iter(record.runtimes))
         print(f"  {first}: {ratio:.2f} times as fast as {label}")
+    _targets(record.targets)
 
 
 def _threads(n: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.config import DEFAULT_VOCABULARY
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
@@ -25,7 +26,7 @@ def bench_seeds(
     tokens: str | None = None,
     equal_time: bool = False,
     vocab_size: int = DEFAULT_VOCABULARY,
-    threads: int | None = None,
+    workers: WorkerCount = None,
     results: Path = Path("results"),
 ) -> Seeds:
     """Train both models with several seeds.
@@ -47,7 +48,7 @@ def bench_seeds(
         tokens: Tokens of each run instead, such as 3M.
         equal_time: With tokens: add runs of equal time, by the two measured speeds.
         vocab_size: Size of the tokenizer.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         results: Folder of the result files.
 
     Returns:
@@ -56,7 +57,7 @@ def bench_seeds(
     if whole_number("seeds", seeds, most=MOST_RUNS) < 2:
         raise UsageError(f"--seeds {seeds}: expected 2 or more, a spread needs that")
     seed_of(seed_of(first_seed, "first_seed") + seeds - 1, "first_seed")
-    check_numbers(minutes=minutes, tokens=tokens, threads=threads)
+    check_numbers(minutes=minutes, tokens=tokens, workers=workers)
     whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
     if (minutes is None) == (tokens is None):
         raise UsageError("give each run a budget: either --minutes or --tokens")
@@ -64,5 +65,5 @@ def bench_seeds(
         raise UsageError("--equal-time adds to runs of equal --tokens; --minutes is equal time")
     path = Path(results) / "seeds.json"
     check_writable(path)
-    study = SeedStudy(path, data, config, vocab_size, minutes, tokens, equal_time, threads)
+    study = SeedStudy(path, data, config, vocab_size, minutes, tokens, equal_time, workers)
     return study.run(range(first_seed, first_seed + seeds))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from itera_lite.commands.bench import write_records
+from itera_lite.commands.options import WorkerCount
 from itera_lite.config import NAMES, Family, TrainConfig
 from itera_lite.files import check_writable
 from itera_lite.quantities import check_numbers, whole_number
@@ -23,7 +24,7 @@ def bench_training(
     batch_size: int | None = None,
     seq_len: int | None = None,
     precision: Precision = "auto",
-    threads: int | None = None,
+    workers: WorkerCount = None,
     repeats: int = 7,
     steps: int = 4,
     peers: bool = True,
@@ -31,9 +32,10 @@ def bench_training(
 ) -> dict[str, TrainingSpeed]:
     """Measure training speed.
 
-    Whole steps (forward, backward, clipping, optimizer) on random tokens: ours with all
-    threads and with one, and `transformers` with the same weights, batch and threads at
-    the precision that is faster for it, in turns. Writes NAME_training_speed.json.
+    Whole steps (forward, backward, clipping, optimizer) on random tokens, in turns: ours
+    with a worker a core and with one, ours beside a busy program that this command starts,
+    and `transformers` with the same weights and batch and a thread a core, at the precision
+    that is faster for it. Writes NAME_training_speed.json.
 
     Args:
         model: Which of the two to measure.
@@ -42,7 +44,7 @@ def bench_training(
         batch_size: Sequences a step; by default that of the training.
         seq_len: Tokens a sequence; by default that of the training.
         precision: Of our matrix products; auto measures what this processor is fast at.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once, and threads of transformers; by default all.
         repeats: Times that everything is measured.
         steps: Steps a repeat.
         peers: Also measure transformers, where it is installed.
@@ -52,7 +54,7 @@ def bench_training(
     from itera_lite.bench.training import measure_training
 
     defaults = TrainConfig()
-    check_numbers(threads=threads, repeats=repeats)
+    check_numbers(workers=workers, repeats=repeats)
     batch_size = whole_number(
         "batch_size", defaults.batch_size if batch_size is None else batch_size
     )
@@ -68,7 +70,7 @@ def bench_training(
         vocab_size,
         TrainConfig(batch_size=batch_size, seq_len=seq_len),
         precision=precision,
-        threads=threads,
+        threads=workers,
         repeats=repeats,
         steps=steps,
         peers=peers,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from itera_lite.commands.compress_experts import describe_experts
 from itera_lite.commands.compress_quantize import describe_quantization
+from itera_lite.commands.options import WorkerCount
 from itera_lite.compress.fit import Fit
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.errors import UsageError
@@ -25,7 +26,7 @@ def compress(
     seed: int = 0,
     name: str | None = None,
     overwrite: bool = False,
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
@@ -46,7 +47,7 @@ def compress(
         seed: Of the order of the text.
         name: Name of the result; by default the checkpoint's with _small.
         overwrite: Replace a model of this name, if there is one.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         quiet: Say nothing.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
@@ -57,7 +58,7 @@ def compress(
     if (target_bytes is None) == (max_loss is None):
         raise UsageError("say how small or how good: give one of --target-bytes and --max-loss")
     text = TextOptions(data, minutes, seed=seed)
-    check_numbers(threads=threads)
+    check_numbers(workers=workers)
     limit = None if target_bytes is None else bytes_of("target-bytes", target_bytes)
     loss = 0.0 if max_loss is None else share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
@@ -74,7 +75,7 @@ def compress(
     with start.claimed(
         name, f"{start.name}_small", checkpoints, results, overwrite=overwrite
     ) as files:
-        job = Job(start, text, Compute.prepare(threads=threads, quiet=quiet), files)
+        job = Job(start, text, Compute.prepare(workers=workers, quiet=quiet), files)
         fit = Fit(job, explain, made)
         summary = fit.within_loss(loss) if limit is None else fit.to_size(limit)
     assert isinstance(summary.compression, Quantization)

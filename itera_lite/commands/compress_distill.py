@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.distill.objective import MIX, TEMPERATURE, TOP_K, Distillation
 from itera_lite.distill.plan import DistillationPlan
@@ -39,7 +40,7 @@ def distill(
     overwrite: bool = False,
     patience: int = 6,
     precision: Precision = "auto",
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
@@ -69,7 +70,7 @@ def distill(
         overwrite: Replace a model of this name, if there is one.
         patience: Stop early after this many evaluations without a better one; 0: never.
         precision: Of the student's matrix products.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
@@ -79,7 +80,7 @@ def distill(
     """
     if minutes is not None and tokens is not None:
         raise UsageError("--minutes and --tokens are each a budget: give one of them")
-    check_numbers(seed=seed, threads=threads, minutes=minutes, tokens=tokens, patience=patience)
+    check_numbers(seed=seed, workers=workers, minutes=minutes, tokens=tokens, patience=patience)
     check_numbers(temperature=temperature, mix=mix)
     whole_number("top_k", top_k)
     if vocab_size is not None:
@@ -105,7 +106,7 @@ def distill(
             from itera_lite.studies.teacher_or_not import TeacherStudy
 
             budget = budget_of(plan.dataset, None, minutes, tokens)
-            compute = Compute.prepare(precision, threads, quiet)
+            compute = Compute.prepare(precision, workers, quiet)
             study = TeacherStudy(plan, objective, budget, compute)
             record = study.run(files, range(seed, seed + seeds), overwrite)
             if not quiet:
@@ -115,7 +116,7 @@ def distill(
             going_on = resume and files.resumable
             saved = files.saved_budget() if going_on else None
             budget = budget_of(plan.dataset, None, minutes, tokens, saved)
-            compute = Compute.prepare(precision, threads, quiet)
+            compute = Compute.prepare(precision, workers, quiet)
             summary = plan.train(
                 *(objective, budget, files, compute),
                 seed=seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.compress.experts import take_out_experts, write_mixture
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.data.prepare import prepare
@@ -27,7 +28,7 @@ def experts(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
@@ -49,7 +50,7 @@ def experts(
         name: Name of the result; by default the checkpoint's with _e and the number kept.
         resume: Go on where the training afterwards was stopped.
         overwrite: Replace a model of this name, if there is one.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
@@ -59,7 +60,7 @@ def experts(
         used, and bits per byte before, after dropping, after merging and after training.
     """
     text = TextOptions(data, minutes, tokens, seed, resume)
-    check_numbers(threads=threads)
+    check_numbers(workers=workers)
     limit = None if max_loss is None else share_of("max-loss", max_loss)
     if keep is not None:
         whole_number("keep", keep)
@@ -79,9 +80,11 @@ def experts(
             f"token to {config.top_k}: expected {least} to {config.n_experts - 1}"
         )
     with torch_threads():
-        compute = Compute.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(workers=workers, quiet=quiet)
         dataset = prepare(data, tokenizer=start.tokenizer, quiet=quiet)
-        model, score, record = take_out_experts(start, dataset, keep, limit, merge)
+        model, score, record = take_out_experts(
+            *(start, dataset, compute.workers, keep, limit, merge)
+        )
         with start.claimed(
             *(name, f"{start.name}_e{record.keep}", checkpoints, results),
             resume=resume,

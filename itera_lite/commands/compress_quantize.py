@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.compress import quantize as quantization
 from itera_lite.compress.quantize import QuantizeOptions, Type, usual_method
 from itera_lite.compress.start import Job, Start, TextOptions
@@ -33,7 +34,7 @@ def quantize(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
@@ -61,7 +62,7 @@ def quantize(
         name: Name of the result; by default the checkpoint's with the type.
         resume: Go on where the run of this name was stopped.
         overwrite: Replace a model of this name, if there is one.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
@@ -71,7 +72,7 @@ def quantize(
         PyTorch and as the native engine score the validation text.
     """
     text = TextOptions(data, minutes, tokens, seed, resume)
-    check_numbers(threads=threads, mix=mix)
+    check_numbers(workers=workers, mix=mix)
     if max_bytes is not None and type not in (None, "mixed"):
         raise UsageError(f"--max-bytes chooses the type of each matrix: leave out --type {type}")
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)
@@ -93,7 +94,7 @@ def quantize(
     ) as files:
         for folder in options.teachers:
             refuse_input(files, Path(folder))
-        compute = Compute.prepare(threads=threads, quiet=quiet)
+        compute = Compute.prepare(workers=workers, quiet=quiet)
         summary = quantization.quantize(Job(start, text, compute, files), options)
     if not quiet:
         print(describe_quantization(summary))

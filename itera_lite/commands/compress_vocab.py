@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import choose_size, resize
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
@@ -30,7 +31,7 @@ def vocab(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
@@ -53,7 +54,7 @@ def vocab(
         name: Name of the result; by default the checkpoint's with _v and the size.
         resume: Go on where the run of this name was stopped.
         overwrite: Replace a model of this name, if there is one.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
@@ -63,7 +64,7 @@ def vocab(
         right after the embedding was carried over, and after the adaptation.
     """
     text = TextOptions(data, minutes, tokens, seed, resume)
-    check_numbers(threads=threads)
+    check_numbers(workers=workers)
     if size is not None:
         whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
     if auto and size is not None:
@@ -80,7 +81,7 @@ def vocab(
     with start.claimed(
         name, default, checkpoints, results, resume=resume, overwrite=overwrite
     ) as files:
-        job = Job(start, text, Compute.prepare(threads=threads, quiet=quiet), files)
+        job = Job(start, text, Compute.prepare(workers=workers, quiet=quiet), files)
         if not auto:
             summary = resize(job, size)
             show(summary)

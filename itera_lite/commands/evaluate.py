@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.files import cache_folder, check_writable, folder_name
 from itera_lite.quantities import bytes_of, check_numbers, whole_number
@@ -22,7 +23,7 @@ def evaluate(
     seq_len: int | None = None,
     max_bytes: str | int | None = None,
     baselines: bool = True,
-    threads: int | None = None,
+    workers: WorkerCount = None,
     results: Path = Path("results"),
 ) -> Evaluation:
     """Measure the quality of a checkpoint.
@@ -38,7 +39,7 @@ def evaluate(
         max_bytes: Evaluate a random choice of documents (fixed seed) of at most this size, such
             as 5KB or 1MB.
         baselines: Also measure xz, bzip2 and the Kneser-Ney model.
-        threads: Processor threads; by default one a core, or OMP_NUM_THREADS.
+        workers: How many cores compute at once; by default all, or OMP_NUM_THREADS.
         results: Folder of the result files.
     """
     from itera_lite.checkpoint.folder import load_checkpoint
@@ -47,10 +48,11 @@ def evaluate(
     from itera_lite.evaluate.documents import read_documents
     from itera_lite.evaluate.evaluate import evaluate_model, prepared
     from itera_lite.machine.processor import default_threads
+    from itera_lite.workers import Workers
 
     if seq_len is not None:
         whole_number("seq_len", seq_len)
-    check_numbers(threads=threads)
+    check_numbers(workers=workers)
     limit = None if max_bytes is None else bytes_of("max_bytes", max_bytes)
     checkpoint, results, name = Path(checkpoint), Path(results), folder_name(checkpoint)
     if checkpoint.is_file():
@@ -79,7 +81,7 @@ def evaluate(
         record = evaluate_model(
             *(name, model, dataset, source, split, limit),
             window=window or DEFAULT_SEQ_LEN,
-            threads=threads or default_threads(),
+            workers=Workers(workers or default_threads()),
         )
         try:
             if baselines:

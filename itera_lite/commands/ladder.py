@@ -8,6 +8,7 @@ from pathlib import Path
 from itera_lite.commands.compress_distill import describe_distillation, warn_of_weak_teachers
 from itera_lite.commands.compress_quantize import describe_quantization
 from itera_lite.commands.compress_vocab import describe_vocabulary
+from itera_lite.commands.options import WorkerCount
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import MissingExtra
 from itera_lite.evaluate.bits import FINAL_BYTES
@@ -48,7 +49,7 @@ def ladder(
     seeds: int = 1,
     repeats: int | None = None,
     precision: Precision = "auto",
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     overwrite: bool = False,
     checkpoints: Path | None = None,
@@ -76,7 +77,7 @@ def ladder(
             further ones read as many tokens as the first.
         repeats: How often each cost is measured.
         precision: Of the trainings' matrix products.
-        threads: Processor threads of the trainings; text is always written with one.
+        workers: How many cores train at once; text is always written with one.
         quiet: No progress.
         overwrite: Replace checkpoints of stages that aren't finished, or that were made with other
             options.
@@ -90,7 +91,7 @@ def ladder(
         UsageError: a number that is out of its range.
         MissingExtra: `transformers`, which decodes most rungs, isn't installed.
     """
-    check_numbers(minutes=minutes, seeds=seeds, repeats=repeats, threads=threads)
+    check_numbers(minutes=minutes, seeds=seeds, repeats=repeats, workers=workers)
     whole_number("size", size, least=MIN_VOCAB, most=MAX_VOCAB)
     check_writable(Path(results) / "ladder.json")
     if find_spec("transformers") is None:  # said now, not after the trainings
@@ -98,7 +99,7 @@ def ladder(
     minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
     heldout_bytes = QUICK_BYTES if quick else FINAL_BYTES
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")
-    compute = Compute.prepare(precision, threads, quiet)
+    compute = Compute.prepare(precision, workers, quiet)
     plans = [
         LadderPlan(
             data=data,
@@ -194,7 +195,7 @@ def _show(record: Ladder) -> None:
             f"{tried.stage}: {tried.params / 1e6:.1f} M parameters, "
             f"{tried.valid_bpb:.4f} bits per byte on the validation text: {chosen}"
         )
-    if record.targets[0].reason:
+    if any(target.reason and target.verdict == "missed" for target in record.targets):
         first, last = record.rungs[0].bpb, record.rungs[-1].bpb
         print(
             f"The last rung is worse ({last.max:.4f}) than the reference ({first.min:.4f}): no "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.config import NAMES, PRESETS, Family
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
@@ -41,7 +42,7 @@ def train(
     patience: int = 6,
     evaluations: int = EVALUATIONS,
     precision: Precision = "auto",
-    threads: int | None = None,
+    workers: WorkerCount = None,
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
     results: Path = Path("results"),
@@ -78,7 +79,7 @@ def train(
         patience: Stop early after this many evaluations without a better one; 0: never.
         evaluations: How often the run is scored on validation text, evenly over its budget.
         precision: Of the matrix products; auto measures what this processor is fast at.
-        threads: Processor threads; by default one a core.
+        workers: How many cores compute at once; by default all.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
         results: Folder of the result files.
@@ -93,7 +94,7 @@ def train(
         evaluations=evaluations,
         patience=patience,
         seed=seed,
-        threads=threads,
+        workers=workers,
     )
     if batch_size is not None:
         whole_number("batch_size", batch_size)
@@ -141,7 +142,7 @@ def train(
             patience=patience,
             evaluations=evaluations,
             precision=precision,
-            threads=threads,
+            workers=workers,
             quiet=quiet,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +15,13 @@ from itera_lite.compress.start import Job, Start
 from itera_lite.config import TrainConfig
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import DataError, UsageError
-from itera_lite.evaluate.bits import evaluating, first_bytes, validation_score
+from itera_lite.evaluate.bits import BATCH_TOKENS, evaluating, first_bytes, validation_score
 from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
 from itera_lite.model.moe import MoE
 from itera_lite.records import ExpertsBits, ExpertUsage, FewerExperts, Summary
+from itera_lite.workers import Workers
 
-BATCH = 16  # windows at a time
 USAGE_TOKENS = 131_072  # of the training text, to measure which experts it uses
 PART_BYTES = 100_000  # of the validation text, to search the number of experts on
 MAX_LOSS = 0.01  # that may be lost where neither a number nor a loss is given
@@ -48,12 +49,18 @@ class Usage:
 
 
 def take_out_experts(
-    start: Start, dataset: Dataset, keep: int | None, max_loss: float | None, merging: bool = False
+    start: Start,
+    dataset: Dataset,
+    workers: Workers,
+    keep: int | None,
+    max_loss: float | None = None,
+    merging: bool = False,
 ) -> tuple[LanguageModel, Score, FewerExperts]:
     """Take out the experts that the text uses least.
 
     Args:
         dataset: prepared with the model's tokenizer.
+        workers: that share the text.
         keep: experts to keep in each layer; None: as few as ``max_loss`` allows.
         max_loss: share by which bits per byte may rise; by default `MAX_LOSS`.
         merging: average those that go into the most similar ones.
@@ -66,16 +73,16 @@ def take_out_experts(
         DataError: the text is too short.
     """
     config = start.model.config
-    usage = measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS)
+    usage = measure_usage(start.model, dataset, TrainConfig().seq_len, USAGE_TOKENS, workers)
     documents = list(first_bytes(dataset.documents("valid")))
-    before = start.score(documents)
+    before = start.score(documents, workers)
 
     def smaller(n: int, merging: bool = merging) -> LanguageModel:
         kept = usage.most_used(n)
         return merge(start.model, kept, usage.weight) if merging else drop(start.model, kept)
 
     def score(model: LanguageModel, texts: Sequence[bytes] = documents) -> Score:
-        return validation_score(model, start.tokenizer, texts)
+        return validation_score(model, start.tokenizer, texts, workers)
 
     def bpb(n: int, texts: Sequence[bytes]) -> float:
         return score(start.model if n == config.n_experts else smaller(n), texts).bpb
@@ -166,18 +173,20 @@ def _rounded(shares: Tensor) -> list[list[float]]:
     return [[round(share, 5) for share in row] for row in shares.tolist()]
 
 
-def mixtures(model: LanguageModel) -> list[MoE]:
-    """The mixture of each layer; none in a dense model."""
-    return [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
-
-
-def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens: int) -> Usage:
+def measure_usage(
+    model: LanguageModel,
+    dataset: Dataset,
+    seq_len: int,
+    n_tokens: int,
+    workers: Workers | None = None,
+) -> Usage:
     """Measure where the router sends windows that are evenly spread over the train split.
 
     Args:
         dataset: prepared with the model's tokenizer.
         seq_len: tokens of a window.
         n_tokens: tokens to read at most.
+        workers: that share the text; None: the calling thread reads all.
 
     Raises:
         DataError: the text doesn't fill one window.
@@ -191,32 +200,37 @@ def measure_usage(model: LanguageModel, dataset: Dataset, seq_len: int, n_tokens
         )
     wanted = max(1, min(available, n_tokens // seq_len))
     starts = [i * available // wanted * seq_len for i in range(wanted)]
-    config, moes = model.config, mixtures(model)
-    counts = torch.zeros(len(moes), config.n_experts, dtype=torch.float64)
-    weights = torch.zeros_like(counts)
+    config, moes = model.config, model.mixtures
+    sums = torch.zeros(2, len(moes), config.n_experts, dtype=torch.float64)  # choices, weight
+    own = threading.local()  # the sums of the windows that a worker reads
 
     def count(layer: int, _module: object, _inputs: object, logits: Tensor) -> None:
         top, index = logits.float().topk(config.top_k, dim=-1)
         gates = top.softmax(dim=-1).double()
-        counts[layer] += torch.bincount(index.flatten(), minlength=config.n_experts)
-        weights[layer].index_add_(0, index.flatten(), gates.flatten())
+        counts, weights = own.sums[:, layer]
+        counts += torch.bincount(index.flatten(), minlength=config.n_experts)
+        weights.index_add_(0, index.flatten(), gates.flatten())
+
+    def read(starts: list[int]) -> Tensor:
+        own.sums = torch.zeros_like(sums)
+        model.hidden(torch.tensor([stream[s : s + seq_len].tolist() for s in starts]))
+        found: Tensor = own.sums
+        return found
+
+    size = max(1, BATCH_TOKENS // seq_len)
+    tasks = [partial(read, starts[first : first + size]) for first in range(0, wanted, size)]
 
     hooks = [
         moe.router.register_forward_hook(partial(count, layer)) for layer, moe in enumerate(moes)
     ]
     try:
         with evaluating(model):
-            for first in range(0, wanted, BATCH):
-                rows = [stream[s : s + seq_len].tolist() for s in starts[first : first + BATCH]]
-                model.hidden(torch.tensor(rows))
+            (workers or Workers()).fold(tasks, sums.add_)
     finally:
         for hook in hooks:
             hook.remove()
-    return Usage(
-        counts / counts.sum(dim=-1, keepdim=True),
-        weights / weights.sum(dim=-1, keepdim=True),
-        wanted * seq_len,
-    )
+    tokens, weight = sums / sums.sum(dim=-1, keepdim=True)
+    return Usage(tokens, weight, wanted * seq_len)
 
 
 def drop(model: LanguageModel, keep: Sequence[Tensor]) -> LanguageModel:
@@ -301,7 +315,7 @@ def _with_mixtures(
     """A copy of the model whose mixtures have the router, gate_up and down that ``make`` makes."""
     smaller = LanguageModel(model.config.replace(n_experts=len(keep[0])))
     weights = model.state_dict()
-    for layer, (moe, kept) in enumerate(zip(mixtures(model), keep, strict=True)):
+    for layer, (moe, kept) in enumerate(zip(model.mixtures, keep, strict=True)):
         router, gate_up, down = make(moe, kept)
         prefix = f"layers.{layer}.ffn."
         weights |= {

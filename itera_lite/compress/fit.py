@@ -74,12 +74,12 @@ class Fit:
         start = self.job.start
         with _temporary(self.job.trial(self.job.files.name)) as trial:
             documents = list(first_bytes(trial.prepare().documents("valid")))
-            before = start.score(documents).bpb
+            before = start.score(documents, trial.workers).bpb
             most = before * (1 + loss)
             self._decide(f"{start.name}: {before:.4f} bits per byte; {most:.4f} at most")
             for kind in SMALLEST_FIRST:
                 model = rounded(start.model, kinds_of(start.model, SCHEMES[kind]))
-                after = validation_score(model, start.tokenizer, documents).bpb
+                after = validation_score(*(model, start.tokenizer, documents, trial.workers)).bpb
                 if self._is_good(after, most, f"{kind}, plainly rounded"):
                     return self._accept(trial, self._quantize(trial, kind, "plain"))
                 if kind == "q8_0":
@@ -147,7 +147,7 @@ class Fit:
         )
         with _temporary(job):
             dataset = job.prepare()
-            smaller = take_out_experts(start, dataset, keep, None)
+            smaller = take_out_experts(start, dataset, job.workers, keep)
             self.made(write_mixture(job, dataset, *smaller))
             yield Start.load(job.files.best)
 

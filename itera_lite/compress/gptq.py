@@ -7,22 +7,21 @@ least. Layers are rounded in order, so that a later one is calibrated on the rou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 
 import torch
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor, nn
 
-from itera_lite.compress.rounding import Kinds, copy_of, fake_quantize, parameter_kinds
-from itera_lite.evaluate.bits import evaluating
+from itera_lite.compress.rounding import Kinds, copy_of, fake_quantize, parameter_types
+from itera_lite.evaluate.bits import batches_of, evaluating
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
 from itera_lite.model.layers import SwiGLU, gated_silu
 from itera_lite.model.moe import MoE
+from itera_lite.workers import Workers
 
-BATCH = 16  # windows at a time
 DAMPING = 0.01  # of the mean of a Hessian's diagonal, added to it
 # The embedding's rows are not only multiplied with the last layer's outputs, they are looked up
 # too: there all directions count alike. 0.3 and less is worse than plain rounding
@@ -34,42 +33,48 @@ _PEAKS = torch.arange(5.0, 9.25, 0.25)
 
 
 @torch.no_grad()
-def gptq(model: LanguageModel, kinds: Kinds, windows: Tensor) -> LanguageModel:
+def gptq(
+    model: LanguageModel, kinds: Kinds, windows: Tensor, workers: Workers | None = None
+) -> LanguageModel:
     """A copy of the model with its matrices rounded to ``kinds``.
 
     Args:
         kinds: see `itera_lite.compress.rounding.kinds_of`. Types without blocks of 32 are
             rounded plainly.
         windows: (W, L) token ids of the calibration text.
+        workers: that share the text and the matrices; None: the calling thread does all.
     """
+    workers = workers or Workers()
     copy = copy_of(model).float()
-    types = parameter_kinds(copy, kinds)
     names = {parameter: name for name, parameter in copy.named_parameters()}
 
     def round_to_kind(parameter: Tensor, hessians: Tensor) -> None:
-        found = types.get(names[parameter])  # type: ignore[index]
+        found = parameter_types(names[parameter], kinds)  # type: ignore[index]
         if found is None:
             return
         halves = parameter.chunk(len(found), dim=-2)
         done = [compensate(half, hessians, kind) for half, kind in zip(halves, found, strict=True)]
         parameter.copy_(torch.cat(done, dim=-2))
 
+    def inputs(module: nn.Module) -> Tensor:
+        return _inputs(copy, module, windows, workers)
+
     with evaluating(copy):
         # The embedding comes first, as all layers can correct for it. It is calibrated as the head,
         # where its rounding shows.
-        hidden = torch.cat([copy.hidden(part).flatten(0, 1) for part in windows.split(BATCH)])
-        head = _hessian(hidden)
+        parts = workers.map(partial(copy.hidden, part) for part in batches_of(windows))
+        head = _hessian(torch.cat(parts).flatten(0, 1))
         round_to_kind(copy.embedding.weight, head + _damping(head, EMBEDDING_DAMPING))
         for block in copy.blocks:
             mixer = block.mixer
-            first = _hessian(_inputs(copy, mixer, windows))
+            first = _hessian(inputs(mixer))
             if isinstance(mixer, Attention):
                 for part in (mixer.q_proj, mixer.k_proj, mixer.v_proj):
                     round_to_kind(part.weight, first)
             else:
                 round_to_kind(mixer.in_proj.weight, first)
-            round_to_kind(mixer.output.weight, _hessian(_inputs(copy, mixer.output, windows)))
-            x = _inputs(copy, block.ffn, windows)
+            round_to_kind(mixer.output.weight, _hessian(inputs(mixer.output)))
+            x = inputs(block.ffn)
             dense: nn.Module | None = block.ffn
             if isinstance(block.ffn, MoE):
                 routed = _routed(block.ffn, x)
@@ -151,25 +156,32 @@ def _hessian(x: Tensor) -> Tensor:
     return (x.T @ x)[None]
 
 
-@contextmanager
-def _watching(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects the inputs (T, C) of a module."""
-    seen: list[Tensor] = []
-    hook = module.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].reshape(-1, args[0].shape[-1]))
-    )
+class _Reached(Exception):
+    """A forward pass has come to the module whose inputs are wanted, and ends there."""
+
+    def __init__(self, inputs: Tensor) -> None:
+        super().__init__()
+        self.inputs = inputs
+
+
+def _inputs(model: LanguageModel, module: nn.Module, windows: Tensor, workers: Workers) -> Tensor:
+    """The inputs of a module on the calibration text, (T, C)."""
+
+    def stop(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        raise _Reached(arguments[0])
+
+    def inputs(part: Tensor) -> Tensor:
+        try:
+            model.hidden(part)
+        except _Reached as reached:
+            return reached.inputs.reshape(-1, reached.inputs.shape[-1])
+        raise AssertionError("the module isn't part of the model's forward pass")
+
+    hook = module.register_forward_pre_hook(stop)
     try:
-        yield seen
+        return torch.cat(workers.map(partial(inputs, part) for part in batches_of(windows)))
     finally:
         hook.remove()
-
-
-def _inputs(model: LanguageModel, module: nn.Module, windows: Tensor) -> Tensor:
-    """The inputs of a module on the calibration text, (T, C)."""
-    with _watching(module) as seen:
-        for part in windows.split(BATCH):
-            model.hidden(part)
-    return torch.cat(seen)
 
 
 def _routed(moe: MoE, x: Tensor) -> list[tuple[Tensor, Tensor]]:

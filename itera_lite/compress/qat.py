@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
-from torch.func import functional_call
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from itera_lite.compress.rounding import Kinds, copy_of, rounded, straight_through
+from itera_lite.compress.rounding import Kinds, copy_of, parameter_types, round_parts, rounded
 from itera_lite.compress.start import Job
 from itera_lite.data.prepare import Dataset
 from itera_lite.distill.objective import TEMPERATURE, TOP_K, Distillation
@@ -23,6 +25,7 @@ from itera_lite.records import Quantization, Summary
 from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import gentle
 from itera_lite.train.train import Training
+from itera_lite.workers import Workers
 
 EVALUATIONS = 10
 RATE = 0.02  # of the learning rates of a whole training; found by a search (experiments/LOG.md)
@@ -33,7 +36,8 @@ class Rounded(Objective):
     """Another objective's loss, of the model with rounded matrices.
 
     Every step computes with the weights that the file will hold, and updates the exact ones
-    behind them; what is scored and saved is rounded too.
+    behind them (the straight-through estimator of Bengio et al., 2013,
+    https://arxiv.org/abs/1308.3432); what is scored and saved is rounded too.
 
     Args:
         kinds: see `itera_lite.compress.rounding.kinds_of`.
@@ -46,14 +50,14 @@ class Rounded(Objective):
     def loss(
         self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
     ) -> StepLoss:
-        call = _Call(model, self.inner)
-        weights = straight_through(model, self.kinds)
-        loss: StepLoss = functional_call(
-            call,
-            {f"model.{name}": value for name, value in weights.items()},
-            (tokens, positions, balance_weight),
-        )
-        return loss
+        return self.inner.loss(model, tokens, positions, balance_weight)
+
+    def prepare(self, positions: NDArray[np.int64], workers: Workers) -> None:
+        self.inner.prepare(positions, workers)
+
+    def rounding(self, name: str) -> Callable[[Tensor], Tensor] | None:
+        types = parameter_types(name, self.kinds)
+        return None if types is None else partial(round_parts, kinds=types)
 
     def deployed(self, model: LanguageModel) -> LanguageModel:
         return rounded(self.inner.deployed(model), self.kinds)
@@ -61,17 +65,6 @@ class Rounded(Objective):
     def identity(self) -> dict[str, Any]:
         kinds = {name: kind.name for name, kind in self.kinds.items()}
         return {"kinds": kinds, "inner": self.inner.identity()}
-
-
-class _Call(nn.Module):
-    """An objective's loss as a forward pass, which is all that `functional_call` can call."""
-
-    def __init__(self, model: LanguageModel, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(self, tokens: Tensor, positions: Tensor, balance_weight: float) -> StepLoss:
-        return self.objective.loss(self.model, tokens, positions, balance_weight)
 
 
 def train_rounded(
@@ -104,7 +97,8 @@ def train_rounded(
         loaded = [Teacher.load(folder) for folder in teachers]
         plan = DistillationPlan(loaded, student, dataset, TOP_K, source=source, quiet=compute.quiet)
         distillation = Distillation(plan.targets, TEMPERATURE, mix)
-        taught = plan.record(distillation, plan.compute_targets(config, budget, compute))
+        seconds = plan.compute_targets(config, budget, compute)
+        taught = plan.record(distillation, seconds, compute.workers)
         objective = Rounded(kinds, distillation)
     return Training(
         *(shape, config, dataset, budget, job.files, compute),

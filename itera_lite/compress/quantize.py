@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
@@ -102,7 +101,7 @@ def quantize(job: Job, options: QuantizeOptions) -> Summary:
         return summary
     dataset = job.prepare()
     documents = list(first_bytes(dataset.documents("valid")))
-    before = start.score(documents)
+    before = start.score(documents, job.workers)
     groups: list[GroupSensitivity] = []
     if options.max_bytes:
         kinds, groups = _types_within(job, dataset, options.max_bytes)
@@ -111,8 +110,10 @@ def quantize(job: Job, options: QuantizeOptions) -> Summary:
         """Export the model, and measure what was lost."""
         made = _export(job, model, options)
         made.start, made.sensitivity = start.record(before), groups
-        engine = _engine_bpb_before(start, documents), engine_bpb(Path(made.file), documents)
-        made.bpb = QuantizedBits(before.bpb, bpb, *engine)
+        threads = job.workers.count
+        engine_before = _engine_bpb_before(start, documents, threads)
+        engine_after = engine_bpb(Path(made.file), documents, threads)
+        made.bpb = QuantizedBits(before.bpb, bpb, engine_before, engine_after)
         return made
 
     if options.method == "qat":
@@ -123,8 +124,9 @@ def quantize(job: Job, options: QuantizeOptions) -> Summary:
     if options.method == "plain":
         model = rounded(start.model, kinds)
     else:
-        model = gptq(start.model, kinds, _calibration(dataset, CALIBRATION_TOKENS))
-    valid = validation_score(model, start.tokenizer, documents)
+        windows = _calibration(dataset, CALIBRATION_TOKENS)
+        model = gptq(start.model, kinds, windows, job.workers)
+    valid = validation_score(model, start.tokenizer, documents, job.workers)
     return job.save(model, dataset, valid, lambda: record(model, valid.bpb))
 
 
@@ -155,7 +157,8 @@ def _types_within(
     model = job.start.model
     groups, fixed = groups_of(model)
     room = room_above(groups, job.start.file_bytes(fixed, job.files.best), max_bytes)
-    groups = sensitivity(model, groups, _calibration(dataset, CALIBRATION_TOKENS // 2))
+    windows = _calibration(dataset, CALIBRATION_TOKENS // 2)
+    groups = sensitivity(model, groups, windows, job.workers)
     kinds = {**assign(groups, room), **fixed}
     return kinds, [
         GroupSensitivity(group.name, group.cost, group.saved, kinds[group.matrices[0]].name)
@@ -167,25 +170,25 @@ def _calibration(dataset: Dataset, n_tokens: int) -> Tensor:
     return calibration(dataset.tokens("train"), WINDOW, n_tokens, LEAST_WINDOWS)
 
 
-def _engine_bpb_before(start: Start, documents: Sequence[bytes]) -> float:
+def _engine_bpb_before(start: Start, documents: Sequence[bytes], threads: int) -> float:
     """Bits per byte of the engine with the weights as they were, in float32."""
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
         file = Path(folder) / "model.gguf"
         write_gguf(start.folder, start.model, start.tokenizer, "f32", file)
-        return engine_bpb(file, documents)
+        return engine_bpb(file, documents, threads)
 
 
-def engine_bpb(file: Path, documents: Sequence[bytes]) -> float:
+def engine_bpb(file: Path, documents: Sequence[bytes], threads: int) -> float:
     """Bits per byte of a file in the native engine."""
-    nats, _, size = engine_score(file, documents)
+    nats, _, size = engine_score(file, documents, threads)
     return nats / math.log(2) / size
 
 
-def engine_score(file: Path, documents: Sequence[bytes]) -> tuple[float, int, int]:
+def engine_score(file: Path, documents: Sequence[bytes], threads: int) -> tuple[float, int, int]:
     """Nats, tokens and bytes of documents, by the engine in the windows of `validation_score`."""
     model = Model.load(file)
     window = min(WINDOW, model.context)
-    scores = model.score(documents, window=window, threads=torch.get_num_threads())
+    scores = model.score(documents, window=window, threads=threads)
     parts = ((score.nats, score.tokens, score.bytes) for score in scores)
     nats, tokens, size = map(sum, zip(*parts, strict=True))
     return nats, tokens, size

@@ -6,13 +6,11 @@ So a model can be trained, scored and saved with the weights that its file will 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor
-from torch.autograd.function import Function
 
 from itera_lite.export.tensors import gguf_names
 from itera_lite.export.types import Scheme, check_row, is_matrix, stored_type
@@ -51,22 +49,8 @@ def fake_quantize(weights: Tensor, kind: Type) -> Tensor:
     return torch.where(stored == 0, 0.0, steps * stored).view_as(weights)
 
 
-class _Straight(Function):
-    """Rounds in the forward pass; the gradient passes as if nothing had been rounded.
-
-    The straight-through estimator of Bengio et al. (2013, https://arxiv.org/abs/1308.3432).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, weights: Tensor, kinds: tuple[Type, ...]) -> Tensor:
-        return _round_parts(weights, kinds)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
-
-
-def _round_parts(weights: Tensor, kinds: tuple[Type, ...]) -> Tensor:
+@torch.no_grad()
+def round_parts(weights: Tensor, kinds: tuple[Type, ...]) -> Tensor:
     """A parameter that is stored as one tensor or as two, see `gguf_names`."""
     if len(set(kinds)) == 1:
         return fake_quantize(weights, kinds[0])
@@ -98,30 +82,26 @@ def matrix_shapes(model: LanguageModel) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def parameter_kinds(model: LanguageModel, kinds: Kinds) -> dict[str, tuple[Type, ...]]:
-    """Our name of each matrix -> the type of the whole, or of each half."""
-    found = {name: gguf_names(name) for name, _ in model.named_parameters()}
-    return {
-        parameter: tuple(kinds.get(name, Type.F32) for name in names)
-        for parameter, names in found.items()
-        if any(name in kinds for name in names)
-    }
+def parameter_types(name: str, kinds: Kinds) -> tuple[Type, ...] | None:
+    """The type of a parameter, or of each half; None where nothing of it is in ``kinds``.
 
-
-def straight_through(model: LanguageModel, kinds: Kinds) -> dict[str, Tensor]:
-    """Our name of each matrix -> it rounded, with gradients that reach the model's weights."""
-    own = dict(model.named_parameters())
-    return {
-        name: _Straight.apply(own[name], types)
-        for name, types in parameter_kinds(model, kinds).items()
-    }
+    Args:
+        name: as `LanguageModel.named_parameters` has it.
+    """
+    stored = gguf_names(name)
+    if not any(part in kinds for part in stored):
+        return None
+    return tuple(kinds.get(part, Type.F32) for part in stored)
 
 
 @torch.no_grad()
 def rounded(model: LanguageModel, kinds: Kinds) -> LanguageModel:
     """A copy of the model with plainly rounded matrices, in the same mode."""
     copy = copy_of(model)
-    copy.load_state_dict(straight_through(model, kinds), strict=False)
+    for name, parameter in copy.named_parameters():
+        types = parameter_types(name, kinds)
+        if types is not None:
+            parameter.copy_(round_parts(parameter, types))
     return copy
 
 

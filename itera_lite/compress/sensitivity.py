@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,11 +15,11 @@ from torch import Tensor
 
 from itera_lite.compress.rounding import matrix_shapes, rounded
 from itera_lite.errors import UsageError
-from itera_lite.evaluate.bits import evaluating, token_losses
+from itera_lite.evaluate.bits import batches_of, evaluating, token_losses
 from itera_lite.export.types import BLOCK, packed_bytes
 from itera_lite.model import LanguageModel
+from itera_lite.workers import Workers
 
-BATCH = 16  # windows at a time
 UNIT = 32  # bytes: every tensor of a file is padded to a multiple of it
 IDLE = 1e-12  # nats a byte
 UNITS_AT_MOST = 2**17  # of a budget: above it, sizes are counted in coarser steps
@@ -86,33 +87,42 @@ def _group(name: str) -> str:
     return f"layer {found[1]} {part}" if found else part
 
 
-def sensitivity(model: LanguageModel, groups: list[Group], windows: Tensor) -> list[Group]:
+def sensitivity(
+    model: LanguageModel, groups: list[Group], windows: Tensor, workers: Workers | None = None
+) -> list[Group]:
     """Measure what four bits cost in each group: plainly rounded, all else as it is.
 
     Args:
         groups: see `groups_of`.
         windows: (W, L) token ids, the same ones for each group.
+        workers: see `mean_loss`.
 
     Returns:
         The groups with their costs.
     """
-    exact = mean_loss(model, windows)
+    exact = mean_loss(model, windows, workers)
     found = []
     for group in groups:
         only = rounded(model, dict.fromkeys(group.matrices, Type.Q4_0))
-        cost = mean_loss(only, windows) - exact
+        cost = mean_loss(only, windows, workers) - exact
         found.append(replace(group, cost=cost))
     return found
 
 
-def mean_loss(model: LanguageModel, windows: Tensor) -> float:
-    """Nats a token on (W, L) token ids."""
-    total = 0.0
+def mean_loss(model: LanguageModel, windows: Tensor, workers: Workers | None = None) -> float:
+    """Nats a token on (W, L) token ids.
+
+    Args:
+        workers: that share the windows; None: the calling thread does all.
+    """
+
+    def nats(part: Tensor) -> float:
+        losses, _ = token_losses(model(part[:, :-1]), part[:, 1:])
+        return losses.double().sum().item()
+
     with evaluating(model):
-        for part in windows.split(BATCH):
-            losses, _ = token_losses(model(part[:, :-1]), part[:, 1:])
-            total += losses.double().sum().item()
-    return total / (windows.shape[0] * (windows.shape[1] - 1))
+        parts = (workers or Workers()).map(partial(nats, part) for part in batches_of(windows))
+    return sum(parts) / (windows.shape[0] * (windows.shape[1] - 1))
 
 
 def room_above(groups: list[Group], rest: int, max_bytes: int) -> int:

@@ -29,6 +29,7 @@ from itera_lite.train.recipe import Budget, budget_of, gentle
 from itera_lite.train.run_files import RunFiles, refuse_input
 from itera_lite.train.summary import AnyCompression, model_summary
 from itera_lite.train.train import Training
+from itera_lite.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Start:
         with files.claimed(resume=resume, overwrite=overwrite), torch_threads():
             yield files
 
-    def score(self, documents: Sequence[bytes]) -> Score:
-        return validation_score(self.model, self.tokenizer, documents)
+    def score(self, documents: Sequence[bytes], workers: Workers) -> Score:
+        return validation_score(self.model, self.tokenizer, documents, workers)
 
     def file_bytes(self, kinds: Mapping[str, Type], folder: Path | None = None) -> int:
         """Size of the model's GGUF file in ``folder``, by default its own.
@@ -133,6 +134,10 @@ class Job:
     text: TextOptions
     compute: Compute
     files: RunFiles
+
+    @property
+    def workers(self) -> Workers:
+        return self.compute.workers
 
     @property
     def resume(self) -> bool:

@@ -77,8 +77,8 @@ def resize(job: Job, size: int) -> Summary:
     new = dataset.tokenizer
     carried = carry_over(start.model, start.tokenizer, new)
     documents = list(first_bytes(dataset.documents("valid")))
-    before = start.score(documents)
-    after = validation_score(carried, new, documents)
+    before = start.score(documents, job.workers)
+    after = validation_score(carried, new, documents, job.workers)
     exact = sum(len(pieces) == 1 for pieces in pieces_of(new, start.tokenizer))
 
     def record(adapted: float | None) -> VocabularyChange:

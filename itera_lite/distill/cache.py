@@ -24,9 +24,11 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -38,14 +40,16 @@ from tqdm import tqdm
 
 from itera_lite.data.prepare import Dataset
 from itera_lite.distill.alignment import Alignment
-from itera_lite.distill.teacher import CONTEXT, LOGITS, WINDOW, Teacher
+from itera_lite.distill.teacher import CONTEXT, WINDOW, Teacher
 from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, reason_of, sync_folder, write_json
 from itera_lite.records import TargetsCache
+from itera_lite.workers import Workers
 
 FORMAT = 1
 BLOCK = 32  # positions that are filled together
-PIECE = 4096  # positions that are computed before anything is written
+PIECE = 1024  # positions that a worker computes at a time, at most
+LOGITS = 2**23  # probabilities that a worker holds at a time
 FLUSH_SECONDS = 20.0
 
 
@@ -93,9 +97,12 @@ class SoftTargets:
         self._known = self._filled.rows[:, 0] != 0  # filled, whether the disk has it yet or not
         self._unmarked: list[NDArray[np.int64]] = []  # filled since the last flush
         self._unsaved = _NOTHING  # totals since then
+        self._filling = Lock()
 
     def at(self, positions: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """The teachers' tokens and probabilities at positions, computed where they are missing.
+
+        Several threads may call this at once.
 
         Returns:
             (n, k) int64 ids, different in each row, and (n, k) float32 probabilities. Where no
@@ -104,10 +111,14 @@ class SoftTargets:
         Raises:
             DataError, TokenizerMismatch: as `fill`.
         """
+        self.fill_at(positions)
         positions = positions.ravel() % self.positions
-        self.fill(np.unique(positions // BLOCK))
         ids = torch.from_numpy(self._ids.rows[positions].astype(np.int64))
         return ids, torch.from_numpy(self._shares.rows[positions].astype(np.float32))
+
+    def fill_at(self, positions: NDArray[np.int64], workers: Workers | None = None) -> None:
+        """Compute the targets of these positions, of any shape, where they are missing."""
+        self.fill(np.unique(positions % self.positions // BLOCK), workers=workers)
 
     def missing(self, blocks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Those of the blocks that aren't filled."""
@@ -115,41 +126,55 @@ class SoftTargets:
         missing: NDArray[np.int64] = blocks[~done]
         return missing
 
-    def fill(self, blocks: NDArray[np.int64], title: str = "") -> None:
+    def fill(
+        self, blocks: NDArray[np.int64], title: str = "", workers: Workers | None = None
+    ) -> None:
         """Compute those of the rising blocks that aren't filled; with a title, under a bar.
+
+        Args:
+            workers: that share them; None: the calling thread does all.
 
         Raises:
             DataError: the disk has no room for it, or can't be written.
             TokenizerMismatch: a teacher's tokens don't fit the student's on this text.
         """
-        missing = self.missing(blocks)
-        if not len(missing):
-            return
-        self._need_room(len(missing) * BLOCK)
-        self._set_texts()
-        rows = max(BLOCK, min(PIECE, LOGITS // self.vocab_size))
-        bar = tqdm(
-            total=len(missing) * BLOCK,
-            desc=title,
-            unit="tok",
-            unit_scale=True,
-            disable=True if self.quiet or not title else None,
-        )
-        with self._writing():
-            self._fill(missing, rows // BLOCK, bar)
+        with self._filling:
+            missing = self.missing(blocks)
+            if not len(missing):
+                return
+            self._need_room(len(missing) * BLOCK)
+            self._set_texts()
+            with (
+                self._writing(),
+                tqdm(
+                    total=len(missing) * BLOCK,
+                    desc=title,
+                    unit="tok",
+                    unit_scale=True,
+                    disable=True if self.quiet or not title else None,
+                ) as bar,
+            ):
+                self._fill(missing, workers or Workers(), bar)
 
-    def _fill(self, missing: NDArray[np.int64], at_a_time: int, bar: tqdm[Any]) -> None:
-        flushed = time.monotonic()
+    def _fill(self, missing: NDArray[np.int64], workers: Workers, bar: tqdm[Any]) -> None:
+        flushed = counted = time.monotonic()
+
+        def add(piece: _Piece) -> None:
+            nonlocal flushed, counted
+            self._write(piece)
+            now = time.monotonic()  # workers compute at the same time: their seconds don't add up
+            self._unsaved += msgspec.structs.replace(piece.totals, seconds=now - counted)
+            bar.update(len(piece.blocks) * BLOCK)
+            if now - flushed > FLUSH_SECONDS:
+                self._flush()
+                flushed = time.monotonic()
+            counted = time.monotonic()
+
+        size = max(1, min(PIECE, LOGITS // self.vocab_size) // BLOCK)
+        pieces = [missing[first : first + size] for first in range(0, len(missing), size)]
         try:
-            for first in range(0, len(missing), at_a_time):
-                piece = missing[first : first + at_a_time]
-                self._fill_piece(piece)
-                bar.update(len(piece) * BLOCK)
-                if time.monotonic() - flushed > FLUSH_SECONDS:
-                    self._flush()
-                    flushed = time.monotonic()
+            workers.fold([partial(self._compute, blocks) for blocks in pieces], add)
         finally:
-            bar.close()
             self._flush()
 
     @contextmanager
@@ -198,8 +223,8 @@ class SoftTargets:
             disk_bytes=sum(file.stat().st_blocks * 512 for file in self.folder.iterdir()),
         )
 
-    def _fill_piece(self, blocks: NDArray[np.int64]) -> None:
-        begin = time.perf_counter()
+    def _compute(self, blocks: NDArray[np.int64]) -> _Piece:
+        """The targets of some blocks."""
         positions = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()
         positions = positions[positions < self.positions]
         mean = torch.zeros(len(positions), self.vocab_size)
@@ -213,17 +238,20 @@ class SoftTargets:
         top, ids = mean.topk(self.k)
         targets = self.dataset.tokens("train")[positions].astype(np.int64)
         right = mean[torch.arange(len(positions)), torch.from_numpy(targets)]
-        self._ids.write(positions, ids.numpy())
-        self._shares.write(positions, top.numpy())
-        self._known[blocks] = True
-        self._unmarked.append(blocks)
-        self._unsaved += _Totals(
+        totals = _Totals(
             positions=float(len(positions)),
             taught=float(taught.sum()),
             mass=float(top.sum()),
             nats=float(-right[taught].clamp(min=1e-9).log().sum()),
-            seconds=time.perf_counter() - begin,
+            seconds=0.0,
         )
+        return _Piece(blocks, positions, ids.numpy(), top.numpy(), totals)
+
+    def _write(self, piece: _Piece) -> None:
+        self._ids.write(piece.positions, piece.ids)
+        self._shares.write(piece.positions, piece.shares)
+        self._known[piece.blocks] = True
+        self._unmarked.append(piece.blocks)
 
     def _need_room(self, positions: int) -> None:
         """Refuse before the disk is full, which under a sparse mapped file kills the process."""
@@ -333,3 +361,13 @@ class _Totals(msgspec.Struct):
 
 
 _NOTHING = _Totals(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class _Piece(NamedTuple):
+    """The targets of some blocks: k tokens, and their probabilities, for each position."""
+
+    blocks: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    shares: NDArray[np.float32]
+    totals: _Totals

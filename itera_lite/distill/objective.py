@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from itera_lite import ops
 from itera_lite.distill.cache import SoftTargets
 from itera_lite.model import LanguageModel, StepLoss
 from itera_lite.train.objective import Objective
+from itera_lite.workers import Workers
 
 TOP_K = 32
 TEMPERATURE = 1.0
@@ -52,6 +55,9 @@ class Distillation(Objective):
             logits = F.linear(hidden, weight.to(hidden.dtype)).float() / scaling
             minimised, hard = soft_cross_entropy(logits, wanted, *soft)
         return model.step_loss(minimised, hard, balance_weight)
+
+    def prepare(self, positions: NDArray[np.int64], workers: Workers) -> None:
+        self.targets.fill_at(positions[:, 1:], workers)
 
     def identity(self) -> dict[str, Any]:
         return {

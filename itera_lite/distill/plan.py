@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from itera_lite.config import TrainConfig
@@ -32,9 +31,12 @@ from itera_lite.model.cost import cost
 from itera_lite.records import DistillationRecord, Summary, TeacherDescription
 from itera_lite.stats.comparison import is_number
 from itera_lite.train.compute import Compute
+from itera_lite.train.objective import Objective
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
+from itera_lite.train.step import BatchGradient
 from itera_lite.train.train import Training
+from itera_lite.workers import Workers
 
 SPEED_STEPS = 5  # timed to estimate how many tokens a budget in minutes will read
 
@@ -127,7 +129,7 @@ class DistillationPlan:
             objective=objective,
             resume=resume,
             patience=patience,
-            distillation=self.record(objective, seconds),
+            distillation=self.record(objective, seconds, compute.workers),
         ).run()
 
     def compute_targets(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:
@@ -145,12 +147,15 @@ class DistillationPlan:
         blocks = self._blocks_read(config, tokens)
         for teacher in self.teachers:
             teacher.model.compute_dtype = compute.precision.dtype
-        self.targets.fill(blocks, "teaching" if len(self.teachers) == 1 else "the teachers")
+        title = "teaching" if len(self.teachers) == 1 else "the teachers"
+        self.targets.fill(blocks, title, compute.workers)
         totals = self.targets.totals()
         positions = min(len(blocks) * BLOCK, self.targets.positions)
         return totals.seconds * min(1.0, positions / max(totals.positions, 1.0))
 
-    def record(self, objective: Distillation, seconds: float) -> DistillationRecord:
+    def record(
+        self, objective: Distillation, seconds: float, workers: Workers
+    ) -> DistillationRecord:
         """Who teaches, and how, for the summary.
 
         Args:
@@ -159,7 +164,7 @@ class DistillationPlan:
         student = self.student
         own = student.tokenizer.sha256
         return DistillationRecord(
-            teachers=self.teacher_scores(),
+            teachers=self.teacher_scores(workers),
             student=None if student.folder is None else student.name,
             same_tokenizer=all(teacher.tokenizer.sha256 == own for teacher in self.teachers),
             top_k=self.targets.k,
@@ -169,7 +174,7 @@ class DistillationPlan:
             cache=self.targets.totals(),
         )
 
-    def teacher_scores(self) -> list[TeacherDescription]:
+    def teacher_scores(self, workers: Workers) -> list[TeacherDescription]:
         """Each teacher and its bits per byte on the validation text, measured once."""
         rows = []
         for teacher in self.teachers:
@@ -178,7 +183,7 @@ class DistillationPlan:
             if bpb is None:
                 begin = time.perf_counter()
                 texts = list(first_bytes(self.dataset.documents("valid")))
-                bpb = validation_score(teacher.model, teacher.tokenizer, texts).bpb
+                bpb = validation_score(teacher.model, teacher.tokenizer, texts, workers).bpb
                 write_json(path, {"bpb": bpb, "seconds": time.perf_counter() - begin})
             config = teacher.model.config
             rows.append(
@@ -214,12 +219,13 @@ class DistillationPlan:
         """Tokens a second of the student's training, about."""
         model = LanguageModel(self.student.shape).train()
         model.compute_dtype = compute.precision.dtype
+        gradient = BatchGradient(model, config, Objective(), compute.workers, compute.world)
         shape = (config.batch_size, config.seq_len + 1)
-        ids = torch.randint(0, self.student.shape.vocab_size, shape)
+        ids = np.random.default_rng(0).integers(0, self.student.shape.vocab_size, shape)
         times = []
-        for _ in range(SPEED_STEPS):
+        for step in range(SPEED_STEPS):
             begin = time.perf_counter()
-            model.loss(ids[:, :-1], ids[:, 1:]).total.backward()
+            gradient(ids, np.zeros_like(ids), step)
             times.append(time.perf_counter() - begin)
         return config.batch_size * config.seq_len / min(islice(times, 1, None))
 

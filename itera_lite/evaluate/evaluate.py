@@ -23,6 +23,7 @@ from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import describe
 from itera_lite.records import Evaluation
+from itera_lite.workers import Workers
 
 
 @contextmanager
@@ -50,7 +51,7 @@ def evaluate_model(
     max_bytes: int | None,
     *,
     window: int,
-    threads: int,
+    workers: Workers,
 ) -> Evaluation:
     """Score the documents of a split, in float32. The baselines are left to the caller.
 
@@ -59,7 +60,7 @@ def evaluate_model(
         dataset: prepared with the model's tokenizer; ``source``: how it was named.
         max_bytes: score a random choice of documents (fixed seed) of at most this size.
         window: longest window in tokens; never more than the model reads.
-        threads: of PyTorch.
+        workers: that share the text.
 
     Raises:
         UsageError: there is no such split.
@@ -73,11 +74,14 @@ def evaluate_model(
     fused = ops.enable() is None
     total = sum(map(len, documents))
     with (
-        torch_threads(threads),
+        torch_threads(workers.count),  # for the provenance; each worker has one
         tqdm(total=total, unit="B", unit_scale=True, desc=name, disable=None) as bar,
     ):
         score = score_documents(
-            model, dataset.tokenizer, documents, seq_len=window, progress=bar.update
+            *(model, dataset.tokenizer, documents),
+            seq_len=window,
+            progress=bar.update,
+            workers=workers,
         )
         provenance = Provenance.now()
     if not math.isfinite(score.nats):

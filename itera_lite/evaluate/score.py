@@ -26,6 +26,16 @@ class Score:
     correct: int = 0
     by_position: dict[int, tuple[float, int]] = field(default_factory=dict)
 
+    def add(self, other: Score) -> None:
+        """Add the sums of another part of the text."""
+        self.nats += other.nats
+        self.tokens += other.tokens
+        self.bytes += other.bytes
+        self.correct += other.correct
+        for end, (nats, tokens) in other.by_position.items():
+            before = self.by_position.get(end, (0.0, 0))
+            self.by_position[end] = before[0] + nats, before[1] + tokens
+
     @property
     def bpb(self) -> float:
         """Bits per byte."""

@@ -17,6 +17,7 @@ import msgspec
 
 import itera_lite
 from itera_lite.machine.processor import cpu_name, instruction_sets, usable_cores
+from itera_lite.stats.load import Load
 
 PACKAGES = ("torch", "numpy", "tokenizers", "safetensors")
 
@@ -40,7 +41,8 @@ class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
             ``git_note``: why there is no commit.
         date: UTC, ISO 8601.
         seed: None where nothing was random, or several ``seeds`` were used.
-        load_by_others: processor cores that other programs kept busy meanwhile, on average.
+        load_by_others: processor cores that other programs kept busy meanwhile, on average; None
+            where nothing was timed, or it couldn't be measured.
         checkpoints: name -> SHA-256 of the weights of each model that was measured.
         origin: how this is known, where the program that measured didn't write it.
         to_measure_again: why the numbers are to be measured again; empty where they stand.
@@ -92,6 +94,13 @@ class Provenance(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_
             versions=_versions() | dict(versions or {}),
             **more,
         )
+
+    @property
+    def load(self) -> Load | None:
+        """The load by others beside what was timed; None: not known."""
+        if self.load_by_others is None or self.machine is None:
+            return None
+        return Load(self.load_by_others, self.machine.cores)
 
 
 def command() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from itera_lite import ops
 from itera_lite.config import ModelConfig
-from itera_lite.model.layers import Linear
+from itera_lite.model.layers import Linear, linear
 
 FUSED_LENGTH = 1024  # longest sequence for which a whole score matrix is cheaper than tiles
 
@@ -84,18 +84,17 @@ class Attention(nn.Module):
         parts = (self.q_proj, self.k_proj, self.v_proj)
         if x.shape[0] * x.shape[1] < self.config.d_model:
             return torch.cat([part(x) for part in parts], dim=-1)
-        biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
-        bias = torch.cat(biases).to(x.dtype) if biases else None
-        return F.linear(x, torch.cat([part.weight for part in parts]).to(x.dtype), bias)
+        return linear(x, [part.weight for part in parts], [part.bias for part in parts])
 
     def _angles(self, start: int, end: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Cosines and sines (end - start, P) of the positions; None without positions."""
         c = self.config
         if c.parts.positions != "rotary":
             return None, None
-        if self._rotary is None or self._rotary[0].shape[0] < end:
-            self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
-        cos, sin = self._rotary
+        table = self._rotary  # read once: another thread may put a shorter one there
+        if table is None or table[0].shape[0] < end:
+            table = self._rotary = rotary_table(max(2 * end, 256), c.head_dim, c.rope_theta)
+        cos, sin = table
         device = self.k_proj.weight.device
         return cos[start:end].to(device), sin[start:end].to(device)
 

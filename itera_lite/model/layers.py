@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,8 +21,39 @@ class Linear(nn.Module):
         nn.init.normal_(self.weight, std=d_in**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        return linear(x, [self.weight], [self.bias])
+
+
+def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
+    """``x`` (..., K) times the transpose of each (N_i, K), in the type of ``x``, side by side.
+
+    Args:
+        biases: (N_i,), of all or none.
+    """
+    if ops.multiplies(x):
+        return ops.linear(x, weights, biases)
+    weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
+    given = [bias.to(x.dtype) for bias in biases if bias is not None]
+    return F.linear(x, weight.to(x.dtype), torch.cat(given) if given else None)
+
+
+class Dropout(nn.Module):
+    """Zeroes a share of the numbers in training, and scales the others up.
+
+    Attributes:
+        generator: what is drawn from; PyTorch's own by default.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self.generator: torch.Generator | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and self.share):
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.share, generator=self.generator)
+        return x * kept.div_(1 - self.share)
 
 
 class RMSNorm(nn.Module):

@@ -6,6 +6,7 @@ embedding is also the output head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.errors import UsageError
 from itera_lite.model.attention import Attention, AttentionState
-from itera_lite.model.layers import GELU, LayerNorm, RMSNorm, SwiGLU
+from itera_lite.model.layers import GELU, Dropout, LayerNorm, RMSNorm, SwiGLU
 from itera_lite.model.moe import MoE
 from itera_lite.model.ssd import Mamba2, MambaState
 
@@ -50,7 +51,7 @@ class Block(nn.Module):
             self.ffn = MoE(config)
         else:
             self.ffn = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff)
-        self.drop = nn.Dropout(config.dropout) if config.dropout else nn.Identity()
+        self.drop = Dropout(config.dropout)
         self.residual_multiplier = config.residual_multiplier
 
     def forward(
@@ -103,7 +104,7 @@ class LanguageModel(nn.Module):
         if config.parts.positions == "learned":
             self.positions = nn.Embedding(config.max_seq_len, config.d_model)
             nn.init.normal_(self.positions.weight, std=0.01)
-        self.drop = nn.Dropout(config.dropout)  # of the embedding, with learned positions
+        self.drop = Dropout(config.dropout)  # of the embedding, with learned positions
         if config.parts.init == "gpt2":
             self._init_gpt2()
         else:
@@ -112,6 +113,20 @@ class LanguageModel(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         return list(self.layers)  # type: ignore[arg-type]
+
+    def set_loads(self, loads: Sequence[Tensor]) -> None:
+        """Set the loads that the experts are balanced by; see `MoE`.
+
+        Args:
+            loads: (E,) of each mixture, sums to 1.
+        """
+        for moe, load in zip(self.mixtures, loads, strict=True):
+            moe.load = load
+
+    @property
+    def mixtures(self) -> list[MoE]:
+        """The mixture of experts of each layer; none in a dense model."""
+        return [block.ffn for block in self.blocks if isinstance(block.ffn, MoE)]
 
     @torch.no_grad()
     def _init_identity(self) -> None:
@@ -198,8 +213,7 @@ class LanguageModel(nn.Module):
         self, minimised: Tensor, cross_entropy: Tensor, balance_weight: float
     ) -> StepLoss:
         """The losses of the last batch: ``minimised`` plus the balance loss of its experts."""
-        moes = [block.ffn for block in self.blocks if isinstance(block.ffn, MoE)]
-        losses = [moe.balance_loss for moe in moes if moe.balance_loss is not None]
+        losses = [moe.balance_loss for moe in self.mixtures if moe.balance_loss is not None]
         balance = torch.stack(losses).mean() if losses else minimised.new_zeros(())
         total = minimised + balance_weight * balance if losses else minimised
         return StepLoss(total, cross_entropy, balance)

@@ -1,13 +1,14 @@
 """A mixture of SwiGLU experts with a softmax over the top-k router logits.
 
 No token is dropped. The auxiliary loss of the Switch Transformer (Fedus et al., 2021) balances the
-experts.
+experts: E times the sum over the experts of their load and their mean probability. The load is that
+of the last training step's whole batch, so that the losses of the parts of a batch average to that
+of the batch, however it is cut.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -57,30 +58,31 @@ class MoE(nn.Module):
         nn.init.normal_(self.gate_up, std=c.d_model**-0.5)
         nn.init.normal_(self.down, std=c.d_expert**-0.5)
         self.shared = SwiGLU(c.d_model, c.d_ff) if c.d_ff else None
-        self.load: Tensor | None = None  # (E,) each expert's share of the last batch, sums to 1
-        self.balance_loss: Tensor | None = None  # scalar, 1 when balanced; training only
+        # (E,) each expert's share of the last step's batch, sums to 1; the training loop sets it
+        self.load: Tensor | None = None
+        # Of the last forward pass in training:
+        self.counts: Tensor | None = None  # (E,) tokens of each expert
+        self.balance_loss: Tensor | None = None  # scalar, 1 when balanced
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         logits = self.router(flat).float()  # (T, E)
-        gate_up, down = self.gate_up.to(x.dtype), self.down.to(x.dtype)
         few = not self.training and flat.shape[0] * self.config.top_k <= self.config.n_experts
         if ops.usable(flat) and not few:
             gates, probability, routing = ops.route(logits, self.config.top_k)
             counts = routing.counts
-            y = ops.experts(flat, routing, gates, gate_up, down)
+            y = ops.experts(flat, routing, gates, self.gate_up, self.down)
         else:
             top, index = logits.topk(self.config.top_k, dim=-1)
             gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
             counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
             mix = experts_of_few if few else experts_naive
-            y = mix(flat, index, gates, gate_up, down)
+            y = mix(flat, index, gates, self.gate_up.to(x.dtype), self.down.to(x.dtype))
         if self.training:
-            share = counts.float()
-            if dist.is_initialized():  # balance the global batch, not each process's
-                dist.all_reduce(share)
-            self.load = share / share.sum()
-            self.balance_loss = self.config.n_experts * (self.load * probability).sum()
+            self.counts = counts
+            load = probability.new_full(probability.shape, 1 / self.config.n_experts)
+            load = load if self.load is None else self.load
+            self.balance_loss = self.config.n_experts * (load * probability).sum()
         if self.shared is not None:
             y = y + self.shared(flat)
         return y.view_as(x)

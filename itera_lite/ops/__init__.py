@@ -16,19 +16,26 @@ from itera_lite.ops.experts import experts, gated_silu, route
 from itera_lite.ops.library import load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
+from itera_lite.ops.muon import MuonStep, muon
 from itera_lite.ops.norm import add_rms_norm, rms_norm
+from itera_lite.ops.products import has_products, linear, pack
 
 __all__ = [
+    "MuonStep",
     "add_rms_norm",
     "attention",
     "disable",
     "enable",
     "experts",
     "gated_silu",
+    "linear",
     "linear_cross_entropy",
     "linear_soft_cross_entropy",
     "mamba2",
     "mamba2_from",
+    "multiplies",
+    "muon",
+    "pack",
     "rms_norm",
     "route",
     "usable",
@@ -72,3 +79,8 @@ def usable(x: Tensor, mamba: ModelConfig | None = None) -> bool:
     if not (_enabled and x.device.type == "cpu" and x.dtype in _TYPES):
         return False
     return mamba is None or (mamba.ssm_head_dim % 16 == 0 and mamba.d_state % 8 == 0)
+
+
+def multiplies(x: Tensor) -> bool:
+    """Whether `linear` takes this tensor: bfloat16, on a processor that multiplies it."""
+    return x.dtype == torch.bfloat16 and usable(x) and has_products()

@@ -12,7 +12,6 @@ template <typename T, bool SPLIT>
 void heads(T* row, const float* cs, const float* sn, T* q, T* k, T* v, int64_t batch,
            int64_t length, int64_t n_heads, int64_t n_kv, int64_t p) {
   int64_t all = n_heads + 2 * n_kv, half = p / 2;
-#pragma omp parallel for schedule(static) collapse(2)
   for (int64_t b = 0; b < batch; b++)
     for (int64_t t = 0; t < length; t++)
       for (int64_t h = 0; h < all; h++) {
@@ -37,37 +36,32 @@ void heads(T* row, const float* cs, const float* sn, T* q, T* k, T* v, int64_t b
 
 // Causal softmax of scores (rows, L) times ``scale``, in place; row r is position r % L.
 template <typename T> void causal_softmax(T* scores, int64_t rows, int64_t length, float scale) {
-#pragma omp parallel
-  {
-    std::vector<float> row(length);
-    float* e = row.data();
-#pragma omp for schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-      T* a = scores + r * length;
-      int64_t n = r % length + 1;
-      float top = -INFINITY, total = 0;
+  std::vector<float> row(length);
+  float* e = row.data();
+  for (int64_t r = 0; r < rows; r++) {
+    T* a = scores + r * length;
+    int64_t n = r % length + 1;
+    float top = -INFINITY, total = 0;
 #pragma omp simd reduction(max : top)
-      for (int64_t i = 0; i < n; i++) {
-        e[i] = load(a[i]) * scale;
-        top = e[i] > top ? e[i] : top;
-      }
-#pragma omp simd reduction(+ : total)
-      for (int64_t i = 0; i < n; i++) {
-        e[i] = fast_exp(e[i] - top);
-        total += e[i];
-      }
-      float inv = 1.0f / total;
-#pragma omp simd
-      for (int64_t i = 0; i < n; i++) a[i] = store<T>(e[i] * inv);
-      std::memset((void*)(a + n), 0, (length - n) * sizeof(T));
+    for (int64_t i = 0; i < n; i++) {
+      e[i] = load(a[i]) * scale;
+      top = e[i] > top ? e[i] : top;
     }
+#pragma omp simd reduction(+ : total)
+    for (int64_t i = 0; i < n; i++) {
+      e[i] = fast_exp(e[i] - top);
+      total += e[i];
+    }
+    float inv = 1.0f / total;
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) a[i] = store<T>(e[i] * inv);
+    std::memset((void*)(a + n), 0, (length - n) * sizeof(T));
   }
 }
 
 // Its gradient, in the place of ``dprobs``: scale * p * (dp - sum(p * dp)).
 template <typename T>
 void causal_softmax_grad(const T* probs, T* dprobs, int64_t rows, int64_t length, float scale) {
-#pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; r++) {
     const T* p = probs + r * length;
     T* g = dprobs + r * length;

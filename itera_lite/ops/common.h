@@ -1,12 +1,11 @@
 // What every fused operation needs: storage types, 16-wide vectors, exp and sigmoid.
 //
 // The operations are what lies between the matrix products of a training step on
-// a CPU, a file each. Plain C++17 with GCC/Clang vector types and OpenMP, no
-// other headers, so that they compile in seconds for the processor at hand.
-// Called from Python through ctypes, for float32 (f32) and bfloat16 (b16). Each
-// has its naive oracle in itera_lite/model, and a test holds them equal. Results
-// don't depend on the number of threads: sums over the batch are kept apart by
-// sequence (or by block of rows) and added in a fixed order.
+// a CPU, a file each. Plain C++17 with GCC/Clang vector types, no other headers,
+// so that they compile in seconds for the processor at hand. Called from Python
+// through ctypes, for float32 (f32) and bfloat16 (b16). Each has its naive oracle
+// in itera_lite/model, and a test holds them equal. Each runs in the thread that
+// calls it, and several threads may call at once: the workers of a training.
 #pragma once
 
 #include <cmath>
@@ -15,11 +14,18 @@
 #include <utility>
 #include <vector>
 
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
 namespace itera {
 
 using bf16 = uint16_t;
 constexpr int LANES = 16;
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
+typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
 
 inline float load(float v) { return v; }
 inline float load(bf16 v) {
@@ -57,7 +63,6 @@ inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
 inline float softplus(float x) { return x > 20.0f ? x : std::log1p(fast_exp(x)); }
 
 inline float sum(vec v) {
-  typedef int ivec __attribute__((vector_size(LANES * 4)));
   v += __builtin_shuffle(v, ivec{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
   v += __builtin_shuffle(v, ivec{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
   v += __builtin_shuffle(v, ivec{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
@@ -69,9 +74,100 @@ inline vec get(const float* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+inline vec get(const bf16* p) {
+  hvec v;
+  std::memcpy(&v, p, sizeof v);
+  return (vec)(__builtin_convertvector(v, uvec) << 16);
+}
 inline void put(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+inline void put(bf16* p, vec v) {  // as `store`
+#ifdef __AVX512BF16__
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+#else
+  uvec bits = (uvec)v;
+  hvec h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec);
+  std::memcpy(p, &h, sizeof h);
+#endif
+}
 
-constexpr int64_t ROWS = 64;  // rows whose gradients by a weight are summed together
+// The first ``n`` of 16 numbers, the others 0: the end of a row.
+template <typename T> inline vec get(const T* p, int64_t n) {
+  T row[LANES] = {};
+  std::memcpy(row, p, n * sizeof(T));
+  return get(row);
+}
+template <typename T> inline void put(T* p, vec v, int64_t n) {
+  T row[LANES];
+  put(row, v);
+  std::memcpy(p, row, n * sizeof(T));
+}
+
+// A vector's exp, with the error of `fast_exp`; for -87 <= x <= 88.
+inline vec exp_in_range(vec x) {
+#ifdef __AVX512F__
+  vec n = (vec)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f),
+                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  vec p = r * 1.3981999507e-3f + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  float lane[LANES];
+  put(lane, x);
+#pragma omp simd
+  for (int i = 0; i < LANES; i++) lane[i] = fast_exp(lane[i]);
+  return get(lane);
+#endif
+}
+inline vec fast_exp(vec x) {
+  x = x < -87.0f ? splat(-87.0f) : x;
+  return exp_in_range(x > 88.0f ? splat(88.0f) : x);
+}
+inline vec sigmoid(vec x) {
+#ifdef __AVX512F__  // a division takes as long as all the rest
+  vec d = 1.0f + fast_exp(-x);
+  vec r = (vec)_mm512_rcp14_ps((__m512)d);
+  return r * (2.0f - d * r);
+#else
+  return 1.0f / (1.0f + fast_exp(-x));
+#endif
+}
+
+// Memory of a thread that is kept from call to call, handed out in pieces.
+struct Scratch {
+  static std::vector<float>& memory() {
+    static thread_local std::vector<float> kept;
+    return kept;
+  }
+  float* next;
+  explicit Scratch(size_t total) {
+    if (memory().size() < total) memory().resize(total);
+    next = memory().data();
+  }
+  float* take(size_t n) {
+    next += n;
+    return next - n;
+  }
+};
+
+// Calls f(i, at) for each 16 columns of a row of d, from column i on; ``at`` loads and stores them.
+struct Whole {
+  template <typename T> vec load(const T* p) const { return get(p); }
+  template <typename T> void store(T* p, vec v) const { put(p, v); }
+};
+struct Part {
+  int64_t n;
+  template <typename T> vec load(const T* p) const { return get(p, n); }
+  template <typename T> void store(T* p, vec v) const { put(p, v, n); }
+};
+template <typename F> inline void columns(int64_t d, const F& f) {
+  int64_t i = 0;
+  for (; i + LANES <= d; i += LANES) f(i, Whole{});
+  if (i < d) f(i, Part{d - i});
+}
 
 }  // namespace itera
 

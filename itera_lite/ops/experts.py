@@ -1,15 +1,16 @@
-"""The feed-forward: its gate, and a mixture of experts as batched products."""
+"""The feed-forward: its gate, and a mixture of experts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import ctypes
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.ops.library import SUFFIX, call
+from itera_lite.ops.products import has_products, packed
 
 
 class _GatedSiLU(Function):
@@ -41,13 +42,16 @@ def gated_silu(gate_up: Tensor) -> Tensor:
     return _GatedSiLU.apply(gate_up)
 
 
-@dataclass(frozen=True)
-class Routing:
+class Routing(NamedTuple):
     """Which expert gets which token: the result of `route`, an argument of `experts`."""
 
-    slot: Tensor  # (T, k) int64, the pair's row when each expert has ``room`` rows
-    room: int
-    counts: Tensor  # (E,) int64, the pairs of each expert
+    pair: Tensor  # (T * k,) int64: the pairs (token, choice), token * k + choice, by their expert
+    start: Tensor  # (E + 1,) int64: where the pairs of each expert begin, and the last ones end
+
+    @property
+    def counts(self) -> Tensor:
+        """(E,) int64, the pairs of each expert."""
+        return self.start.diff()
 
 
 class _Route(Function):
@@ -55,13 +59,13 @@ class _Route(Function):
     def forward(ctx: Any, logits: Tensor, k: int) -> tuple[Any, ...]:
         logits = logits.contiguous()
         tokens, n = logits.shape
-        index, slot = (torch.empty(tokens, k, dtype=torch.int64) for _ in range(2))
+        index, pair = torch.empty(tokens, k, dtype=torch.int64), torch.empty(tokens * k).long()
         gates, mean = torch.empty(tokens, k), torch.empty(n)
-        counts = torch.empty(n, dtype=torch.int64)
-        room = call("route_f32", logits, index, gates, slot, counts, mean, tokens, n, k)
-        ctx.mark_non_differentiable(slot, counts)
+        start = torch.empty(n + 1, dtype=torch.int64)
+        call("route_f32", logits, index, gates, pair, start, mean, tokens, n, k)
+        ctx.mark_non_differentiable(pair, start)
         ctx.save_for_backward(logits, index, gates)
-        return gates, mean, slot, counts, room
+        return gates, mean, pair, start
 
     @staticmethod
     @once_differentiable
@@ -81,18 +85,55 @@ def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Routing]:
         Gates (T, k), a softmax over the k; the mean probability of each expert
         (E,), for the balance loss; and the routing.
     """
-    gates, mean, slot, counts, room = _Route.apply(logits, k)
-    return gates, mean, Routing(slot, room, counts)
+    gates, mean, pair, start = _Route.apply(logits, k)
+    return gates, mean, Routing(pair, start)
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in "tokens k experts width inner".split()]
 
 
 class _Experts(Function):
+    """Exactly the products that the tokens need, an expert at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
+    ) -> Tensor:
+        x, gates = x.contiguous(), gates.contiguous()
+        (n, width, inner), (tokens, k) = down.shape, gates.shape
+        up_matrix, down_matrix = packed((gate_up,)), packed((down,))
+        sizes = _Sizes(tokens, k, n, width, inner)
+        hidden, y = x.new_empty(tokens * k, 2 * inner), torch.empty_like(x)
+        weights = (up_matrix.forward, down_matrix.forward)
+        call("experts_b16", x, *routing, gates, *weights, hidden, y, ctypes.byref(sizes))
+        ctx.save_for_backward(x, *routing, gates, hidden)
+        ctx.sizes, ctx.weights = sizes, (up_matrix.backward, down_matrix.backward)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        x, pair, start, gates, hidden = ctx.saved_tensors
+        s, dx, dgates = ctx.sizes, torch.empty_like(x), torch.empty_like(gates)
+        dgate_up = torch.empty(s.experts, 2 * s.inner, s.width)
+        ddown = torch.empty(s.experts, s.width, s.inner)
+        given = (dy.contiguous(), x, pair, start, gates, hidden, *ctx.weights)
+        call("experts_grad_b16", *given, dx, dgates, dgate_up, ddown, ctypes.byref(s))
+        return dx, None, dgates, dgate_up, ddown
+
+
+class _PaddedExperts(Function):
+    """Batched products, in which each expert has as many rows."""
+
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         tokens, width = x.shape
-        k, n, room = gates.shape[1], gate_up.shape[0], routing.room
-        kind, slot = SUFFIX[x.dtype], routing.slot
+        k, n = gates.shape[1], gate_up.shape[0]
+        kind, slot = SUFFIX[x.dtype], torch.empty_like(routing.pair)
+        room = call("expert_slots", *routing, slot, n)
         x, gates = x.contiguous(), gates.contiguous()
 
         rows = x.new_zeros(n, room, width)  # an expert's empty rows stay zero all the way
@@ -126,5 +167,11 @@ class _Experts(Function):
 
 
 def experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """`itera_lite.model.moe.experts_naive` as batched products, one expert each."""
-    return _Experts.apply(x, routing, gates, gate_up, down)
+    """`itera_lite.model.moe.experts_naive` of many tokens.
+
+    Args:
+        x: (T, D) float32 or bfloat16. gates: (T, k). gate_up: (E, 2F, D), down: (E, D, F) float32.
+    """
+    if x.dtype == torch.bfloat16 and has_products():
+        return _Experts.apply(x, routing, gates, gate_up, down)
+    return _PaddedExperts.apply(x, routing, gates, gate_up.to(x.dtype), down.to(x.dtype))

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,11 @@ from itera_lite.machine.processor import cpu_info, usable_cores
 
 FOLDER = Path(__file__).parent
 FLAGS = (
-    "-std=c++17 -O3 -fopenmp -fPIC -fno-math-errno -fno-trapping-math "
+    "-std=c++17 -O3 -fopenmp-simd -fPIC -fno-math-errno -fno-trapping-math "
     "-fno-signed-zeros -fassociative-math"
 ).split()
 _library: ctypes.CDLL | None = None
+_functions: dict[str, Callable[..., int]] = {}  # by name, with the types of their arguments
 SUFFIX = {torch.float32: "f32", torch.bfloat16: "b16"}  # of the library's functions, by type
 
 
@@ -46,21 +48,24 @@ def load_library() -> None:
 def call(name: str, *arguments: Any) -> int:
     """Call a function of the library; returns its result, an int64.
 
-    Tensors are passed as pointers, integers as int64, floats as float.
+    Tensors are passed as pointers, integers as int64, floats as float. A function's arguments have
+    the types of its first call; a tensor may be None.
     """
+    function = _functions.get(name) or _function(name, arguments)
+    result: int = function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments])
+    return result
+
+
+def _function(name: str, arguments: tuple[Any, ...]) -> Callable[..., int]:
+    """A function of the library that converts what `call` gives it; it is kept in `_functions`."""
     if _library is None:
         raise RuntimeError("call itera_lite.ops.enable() first")
-    converted: list[Any] = []
-    for value in arguments:
-        if isinstance(value, Tensor):
-            converted.append(ctypes.c_void_p(value.data_ptr()))
-        elif isinstance(value, int):
-            converted.append(ctypes.c_int64(value))
-        elif isinstance(value, float):
-            converted.append(ctypes.c_float(value))
-        else:
-            converted.append(value)  # None, or a reference to a structure
-    return int(getattr(_library, name)(*converted))
+    function = _library[name]  # an object of its own, unlike the attribute
+    kinds = {int: ctypes.c_int64, float: ctypes.c_float}
+    function.argtypes = [kinds.get(type(a), ctypes.c_void_p) for a in arguments]
+    function.restype = ctypes.c_int64
+    _functions[name] = function
+    return function
 
 
 def _processor() -> str:
@@ -171,8 +176,6 @@ def _compile(compiler: list[str], flags: list[str], sources: list[Path], path: P
         ]
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(_run, commands))
-        # Linked without OpenMP: the calls must reach the runtime that PyTorch has
-        # loaded. A second one would have threads of its own, and both would spin.
         linked = Path(folder) / "ops.so"
         _run([*compiler, "-shared", *map(str, objects), "-o", str(linked)])
         library = linked.read_bytes()

@@ -1,12 +1,12 @@
 """The output head and its cross-entropy, with hard or soft targets, a block of rows at a time.
 
 The logits of one block exist at a time and their gradient is taken at once, so memory doesn't grow
-with the vocabulary times the batch.
+with the vocabulary times the batch. With products of our own a block's logits stay in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,37 +14,58 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.ops.library import SUFFIX, call
+from itera_lite.ops.products import has_products, packed
 
 LOSS_ROWS = 1024  # rows of logits that exist at a time
 
 
 def _forward(
-    ctx: Any, hidden: Tensor, weight: Tensor, loss: Callable[[Tensor, slice], None]
+    ctx: Any,
+    hidden: Tensor,
+    weight: Tensor,
+    name: str,
+    of_rows: Sequence[Tensor],
+    *numbers: int | float,
 ) -> None:
-    """Compute losses and gradients block by block; the gradients are saved for `_backward`.
+    """Compute losses and gradients, which are saved for `_backward`.
 
     Args:
         hidden: (T, D), contiguous. weight: (V, D).
-        loss: writes the losses of some rows, given their logits, which it replaces by their
-            gradients.
+        name: of the library's function, which takes logits and replaces them by their gradients.
+        of_rows: what else it takes, and the losses that it writes, each with T rows.
+        numbers: its other arguments.
     """
-    matrix = weight.to(hidden.dtype)
-    dhidden, dweight = torch.empty_like(hidden), torch.zeros_like(weight)
-    for begin in range(0, hidden.shape[0], LOSS_ROWS):
-        rows = slice(begin, begin + LOSS_ROWS)
-        logits = hidden[rows] @ matrix.t()
-        loss(logits, rows)
-        if ctx.needs_input_grad[0]:
-            torch.mm(logits, matrix, out=dhidden[rows])
-            dweight += logits.t() @ hidden[rows]
+    need_hidden, need_weight, *_ = ctx.needs_input_grad
+    dhidden = torch.empty_like(hidden) if need_hidden or need_weight else None
+    dweight = torch.empty_like(weight) if need_weight else None
+    (t, d), v = hidden.shape, weight.shape[0]
+    if hidden.dtype == torch.bfloat16 and has_products():
+        matrix = packed((weight,))
+        gradients = (dhidden, dweight, t, v, d)
+        call(f"head_{name}_b16", hidden, *matrix, *of_rows, *gradients, *numbers, 1 / t)
+    else:
+        matrix = weight.to(hidden.dtype)
+        if dweight is not None:
+            dweight.zero_()
+        for begin in range(0, t, LOSS_ROWS):
+            rows = slice(begin, begin + LOSS_ROWS)
+            logits = hidden[rows] @ matrix.t()
+            parts = [tensor[rows] for tensor in of_rows]
+            call(f"{name}_{SUFFIX[hidden.dtype]}", logits, *parts, *logits.shape, *numbers)
+            logits *= 1 / t
+            if dhidden is not None:
+                torch.mm(logits, matrix, out=dhidden[rows])
+            if dweight is not None:
+                dweight += logits.t() @ hidden[rows]
     ctx.save_for_backward(dhidden, dweight)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of hidden and weight, for a mean over the rows."""
-    dhidden, dweight = ctx.saved_tensors
-    factor = grad / dhidden.shape[0]
-    return dhidden * factor.to(dhidden.dtype), dweight * factor
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of hidden and weight; those that were saved are of the mean over the rows."""
+    saved, factor = ctx.saved_tensors, grad.item()
+    if factor == 1:
+        return tuple(saved)
+    return tuple(None if tensor is None else tensor * factor for tensor in saved)
 
 
 class _LinearCrossEntropy(Function):
@@ -53,12 +74,8 @@ class _LinearCrossEntropy(Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, scaling: float
     ) -> Tensor:
         hidden, targets = hidden.contiguous(), targets.contiguous()
-        losses, name = torch.empty(hidden.shape[0]), f"cross_entropy_{SUFFIX[hidden.dtype]}"
-
-        def loss(logits: Tensor, rows: slice) -> None:
-            call(name, logits, targets[rows], losses[rows], *logits.shape, 1.0 / scaling, 1.0)
-
-        _forward(ctx, hidden, weight, loss)
+        losses = torch.empty(hidden.shape[0])
+        _forward(ctx, hidden, weight, "cross_entropy", (targets, losses), 1.0 / scaling)
         return losses.mean()
 
     @staticmethod
@@ -94,15 +111,9 @@ class _LinearSoftCrossEntropy(Function):
         hidden, targets = hidden.contiguous(), targets.contiguous()
         ids, probabilities = ids.int().contiguous(), probabilities.float().contiguous()
         hard, total = torch.empty(hidden.shape[0]), torch.empty(hidden.shape[0])
-        name = f"soft_cross_entropy_{SUFFIX[hidden.dtype]}"
-
-        def loss(logits: Tensor, rows: slice) -> None:
-            given = (logits, targets[rows], ids[rows], probabilities[rows])
-            sizes = (*logits.shape, ids.shape[1])
-            scales = (1.0 / scaling, float(temperature), float(mix))
-            call(name, *given, hard[rows], total[rows], *sizes, *scales)
-
-        _forward(ctx, hidden, weight, loss)
+        of_rows = (targets, ids, probabilities, hard, total)
+        numbers = (ids.shape[1], 1.0 / scaling, float(temperature), float(mix))
+        _forward(ctx, hidden, weight, "soft_cross_entropy", of_rows, *numbers)
         mean = hard.mean()
         ctx.mark_non_differentiable(mean)
         return total.mean(), mean

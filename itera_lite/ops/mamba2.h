@@ -13,23 +13,6 @@ struct Shape {  // of one call; the same order as in mamba2.py
   int64_t projected() const { return 2 * inner() + 2 * states + heads; }
 };
 
-// Memory of a thread that is kept from call to call, handed out in pieces.
-struct Scratch {
-  static std::vector<float>& memory() {
-    static thread_local std::vector<float> kept;
-    return kept;
-  }
-  float* next;
-  explicit Scratch(size_t total) {
-    if (memory().size() < total) memory().resize(total);
-    next = memory().data();
-  }
-  float* take(size_t n) {
-    next += n;
-    return next - n;
-  }
-};
-
 // What one sequence needs on the way: convolved inputs, step sizes, outputs.
 struct Work {
   float *u, *dt, *decay, *y, *rate;
@@ -46,30 +29,6 @@ struct Weights {
   const float *conv, *conv_bias, *dt_bias, *a_log, *d, *norm;  // conv is (taps, channels)
 };
 
-typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
-typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
-typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
-
-inline vec get_as(const float* p) { return get(p); }
-inline vec get_as(const bf16* p) {
-  hvec v;
-  std::memcpy(&v, p, sizeof v);
-  return (vec)(__builtin_convertvector(v, uvec) << 16);
-}
-inline void put_as(float* p, vec v) { put(p, v); }
-inline void put_as(bf16* p, vec v) {
-  uvec bits = (uvec)v;
-  hvec h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec);
-  std::memcpy(p, &h, sizeof h);
-}
-inline vec sigmoid(vec x) {  // as the scalar one
-  float lane[LANES];
-  put(lane, x);
-#pragma omp simd
-  for (int i = 0; i < LANES; i++) lane[i] = sigmoid(lane[i]);
-  return get(lane);
-}
-
 // Convolution and SiLU, 16 channels at a time over all steps: ``u``, and ``pre`` before the SiLU.
 // before (channels, taps - 1): the inputs that came before the first step, or null.
 template <typename T, int TAPS>
@@ -84,7 +43,7 @@ void convolve(const T* x, const Shape& s, const Weights& w, float* u, float* pre
         for (int i = 0; i < LANES; i++) past[k][i] = before[(c + i) * (TAPS - 1) + k - 1];
     for (int64_t t = 0; t < s.length; t++) {
       for (int k = 0; k + 1 < TAPS; k++) past[k] = past[k + 1];
-      past[TAPS - 1] = get_as(x + t * stride + c);
+      past[TAPS - 1] = get(x + t * stride + c);
       vec a = bias;
       for (int k = 0; k < TAPS; k++) a += weight[k] * past[k];
       if (pre) put(pre + t * ch + c, a);

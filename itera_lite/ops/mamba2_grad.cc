@@ -19,12 +19,12 @@ void convolve_grad(const T* x, const float* g, const Shape& s, const Weights& w,
       bias += past[TAPS - 1];
       int64_t at = t - (TAPS - 1);
       if (at < 0) continue;
-      vec in = get_as(x + at * stride + c), d{};
+      vec in = get(x + at * stride + c), d{};
       for (int k = 0; k < TAPS; k++) {  // input ``at`` met tap k in step at + TAPS-1 - k
         d += weight[k] * past[TAPS - 1 - k];
         dweight[k] += in * past[TAPS - 1 - k];
       }
-      put_as(dx + at * stride + c, d);
+      put(dx + at * stride + c, d);
     }
     for (int k = 0; k < TAPS; k++) put(dconv + k * ch + c, dweight[k]);
     put(dbias + c, bias);
@@ -84,111 +84,107 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
   int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES;
   int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
   int64_t size = ch * (s.taps + 1) + 3 * s.heads + inner;
-#pragma omp parallel
-  {
-    int64_t steps = s.length, part = s.chunk * NB * LANES, whole = blocks * s.states * LANES;
-    Scratch memory(Work::size(s) + steps * (2 * ch + 2 * inner + s.heads) + whole + 4 * part);
-    Work k(s, memory);
-    float *pre = memory.take(steps * ch), *du = memory.take(steps * ch);
-    float *dy = memory.take(steps * inner), *dx = memory.take(steps * inner);
-    float *ddecay = memory.take(steps * s.heads), *dh = memory.take(whole);
-    float *h = memory.take(part), *trail = memory.take(part);
-    float *dB = memory.take(part), *dC = memory.take(part);
-#pragma omp for schedule(static)
-    for (int64_t b = 0; b < s.batch; b++) {
-      const T* p = projected + b * s.length * s.projected();
-      T* dp = dprojected + b * s.length * s.projected();
-      float* dw = dweights + b * size;
-      float *dconv = dw, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
-      float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
-      prepare(p, s, w, k, pre, nullptr);
+  int64_t steps = s.length, part = s.chunk * NB * LANES, whole = blocks * s.states * LANES;
+  Scratch memory(Work::size(s) + steps * (2 * ch + 2 * inner + s.heads) + whole + 4 * part);
+  Work k(s, memory);
+  float *pre = memory.take(steps * ch), *du = memory.take(steps * ch);
+  float *dy = memory.take(steps * inner), *dx = memory.take(steps * inner);
+  float *ddecay = memory.take(steps * s.heads), *dh = memory.take(whole);
+  float *h = memory.take(part), *trail = memory.take(part);
+  float *dB = memory.take(part), *dC = memory.take(part);
+  for (int64_t b = 0; b < s.batch; b++) {
+    const T* p = projected + b * s.length * s.projected();
+    T* dp = dprojected + b * s.length * s.projected();
+    float* dw = dweights + b * size;
+    float *dconv = dw, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
+    float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
+    prepare(p, s, w, k, pre, nullptr);
 
-      // Norm and gate: out = norm * g * rstd with g = y * silu(z).
-      for (int64_t t = 0; t < s.length; t++) {
-        int64_t row = b * s.length + t;
-        const T *z = p + t * s.projected(), *y = kept_y + row * inner, *o = dout + row * inner;
-        T* dz = dp + t * s.projected();
-        float r = rstd[row], dot = 0;
+    // Norm and gate: out = norm * g * rstd with g = y * silu(z).
+    for (int64_t t = 0; t < s.length; t++) {
+      int64_t row = b * s.length + t;
+      const T *z = p + t * s.projected(), *y = kept_y + row * inner, *o = dout + row * inner;
+      T* dz = dp + t * s.projected();
+      float r = rstd[row], dot = 0;
 #pragma omp simd reduction(+ : dot)
-        for (int64_t i = 0; i < inner; i++) {
-          float zi = load(z[i]), g = load(y[i]) * zi * sigmoid(zi);
-          dot += load(o[i]) * w.norm[i] * g;
-          dnorm[i] += load(o[i]) * g * r;
-        }
-        float c = dot * r * r * r / float(inner);
+      for (int64_t i = 0; i < inner; i++) {
+        float zi = load(z[i]), g = load(y[i]) * zi * sigmoid(zi);
+        dot += load(o[i]) * w.norm[i] * g;
+        dnorm[i] += load(o[i]) * g * r;
+      }
+      float c = dot * r * r * r / float(inner);
 #pragma omp simd
-        for (int64_t i = 0; i < inner; i++) {
-          float zi = load(z[i]), q = sigmoid(zi), yi = load(y[i]);
-          float dg = load(o[i]) * w.norm[i] * r - yi * zi * q * c;
-          dy[t * inner + i] = dg * zi * q;
-          dz[i] = store<T>(dg * yi * q * (1.0f + zi * (1.0f - q)));
-        }
+      for (int64_t i = 0; i < inner; i++) {
+        float zi = load(z[i]), q = sigmoid(zi), yi = load(y[i]);
+        float dg = load(o[i]) * w.norm[i] * r - yi * zi * q * c;
+        dy[t * inner + i] = dg * zi * q;
+        dz[i] = store<T>(dg * yi * q * (1.0f + zi * (1.0f - q)));
       }
-
-      std::memset(dx, 0, steps * inner * 4);
-      std::memset(ddecay, 0, steps * s.heads * 4);
-      std::memset(dh, 0, whole * 4);
-      for (int64_t c = chunks - 1; c >= 0; c--) {
-        int64_t begin = c * s.chunk;
-        int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
-        for (int64_t n = 0; n < s.states; n += NB) {
-          std::memset(dB, 0, part * 4);
-          std::memset(dC, 0, part * 4);
-          for (int64_t block = 0; block < blocks; block++) {
-            int64_t channel = block * LANES, head = channel / s.width;
-            const float* before =
-                states + (((b * chunks + c) * blocks + block) * s.states + n) * LANES;
-            std::memcpy(h, before, NB * LANES * 4);
-            run<NB, false>(s, k, head, channel, n, begin, end, h, nullptr, trail);
-            run_grad<NB>(s, k, head, channel, n, begin, end, before, trail,
-                         dh + (block * s.states + n) * LANES, dy, dx, ddecay, dB, dC);
-          }
-          for (int64_t t = begin; t < end; t++)
-            for (int64_t i = 0; i < NB; i++) {
-              int64_t at = ((t - begin) * NB + i) * LANES;
-              du[t * ch + inner + n + i] = sum(get(dB + at));
-              du[t * ch + inner + s.states + n + i] = sum(get(dC + at));
-            }
-        }
-      }
-
-      // Step sizes, the skip D, and the inputs of the recurrence.
-      for (int64_t t = 0; t < s.length; t++) {
-        const T* raw = p + t * s.projected() + inner + ch;
-        T* draw = dp + t * s.projected() + inner + ch;
-        for (int64_t head = 0; head < s.heads; head++) {
-          int64_t at = t * s.heads + head;
-          float dt = k.dt[at], by_dt = 0, by_d = 0;
-          const float* u = k.u + t * ch + head * s.width;
-          const float* gx = dx + t * inner + head * s.width;
-          const float* gy = dy + t * inner + head * s.width;
-          float* out = du + t * ch + head * s.width;
-#pragma omp simd reduction(+ : by_dt, by_d)
-          for (int64_t i = 0; i < s.width; i++) {
-            by_dt += gx[i] * u[i];
-            by_d += gy[i] * u[i];
-            out[i] = gx[i] * dt + gy[i] * w.d[head];
-          }
-          dd[head] += by_d;
-          float by_log = ddecay[at] * k.decay[at];
-          da_log[head] += by_log * dt * k.rate[head];
-          float g = (by_dt + by_log * k.rate[head]) *
-                    sigmoid(load(raw[head]) + w.dt_bias[head]);
-          ddt_bias[head] += g;
-          draw[head] = store<T>(g);
-        }
-      }
-
-      // SiLU and convolution.
-#pragma omp simd
-      for (int64_t i = 0; i < steps * ch; i++) {
-        float q = sigmoid(pre[i]);
-        du[i] *= q * (1.0f + pre[i] * (1.0f - q));
-      }
-      if (s.taps == 4) convolve_grad<T, 4>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
-      else if (s.taps == 3) convolve_grad<T, 3>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
-      else convolve_grad<T, 2>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
     }
+
+    std::memset(dx, 0, steps * inner * 4);
+    std::memset(ddecay, 0, steps * s.heads * 4);
+    std::memset(dh, 0, whole * 4);
+    for (int64_t c = chunks - 1; c >= 0; c--) {
+      int64_t begin = c * s.chunk;
+      int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
+      for (int64_t n = 0; n < s.states; n += NB) {
+        std::memset(dB, 0, part * 4);
+        std::memset(dC, 0, part * 4);
+        for (int64_t block = 0; block < blocks; block++) {
+          int64_t channel = block * LANES, head = channel / s.width;
+          const float* before =
+              states + (((b * chunks + c) * blocks + block) * s.states + n) * LANES;
+          std::memcpy(h, before, NB * LANES * 4);
+          run<NB, false>(s, k, head, channel, n, begin, end, h, nullptr, trail);
+          run_grad<NB>(s, k, head, channel, n, begin, end, before, trail,
+                       dh + (block * s.states + n) * LANES, dy, dx, ddecay, dB, dC);
+        }
+        for (int64_t t = begin; t < end; t++)
+          for (int64_t i = 0; i < NB; i++) {
+            int64_t at = ((t - begin) * NB + i) * LANES;
+            du[t * ch + inner + n + i] = sum(get(dB + at));
+            du[t * ch + inner + s.states + n + i] = sum(get(dC + at));
+          }
+      }
+    }
+
+    // Step sizes, the skip D, and the inputs of the recurrence.
+    for (int64_t t = 0; t < s.length; t++) {
+      const T* raw = p + t * s.projected() + inner + ch;
+      T* draw = dp + t * s.projected() + inner + ch;
+      for (int64_t head = 0; head < s.heads; head++) {
+        int64_t at = t * s.heads + head;
+        float dt = k.dt[at], by_dt = 0, by_d = 0;
+        const float* u = k.u + t * ch + head * s.width;
+        const float* gx = dx + t * inner + head * s.width;
+        const float* gy = dy + t * inner + head * s.width;
+        float* out = du + t * ch + head * s.width;
+#pragma omp simd reduction(+ : by_dt, by_d)
+        for (int64_t i = 0; i < s.width; i++) {
+          by_dt += gx[i] * u[i];
+          by_d += gy[i] * u[i];
+          out[i] = gx[i] * dt + gy[i] * w.d[head];
+        }
+        dd[head] += by_d;
+        float by_log = ddecay[at] * k.decay[at];
+        da_log[head] += by_log * dt * k.rate[head];
+        float g = (by_dt + by_log * k.rate[head]) *
+                  sigmoid(load(raw[head]) + w.dt_bias[head]);
+        ddt_bias[head] += g;
+        draw[head] = store<T>(g);
+      }
+    }
+
+    // SiLU and convolution.
+#pragma omp simd
+    for (int64_t i = 0; i < steps * ch; i++) {
+      float q = sigmoid(pre[i]);
+      du[i] *= q * (1.0f + pre[i] * (1.0f - q));
+    }
+    if (s.taps == 4) convolve_grad<T, 4>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
+    else if (s.taps == 3) convolve_grad<T, 3>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
+    else convolve_grad<T, 2>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
   }
 }
 

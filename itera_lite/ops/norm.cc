@@ -7,25 +7,29 @@ namespace {
 
 // x += scale * add first, where ``add`` is given (the residual stream), then the norm.
 template <typename X, typename Y>
-void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sum, Y* y, float* rstd,
+void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sums, Y* y, float* rstd,
               int64_t rows, int64_t d, float eps) {
-#pragma omp parallel for schedule(static)
-  for (int64_t r = 0; r < rows; r++) {
-    const X* a = x + r * d;
+  for (int64_t r = 0; r < rows; r++, x += d, y += d) {
+    vec squares{};
+    const X* a = x;
     if (add) {
-      const Y* b = add + r * d;
-      X* o = sum + r * d;
-#pragma omp simd
-      for (int64_t i = 0; i < d; i++) o[i] = store<X>(load(a[i]) + scale * load(b[i]));
-      a = o;
+      columns(d, [&](int64_t i, auto at) {
+        vec v = at.load(x + i) + scale * at.load(add + i);
+        at.store(sums + i, v);
+        v = at.load(sums + i);  // as it was rounded
+        squares += v * v;
+      });
+      a = sums;
+      add += d;
+      sums += d;
+    } else {
+      columns(d, [&](int64_t i, auto at) {
+        vec v = at.load(x + i);
+        squares += v * v;
+      });
     }
-    float ss = 0;
-#pragma omp simd reduction(+ : ss)
-    for (int64_t i = 0; i < d; i++) ss += load(a[i]) * load(a[i]);
-    float s = 1.0f / std::sqrt(ss / float(d) + eps);
-    rstd[r] = s;
-#pragma omp simd
-    for (int64_t i = 0; i < d; i++) y[r * d + i] = store<Y>(load(a[i]) * s * w[i]);
+    float s = rstd[r] = 1.0f / std::sqrt(sum(squares) / float(d) + eps);
+    columns(d, [&](int64_t i, auto at) { at.store(y + i, at.load(a + i) * s * at.load(w + i)); });
   }
 }
 
@@ -34,36 +38,25 @@ void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sum, Y* 
 template <typename X, typename Y>
 void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, const X* dsum,
                    float scale, X* dx, Y* dadd, float* dw, int64_t rows, int64_t d) {
-  int64_t blocks = (rows + ROWS - 1) / ROWS;
-  std::vector<float> part(blocks * d, 0.0f);
-#pragma omp parallel for schedule(static)
-  for (int64_t b = 0; b < blocks; b++) {
-    float* pw = part.data() + b * d;
-    int64_t end = b * ROWS + ROWS < rows ? b * ROWS + ROWS : rows;
-    for (int64_t r = b * ROWS; r < end; r++) {
-      const X* a = x + r * d;
-      const Y* g = dy + r * d;
-      X* o = dx + r * d;
-      float s = rstd[r], dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int64_t i = 0; i < d; i++) dot += load(g[i]) * w[i] * load(a[i]);
-      float c = dot * s * s * s / float(d);
-#pragma omp simd
-      for (int64_t i = 0; i < d; i++) {
-        float gi = load(g[i]), xi = load(a[i]);
-        pw[i] += gi * xi * s;
-        o[i] = store<X>(gi * w[i] * s - xi * c);
-      }
-      if (dsum)
-#pragma omp simd
-        for (int64_t i = 0; i < d; i++) o[i] = store<X>(load(o[i]) + load(dsum[r * d + i]));
-      if (dadd)
-#pragma omp simd
-        for (int64_t i = 0; i < d; i++) dadd[r * d + i] = store<Y>(scale * load(o[i]));
-    }
+  for (int64_t r = 0; r < rows; r++) {
+    const X *a = x + r * d, *past = dsum ? dsum + r * d : nullptr;
+    const Y* g = dy + r * d;
+    X* o = dx + r * d;
+    Y* oadd = dadd ? dadd + r * d : nullptr;
+    vec dots{};
+    columns(d, [&](int64_t i, auto at) {
+      dots += at.load(g + i) * at.load(w + i) * at.load(a + i);
+    });
+    float s = rstd[r], c = sum(dots) * s * s * s / float(d);
+    columns(d, [&](int64_t i, auto at) {
+      vec gi = at.load(g + i) * s, xi = at.load(a + i);
+      at.store(dw + i, at.load(dw + i) + gi * xi);
+      vec v = gi * at.load(w + i) - xi * c;
+      if (past) v += at.load(past + i);
+      at.store(o + i, v);
+      if (oadd) at.store(oadd + i, scale * v);
+    });
   }
-  for (int64_t b = 0; b < blocks; b++)
-    for (int64_t i = 0; i < d; i++) dw[i] += part[b * d + i];
 }
 
 }  // namespace

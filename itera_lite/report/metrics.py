@@ -23,8 +23,10 @@ from itera_lite.records import (
 )
 from itera_lite.report.results import ModelResults, Results
 from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 
+Loads = tuple[Load | None, Load | None]  # beside ours and beside the other
 SAME_SECONDS = 0.05  # training times within 5 % count as equal
 SAME_TOKENS = 0.02  # and training tokens within 2 %
 
@@ -196,6 +198,28 @@ def budget_words(a: ModelResults, b: ModelResults) -> str:
     return BUDGETS["tokens"] if tokens else "different training time and tokens"
 
 
+def _loads(x: Benchmark | Summary | None, y: Benchmark | Summary | None) -> Loads:
+    """Load by others beside what was timed in two records."""
+    return x and x.provenance.load, y and y.provenance.load
+
+
+def _loads_of_budget(a: ModelResults, b: ModelResults) -> Loads:
+    """Load by others beside two trainings, where a budget in time made quality depend on it."""
+    timed = any(m.training and m.training.budget.unit == "seconds" for m in (a, b))
+    return _loads(a.summary, b.summary) if timed else (None, None)
+
+
+def _loads_of_seeds(sides: Sequence[Sequence[SeedRun]]) -> Loads:
+    """The same for runs of several seeds; an amount in words is one of tokens."""
+    a, b = (
+        Load.mean([run.load for run in side])
+        if any(not isinstance(run.amount, str) for run in side)
+        else None
+        for side in sides
+    )
+    return a, b
+
+
 def _unfair_budget(a: ModelResults, b: ModelResults) -> str:
     """A better model that had more of everything proves nothing."""
     x, y = quality(a, "bpb"), quality(b, "bpb")
@@ -258,10 +282,14 @@ def _comparisons(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iter
 
 
 def _judge(
-    metric: Metric, sides: Iterable[float | Stat | None], note: str = "", refuse: str = ""
+    metric: Metric,
+    sides: Iterable[float | Stat | None],
+    note: str = "",
+    refuse: str = "",
+    loads: Loads = (None, None),
 ) -> Comparison:
     ours, other = map(Measurement.of, sides)
-    return compare(metric, ours, other, note=note, refuse=refuse)
+    return compare(metric, ours, other, note=note, refuse=refuse, loads=loads)
 
 
 def _quality(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iterator[Comparison]:
@@ -269,13 +297,15 @@ def _quality(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iterator
     words = budget_words(a, b)
     for key, metric in QUALITY.items():
         per_token = different_tokens(a, b) if key in ("loss", "ppl", "accuracy") else ""
-        yield _judge(metric, (quality(m, key) for m in (a, b)), words, refuse or per_token)
+        sides = (quality(m, key) for m in (a, b))
+        yield _judge(metric, sides, words, refuse or per_token, _loads_of_budget(a, b))
     for budget, label in BUDGETS.items():
         runs = of_one_budget(seeds, (a.name, b.name), budget)
         title = f"Bits per byte, {label}{length_words(runs)}"
         metric = Metric(f"bpb_{budget}", title, "bits/byte", "lower", "run", "quality")
-        sides = ([run.valid_bpb for run in side] for side in runs)
-        yield compare(metric, *(Measurement.of_samples(s) if s else None for s in sides))
+        bits = ([run.valid_bpb for run in side] for side in runs)
+        found = (Measurement.of_samples(samples) if samples else None for samples in bits)
+        yield compare(metric, *found, loads=_loads_of_seeds(runs))
 
 
 def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
@@ -291,11 +321,13 @@ def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
                 "timing",
                 kind,
             )
-            yield _judge(metric, (row.get((batch, context)) for row in rows), refuse=refuse)
+            sides = (row.get((batch, context)) for row in rows)
+            yield _judge(metric, sides, refuse=refuse, loads=_loads(a.benchmark, b.benchmark))
     yield _judge(
         TRAINING_SPEED,
         (m.training and m.training.tokens_per_second for m in (a, b)),
         refuse=different_tokens(a, b) or other_machine(a.summary, b.summary),
+        loads=_loads(a.summary, b.summary),
     )
 
 
@@ -314,6 +346,7 @@ def _memory(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
 
 def _system(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
     refuse = different_tokens(a, b) or unfair_session(a, b)
+    loads = _loads(a.benchmark, b.benchmark)
     energy = [m.benchmark.energy if m.benchmark else None for m in (a, b)]
     methods = {found.method for found in energy if found}
     mixed = "energy was found in different ways" if len(methods) > 1 else ""
@@ -322,9 +355,10 @@ def _system(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:
         (found.joules_per_token if found else None for found in energy),
         note="estimated" if "estimated" in methods else "",
         refuse=refuse or mixed,
+        loads=loads,
     )
     cpu = (Measurement.of(found.cpu_seconds_per_token) if found else None for found in energy)
-    yield compare(CPU_SECONDS, *(c and c.scaled(1e3) for c in cpu), refuse=refuse)
+    yield compare(CPU_SECONDS, *(c and c.scaled(1e3) for c in cpu), refuse=refuse, loads=loads)
     for metric in (LOAD, FIRST_TOKEN):
         times = (getattr(m.benchmark, metric.key, None) for m in (a, b))
-        yield _judge(metric, times, refuse=refuse)
+        yield _judge(metric, times, refuse=refuse, loads=loads)

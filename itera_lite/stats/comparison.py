@@ -16,6 +16,9 @@ shape of the noise, and one slow outlier cannot make a verdict. Of three equal
 timings a side, though, one pair in ten would part by chance, so below
 `ENOUGH_REPEATS` each interval is widened by half its range on both sides before
 the two are compared: about 1 in 100 then (a test simulates it).
+
+A verdict on something that depends on time is withheld where other programs kept the machine busy:
+`itera_lite.stats.load` has the limits.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, final
 
+from itera_lite.stats.load import Load, why_withheld
 from itera_lite.stats.samples import Stat
 
 Direction = Literal["lower", "higher"]
@@ -131,6 +135,7 @@ class Comparison:
         reason: Why there is no winner, or what limits the verdict; may be empty.
         note: What the reader must know about the numbers ('estimated').
         comparable: False where the two numbers must not be compared at all.
+        withheld: Why nothing is judged though they are comparable: the load by other programs.
         names: What the verdict calls the sides; not always two architectures.
     """
 
@@ -141,6 +146,7 @@ class Comparison:
     reason: str = ""
     note: str = ""
     comparable: bool = True
+    withheld: str = ""
     names: Mapping[Side, str] = field(default_factory=lambda: SIDE_NAMES)
 
     @property
@@ -170,7 +176,8 @@ class Comparison:
             return "equal"
         direction = "lower" if self.ratio < 1 else "higher"
         judged = "better" if direction == self.metric.better else "worse"
-        return f"{self.factor} {direction} ({judged if self.winner else 'unclear'})"
+        unclear = "not judged" if self.withheld else "unclear"
+        return f"{self.factor} {direction} ({judged if self.winner else unclear})"
 
     @property
     def verdict(self) -> str:
@@ -179,6 +186,8 @@ class Comparison:
             return "not measured"
         if not self.comparable:
             return f"not comparable: {self.reason}"
+        if self.withheld:
+            return f"not judged: {self.withheld}"
         tail = f" ({self.reason})" if self.reason else ""
         if self.winner:
             by = f" by {self.factor}" if self.factor else ""
@@ -203,6 +212,7 @@ def compare(
     *,
     note: str = "",
     refuse: str = "",
+    loads: tuple[Load | None, Load | None] = (None, None),
     names: Mapping[Side, str] = SIDE_NAMES,
 ) -> Comparison:
     """Judge one metric.
@@ -213,12 +223,15 @@ def compare(
         other: The other side; None where it wasn't measured.
         note: Said beside the numbers.
         refuse: A reason why the two may not be compared; empty where they may.
+        loads: Load by others beside ours and beside the other, where the metric depends on time.
         names: What the verdict calls the sides.
     """
     if ours is None or other is None:
         return Comparison(metric, ours, other, None, "", note, names=names)
     if refuse:
         return Comparison(metric, ours, other, None, refuse, note, comparable=False, names=names)
+    if withheld := why_withheld(*loads, (names["ours"], names["other"])):
+        return Comparison(metric, ours, other, None, "", note, withheld=withheld, names=names)
     winner, reason = _judge(metric, ours, other)
     return Comparison(metric, ours, other, winner, reason, note, names=names)
 

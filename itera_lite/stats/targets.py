@@ -7,8 +7,9 @@ from typing import Literal
 import msgspec
 
 from itera_lite.stats.comparison import Measurement
+from itera_lite.stats.load import Load
 
-Verdict = Literal["met", "missed", "not clear", "not measured"]
+Verdict = Literal["met", "missed", "not clear", "not judged", "not measured"]
 
 
 class Target(msgspec.Struct, forbid_unknown_fields=True):
@@ -23,7 +24,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
         value, low, high: the number that was found, and its interval.
         verdict: on the target; where it lies inside the interval, it isn't clear.
         goal_verdict: likewise on the goal.
-        reason: why it is missed whatever its number says; may be empty.
+        reason: why it is missed, or not judged, whatever its number says; may be empty.
     """
 
     key: str
@@ -39,23 +40,31 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
     goal_verdict: Verdict | None = None
     reason: str = ""
 
-    def judged(self, found: Measurement | None, reason: str = "") -> Target:
+    def judged(
+        self, found: Measurement | None, reason: str = "", load: Load | None = None
+    ) -> Target:
         """The target with what was found and the verdict, by the median and its interval.
 
         Args:
             found: the measurement; None where there is none.
             reason: why it counts as missed all the same, such as a loss of quality.
+            load: by others, where the number depends on time; too high, and nothing is judged.
         """
         if found is None:
             return self
+        withheld = load.too_high if load and not reason else ""
+
+        def verdict(wanted: float) -> Verdict:
+            return "not judged" if withheld else self._verdict(wanted, found, reason)
+
         return msgspec.structs.replace(
             self,
             value=found.value,
             low=found.low,
             high=found.high,
-            verdict=self._verdict(self.target, found, reason),
-            goal_verdict=None if self.goal is None else self._verdict(self.goal, found, reason),
-            reason=reason,
+            verdict=verdict(self.target),
+            goal_verdict=None if self.goal is None else verdict(self.goal),
+            reason=reason or withheld,
         )
 
     def _verdict(self, wanted: float, found: Measurement, reason: str) -> Verdict:
@@ -77,7 +86,10 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def verdict_text(self) -> str:
-        """The verdict, with the side that the median is on where it isn't clear."""
+        """The verdict, with the side that the median is on where it isn't clear, and with the
+        reason where nothing is judged."""
+        if self.verdict == "not judged":
+            return f"{self.verdict}: {self.reason}"
         if self.verdict != "not clear" or self.value is None:
             return self.verdict
         side = "met" if self._reaches(self.target, self.value) else "missed"

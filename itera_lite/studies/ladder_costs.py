@@ -26,6 +26,7 @@ from itera_lite.machine.provenance import Provenance
 from itera_lite.model.cost import cost
 from itera_lite.records import HeldOut, HeldOutText, Ladder, Reference, Rung, Summary
 from itera_lite.stats.comparison import Measurement
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target, ratio
 from itera_lite.studies.ladder_stages import (
@@ -44,6 +45,7 @@ TARGETS = (
     Target("bytes_on_disk", "bytes on disk", "at least", 60.0, goal=100.0),
     Target("peak_rss_bytes", "peak resident memory", "at least", 50.0),
 )
+TIMED = ("cpu_seconds_per_kb",)  # of these, what other programs disturb
 
 
 @dataclass(kw_only=True)
@@ -99,7 +101,11 @@ def measure_ladder(
     quiet = nullcontext(lambda _: None)
     bar = progress_bar("the ladder's costs", repeats * len(deployed))
     with quiet if first.compute.quiet else bar as progress:
-        take_turns(deployed, repeats, progress, warm_up=False)  # each time in a fresh process
+        # Each time in a fresh process.
+        rounds = take_turns(deployed, repeats, progress, warm_up=False)
+    origin = Provenance.now(
+        seeds=[plan.seed for plan in plans], load_by_others=rounds.load.by_others
+    )
     rungs = [_rung(plans, each, scores[each.stage]) for each in deployed]
     return Ladder(
         source=first.data,
@@ -111,16 +117,20 @@ def measure_ladder(
         text_bytes=TEXT_BYTES,
         rungs=rungs,
         references=_references(first),
-        targets=judge(rungs),
-        provenance=Provenance.now(seeds=[plan.seed for plan in plans]),
+        targets=judge(rungs, origin.load),
+        repeated_rounds=rounds.repeated,
+        provenance=origin,
     )
 
 
-def judge(rungs: Sequence[Rung]) -> list[Target]:
+def judge(rungs: Sequence[Rung], load: Load | None = None) -> list[Target]:
     """What the last rung reaches against the first.
 
     Where the last rung's bits per byte are worse than the first's, nothing is reached: with
     several seeds, where the worst of the last is above the best of the first.
+
+    Args:
+        load: by others while the costs were measured, on which processor time depends.
     """
     first, last = rungs[0], rungs[-1]
     worse = max(last.bpb.samples) > min(first.bpb.samples)
@@ -129,7 +139,10 @@ def judge(rungs: Sequence[Rung]) -> list[Target]:
         ratio(*(_measurement(getattr(rung, target.key)) for rung in (first, last)))
         for target in TARGETS
     )
-    return [target.judged(each, reason) for target, each in zip(TARGETS, found, strict=True)]
+    return [
+        target.judged(each, reason, load if target.key in TIMED else None)
+        for target, each in zip(TARGETS, found, strict=True)
+    ]
 
 
 def _measurement(cost: Stat | int) -> Measurement:
@@ -165,6 +178,7 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
     text = hashlib.sha256(b"\0".join(documents)).hexdigest()
     found = []
     for plan in plans:
+        workers = plan.compute.workers
         folder = plan.folder(name)
         file = plan.weights(name)
         weights = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -178,10 +192,10 @@ def _scores(plans: Sequence[LadderPlan], name: str, documents: list[bytes]) -> l
             if not plan.compute.quiet:
                 print(f"scoring {folder}")
             if name in QUANTIZED:
-                nats, tokens, size = engine_score(file, documents)
+                nats, tokens, size = engine_score(file, documents, workers.count)
             else:
                 model, tokenizer = load_checkpoint(folder)
-                score = validation_score(model, tokenizer, documents)
+                score = validation_score(model, tokenizer, documents, workers)
                 nats, tokens, size = score.nats, score.tokens, score.bytes
             record = HeldOut(
                 name=folder.name,

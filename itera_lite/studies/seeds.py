@@ -17,7 +17,8 @@ from itera_lite.errors import DataError, IteraError
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.quantities import number_of
-from itera_lite.records import SeedRun, Seeds, SpeedsOfSize
+from itera_lite.records import SeedRun, Seeds
+from itera_lite.stats.load import Load
 from itera_lite.studies.unfinished import train_for_numbers, unfinished
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, train_config
@@ -63,7 +64,7 @@ class SeedStudy:
     minutes: float | None
     tokens: str | None
     equal_time: bool
-    threads: int | None
+    workers: int | None
 
     def run(self, seeds: range) -> Seeds:
         """Train the runs that the file lacks.
@@ -106,7 +107,10 @@ class SeedStudy:
             ) from None
 
     def _write(self, record: Seeds) -> None:
-        record.provenance = Provenance.now(seeds=[run.seed for run in record.runs])
+        load = Load.mean([run.load for run in record.runs])
+        record.provenance = Provenance.now(
+            seeds=[run.seed for run in record.runs], load_by_others=load and load.by_others
+        )
         record.write(self.path)
 
     def _find(self, record: Seeds, run: Run) -> SeedRun | None:
@@ -134,7 +138,7 @@ class SeedStudy:
         missing = [run for run in runs if self._find(record, run) is None]
         if not missing:
             return
-        compute = Compute.prepare(threads=self.threads)
+        compute = Compute.prepare(workers=self.workers)
         dataset = prepare(self.source, vocab_size=self.vocab_size)
 
         def training(run: Run, files: RunFiles) -> Training:
@@ -170,6 +174,7 @@ class SeedStudy:
                     precision=made.precision,
                     git_commit=summary.provenance.git_commit,
                     dataset_sha256=dataset.manifest["sha256"],
+                    load=summary.provenance.load,
                 )
             )
         self._write(record)
@@ -182,8 +187,7 @@ class SeedStudy:
                 break
         else:
             size, batch_size, vocab_size = wanted
-            models = training.training_speeds(size, vocab_size, batch_size, self.threads)
-            known = SpeedsOfSize(*wanted, models)
+            known = training.training_speeds(size, vocab_size, batch_size, self.workers)
             record.speeds.append(known)
             self._write(record)
         return {

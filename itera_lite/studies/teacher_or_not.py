@@ -20,6 +20,7 @@ from itera_lite.records import (
     TeacherVerdict,
 )
 from itera_lite.stats.comparison import Measurement, Metric, compare
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.studies.unfinished import train_for_numbers, unfinished
 from itera_lite.train.compute import Compute
@@ -82,7 +83,7 @@ class TeacherStudy:
                     return
                 made = self._train(seed, wanted, taught, unfinished(path))
                 runs.extend(made)
-                now = Provenance.now(seeds=[run.seed for run in runs])
+                now = _provenance(runs)
                 TeacherComparison(settings=settings, runs=runs, provenance=now).write(path)
                 for each in () if self.compute.quiet else made:
                     score = f"{each.valid_bpb:.4f} bits per byte"
@@ -107,9 +108,12 @@ class TeacherStudy:
                 settings=settings,
                 runs=runs,
                 sides=sides,
-                verdicts={side: _verdict(sides, side) for side in ("alone", "alone_longer")},
-                distillation=self.plan.record(self.objective, seconds),
-                provenance=Provenance.now(seeds=[run.seed for run in runs]),
+                verdicts={
+                    side: _verdict(sides, side, self._loads(runs, side))
+                    for side in ("alone", "alone_longer")
+                },
+                distillation=self.plan.record(self.objective, seconds, self.compute.workers),
+                provenance=_provenance(runs),
             )
             record.write(path)
         return record
@@ -155,9 +159,23 @@ class TeacherStudy:
                     tokens=run.tokens,
                     tokens_per_second=run.tokens_per_second,
                     git_commit=summary.provenance.git_commit,
+                    load=summary.provenance.load,
                 )
             )
         return found
+
+    def _loads(self, runs: list[TeacherRun], side: str) -> tuple[Load | None, Load | None]:
+        """Load by others beside the taught student and beside another side.
+
+        Of two trainings on as many tokens none counts: there, nothing depends on time.
+        """
+        if side == "alone" and self.budget.unit == "tokens":
+            return None, None
+        taught, other = (
+            Load.mean([run.load for run in runs if run.side == each])
+            for each in ("distilled", side)
+        )
+        return taught, other
 
     def _settings(self) -> TeacherSettings:
         student = self.plan.student
@@ -201,11 +219,19 @@ def _side(side: str, runs: list[TeacherRun]) -> TeacherSide:
     )
 
 
-def _verdict(sides: dict[str, TeacherSide], side: str) -> TeacherVerdict:
-    """The taught student against another side."""
+def _provenance(runs: list[TeacherRun]) -> Provenance:
+    load = Load.mean([run.load for run in runs])
+    return Provenance.now(seeds=[run.seed for run in runs], load_by_others=load and load.by_others)
+
+
+def _verdict(
+    sides: dict[str, TeacherSide], side: str, loads: tuple[Load | None, Load | None]
+) -> TeacherVerdict:
+    """The taught student against another side; ``loads`` where the clock had a say."""
     found = compare(
         QUALITY,
         *(Measurement.of_samples(sides[s].valid_bpb.samples) for s in ("distilled", side)),
+        loads=loads,
         names={"ours": SIDES["distilled"], "other": SIDES[side]},
     )
     return TeacherVerdict(

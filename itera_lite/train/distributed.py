@@ -1,4 +1,4 @@
-"""One process or many: PyTorch's own data parallelism under ``torchrun``.
+"""One process or many, which ``torchrun`` starts.
 
 Every process holds the whole model and takes its rows of each global batch; the gradients are
 averaged, so the loss curve is that of one process. What the leading process alone does (preparing,
@@ -15,11 +15,9 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from itera_lite.errors import ConfigError, IteraError, UsageError
-from itera_lite.model import LanguageModel
-from itera_lite.train.objective import Objective
 
 T = TypeVar("T")
 TIMEOUT = timedelta(hours=12)  # of waiting for the leader, which prepares the text
@@ -125,13 +123,11 @@ class World:
         self.on_leader(lambda: results.append(action()))  # which gives the others None
         return results[0] if self.is_leader else action()
 
-    def mean(self, value: Tensor) -> float:
-        """The mean of a scalar over the processes."""
-        if self.size == 1:
-            return value.item()
-        value = value.detach().clone()
-        dist.all_reduce(value)
-        return value.item() / self.size
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the processes."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
 
 
 def _environment_number(key: str, default: int) -> int:
@@ -149,26 +145,3 @@ def _environment_number(key: str, default: int) -> int:
             "to train with one process"
         )
     return int(text)
-
-
-class LossOf(nn.Module):
-    """A model's loss as a forward pass, the form that DistributedDataParallel wraps."""
-
-    def __init__(self, model: LanguageModel, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.objective = model, objective
-
-    def forward(
-        self, tokens: Tensor, positions: Tensor, balance_weight: float
-    ) -> tuple[Tensor, Tensor]:
-        """Returns what is minimised, and the cross-entropy alone."""
-        loss = self.objective.loss(self.model, tokens, positions, balance_weight)
-        return loss.total, loss.cross_entropy.detach()
-
-
-def parallel(model: LanguageModel, world: World, objective: Objective) -> nn.Module:
-    """`LossOf` the model, averaging gradients over the world."""
-    module = LossOf(model, objective)
-    if world.size == 1:
-        return module
-    return nn.parallel.DistributedDataParallel(module)

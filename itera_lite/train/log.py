@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from itera_lite.files import write_text
+from itera_lite.machine.load import LoadTime
 from itera_lite.model import LanguageModel
-from itera_lite.model.moe import MoE
 
 COLUMNS = (
     *("step", "tokens", "seconds", "epoch", "flops", "train_loss", "train_bpb"),
@@ -30,6 +30,8 @@ class TrainingState:
     step: int = 0
     seconds: float = 0.0  # of training steps
     wall: float = 0.0  # with evaluations and saves
+    load_seconds: float = 0.0  # of these, in which the load by others was measured
+    load_others: float = 0.0  # and the seconds of a core that other programs used in them
     ended: str | None = None  # why the run is over: "budget" (it is used) or "early"
     expert_load: list[list[float]] = field(default_factory=list)  # see `expert_loads`
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the log
@@ -56,6 +58,16 @@ class TrainingState:
             if not isinstance(value, kinds.get(type(default), type(default))):
                 raise TypeError(f"{name} is a {type(value).__name__}, which it can't be")
         return state
+
+    def add_load(self, load: LoadTime) -> None:
+        """Count in what was measured of the load by others."""
+        self.load_seconds += load.seconds
+        self.load_others += load.others
+
+    @property
+    def load(self) -> LoadTime:
+        """The load by others, of the whole run."""
+        return LoadTime(self.load_seconds, self.load_others)
 
     def add(self, row: dict[str, Any]) -> None:
         """Add to the log; there is one row for a step."""
@@ -112,8 +124,7 @@ class Window:
 
 def expert_loads(model: LanguageModel) -> list[Tensor]:
     """Each MoE layer's share of tokens per expert in the last training batch; [] if dense."""
-    layers = [block.ffn for block in model.blocks if isinstance(block.ffn, MoE)]
-    return [layer.load for layer in layers if layer.load is not None]
+    return [moe.load for moe in model.mixtures if moe.load is not None]
 
 
 def write_metrics(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -25,17 +25,19 @@ from itera_lite.data.prepare import Dataset
 from itera_lite.errors import CheckpointError, TrainingError
 from itera_lite.evaluate.bits import FINAL_BYTES, stream_bits
 from itera_lite.evaluate.score import Score
+from itera_lite.machine.load import LoadMeter
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.train.compute import Compute
-from itera_lite.train.distributed import parallel
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
 from itera_lite.train.pace import Pace
 from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
+from itera_lite.train.step import BatchGradient
+from itera_lite.workers import WorkerChoice, Workers
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -76,11 +78,15 @@ class Trainer:
         self.objective = objective or Objective()
         self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
         self.model.compute_dtype = compute.precision.dtype
-        self.loss_of = parallel(self.model, self.world, self.objective)
         self.optimizer = Optimizer(self.model, config)
+        rows = self.world.share_of(config.batch_size)
+        self.gradient = BatchGradient(
+            self.model, config, self.objective, compute.workers, self.world
+        )
+        self.workers = WorkerChoice(compute.workers, fixed=compute.workers_given)
         self.loader = TokenLoader(
             dataset.tokens("train"),
-            batch_size=self.world.share_of(config.batch_size),
+            batch_size=rows,
             seq_len=config.seq_len,
             seed=config.seed,
             rank=self.world.rank,
@@ -96,6 +102,7 @@ class Trainer:
         self._final_bytes = min(final_bytes, dataset.n_bytes("valid"))
         self._score_seconds = 0.0  # of the last evaluation
         self._wall_counted_at = time.monotonic()  # ``state.wall`` counts the time up to here
+        self._load_meter = LoadMeter()  # and ``state.load`` the load by others
         self._rng = torch.get_rng_state()
 
     @property
@@ -112,11 +119,13 @@ class Trainer:
     def turn(self) -> Iterator[None]:
         """A turn of this training, in a process where others have theirs.
 
-        Inside, PyTorch's random numbers and the clock of ``state.wall`` are this training's own.
+        Inside, PyTorch's random numbers, the clock of ``state.wall`` and the load by other programs
+        are this training's own.
         """
         others = torch.get_rng_state()
         torch.set_rng_state(self._rng)
         self._wall_counted_at = time.monotonic()
+        self._load_meter.lap()
         try:
             yield
         finally:
@@ -181,20 +190,18 @@ class Trainer:
     def _step(self) -> tuple[float, float]:
         """One batch, one update. Returns the loss (nats) and the seconds it took."""
         begin = time.perf_counter()
+        self.workers.begin()
         factor = self.config.factor(self.progress)
         positions = self.loader.next_positions()
-        total, cross_entropy = self.loss_of(
-            torch.from_numpy(self.loader.at(positions)).to(self.world.device),
-            torch.from_numpy(positions),
-            self.config.balance_weight,
-        )
-        loss = self.world.mean(cross_entropy)
-        self._refuse_infinite("loss", loss + self.world.mean(total.detach()))
-        total.backward()
-        norm = self.optimizer.step(factor)
+        losses = self.gradient(self.loader.at(positions), positions, self.state.step)
+        loss = losses.cross_entropy
+        self._refuse_infinite("loss", loss + losses.total)
+        norm = self.optimizer.step(self.gradient.gradients, factor, self.compute.workers)
         self._refuse_infinite("norm of the gradient", norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
+        if self.workers.end(seconds) and not self.quiet:
+            print(f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})")
         self.state.seconds += seconds
         self.window.add(self.model, loss, norm, seconds)
         return loss, seconds
@@ -277,7 +284,7 @@ class Trainer:
         state = self.state
         model = self.objective.deployed(self.model)
         begin = time.monotonic()
-        score = score_part(model, self.dataset, self.config.seq_len)
+        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
         self._score_seconds = time.monotonic() - begin
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
@@ -296,6 +303,7 @@ class Trainer:
         now = time.monotonic()
         self.state.wall += now - self._wall_counted_at
         self._wall_counted_at = now
+        self.state.add_load(self._load_meter.lap())
 
     def _write(self) -> None:
         loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(self.model)]
@@ -310,7 +318,11 @@ class Trainer:
                 "loader": self.loader.state_dict(),
                 "window": self.window.state_dict(),
             },
-            tensors={**self.optimizer.tensors(), "rng": torch.get_rng_state()},
+            tensors={
+                **self.optimizer.tensors(),
+                **{f"load.{i}": load for i, load in enumerate(expert_loads(self.model))},
+                "rng": torch.get_rng_state(),
+            },
         )
         write_metrics(self.files.metrics, self.state.rows)
 
@@ -351,6 +363,9 @@ class Trainer:
             with torch.no_grad():
                 for name, value in self.model.state_dict().items():
                     value.copy_(weights[name])
+            if state.step:
+                loads = [tensors.pop(f"load.{i}") for i in range(len(self.model.mixtures))]
+                self.gradient.set_loads(loads)
             self.optimizer.load_tensors(tensors)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
@@ -394,7 +409,9 @@ class Trainer:
             )
 
 
-def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
+def score_part(
+    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+) -> Score:
     """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
@@ -402,8 +419,8 @@ def score_part(model: LanguageModel, dataset: Dataset, seq_len: int) -> Score:
         dataset.tokens("valid"),
         lengths,
         seq_len=seq_len,
-        batch_size=16,
         max_tokens=EVAL_TOKENS,
+        workers=workers,
     )
 
 

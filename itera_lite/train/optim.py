@@ -4,42 +4,64 @@ Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon) replaces t
 matrix by the nearest orthogonal matrix. A projection that holds several matrices (z, x, B, C of a
 Mamba layer; gate and up) is split, an expert tensor is a stack of matrices, and all matrices of one
 shape go through the iteration together.
+
+A step is a list of tasks of fixed size, which workers share: no two touch the same weight.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
 
+from itera_lite import ops
 from itera_lite.config import TrainConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
 from itera_lite.model.layers import SwiGLU
 from itera_lite.model.moe import MoE
 from itera_lite.model.ssd import Mamba2
+from itera_lite.workers import Workers
 
-# Coefficients of the quintic Newton-Schulz iteration, chosen for slope at zero.
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 5
+# Of each quintic Newton-Schulz iteration: the best one for what the iteration before it leaves of
+# the interval 0.003..1, all but the last for an interval 2 % wider, because rounding to bfloat16
+# lifts some values above it (Amsel et al., 2025, 'The Polar Express',
+# https://arxiv.org/abs/2505.16932).
+COEFFICIENTS = (
+    (8.2193, -23.3375, 16.6266),
+    (3.9681, -2.8404, 0.5161),
+    (3.4599, -2.4914, 0.4779),
+    (2.5359, -1.8730, 0.4411),
+)
+BETAS = (0.9, 0.95)  # AdamW
+# About what a task of a step computes, in multiplications and in numbers: a millisecond each.
+TASK_PRODUCTS = 1 << 26
+TASK_NUMBERS = 1 << 18
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly: singular values in about 0.7..1.2.
+    """The nearest (semi-)orthogonal matrices, roughly: singular values in about 0.8..1.2.
 
     Args:
         matrices: (K, m, n), any float type; the iteration runs in bfloat16.
     """
-    a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.float()
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    for i, (a, b, c) in enumerate(COEFFICIENTS):
         square = x @ x.mT
+        if i == 0:  # the largest singular value is at most the root of the square's norm
+            norm = square.float().norm(dim=(1, 2), keepdim=True)
+            trace = square.float().diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+            scale = trace / (norm + 1e-30)
+            x, square = (x * scale.sqrt()).bfloat16(), (square * scale).bfloat16()
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 
@@ -70,99 +92,250 @@ def _part(tensor: Tensor, rows: slice) -> Tensor:
     return tensor[:, rows] if tensor.dim() == 3 else tensor[None, rows]
 
 
+def _runs(total: int, size: int) -> Iterator[slice]:
+    """Cut ``total`` things into runs of ``size``; the last one may be shorter."""
+    for start in range(0, total, max(size, 1)):
+        yield slice(start, min(start + max(size, 1), total))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What a step scales by: the gradients by ``clip``, the learning rates by ``factor``."""
+
+    clip: float
+    factor: float
+
+
+@dataclass(frozen=True)
+class _Muon:
+    """A task: matrices (m, n) of one shape.
+
+    Attributes:
+        parts: of each part, the number of the parameter, its rows, and which matrices of those.
+        number, offset: (K,) of each matrix, the number of its parameter and its place there, bytes.
+        momentum: (K, m, n), a view.
+    """
+
+    config: TrainConfig
+    weights: Sequence[Tensor]
+    parts: Sequence[tuple[int, slice, slice]]
+    number: Tensor
+    offset: Tensor
+    momentum: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        weights: Sequence[Tensor],
+        parts: Sequence[tuple[int, slice, slice]],
+        momentum: Tensor,
+    ) -> _Muon:
+        places = [
+            (i, matrix.data_ptr() - weights[i].data_ptr())
+            for i, rows, chosen in parts
+            for matrix in _part(weights[i], rows)[chosen]
+        ]
+        number, offset = torch.tensor(places).unbind(1)
+        return cls(config, weights, parts, number, offset, momentum)
+
+    def step(self, gradients: Sequence[Tensor], scale: _Scale) -> None:
+        """Update momentum and weights: fused, where this processor can."""
+        c, momentum = self.config, self.momentum
+        rows, columns = momentum.shape[1:]
+        lr = c.lr_matrix * scale.factor
+        rate, keep = lr * max(1.0, rows / columns) ** 0.5, 1 - lr * c.weight_decay
+        weights = self.weights
+        if ops.usable(momentum):
+            step = ops.MuonStep(COEFFICIENTS, scale.clip, c.momentum, rate, keep)
+            where = [
+                torch.tensor([tensor.data_ptr() for tensor in tensors])[self.number] + self.offset
+                for tensors in (weights, gradients)
+            ]
+            if ops.muon(where[0], where[1], momentum, step):
+                return
+        gradient = torch.cat([_part(gradients[i], rows)[chosen] for i, rows, chosen in self.parts])
+        gradient = gradient * scale.clip
+        momentum.lerp_(gradient, 1 - c.momentum)
+        update = orthogonalize(gradient.lerp_(momentum, c.momentum)).float() * -rate
+        views = [_part(weights[i], rows)[chosen] for i, rows, chosen in self.parts]
+        torch._foreach_mul_(views, keep)
+        torch._foreach_add_(views, list(update.split([view.shape[0] for view in views])))
+
+
+@dataclass(frozen=True)
+class _Adam:
+    """A task: runs of numbers of some parameters, with one learning rate and decay.
+
+    Attributes:
+        runs: of each run, the number of its parameter and its place there.
+        averages, squares: the moments of gradient and squared gradient of each run, views.
+        steps: scalar, counts the steps.
+    """
+
+    lr: float
+    decay: float
+    eps: float
+    weights: Sequence[Tensor]
+    runs: Sequence[tuple[int, slice]]
+    averages: Sequence[Tensor]
+    squares: Sequence[Tensor]
+    steps: Tensor
+
+    def step(self, gradients: Sequence[Tensor], scale: _Scale) -> None:
+        """Update moments and weights."""
+        torch._fused_adamw_(
+            [self.weights[i].view(-1)[run] for i, run in self.runs],
+            [gradients[i].view(-1)[run] for i, run in self.runs],
+            list(self.averages),
+            list(self.squares),
+            [],
+            [self.steps] * len(self.runs),
+            lr=self.lr * scale.factor,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            weight_decay=self.decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            grad_scale=torch.full_like(self.steps, 1 / scale.clip),
+            found_inf=None,
+        )
+
+
 class Optimizer:
-    """Muon and AdamW over all parameters of a model, with decoupled weight decay."""
+    """Muon and AdamW over all parameters of a model, with decoupled weight decay.
+
+    Attributes:
+        parameters: all of them, in the order of the gradients that `step` takes.
+        momentum: of Muon: (K, m, n) for each shape (m, n), all matrices of that shape.
+        moments: of AdamW: the averages of gradient and squared gradient, by a parameter's number.
+    """
 
     def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
         self.config = config
         conventional = model.config.parts.optimizer == "adamw"
         names = {parameter: name for name, parameter in model.named_parameters()}
         self.parameters = list(names)
-        # shape -> the parts that are orthogonalised together
-        self.groups: dict[tuple[int, int], list[tuple[nn.Parameter, slice]]] = {}
-        taken = set()
-        for parameter, parts in () if conventional else _matrices(model):
-            taken.add(parameter)
-            for rows in parts:
-                _, *shape = _part(parameter, rows).shape
-                self.groups.setdefault((shape[0], shape[1]), []).append((parameter, rows))
+        number = {id(parameter): i for i, parameter in enumerate(self.parameters)}
         device = model.embedding.weight.device
-        self.momentum = {
-            shape: torch.zeros(sum(_part(*part).shape[0] for part in parts), *shape, device=device)
-            for shape, parts in self.groups.items()
+
+        shapes: dict[tuple[int, int], list[tuple[int, slice]]] = {}
+        for parameter, parts in () if conventional else _matrices(model):
+            for rows in parts:
+                _, m, n = _part(parameter, rows).shape
+                shapes.setdefault((m, n), []).append((number[id(parameter)], rows))
+        self.momentum: dict[tuple[int, int], Tensor] = {}
+        self._tasks: list[_Muon | _Adam] = []
+        for shape, found in shapes.items():
+            counts = [_part(self.parameters[i], rows).shape[0] for i, rows in found]
+            self.momentum[shape] = torch.zeros(sum(counts), *shape, device=device)
+            self._tasks += self._muon_tasks(shape, found, counts)
+
+        taken = {i for found in shapes.values() for i, _ in found}
+        rest = [i for i in range(len(self.parameters)) if i not in taken]
+        embedding = [] if conventional else [number[id(model.embedding.weight)]]
+        decayed = [
+            i
+            for i in rest
+            if "router" in names[self.parameters[i]]
+            or (conventional and self.parameters[i].dim() == 2)
+        ]
+        plain = [i for i in rest if i not in {*embedding, *decayed}]
+        self.moments = {
+            i: (torch.zeros_like(self.parameters[i]), torch.zeros_like(self.parameters[i]))
+            for i in rest
         }
-        rest = [parameter for parameter in names if parameter not in taken]
-        embedding = [] if conventional else [model.embedding.weight]
-        decayed = [p for p in rest if "router" in names[p] or (conventional and p.dim() == 2)]
-        seen = {*embedding, *decayed}
-        plain = [p for p in rest if p not in seen]
-        groups = (
+        self._steps = torch.zeros((), device=device)
+        eps = 1e-8 if conventional else 1e-10
+        for chosen, lr, decay in (
             (embedding, config.lr_embedding, config.weight_decay),
             (decayed, config.lr_other, config.weight_decay),
             (plain, config.lr_other, 0.0),
-        )
-        self.adam = torch.optim.AdamW(
-            [
-                {"params": params, "lr": lr, "full_lr": lr, "weight_decay": decay}
-                for params, lr, decay in groups
-                if params
-            ],
-            betas=(0.9, 0.95),
-            eps=1e-8 if conventional else 1e-10,
-            fused=True,
-        )
+        ):
+            self._tasks += self._adam_tasks(chosen, lr, decay, eps)
+
+    def _muon_tasks(
+        self, shape: tuple[int, int], found: list[tuple[int, slice]], counts: list[int]
+    ) -> Iterator[_Muon]:
+        """Tasks of about `TASK_PRODUCTS`, over all matrices of a shape."""
+        short, long = sorted(shape)
+        products = len(COEFFICIENTS) * short * short * (2 * long + short)
+        matrices = [
+            (i, rows, k)
+            for (i, rows), count in zip(found, counts, strict=True)
+            for k in range(count)
+        ]
+        for run in _runs(len(matrices), TASK_PRODUCTS // products):
+            parts: list[tuple[int, slice, slice]] = []
+            for i, rows, k in matrices[run]:
+                if parts and parts[-1][:2] == (i, rows):
+                    parts[-1] = (i, rows, slice(parts[-1][2].start, k + 1))
+                else:
+                    parts.append((i, rows, slice(k, k + 1)))
+            yield _Muon.of(self.config, self.parameters, parts, self.momentum[shape][run])
+
+    def _adam_tasks(
+        self, chosen: list[int], lr: float, decay: float, eps: float
+    ) -> Iterator[_Adam]:
+        """Tasks of about `TASK_NUMBERS`, over some parameters."""
+        tasks: list[list[tuple[int, slice]]] = []
+        room = 0
+        for i in chosen:
+            for run in _runs(self.parameters[i].numel(), TASK_NUMBERS):
+                if room <= 0:
+                    tasks.append([])
+                    room = TASK_NUMBERS
+                tasks[-1].append((i, run))
+                room -= run.stop - run.start
+        for runs in tasks:
+            averages, squares = (
+                [self.moments[i][moment].view(-1)[run] for i, run in runs] for moment in (0, 1)
+            )
+            yield _Adam(lr, decay, eps, self.parameters, runs, averages, squares, self._steps)
 
     @torch.no_grad()
-    def step(self, factor: float) -> float:
-        """Clip, update, and forget the gradients.
+    def step(self, gradients: Sequence[Tensor], factor: float, workers: Workers) -> float:
+        """Clip and update. The gradients aren't needed afterwards: they may be changed.
 
         Args:
+            gradients: one for each of ``parameters``, in that order, float32.
             factor: of the learning rates, from the schedule.
+            workers: what they do doesn't depend on how many they are.
 
         Returns:
             The norm of the gradient before clipping. Where it isn't finite, nothing was updated.
         """
-        c = self.config
-        norm = nn.utils.clip_grad_norm_(self.parameters, c.clip, foreach=True)
-        if not torch.isfinite(norm):
-            return float(norm)
-        for group in self.adam.param_groups:
-            group["lr"] = group["full_lr"] * factor
-        self.adam.step()
-        lr = c.lr_matrix * factor
-        for shape, parts in self.groups.items():
-            grads = [_part(p.grad, rows) for p, rows in parts if p.grad is not None]
-            gradient, momentum = torch.cat(grads), self.momentum[shape]
-            momentum.lerp_(gradient, 1 - c.momentum)
-            update = orthogonalize(gradient.lerp_(momentum, c.momentum)).float()
-            update *= -lr * max(1.0, shape[0] / shape[1]) ** 0.5
-            views = [_part(*part) for part in parts]
-            torch._foreach_mul_(views, 1 - lr * c.weight_decay)
-            torch._foreach_add_(views, list(update.split([v.shape[0] for v in views])))
-        for parameter in self.parameters:
-            parameter.grad = None
-        return float(norm)
+        gradients = [gradient.contiguous() for gradient in gradients]
+        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        if not math.isfinite(norm):
+            return norm
+        scale = _Scale(min(1.0, self.config.clip / (norm + 1e-6)), factor)
+        self._steps += 1
+        workers.map([partial(task.step, gradients, scale) for task in self._tasks])
+        torch.autograd.graph.increment_version(self.parameters)  # also of what PyTorch didn't do
+        return norm
 
     def tensors(self) -> dict[str, Tensor]:
         """The state that a step depends on, by name."""
         found = {f"momentum.{m}x{n}": value for (m, n), value in self.momentum.items()}
-        for i, parameter in enumerate(self.parameters):
-            for key, value in self.adam.state.get(parameter, {}).items():
-                found[f"adam.{i}.{key}"] = value
+        found["adam.step"] = self._steps
+        for i, (average, square) in self.moments.items():
+            found[f"adam.{i}.exp_avg"], found[f"adam.{i}.exp_avg_sq"] = average, square
         return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `tensors` gave.
 
         Raises:
-            KeyError, IndexError, ValueError, RuntimeError: they are of another model.
+            KeyError, ValueError: they are of another model.
         """
-        for (m, n), value in self.momentum.items():
-            value.copy_(tensors[f"momentum.{m}x{n}"])
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, i, key = name.split(".")
-                parameter = self.parameters[int(i)]
-                if value.dim() and value.shape != parameter.shape:
-                    raise ValueError(f"{name} has the shape {tuple(value.shape)}")
-                self.adam.state[parameter][key] = value.clone().to(parameter.device)
+        own = self.tensors()
+        if others := tensors.keys() ^ own.keys():
+            raise KeyError(f"{', '.join(sorted(others))}: only one of the two models has this")
+        for name, value in own.items():
+            if tensors[name].shape != value.shape:
+                raise ValueError(
+                    f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
+                )
+            value.copy_(tensors[name])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from typing import Literal
 
 import torch
 
 from itera_lite.machine.peak import measured_peak
+from itera_lite.workers import Workers
 
 Precision = Literal["auto", "bf16", "fp32"]
 SECONDS = 0.6  # of each measurement
@@ -28,24 +29,32 @@ class PrecisionChoice:
         return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
-def choose(wanted: Precision, device: str) -> PrecisionChoice:
-    """Measure the matrix-product peak and pick the type of the products.
+def choose(wanted: Precision, device: str, workers: Workers) -> PrecisionChoice:
+    """Measure the matrix-product peak of all workers and pick the type of the products.
 
     Weights, residual stream, norms, state-space scan and loss are float32 in either case. A process
-    measures once for each number of threads.
+    measures once for each number of workers.
     """
-    return _choose(wanted, device, torch.get_num_threads())
+    key = wanted, device, workers.count
+    if key not in _choices:
+        _choices[key] = _choose(wanted, device, workers)
+    return _choices[key]
 
 
-@cache
-def _choose(wanted: Precision, device: str, threads: int) -> PrecisionChoice:
+_choices: dict[tuple[str, str, int], PrecisionChoice] = {}
+
+
+def _choose(wanted: Precision, device: str, workers: Workers) -> PrecisionChoice:
+    def peak(dtype: torch.dtype) -> float:
+        measure = partial(measured_peak, dtype, seconds=SECONDS, device=device)
+        return sum(workers.map([measure] * (workers.count if device == "cpu" else 1)))
+
     if wanted == "fp32":
-        peak = measured_peak(torch.float32, seconds=SECONDS, device=device)
-        return PrecisionChoice(torch.float32, peak, "asked for")
-    half = measured_peak(torch.bfloat16, seconds=SECONDS, device=device)
+        return PrecisionChoice(torch.float32, peak(torch.float32), "asked for")
+    half = peak(torch.bfloat16)
     if wanted == "bf16":
         return PrecisionChoice(torch.bfloat16, half, "asked for")
-    full = measured_peak(torch.float32, seconds=SECONDS, device=device)
+    full = peak(torch.float32)
     measured = f"bf16 products measured {half / 1e9:.0f}, fp32 {full / 1e9:.0f} GFLOP/s"
     if half > GAIN * full:
         return PrecisionChoice(torch.bfloat16, half, measured)

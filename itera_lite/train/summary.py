@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from itera_lite.config import ModelConfig
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import IteraError
@@ -42,6 +40,7 @@ def model_summary(
     *,
     compression: AnyCompression | None = None,
     distillation: DistillationRecord | None = None,
+    load_by_others: float | None = None,
     **more: Any,
 ) -> Summary:
     """The summary of a model, trained or not.
@@ -52,6 +51,7 @@ def model_summary(
         source: how the set was named.
         compression: what the model was made from, and how; None if it wasn't compressed.
         distillation: who taught it; None if nobody did.
+        load_by_others: while it was trained; see `Provenance`.
         more: further fields of `Summary`.
     """
     counts = cost(config, context)
@@ -72,7 +72,7 @@ def model_summary(
         flops_breakdown=counts.breakdown,
         compression=compression,
         distillation=distillation,
-        provenance=Provenance.now(seed=seed),
+        provenance=Provenance.now(seed=seed, load_by_others=load_by_others),
         **more,
     )
 
@@ -105,7 +105,7 @@ def training_summary(
             precision=compute.precision.name,
             precision_reason=compute.precision.reason,
             fused_operations=compute.problem is None,
-            threads=torch.get_num_threads(),
+            threads=trainer.compute.workers.active,
             processes=trainer.world.size,
             lr_matrix=train.lr_matrix,
             lr_embedding=train.lr_embedding,
@@ -114,6 +114,7 @@ def training_summary(
             budget=BudgetRecord(trainer.budget.unit, trainer.budget.amount),
             stopped=state.ended,
         ),
+        load_by_others=state.load.by_others,
         best=Best(**state.best),
         expert_load=state.expert_load,
         samples=[Sample(**sample) for sample in state.samples],

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import (
     DEFAULT_VOCABULARY,
@@ -72,7 +70,7 @@ class TrainingRequest:
     patience: int
     evaluations: int
     precision: Precision
-    threads: int | None
+    workers: int | None
     quiet: bool
 
     def shape(self, family: Family, vocab_size: int) -> ModelConfig:
@@ -172,7 +170,7 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         dataset, compute = world.leader_first(
             lambda: (
                 request.dataset(vocab_size, silent),
-                Compute.prepare(precision, request.threads, request.quiet, world),
+                Compute.prepare(precision, request.workers, request.quiet, world),
             )
         )
         trainings = []
@@ -269,7 +267,13 @@ class Training:
         """Score the best model on the validation text, in float32, and write the summary."""
         model, tokenizer = load_checkpoint(self.files.best)
         texts = first_bytes(self.dataset.documents("valid"), self.final_bytes)
-        score = score_documents(model, tokenizer, texts, seq_len=self.config.seq_len)
+        score = score_documents(
+            model,
+            tokenizer,
+            texts,
+            seq_len=self.config.seq_len,
+            workers=self.compute.workers,
+        )
         summary = training_summary(
             *(trainer, model.config, score, self.source),
             compression=self.compression and self.compression(score.bpb),
@@ -299,7 +303,7 @@ class Training:
             f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
             f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
             f"{config.batch_size} x {config.seq_len} tokens a step, "
-            f"{torch.get_num_threads()} threads; {self.compute.precision.reason}"
+            f"{self.compute.precision.reason}"
         )
 
 

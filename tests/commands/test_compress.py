@@ -25,7 +25,7 @@ def fit(tmp_path: Path, text: Path):
             checkpoint,
             data=str(text),
             minutes=0.004,
-            threads=1,
+            workers=1,
             quiet=True,
             checkpoints=tmp_path / "c",
             results=tmp_path / "r",

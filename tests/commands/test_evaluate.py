@@ -67,7 +67,7 @@ def test_words_are_counted_for_wikitext(tiny_pair, tmp_path, monkeypatch):
 def test_data_and_window_of_the_training_are_the_default(corpus, tmp_path, monkeypatch):
     make_small(monkeypatch)
     where = {"checkpoints": tmp_path, "results": tmp_path}
-    options = {"seq_len": 48, "batch_size": 2, "vocab_size": 257, "threads": 1, "quiet": True}
+    options = {"seq_len": 48, "batch_size": 2, "vocab_size": 257, "workers": 1, "quiet": True}
     train(str(corpus), model="itera", name="mine", tokens="200", **options, **where)
     record = evaluate(tmp_path / "mine", results=tmp_path, baselines=False)
     assert (record.source, record.seq_len) == (str(corpus), 48)
@@ -106,7 +106,7 @@ def test_a_sample_says_that_it_is_one(tiny_pair, corpus, tmp_path, capsys):
         ({"data": None}, UsageError, "--data"),
         ({"split": "tset"}, UsageError, "split='tset'"),
         ({"seq_len": 0}, UsageError, "--seq-len 0"),
-        ({"threads": 0}, UsageError, "--threads 0"),
+        ({"workers": 0}, UsageError, "--workers 0"),
         ({"checkpoint": "nowhere"}, CheckpointError, "nowhere"),
     ],
 )

@@ -6,19 +6,20 @@ import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.compress_experts import experts
-from itera_lite.compress.experts import drop, fewest, measure_usage, merge, mixtures
+from itera_lite.compress.experts import drop, fewest, measure_usage, merge
 from itera_lite.data.prepare import prepare
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
 from itera_lite.records import Summary
+from itera_lite.workers import Workers
 from tests.compress.checkpoints import ITERA, TRANSFORMER, files, old, save, text  # noqa: F401
 from tests.export.models import random_model
 
 
 def out(path) -> dict:
-    return {"checkpoints": path / "c", "results": path / "r", "threads": 1, "quiet": True}
+    return {"checkpoints": path / "c", "results": path / "r", "workers": 1, "quiet": True}
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def test_experts_that_no_token_is_sent_to_go_without_a_trace():
     model = random_model(ITERA.replace(n_experts=19))
     ids = torch.randint(0, ITERA.vocab_size, (1, 10))
     used: list[set[int]] = []
-    for moe in mixtures(model):
+    for moe in model.mixtures:
         moe.router.register_forward_hook(
             lambda _m, _x, logits: used.append(set(logits.topk(2).indices.flatten().tolist()))
         )
@@ -45,7 +46,7 @@ def test_experts_that_no_token_is_sent_to_go_without_a_trace():
 def test_usage_counts_tokens_and_gate_weight(text, old):
     """Each token goes to 2 or 3 with nearly all its weight, and with the rest to a third one."""
     model = random_model(ITERA)
-    for moe in mixtures(model):
+    for moe in model.mixtures:
         with torch.no_grad():
             moe.router.weight[2] *= 1000
             moe.router.weight[3] = -moe.router.weight[2]
@@ -60,11 +61,23 @@ def test_usage_counts_tokens_and_gate_weight(text, old):
         assert {2, 3} < set(kept.tolist()) and kept.tolist() == sorted(kept.tolist())
 
 
+def test_any_number_of_workers_measures_the_same_usage(text, old):
+    model, dataset = random_model(ITERA), prepare(str(text), tokenizer=old, quiet=True)
+    found = []
+    for count in (1, 2, 3):
+        with Workers(count) as workers:
+            found.append(measure_usage(model, dataset, 128, 16_384, workers))
+    assert found[0].read > 4096  # more than a few batches
+    for other in found[1:]:
+        assert torch.equal(found[0].tokens, other.tokens)
+        assert torch.equal(found[0].weight, other.weight)
+
+
 @torch.no_grad()
 def test_merging_identical_experts_changes_nothing_but_rounding():
     """Also where the units inside them stand in another order, which means nothing."""
     model = random_model(ITERA)
-    for moe in mixtures(model):
+    for moe in model.mixtures:
         for expert in range(1, 6):
             order = torch.randperm(32)
             moe.gate_up[expert] = moe.gate_up[0][torch.cat([order, order + 32])]
@@ -78,14 +91,14 @@ def test_merging_identical_experts_changes_nothing_but_rounding():
 @torch.no_grad()
 def test_a_merge_is_the_mean_by_weight_with_the_one_of_the_same_direction():
     model = random_model(ITERA)
-    for moe in mixtures(model):
+    for moe in model.mixtures:
         moe.router.weight[1] = 3 * moe.router.weight[4]
         moe.gate_up[1], moe.down[1] = 3 * moe.gate_up[4], moe.down[4]
     weight = torch.full((2, 6), 0.2)
     weight[:, 1] = 0.1
     keep = torch.tensor([0, 2, 3, 4, 5])
     smaller, dropped = merge(model, [keep] * 2, weight), drop(model, [keep] * 2)
-    for moe, whole, gone in zip(*map(mixtures, (smaller, model, dropped)), strict=True):
+    for moe, whole, gone in zip(smaller.mixtures, model.mixtures, dropped.mixtures, strict=True):
         mean = (0.1 * 3 + 0.2) / 0.3
         torch.testing.assert_close(moe.router.weight[3], mean * whole.router.weight[4])
         torch.testing.assert_close(moe.gate_up[3], mean * whole.gate_up[4])
@@ -175,7 +188,7 @@ def test_wrong_use_is_told_and_the_original_untouched(options, told, save, text,
         experts(
             checkpoint,
             data=str(text),
-            threads=1,
+            workers=1,
             quiet=True,
             checkpoints=tmp_path,
             results=tmp_path / "r",

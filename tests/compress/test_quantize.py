@@ -17,7 +17,14 @@ from itera_lite.compress import qat
 from itera_lite.compress.gptq import compensate, gptq
 from itera_lite.compress.quantize import engine_bpb
 from itera_lite.compress.rounding import fake_quantize, kinds_of, rounded
-from itera_lite.compress.sensitivity import Group, assign, calibration, groups_of, mean_loss
+from itera_lite.compress.sensitivity import (
+    Group,
+    assign,
+    calibration,
+    groups_of,
+    mean_loss,
+    sensitivity,
+)
 from itera_lite.compress.start import Start
 from itera_lite.config import ModelConfig
 from itera_lite.engine import Model
@@ -27,12 +34,13 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import SCHEMES, is_exact, scheme_of
 from itera_lite.records import Summary
+from itera_lite.workers import Workers
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, VOCAB, random_model
 from tests.train.conftest import text  # noqa: F401
 from tests.train.small import make_small
 
-QUIET = {"threads": 1, "quiet": True}
+QUIET = {"workers": 1, "quiet": True}
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +210,7 @@ def test_rows_that_blocks_do_not_divide_stay_in_16_bits(tmp_path, tokenizer):
     folder = save_checkpoint(tmp_path / "m", rounded(model, kinds), tokenizer)
     stored = {t.name: t.tensor_type for t in GGUFReader(export_gguf(folder, "auto").path).tensors}
     assert {name: stored[name] for name in kinds} == kinds
-    assert engine_bpb(folder / "model-auto.gguf", [b"some text"]) > 0
+    assert engine_bpb(folder / "model-auto.gguf", [b"some text"], threads=1) > 0
 
 
 def test_the_assignment_is_the_best_of_all():
@@ -262,6 +270,23 @@ def test_gptq_beats_plain_rounding_on_what_it_was_calibrated_with(checkpoint, te
     plain = mean_loss(rounded(start.model, kinds), windows)
     better = mean_loss(gptq(start.model, kinds, windows), windows)
     assert better - exact < 0.8 * (plain - exact)
+
+
+@pytest.mark.parametrize("config", [ITERA, TRANSFORMER], ids=lambda c: c.family)
+def test_any_number_of_workers_calibrates_the_same(config):
+    model = random_model(config)
+    kinds = kinds_of(model, SCHEMES["q4_0"])
+    windows = torch.randint(0, VOCAB, (40, 128), generator=torch.Generator().manual_seed(0))
+    groups = groups_of(model)[0][:3]
+    found = []
+    for count in (1, 2, 3):
+        with Workers(count) as workers:
+            made = gptq(model, kinds, windows, workers).state_dict()
+            costs = [group.cost for group in sensitivity(model, groups, windows, workers)]
+            found.append((made, costs))
+    for made, costs in found[1:]:
+        assert costs == found[0][1]
+        assert all(torch.equal(made[name], value) for name, value in found[0][0].items())
 
 
 @pytest.mark.parametrize(

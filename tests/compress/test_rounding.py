@@ -13,7 +13,6 @@ from itera_lite.compress.rounding import (
     kinds_of,
     matrix_shapes,
     rounded,
-    straight_through,
 )
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.tensors import gguf_tensors
@@ -119,15 +118,3 @@ def test_a_rounded_model_is_the_exported_one(type, config, tmp_path, tokenizer):
     }
     if type != "mixed" or config.n_experts:  # llama.cpp's number for a mix is that of most tensors
         assert from_weights.path.read_bytes() == once
-
-
-def test_gradients_pass_straight_to_the_weights_behind():
-    model = random_model(ITERA)
-    weights = straight_through(model, kinds_of(model, SCHEMES["q4_0"]))
-    sum((value * 3).sum() for value in weights.values()).backward()
-    own = dict(model.named_parameters())
-    assert {"layers.0.ffn.gate_up", "embedding.weight"} <= set(weights)
-    for name, value in weights.items():
-        assert not torch.equal(value, own[name])
-        assert (own[name].grad == 3).all()
-    assert own["norm.weight"].grad is None

@@ -24,7 +24,7 @@ SHAPES = pytest.mark.parametrize("shape", [ITERA, TRANSFORMER, GPT2], ids=lambda
 
 
 def out(path) -> dict:
-    return {"checkpoints": path / "c", "results": path / "r", "threads": 1, "quiet": True}
+    return {"checkpoints": path / "c", "results": path / "r", "workers": 1, "quiet": True}
 
 
 @SHAPES
@@ -202,7 +202,7 @@ def test_the_cheapest_that_is_good_enough_is_chosen():
 def test_wrong_use_is_told_and_the_original_untouched(options, error, told, save, text, tmp_path):
     checkpoint = save(ITERA)
     before = files(checkpoint)
-    arguments = {"data": str(text), "threads": 1, "quiet": True} | options
+    arguments = {"data": str(text), "workers": 1, "quiet": True} | options
     with pytest.raises(error, match=told):
         vocab(checkpoint, checkpoints=tmp_path, results=tmp_path / "r", **arguments)
     assert files(checkpoint) == before

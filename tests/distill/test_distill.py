@@ -18,13 +18,14 @@ from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
 from itera_lite.records import BudgetRecord, Summary, TeacherComparison
 from itera_lite.studies.teacher_or_not import TeacherStudy
+from itera_lite.workers import Workers
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
 from tests.train.small import make_small
 
 __all__ = ["old", "text"]
 
-QUIET = {"threads": 1, "quiet": True, "precision": "fp32"}
+QUIET = {"workers": 1, "quiet": True, "precision": "fp32"}
 
 
 @pytest.fixture(autouse=True)
@@ -79,23 +80,23 @@ def test_the_teacher_is_what_it_learns_from(text, tmp_path, teacher):
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(text, tmp_path, teacher, monkeypatch):
-    at, calls = SoftTargets.at, 0
+    fill_at, steps = SoftTargets.fill_at, 0
 
-    def stopping(self, positions):
-        nonlocal calls
-        calls += 1
-        if calls == 6:
+    def stopping(self, positions, workers=None):
+        nonlocal steps
+        steps += workers is not None  # as a step calls it, once
+        if steps == 6:
             raise KeyboardInterrupt
-        return at(self, positions)
+        fill_at(self, positions, workers)
 
     from itera_lite.train import loop
 
     monkeypatch.setattr(loop, "ROW_STEPS", 2)
     whole = run(text, tmp_path / "whole", teacher)
-    monkeypatch.setattr(SoftTargets, "at", stopping)
+    monkeypatch.setattr(SoftTargets, "fill_at", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(text, tmp_path / "cut", teacher)
-    monkeypatch.setattr(SoftTargets, "at", at)
+    monkeypatch.setattr(SoftTargets, "fill_at", fill_at)
     with pytest.raises(CheckpointError, match="what is learned from"):
         run(text, tmp_path / "cut", teacher, resume=True, mix=0.25)
     resumed = run(text, tmp_path / "cut", teacher, resume=True, tokens=None)  # as the first time
@@ -268,8 +269,8 @@ def test_a_text_without_a_batch_is_told(tmp_path, teacher):
 
 def test_a_damaged_score_in_the_cache_is_measured_again(text, teacher):
     plan = DistillationPlan.find([teacher], "tiny", str(text), k=9, quiet=True)
-    first = plan.teacher_scores()
+    first = plan.teacher_scores(Workers())
     (path,) = plan.targets.folder.glob("teacher-*.json")
     for damage in ("{", "[]", '{"bpb": NaN}', '{"bpb": "x"}'):
         path.write_text(damage)
-        assert plan.teacher_scores() == first
+        assert plan.teacher_scores(Workers()) == first

@@ -1,7 +1,10 @@
 """Teachers' probabilities: against brute force, across tokenizers, and kept on disk."""
 
 import errno
+import itertools
 import os
+import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from itera_lite.distill.alignment import Alignment, first_tokens
 from itera_lite.distill.cache import BLOCK, SoftTargets
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import DataError, TokenizerMismatch
+from itera_lite.workers import Workers
 from tests.compress.checkpoints import GPT2, ITERA, TRANSFORMER, text
 from tests.export.models import random_model
 from tests.other_user import as_other_user, shared_folder
@@ -166,6 +170,49 @@ def test_what_was_computed_is_kept(dataset, tmp_path, monkeypatch):
     assert totals.share_taught == 1
     assert 0 < totals.top_k_mass <= 1.001
     assert SoftTargets([one], dataset, 13, quiet=True).folder != targets.folder
+
+
+def test_any_number_of_workers_gives_the_same_targets(dataset, tmp_path, monkeypatch):
+    """Bit for bit, and the workers do compute at the same time."""
+    monkeypatch.setattr(soft_targets, "PIECE", 64)
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    blocks, positions = np.arange(0, 24, 2), np.arange(24 * BLOCK)
+    found = []
+    for count in (1, 2, 3):
+        monkeypatch.setenv("ITERA_CACHE", str(tmp_path / f"cache{count}"))
+        targets = SoftTargets([one], dataset, 12, quiet=True)
+        original, calls = Teacher.probabilities, itertools.count()
+        first = threading.Barrier(min(count, 2), timeout=30)
+
+        def together(self, *arguments, original=original, calls=calls, first=first):
+            if next(calls) < first.parties:
+                first.wait()
+            return original(self, *arguments)
+
+        with Workers(count) as workers, monkeypatch.context() as patch:
+            patch.setattr(Teacher, "probabilities", together)
+            targets.fill(blocks, workers=workers)
+        assert not len(targets.missing(blocks))
+        assert len(targets.missing(np.arange(24))) == 12
+        totals = targets.totals()
+        assert totals.seconds > 0
+        found.append((*targets.at(positions), totals.top_k_mass, totals.teacher_loss))
+    for other in found[1:]:
+        assert torch.equal(found[0][0], other[0]) and torch.equal(found[0][1], other[1])
+        assert found[0][2:] == other[2:]
+
+
+def test_workers_ask_for_missing_targets_at_once(dataset, tmp_path):
+    """A batch of a training that gets further than was foreseen: computed once, none lost."""
+    one = load(tmp_path, ITERA, dataset.tokenizer)
+    targets = SoftTargets([one], dataset, 12, quiet=True)
+    parts = np.arange(8 * BLOCK).reshape(8, BLOCK)
+    with Workers(3) as workers:
+        found = workers.map(partial(targets.at, part + BLOCK // 2) for part in parts)
+    assert targets.totals().positions == 9 * BLOCK
+    ids, shares = targets.at(np.arange(8 * BLOCK) + BLOCK // 2)
+    assert torch.equal(torch.cat([ids for ids, _ in found]), ids)
+    assert torch.equal(torch.cat([shares for _, shares in found]), shares)
 
 
 def test_a_stop_loses_nothing_that_was_written(dataset, tmp_path, monkeypatch):

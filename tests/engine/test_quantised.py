@@ -19,6 +19,7 @@ from itera_lite.engine import Model
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model import LanguageModel
 from itera_lite.train.optim import Optimizer
+from itera_lite.workers import Workers
 
 VOCAB = 512
 CONFIGS = {
@@ -53,8 +54,9 @@ def trained(
     for step in range(STEPS):
         starts = rng.integers(0, len(ids) - SEQ_LEN - 1, BATCH)
         batch = torch.from_numpy(np.stack([ids[s : s + SEQ_LEN + 1] for s in starts]))
-        F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten()).backward()
-        optimizer.step(schedule.factor(step / STEPS))
+        loss = F.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+        gradients = torch.autograd.grad(loss, optimizer.parameters)
+        optimizer.step(gradients, schedule.factor(step / STEPS), Workers(1))
     into = tmp_path_factory.mktemp("trained") / request.param
     return save_checkpoint(into, model.eval(), tokenizer)
 

@@ -1,6 +1,7 @@
 """Bits per byte: each byte once, no look ahead, distributions that sum to one."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from itera_lite.evaluate.bits import (
 )
 from itera_lite.evaluate.score import Score, count_words
 from itera_lite.model import LanguageModel
+from itera_lite.workers import Workers
 
 EOT = 256
 
@@ -129,6 +131,44 @@ def test_batching_changes_nothing(documents, seq_len):
     assert sum(n for _, n in together.by_position.values()) == together.tokens
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_any_number_of_workers_gives_the_same_score(model):
+    """Bit for bit: the sums have the order of the batches."""
+    texts = [bytes(range(32, 32 + n)) * 3 for n in range(1, 60)]
+    stream = np.random.default_rng(0).integers(0, 257, 2001)
+    found = []
+    for count in (1, 2, 3):
+        with Workers(count) as workers:
+            options = {"batch_tokens": 64, "workers": workers}
+            documents = score_documents(model, ByteTokenizer(), texts, seq_len=32, **options)
+            found.append((documents, stream_bits(model, stream, LENGTHS, seq_len=32, **options)))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0].tokens > 50 * 64  # more than a few batches
+    alone = score_documents(model, ByteTokenizer(), texts, seq_len=32)
+    assert alone.nats == pytest.approx(found[0][0].nats, rel=1e-5)
+
+
+def test_workers_share_the_batches():
+    """Two batches are in the model at the same time, of documents and of a stream."""
+    both = threading.Barrier(2, timeout=30)
+
+    class Meeting(Memory):
+        def forward(self, ids):
+            both.wait()
+            return super().forward(ids)
+
+    with Workers(2) as workers:
+        options = {"seq_len": 8, "batch_tokens": 8, "workers": workers}
+        score_documents(Meeting(), ByteTokenizer(), [b"1234567"] * 4, **options)
+        stream_bits(Meeting(), np.arange(33), LENGTHS, **options)
+
+
+def test_progress_counts_every_byte(model):
+    done: list[int] = []
+    score_documents(model, ByteTokenizer(), DOCUMENTS, batch_tokens=16, progress=done.append)
+    assert sum(done) == sum(map(len, DOCUMENTS)) and len(done) > 1
+
+
 def test_short_documents_are_not_padded_to_the_window(model):
     documents = [b"x" * n for n in (1, 1, 1, 1, 60)]
     score_documents(model, ByteTokenizer(), documents, seq_len=64, batch_tokens=64)
@@ -204,7 +244,7 @@ LENGTHS = np.array([1] * 256 + [0])
 
 def test_stream_covers_all_windows(model):
     tokens = np.random.default_rng(0).integers(0, 257, 101).astype(np.uint16)
-    score = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_size=3)
+    score = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_tokens=30)
     expected = 0.0
     with torch.no_grad():
         for start in range(0, 100, 10):
@@ -223,20 +263,20 @@ def test_stream_sample_is_spread_and_fixed(model):
     seen = []
     original = model.forward
     model.forward = lambda ids: seen.append(ids[:, 0].tolist()) or original(ids)
-    score = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_size=8, max_tokens=50)
+    score = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_tokens=80, max_tokens=50)
     assert seen == [[0, 2, 4, 6, 8]]
     assert score.tokens == 50
-    again = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_size=8, max_tokens=50)
+    again = stream_bits(model, tokens, LENGTHS, seq_len=10, batch_tokens=80, max_tokens=50)
     assert again.nats == score.nats
 
 
 def test_stream_shorter_than_a_window(model):
     score = stream_bits(
-        model, np.array([EOT, 1, 2]), LENGTHS, seq_len=64, batch_size=4, max_tokens=1
+        model, np.array([EOT, 1, 2]), LENGTHS, seq_len=64, batch_tokens=256, max_tokens=1
     )
     assert (score.tokens, score.bytes) == (2, 2)
     with pytest.raises(DataError, match="1 tokens"):
-        stream_bits(model, np.array([1]), LENGTHS, seq_len=4, batch_size=1)
+        stream_bits(model, np.array([1]), LENGTHS, seq_len=4)
 
 
 def test_ignored_positions_cost_nothing():

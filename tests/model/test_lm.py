@@ -7,6 +7,7 @@ from itera_lite import ops
 from itera_lite.config import PRESETS, ModelConfig, preset
 from itera_lite.errors import ConfigError
 from itera_lite.model import LanguageModel
+from itera_lite.model.attention import Attention, rotary_table
 from itera_lite.model.moe import MoE
 
 ALL = [(family, size) for size, families in PRESETS.items() for family in families]
@@ -90,7 +91,9 @@ def test_the_balance_loss_evens_out_the_experts():
     shares = []
     for _ in range(100):
         layer(x)
+        layer.load = layer.counts / layer.counts.sum()
         shares.append(float(layer.load.max() * 8))
+        layer(x)
         layer.balance_loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -124,3 +127,21 @@ def test_every_expert_and_the_router_get_a_gradient():
 def test_an_impossible_shape_is_refused_by_name(change, word):
     with pytest.raises(ConfigError, match=f"{word}=.*expected"):
         preset("itera", "tiny", 300).replace(**change)
+
+
+def test_rotary_angles_do_not_depend_on_another_thread():
+    """It puts a shorter table in place between the moments when this one writes and reads."""
+
+    class Overtaken(Attention):
+        @property
+        def _rotary(self):
+            return None
+
+        @_rotary.setter
+        def _rotary(self, table):
+            pass
+
+    config = preset("transformer", "tiny", 300)
+    cos, sin = Overtaken(config)._angles(0, 400)
+    expected = rotary_table(400, config.head_dim, config.rope_theta)
+    assert torch.equal(cos, expected[0]) and torch.equal(sin, expected[1])

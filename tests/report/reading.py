@@ -30,7 +30,9 @@ def row(text: str, label: str) -> list[str]:
 def between_models(text: str) -> str:
     """Without what compares a model with other programs: training steps and the engine."""
     text = re.sub(r"### The native engine\n.*?(?=\n##)", "", text, flags=re.DOTALL)
-    return "\n".join(x for x in text.splitlines() if " threads better by " not in x)
+    return "\n".join(
+        x for x in text.splitlines() if not re.search(" (threads|workers) better by ", x)
+    )
 
 
 def verdict(text: str, label: str) -> str:

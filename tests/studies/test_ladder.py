@@ -57,7 +57,7 @@ def run(text: Path, folder: Path, **options):
         str(text),
         **{"minutes": 0.004, "size": 300} | options,
         repeats=2,
-        threads=1,
+        workers=1,
         quiet=True,
         checkpoints=folder / "c",
         results=folder / "r",

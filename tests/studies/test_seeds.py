@@ -10,6 +10,7 @@ from itera_lite.commands.bench_seeds import bench_seeds
 from itera_lite.errors import DataError, UsageError
 from itera_lite.records import RuntimeTraining, Seeds, SpeedsOfSize
 from itera_lite.report.metrics import of_one_budget
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from tests.train.small import make_small
 
@@ -25,7 +26,7 @@ def text(tmp_path, monkeypatch):
 
 
 def test_runs_are_added_once(text, tmp_path):
-    options = {"tokens": "9K", "vocab_size": 300, "threads": 1, "results": tmp_path}
+    options = {"tokens": "9K", "vocab_size": 300, "workers": 1, "results": tmp_path}
     first = bench_seeds(str(text), seeds=2, **options)
     runs = [(run.name, run.seed, run.budget) for run in first.runs]
     assert runs == [
@@ -40,7 +41,7 @@ def test_runs_are_added_once(text, tmp_path):
 
 
 def test_runs_of_another_vocabulary_are_others(text, tmp_path):
-    options = {"tokens": "9K", "threads": 1, "results": tmp_path}
+    options = {"tokens": "9K", "workers": 1, "results": tmp_path}
     bench_seeds(str(text), seeds=2, vocab_size=300, **options)
     runs = bench_seeds(str(text), seeds=2, vocab_size=290, **options).runs
     assert [run.vocab_size for run in runs] == 4 * [300] + 4 * [290]
@@ -70,15 +71,16 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
 
     def speeds(config, *_):
         found = {f"itera_lite_{config}": 300.0, f"transformer_{config}": 200.0}
-        return {
+        models = {
             name: RuntimeTraining(1, "fp32", Stat.of([v]), first_loss=8.0)
             for name, v in found.items()
         }
+        return SpeedsOfSize("tiny", 8, 300, models, load=Load(0.01, 2), repeated_rounds=1)
 
     monkeypatch.setattr(training, "training_speeds", speeds)
-    options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "threads": 1}
+    options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "workers": 1}
     record = bench_seeds(str(text), seeds=2, results=tmp_path, **options)
-    assert record.speeds == [SpeedsOfSize("tiny", 8, 300, speeds("tiny"))]
+    assert record.speeds == [speeds("tiny")]
     runs = {(r.name, r.seed, r.budget): r for r in record.runs}
     assert len(runs) == len(record.runs) == 8
     for seed in (0, 1):
@@ -94,9 +96,10 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
 def test_training_speeds_are_of_both_models(monkeypatch):
     make_small(monkeypatch)
     found = training.training_speeds("tiny", 300, 2, threads=1, repeats=2, steps=1)
-    assert set(found) == {"itera_lite_tiny", "transformer_tiny"}
-    assert all(r.tokens_per_second.repeats == 2 for r in found.values())
-    assert all(r.threads == 1 for r in found.values())
+    assert (found.size, found.vocab_size, found.batch_size) == ("tiny", 300, 2)
+    assert set(found.models) == {"itera_lite_tiny", "transformer_tiny"}
+    assert all(r.tokens_per_second.repeats == 2 for r in found.models.values())
+    assert all(r.threads == 1 for r in found.models.values())
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_sigterm_to_a_real_process_saves_and_tells_its_exit_code(text, tmp_path)
         "from itera_lite.cli import main; sys.exit(main())\n"
     )
     options = "--model itera --params 200K --name run --tokens 60K --batch-size 4 --seq-len 32"
-    options += " --vocab-size 300 --threads 1 --precision fp32 --quiet"
+    options += " --vocab-size 300 --workers 1 --precision fp32 --quiet"
     done = subprocess.run(
         [sys.executable, "-c", code, "train", str(text), *options.split()],
         cwd=tmp_path,
@@ -125,11 +125,11 @@ def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeyp
     """It was lost. The other model, which has just as little to go, is saved as well."""
     scoring = loop.score_part
 
-    def score(model, dataset, seq_len):
+    def score(*arguments):
         if "run" not in seen:
             seen.add("run")
             os.kill(os.getpid(), signal.SIGINT)
-        return scoring(model, dataset, seq_len)
+        return scoring(*arguments)
 
     seen: set[str] = set()
     monkeypatch.setattr(loop, "score_part", score)
@@ -233,7 +233,7 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
         resume=True,
         patience=0,
         quiet=True,
-        threads=1,
+        workers=1,
         checkpoints=tmp_path / "c",
         results=tmp_path / "r",
     )[NAME]
@@ -388,12 +388,12 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
     seen = {}
     original = Optimizer.step
 
-    def stepping(self, factor):
+    def stepping(self, gradients, factor, workers):
         if "before" not in seen:
             seen["before"] = [p.detach().clone() for p in self.parameters]
             seen["after"] = self.parameters
-            self.parameters[0].grad[0] = float("inf")
-        return original(self, factor)
+            gradients[0][0] = float("inf")
+        return original(self, gradients, factor, workers)
 
     monkeypatch.setattr(Optimizer, "step", stepping)
     with pytest.raises(TrainingError, match=r"norm of the gradient is .* at step 1"):
@@ -411,8 +411,8 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
         ({"tokens": None, "minutes": float("inf")}, UsageError, "inf: expected"),
         ({"tokens": None, "minutes": float("nan")}, UsageError, "nan: expected"),
         ({"tokens": "inf"}, UsageError, "inf: expected"),
-        ({"threads": -1}, UsageError, "threads"),
-        ({"threads": 0}, UsageError, "threads"),
+        ({"workers": -1}, UsageError, "workers"),
+        ({"workers": 0}, UsageError, "workers"),
         ({"patience": -1}, UsageError, "--patience -1"),
         ({"seed": -1}, (ConfigError, UsageError), "seed"),
         ({"seed": 2**80}, (ConfigError, UsageError), "seed"),

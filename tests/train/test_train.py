@@ -31,7 +31,7 @@ SETTINGS = {
     "vocab_size": 300,
     "batch_size": 4,
     "seq_len": 32,
-    "threads": 1,
+    "workers": 1,
     "quiet": True,
     "precision": "fp32",
     "patience": 0,
@@ -128,7 +128,7 @@ def test_after_sigkill_resume_repeats_the_uninterrupted_curve(text, tmp_path):
     command = [
         *(sys.executable, "-m", "itera_lite.cli", "train", str(text), "--model", "transformer"),
         *("--params", "200K", "--name", "run", "--tokens", "20K", "--batch-size", "4"),
-        *("--seq-len", "32", "--vocab-size", "300", "--threads", "1", "--precision", "fp32"),
+        *("--seq-len", "32", "--vocab-size", "300", "--workers", "1", "--precision", "fp32"),
     ]
     state = tmp_path / "c" / "run-last" / "training_state" / "state.json"
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -160,7 +160,7 @@ def test_two_processes_have_the_curve_of_one(text, tmp_path):
     common = [
         *("-m", "itera_lite.cli", "train", str(text), "--model", "itera", "--params", "200K"),
         *("--name", "run", "--tokens", "6K", "--batch-size", "4", "--seq-len", "32"),
-        *("--vocab-size", "300", "--threads", "1", "--precision", "fp32", "--quiet"),
+        *("--vocab-size", "300", "--workers", "1", "--precision", "fp32", "--quiet"),
         # Low rates: float noise in near-zero gradients grows with the rate, not with the ranks.
         *("--lr-matrix", "0.004", "--lr-embedding", "0.002", "--lr-other", "0.002"),
     ]

@@ -12,7 +12,7 @@ from itera_lite.errors import CheckpointError
 from tests.other_user import as_other_user, shared_folder
 from tests.train.small import make_small
 
-SETTINGS = {"vocab_size": 300, "batch_size": 4, "seq_len": 32, "threads": 1, "quiet": True}
+SETTINGS = {"vocab_size": 300, "batch_size": 4, "seq_len": 32, "workers": 1, "quiet": True}
 NAME = "itera_lite_tiny-last"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from itera_lite.records import Benchmark, StepLatency
+from itera_lite.records import Benchmark, StepLatency, Summary
 from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import latencies, speeds, state_bytes
 from itera_lite.report.sections.engine import engine
@@ -46,6 +46,9 @@ def efficiency(context: Context) -> str:
             "Measured peak of the machine",
             lambda m: f"{significant(m.training.peak_gflops)} GFLOPS" if m.training else MISSING,
         ),
+        ("Other programs used meanwhile, training", lambda m: _load(m.summary)),
+        ("Other programs used meanwhile, benchmark", lambda m: _load(m.benchmark)),
+        _measured("Rounds measured again, for other programs", _repeated),
         _measured("Load the model", lambda b: stat(b.load_ms, "ms")),
         _measured("First token", lambda b: stat(b.first_token_ms, "ms")),
     ]
@@ -124,6 +127,16 @@ def resources(context: Context) -> str:
         context.verdicts("energy", "cpu_seconds"),
         context.gap("bench", "CPU use and energy", lambda m: m.benchmark),
     )
+
+
+def _load(record: Summary | Benchmark | None) -> str:
+    load = record and record.provenance.load
+    return f"{load.by_others:.2f} cores" if load else MISSING
+
+
+def _repeated(benchmark: Benchmark) -> str:
+    known = benchmark.provenance.load is not None
+    return count(benchmark.repeated_rounds) if known else MISSING
 
 
 def _measured(name: str, read: Callable[[Benchmark], str]) -> Row:

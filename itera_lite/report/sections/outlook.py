@@ -208,7 +208,7 @@ def target_table(targets: Sequence[Target]) -> str:
             reached = target.goal_verdict == "met"
             verdict += ", the goal too" if reached else ", the goal missed"
         if target.reason:
-            verdict = f"**missed**: {escape(target.reason)}"
+            verdict = f"**{target.verdict}**: {escape(target.reason)}"
         label = escape(target.label)
         found = f"{significant(target.value)}× lower"
         rows.append([label[:1].upper() + label[1:], found, wanted, verdict])

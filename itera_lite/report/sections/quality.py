@@ -76,11 +76,14 @@ def comparison(context: Context) -> str:
 
 def tally(pair: Pair) -> str:
     """How many metrics each side wins, and how many nobody does."""
-    judged = [c for c in pair.comparisons if c.ours and c.other and c.comparable]
+    compared = [c for c in pair.comparisons if c.ours and c.other and c.comparable]
+    judged = [c for c in compared if not c.withheld]
     wins = {side: sum(c.winner == side for c in judged) for side in SIDE_NAMES}
     parts = [f"{SIDE_NAMES[side]} better on {n}" for side, n in wins.items()]
     rest = len(judged) - sum(wins.values())
-    return f"{', '.join(parts)}, no clear difference on {rest}, of {len(judged)} metrics compared"
+    if withheld := len(compared) - len(judged):
+        parts.append(f"not judged, for the load by other programs, on {withheld}")
+    return f"{', '.join(parts)}, no clear difference on {rest}, of {len(compared)} metrics compared"
 
 
 def _pair(pair: Pair, context: Context) -> str:

@@ -58,8 +58,15 @@ def against_first(model: ModelResults) -> dict[str, Comparison]:
     if first is None:
         return {}
     speeds = {k: Measurement.of(row.tokens_per_second) for k, row in runtimes.items()}
+    load = model.training_speed and model.training_speed.provenance.load
     return {
-        label: compare(STEP_SPEED, speeds[first], speed, names={"ours": first, "other": label})
+        label: compare(
+            STEP_SPEED,
+            speeds[first],
+            speed,
+            loads=(load, load),
+            names={"ours": first, "other": label},
+        )
         for label, speed in speeds.items()
         if label != first
     }

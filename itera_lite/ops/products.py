@@ -1,0 +1,136 @@
+"""Linear layers in bfloat16 with float32 weights, which are packed once for all products of a step.
+
+The gradient of a weight is float32 and was never rounded. Only on processors with AVX512-BF16:
+see `has_products`.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from itera_lite.ops.library import call
+
+
+def has_products() -> bool:
+    """Whether the loaded library has the products of this module."""
+    global _has_products
+    if _has_products is None:
+        _has_products = bool(call("has_gemm"))
+    return _has_products
+
+
+_has_products: bool | None = None  # not asked yet
+
+
+class Packed(NamedTuple):
+    """A weight (N, K) in the orders that the products read: of ``x w^T`` and of ``dy w``."""
+
+    forward: Tensor
+    backward: Tensor
+
+
+class _Entry(NamedTuple):
+    weights: tuple[weakref.ref[Tensor], ...]
+    versions: tuple[int, ...]
+    packed: Packed
+
+
+_cache: dict[tuple[int, ...], _Entry] = {}
+
+
+def _pack(weights: Sequence[Tensor]) -> Packed:
+    weight = weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
+    weight = weight.contiguous()
+    *stack, n, k = weight.shape
+    count = math.prod(stack)
+    forward, backward = (
+        torch.empty(count * call("packed_size_b16", *shape), dtype=torch.bfloat16)
+        for shape in ((k, n), (n, k))
+    )
+    call("pack_weights_f32", weight, forward, backward, count, n, k)
+    return Packed(forward, backward)
+
+
+def packed(weights: Sequence[Tensor]) -> Packed:
+    """Some float32 weights (N_i, K), one below the other, as bfloat16 in the products' orders.
+
+    One alone may be a stack (E, N, K), of which each is packed by itself, one after the other.
+
+    What was packed of leaf tensors is kept until they change (by their version, which every
+    operation of PyTorch in place counts up) or are gone. Threads may call this at the same time:
+    at worst two pack the same.
+    """
+    key = tuple(map(id, weights))
+    entry = _cache.get(key)
+    if entry is not None and all(
+        ref() is weight and version == weight._version
+        for ref, version, weight in zip(entry.weights, entry.versions, weights, strict=True)
+    ):
+        return entry.packed
+    if not all(weight.is_leaf and not weight.is_inference() for weight in weights):
+        return _pack(weights)
+    versions = tuple(weight._version for weight in weights)
+    result = _pack(weights)
+
+    def forget(_: Any) -> None:
+        _cache.pop(key, None)
+
+    _cache[key] = _Entry(tuple(weakref.ref(w, forget) for w in weights), versions, result)
+    return result
+
+
+class _Linear(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:
+        x = x.contiguous()
+        k = x.shape[-1]
+        n = sum([weight.shape[0] for weight in weights])
+        matrix = packed(weights)
+        y = x.new_empty(*x.shape[:-1], n)
+        rows = x.numel() // k
+        call("linear_b16", x, matrix.forward, bias, y, rows, n, k)
+        ctx.save_for_backward(x)
+        ctx.matrix, ctx.rows = matrix.backward, [weight.shape[0] for weight in weights]
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        dy = dy.contiguous()
+        n, k = dy.shape[-1], x.shape[-1]
+        need_x, need_bias, *need_weights = ctx.needs_input_grad
+        dx = torch.empty_like(x) if need_x else None
+        dw = torch.empty(n, k) if any(need_weights) else None
+        dbias = torch.empty(n) if need_bias else None
+        call("linear_grad_b16", dy, x, ctx.matrix, dx, dw, dbias, x.numel() // k, n, k)
+        if dw is None:
+            return dx, dbias, *[None] * len(need_weights)
+        return dx, dbias, *(dw.split(ctx.rows) if len(ctx.rows) > 1 else (dw,))
+
+
+def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None] = ()) -> Tensor:
+    """``x`` times the transpose of each weight, the results side by side.
+
+    Args:
+        x: (..., K) bfloat16. weights: (N_i, K) float32. biases: (N_i,) float32, of all or none.
+
+    Returns:
+        (..., sum of the N_i) bfloat16, rounded once from a float32 sum.
+    """
+    given = [bias for bias in biases if bias is not None]
+    bias = None if not given else given[0] if len(given) == 1 else torch.cat(given)
+    return _Linear.apply(x, bias, *weights)
+
+
+def pack(weights: Iterable[Tensor]) -> None:
+    """Pack single weights ahead of the products, which then find them."""
+    for weight in weights:
+        packed((weight,))

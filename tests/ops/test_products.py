@@ -1,0 +1,176 @@
+"""Linear layers in bfloat16 against exact products of the rounded numbers."""
+
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from itera_lite import ops
+from itera_lite.ops import products
+
+
+@pytest.fixture(autouse=True)
+def fused():
+    torch.manual_seed(0)
+    problem = ops.enable()
+    assert problem is None, problem
+    if not ops.multiplies(torch.empty(1, dtype=torch.bfloat16)):
+        pytest.skip("this processor has no AVX512-BF16")
+    yield
+    ops.disable()
+
+
+def rounded(*shape: int) -> torch.Tensor:
+    """Random float32 numbers that bfloat16 has too."""
+    return torch.randn(*shape).bfloat16().float()
+
+
+def assert_close(found: torch.Tensor, exact: torch.Tensor) -> None:
+    """Equal to the exact result, rounded once to the type of ``found``."""
+    relative = 2.0**-8 if found.dtype == torch.bfloat16 else 1e-6
+    error = (found.double() - exact).abs()
+    assert (error <= relative * exact.abs() + 2e-6 * exact.abs().max()).all()
+
+
+SIZES = [
+    *[(rows, 128, 64) for rows in (1, 2, 3, 4, 5, 6, 7, 11, 97, 512)],
+    *[(37, n, 48) for n in (1, 15, 16, 17, 24, 33, 64, 65, 100, 130, 536)],
+    *[(33, 70, k) for k in (1, 2, 3, 31, 32, 33, 34, 352, 1023)],
+    (1500, 200, 130),
+]
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), SIZES)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_values_and_gradients_are_those_of_exact_products(rows, n, k, with_bias):
+    x = rounded(rows, k).bfloat16().requires_grad_()
+    weight, bias = rounded(n, k).requires_grad_(), rounded(n).requires_grad_()
+    y = ops.linear(x, [weight], [bias] if with_bias else [])
+    dy = rounded(rows, n).bfloat16()
+    y.backward(dy)
+    exact = x.double() @ weight.double().T + with_bias * bias.double()
+    assert_close(y.detach(), exact.detach())
+    assert_close(x.grad, dy.double() @ weight.detach().double())
+    assert_close(weight.grad, dy.double().T @ x.detach().double())
+    if with_bias:
+        assert_close(bias.grad, dy.double().sum(dim=0))
+    assert (y.dtype, x.grad.dtype, weight.grad.dtype) == (
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.float32,
+    )
+
+
+def test_several_weights_make_one_product_and_get_gradients_of_their_own():
+    x = rounded(3, 20, 64).bfloat16().requires_grad_()
+    weights = [rounded(n, 64).requires_grad_() for n in (64, 10, 7)]
+    biases = [rounded(n).requires_grad_() for n in (64, 10, 7)]
+    y = ops.linear(x, weights, biases)
+    dy = rounded(3, 20, 81).bfloat16()
+    y.backward(dy)
+    exact = [x.double() @ w.double().T + b.double() for w, b in zip(weights, biases, strict=True)]
+    assert_close(y.detach(), torch.cat(exact, dim=-1).detach())
+    parts = dy.double().flatten(0, 1).split((64, 10, 7), dim=1)
+    assert_close(
+        x.grad,
+        sum(p @ w.detach().double() for p, w in zip(parts, weights, strict=True)).view(3, 20, 64),
+    )
+    for part, weight, bias in zip(parts, weights, biases, strict=True):
+        assert_close(weight.grad, part.T @ x.detach().double().flatten(0, 1))
+        assert_close(bias.grad, part.sum(dim=0))
+
+
+def test_weights_are_rounded_to_the_nearest_as_pytorch_does():
+    x, weight = torch.eye(64).bfloat16(), torch.randn(48, 64)
+    assert torch.equal(ops.linear(x, [weight]), weight.bfloat16().T)
+
+
+def test_a_row_does_not_depend_on_the_other_rows():
+    x, weight = torch.randn(50, 96).bfloat16(), torch.randn(80, 96)
+    together = ops.linear(x, [weight])
+    for i in range(50):
+        assert torch.equal(together[i : i + 1], ops.linear(x[i : i + 1], [weight]))
+
+
+def test_an_infinite_or_undefined_number_stays_in_its_row():
+    x, weight = torch.randn(9, 33).bfloat16(), torch.randn(20, 33)
+    x[4, 7], x[5, 0] = torch.inf, torch.nan
+    y = ops.linear(x, [weight])
+    assert y[:4].isfinite().all() and y[6:].isfinite().all()
+    assert not y[4:6].isfinite().any()
+
+
+def packings(monkeypatch) -> list[int]:
+    """A list that grows by one with each packing."""
+    seen, real = [], products._pack
+
+    def count(weights):
+        seen.append(len(weights))
+        return real(weights)
+
+    monkeypatch.setattr(products, "_pack", count)
+    return seen
+
+
+def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch):
+    seen = packings(monkeypatch)
+    weight, x = torch.randn(32, 32).requires_grad_(), torch.randn(4, 32).bfloat16()
+    ops.pack([weight])
+    for _ in range(3):
+        ops.linear(x, [weight])
+    assert len(seen) == 1
+    with torch.no_grad():
+        weight.mul_(2)
+    y = ops.linear(x, [weight])
+    assert len(seen) == 2
+    assert_close(y.detach(), (x.double() @ weight.bfloat16().double().T).detach())
+
+
+def test_backward_takes_the_weight_of_its_forward():
+    weight, x = rounded(32, 32).requires_grad_(), rounded(4, 32).bfloat16().requires_grad_()
+    y, before = ops.linear(x, [weight]), weight.detach().double().clone()
+    with torch.no_grad():
+        weight.mul_(2)
+    ops.linear(x, [weight])
+    y.backward(torch.ones_like(y))
+    assert_close(x.grad, torch.ones(4, 32).double() @ before)
+
+
+def test_what_is_computed_of_a_weight_is_packed_anew(monkeypatch):
+    seen = packings(monkeypatch)
+    leaf, x = rounded(16, 32).requires_grad_(), rounded(4, 32).bfloat16()
+    for factor in (1.0, 2.0):
+        weight = leaf * factor
+        y = ops.linear(x, [weight])
+        assert_close(y.detach(), x.double() @ (leaf.detach() * factor).double().T)
+        leaf.grad = None
+        y.backward(torch.ones_like(y))
+        assert_close(leaf.grad, factor * x.double().sum(dim=0).expand(16, 32))
+    assert len(seen) == 2
+
+
+def test_what_was_packed_is_gone_with_its_weight():
+    gc.collect()
+    before = len(products._cache)
+    weight = torch.randn(16, 16)
+    ops.pack([weight])
+    assert len(products._cache) == before + 1
+    del weight
+    gc.collect()
+    assert len(products._cache) == before
+
+
+def test_threads_at_once_get_what_one_gets():
+    weights = [torch.randn(96, 80).requires_grad_() for _ in range(4)]
+    x = torch.randn(700, 80).bfloat16()
+
+    def grads(_: int) -> list[torch.Tensor]:
+        leaf = x.clone().requires_grad_()
+        y = sum(ops.linear(leaf, [weight]) for weight in weights)
+        return list(torch.autograd.grad(y.float().square().sum(), [leaf, *weights]))
+
+    first = grads(0)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(grads, range(12)):
+            assert all(map(torch.equal, first, found))
