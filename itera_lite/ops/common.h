@@ -122,6 +122,10 @@ inline vec exp2(vec x) {
 #endif
 }
 constexpr float LOG2_E = 1.44269504088896341f;
+inline vec fast_exp(vec x) {
+  x = x < -87.0f ? splat(-87.0f) : x;
+  return exp2((x > 88.0f ? splat(88.0f) : x) * LOG2_E);
+}
 inline vec sigmoid(vec x) {
 #ifdef __AVX512F__  // a division takes as long as all the rest
   vec t = x * -LOG2_E;
@@ -132,6 +136,23 @@ inline vec sigmoid(vec x) {
   return 1.0f / (1.0f + exp2(x * -LOG2_E));
 #endif
 }
+
+// Memory of a thread that is kept from call to call, handed out in pieces.
+struct Scratch {
+  static std::vector<float>& memory() {
+    static thread_local std::vector<float> kept;
+    return kept;
+  }
+  float* next;
+  explicit Scratch(size_t total) {
+    if (memory().size() < total) memory().resize(total);
+    next = memory().data();
+  }
+  float* take(size_t n) {
+    next += n;
+    return next - n;
+  }
+};
 
 // Calls f(i, at) for each 16 columns of a row of d, from column i on; ``at`` loads and stores them.
 struct Whole {
