@@ -1,5 +1,6 @@
 """What all the tests share: one thread, no network, no window, a quiet machine, an own cache."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +22,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITERA_CACHE", str(folder))
         patch.delenv("ITERA_DATA", raising=False)
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            share_compiled_operations(folder, tmp_path_factory.getbasetemp().parent)
         yield folder
+
+
+def share_compiled_operations(cache: Path, shared: Path) -> None:
+    """Have one of the processes compile the fused operations for the caches of all."""
+    from itera_lite.ops.library import load
+
+    kernels = shared / "kernels"
+    kernels.mkdir(exist_ok=True)
+    (cache / "kernels").symlink_to(kernels)
+    with (shared / "kernels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load()
 
 
 @pytest.fixture(scope="session", autouse=True)
