@@ -60,7 +60,18 @@ inline float fast_exp(float x) {
   return p * s;
 }
 inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-inline float softplus(float x) { return x > 20.0f ? x : std::log1p(fast_exp(x)); }
+// log(1 + exp(x)), with log(1 + y) = 2 artanh(y / (2 + y)) as a series, for y up to 1.
+inline float softplus(float x) {
+  float y = fast_exp(x > 0 ? -x : x), s = y / (2.0f + y), q = s * s, p = 1.0f / 15;
+  p = p * q + 1.0f / 13;
+  p = p * q + 1.0f / 11;
+  p = p * q + 1.0f / 9;
+  p = p * q + 1.0f / 7;
+  p = p * q + 1.0f / 5;
+  p = p * q + 1.0f / 3;
+  p = p * q + 1.0f;
+  return 2.0f * s * p + (x > 0 ? x : 0.0f);
+}
 
 inline float sum(vec v) {
   v += __builtin_shuffle(v, ivec{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
