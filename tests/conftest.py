@@ -1,5 +1,6 @@
 """What all the tests share: one thread, no network, no window, a quiet machine, an own cache."""
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
