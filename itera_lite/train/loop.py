@@ -161,14 +161,13 @@ class Trainer:
 
         None before its first step. It may end earlier, where scores stop getting better.
         """
-        share = max(0.0, 1 - self.progress)
-        evaluations = 0.0
+        share = evaluations = 0.0
         if self.state.ended is None:
-            steps = self.state.step * share / max(self.progress, 1e-9)
-            due = self.evaluations - min(self.state.evaluations, self.evaluations - 1)
-            evaluations = max(1.0, min(due, steps / ROW_STEPS))
-        else:
-            share = 0.0
+            share = max(0.0, 1 - self.progress)
+            step = self.pace.share_per_step
+            between = max(1 / self.evaluations, ROW_STEPS * step)
+            since = (self.state.step - self.state.evaluated) * step
+            evaluations = max(1.0, math.ceil((share + since) / between - 1e-6))
         per_score = min(EVAL_TOKENS, len(self.dataset.tokens("valid")))
         final = OVERLAP * self._final_bytes / self.bytes_per_token / per_score
         if self.compute.precision.dtype != torch.float32:

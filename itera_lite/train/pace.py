@@ -16,15 +16,21 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._seconds = self._share = 0.0  # of steps, fading
+        self._steps = self._seconds = self._share = 0.0  # number and sums of steps, fading
         self._evaluation: float | None = None
         self._score: float | None = None
 
     def stepped(self, seconds: float, share: float) -> None:
         """Count a step in, which used a ``share`` of the budget."""
         keep = math.exp(-share / MEMORY)
+        self._steps = keep * self._steps + 1
         self._seconds = keep * self._seconds + seconds
         self._share = keep * self._share + share
+
+    @property
+    def share_per_step(self) -> float:
+        """Of the budget; 0 before the first step."""
+        return self._share / max(self._steps, 1.0)
 
     def evaluated(self, seconds: float, score_seconds: float) -> None:
         """Count an evaluation in; ``score_seconds`` of it went into the score of the text."""
@@ -52,7 +58,8 @@ class Pace:
 
 
 def _mean(before: float | None, now: float) -> float:
-    return now if before is None else (before + now) / 2
+    """A mean in which the last value weighs as much as three of those before it."""
+    return now if before is None else (before + 3 * now) / 4
 
 
 def time_left(seconds: float | None) -> str:
