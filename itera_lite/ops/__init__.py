@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itera_lite.config import ModelConfig
 from itera_lite.ops.attention import attention
-from itera_lite.ops.experts import experts, gated_silu, route
+from itera_lite.ops.experts import experts, gated_silu, mixture, route
 from itera_lite.ops.library import load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
@@ -33,6 +33,7 @@ __all__ = [
     "linear_soft_cross_entropy",
     "mamba2",
     "mamba2_from",
+    "mixture",
     "multiplies",
     "muon",
     "pack",
