@@ -3,8 +3,9 @@
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,14 +41,24 @@ def share_compiled_operations(cache: Path, shared: Path) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quiet_machine() -> Iterator[None]:
-    """What other programs do changes no test: nothing is measured again, no verdict withheld."""
+def quiet_machine() -> Iterator[Callable[[], Any]]:
+    """What other programs do changes no test: nothing is measured again, no verdict withheld.
+
+    Gives the function that reads this machine's counters, for a test that measures them.
+    """
     from itera_lite.machine import load
 
+    measured = load.read_counters
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "read_counters", lambda: load.Counters(time.monotonic(), 0.0, 0.0))
         patch.setattr(load, "START_SECONDS", 0.0)
-        yield
+        yield measured
+
+
+@pytest.fixture
+def real_load(quiet_machine: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this test, the load by other programs is measured."""
+    monkeypatch.setattr("itera_lite.machine.load.read_counters", quiet_machine)
 
 
 @pytest.fixture(scope="session")

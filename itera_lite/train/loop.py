@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from itera_lite.checkpoint.folder import load_training_state, save_checkpoint
 from itera_lite.checkpoint.hf import load_model
@@ -201,7 +202,9 @@ class Trainer:
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
         if self.workers.end(seconds) and not self.quiet:
-            print(f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})")
+            tqdm.write(  # which puts it above the bars
+                f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})"
+            )
         self.state.seconds += seconds
         self.window.add(self.model, loss, norm, seconds)
         return loss, seconds
