@@ -18,6 +18,7 @@ from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
 from itera_lite.records import BudgetRecord, Summary, TeacherComparison
 from itera_lite.studies.teacher_or_not import TeacherStudy
+from itera_lite.train.loop import Trainer
 from itera_lite.workers import Workers
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
@@ -174,6 +175,27 @@ def test_with_and_without_a_teacher(text, tmp_path, teacher, monkeypatch, capsys
     again = run(text, tmp_path, teacher, compare=True, seeds=3, tokens="8K")
     assert len(trained) == 2
     assert again.runs[:7] == record.runs[:7]
+
+
+def test_all_sides_of_a_comparison_by_time_train_in_turns(text, tmp_path, teacher, monkeypatch):
+    """The teachers' time, which one side gets as well, is known before the training."""
+    taken: list[str] = []
+    step = Trainer._step
+
+    def stepping(self):
+        taken.append(self.files.name)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+    options = {"compare": True, "tokens": None, "minutes": 0.02}
+    record = run(text, tmp_path, teacher, seeds=2, **options)
+    for seed in {run.seed for run in record.runs}:
+        one = {run.side: run for run in record.runs if run.seed == seed}
+        assert one["alone_longer"].seconds >= 1.2 + one["distilled"].teacher_seconds
+        assert min(one["alone"].seconds, one["distilled"].seconds) >= 1.2
+        places = [i for i, name in enumerate(taken) if name == f"alone_longer_seed{seed}"]
+        others = [i for i, name in enumerate(taken) if name == f"distilled_seed{seed}"]
+        assert places[0] < others[-1] and others[0] < places[-1]
 
 
 def test_bad_input_is_told_and_changes_nothing(text, tmp_path, teacher):
