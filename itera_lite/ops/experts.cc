@@ -1,7 +1,7 @@
 // A mixture of experts: each expert over its own tokens, gathered on the way into the products.
 //
-// Without the products of gemm.h: tokens to their experts' rows and back, around batched products of
-// PyTorch, in which each expert has as many rows.
+// Without the products of gemm.h: tokens to their experts' rows and back, around batched products
+// of PyTorch, in which each expert has as many rows.
 #include "gemm.h"
 #include "swiglu.h"
 
