@@ -13,6 +13,7 @@ from torch import Tensor
 from itera_lite.config import ModelConfig
 from itera_lite.ops.attention import attention
 from itera_lite.ops.experts import experts, gated_silu, mixture, route
+from itera_lite.ops.layers import attention_layer, mamba2_layer, swiglu
 from itera_lite.ops.library import load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
@@ -24,6 +25,7 @@ __all__ = [
     "MuonStep",
     "add_rms_norm",
     "attention",
+    "attention_layer",
     "disable",
     "enable",
     "experts",
@@ -33,12 +35,14 @@ __all__ = [
     "linear_soft_cross_entropy",
     "mamba2",
     "mamba2_from",
+    "mamba2_layer",
     "mixture",
     "multiplies",
     "muon",
     "pack",
     "rms_norm",
     "route",
+    "swiglu",
     "usable",
 ]
 
