@@ -24,7 +24,7 @@ def train_for_numbers(
     """Train models in turns, in a folder that goes afterwards.
 
     A call that is stopped leaves the folder, and the next one goes on with what lies there under
-    the same name. Trainings with other settings than now begin anew, all of them.
+    the same name: a training with the same budget. With other settings all begin anew.
 
     Args:
         trainings: by the names of their files.
@@ -37,7 +37,9 @@ def train_for_numbers(
         made = []
         for name, training in trainings.items():
             files = RunFiles(name, folder, folder)
-            made.append(replace(training(files), resume=files.resumable))
+            one = training(files)
+            going_on = files.resumable and files.saved_budget() == one.budget
+            made.append(replace(one, resume=going_on))
         return dict(zip(trainings, run_trainings(made), strict=True))
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -109,6 +109,25 @@ def test_every_rung_is_made_and_measured(first, small):
     assert last.outside_teacher is None
 
 
+def test_what_is_compared_trains_in_turns(first, small):
+    folder = first[1]
+    plan = ladder_stages.LadderPlan(
+        data="text",
+        minutes=1,
+        size=300,
+        student="pico",
+        teacher=None,
+        seed=0,
+        checkpoints=folder / "c",
+        results=folder / "r" / "ladder",
+        compute=None,
+        valid_bytes=1000,
+    )
+    names = [[stage.name for stage, _ in group] for group in ladder_stages.groups(plan)]
+    assert names[:2] == [["reference", "reference_small"], ["transformer", "itera"]]
+    assert names[2:] == [["vocabulary"], ["teacher"], ["distilled"], ["q8_0"], ["q4_0"]]
+
+
 def test_what_is_finished_is_not_done_again_and_is_reported(text, first, copied, small, capsys):
     stamps = {p: p.stat().st_mtime_ns for p in (copied / "c").glob("*/model.safetensors")}
     scores = {p: p.stat().st_mtime_ns for p in (copied / "r").glob("ladder/*_heldout.json")}

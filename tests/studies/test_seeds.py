@@ -1,6 +1,8 @@
 """`itera bench seeds`: every run once, and nothing repeated."""
 
 import fcntl
+import os
+import signal
 
 import pytest
 from msgspec.structs import replace
@@ -12,6 +14,8 @@ from itera_lite.records import RuntimeTraining, Seeds, SpeedsOfSize
 from itera_lite.report.metrics import of_one_budget
 from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
+from itera_lite.train.loop import Trainer
+from itera_lite.train.terminal import Stopped
 from tests.train.small import make_small
 
 
@@ -38,6 +42,46 @@ def test_runs_are_added_once(text, tmp_path):
     assert all(0 < run.valid_bpb < 8 and run.tokens >= 9000 for run in first.runs)
     again = bench_seeds(str(text), seeds=2, **options)
     assert again == first == Seeds.read(tmp_path / "seeds.json")
+
+
+def test_a_study_that_was_stopped_goes_on(text, tmp_path, monkeypatch):
+    """Both runs of a seed are half way then; none of their steps is made again."""
+    original = Trainer._step
+    steps: list[tuple[str, int]] = []
+
+    def stepping(self):
+        steps.append((self.files.name, self.state.step))
+        if steps[-1] == ("transformer_tiny_tokens_seed0", 2) and len(steps) < 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+    options = {"tokens": "9K", "vocab_size": 300, "workers": 1}
+    with pytest.raises(Stopped):
+        bench_seeds(str(text), seeds=2, results=tmp_path / "cut", **options)
+    assert not (tmp_path / "cut" / "seeds.json").exists()
+    record = bench_seeds(str(text), seeds=2, results=tmp_path / "cut", **options)
+    assert len(steps) == len(set(steps)) == 4 * 5
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["seeds.json"]
+    whole = bench_seeds(str(text), seeds=2, results=tmp_path / "whole", **options)
+    scores = [[run.valid_bpb for run in each.runs] for each in (record, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_what_another_study_has_left_is_no_hindrance(text, tmp_path, monkeypatch):
+    original = Trainer._step
+
+    def stepping(self):
+        if self.state.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    options = {"tokens": "9K", "workers": 1, "results": tmp_path}
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "_step", stepping)
+        bench_seeds(str(text), seeds=2, vocab_size=290, **options)
+    runs = bench_seeds(str(text), seeds=2, vocab_size=300, **options).runs
+    assert {(run.vocab_size, run.tokens) for run in runs} == {(300, 5 * 2048)}
 
 
 def test_runs_of_another_vocabulary_are_others(text, tmp_path):
