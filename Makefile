@@ -6,6 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint format format-check types fuzz readme report neon clean
@@ -19,14 +20,16 @@ $(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) scikit-build-core nanobind cmake ninja
+	@# Not isolated, so that the test of the wheel finds the engine compiled in build/.
+	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
 
 demo: $(STAMP) ## Train both models, benchmark, compare and report, in minutes
 	$(BIN)/itera demo
 
-test: $(STAMP) ## Run all the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## Run all the tests, a process a core
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Look for mistakes
 	$(BIN)/ruff check .

@@ -1,9 +1,11 @@
 """What all the tests share: one thread, no network, no window, a quiet machine, an own cache."""
 
+import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,18 +23,42 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITERA_CACHE", str(folder))
         patch.delenv("ITERA_DATA", raising=False)
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            share_compiled_operations(folder, tmp_path_factory.getbasetemp().parent)
         yield folder
 
 
+def share_compiled_operations(cache: Path, shared: Path) -> None:
+    """Have one of the processes compile the fused operations for the caches of all."""
+    from itera_lite.ops.library import load
+
+    kernels = shared / "kernels"
+    kernels.mkdir(exist_ok=True)
+    (cache / "kernels").symlink_to(kernels)
+    with (shared / "kernels.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load()
+
+
 @pytest.fixture(scope="session", autouse=True)
-def quiet_machine() -> Iterator[None]:
-    """What other programs do changes no test: nothing is measured again, no verdict withheld."""
+def quiet_machine() -> Iterator[Callable[[], Any]]:
+    """What other programs do changes no test: nothing is measured again, no verdict withheld.
+
+    Gives the function that reads this machine's counters, for a test that measures them.
+    """
     from itera_lite.machine import load
 
+    measured = load.read_counters
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "read_counters", lambda: load.Counters(time.monotonic(), 0.0, 0.0))
         patch.setattr(load, "START_SECONDS", 0.0)
-        yield
+        yield measured
+
+
+@pytest.fixture
+def real_load(quiet_machine: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this test, the load by other programs is measured."""
+    monkeypatch.setattr("itera_lite.machine.load.read_counters", quiet_machine)
 
 
 @pytest.fixture(scope="session")

@@ -542,3 +542,20 @@ def test_train_script_is_itera_train() -> None:
     assert script.returncode == 0, script.stderr
     assert script.stdout == run("-m", "itera_lite.cli", "train", "--help").stdout
     assert run("train.py", "--no-such-option").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("bench", True), ("bench decode", True), ("eval", False), ("bench --help", False)],
+)
+def test_a_busy_machine_is_said_in_the_first_line(command, said, capsys, monkeypatch, tmp_path):
+    from itera_lite.machine import load
+
+    readings = iter([load.Counters(0.0, 0.0, 0.0), load.Counters(1.0, 1.2, 0.0)])
+    monkeypatch.setattr(load, "read_counters", lambda: next(readings, None))
+    monkeypatch.setattr(load, "usable_cores", lambda: 2)
+    monkeypatch.chdir(tmp_path)
+    cli.main([*command.split(), "nowhere"])
+    first = capsys.readouterr().out.partition("\n")[0]
+    busy = "The machine is busy: other programs use 1.2 of 2 cores."
+    assert first.startswith(busy) == said

@@ -78,9 +78,10 @@ def print_scoring(record: Scoring) -> None:
 def print_training(record: TrainingSpeed) -> None:
     """Prints what was measured of one model."""
     _title(record.model, f"batch {record.batch_size} x {record.seq_len}, whole training steps")
+    width = max(map(len, record.runtimes))
     for label, row in record.runtimes.items():
         tail = f", {row.share_of_peak:.0%} of {row.peak_gflops:,.0f} GFLOP/s"
-        _speed(f"{label:26} {row.precision}", row.tokens_per_second, tail)
+        _speed(f"{label:{width}} {row.precision}", row.tokens_per_second, tail)
     for label, ratio in record.speedup_of_first.items():
         first = next(iter(record.runtimes))
         print(f"  {first}: {ratio:.2f} times as fast as {label}")

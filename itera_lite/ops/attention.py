@@ -1,7 +1,8 @@
-"""Causal attention as two batched products and one fused softmax."""
+"""Causal attention, of which the scores stay in the cache."""
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any
 
 import torch
@@ -10,9 +11,41 @@ from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.config import ModelConfig
 from itera_lite.ops.library import SUFFIX, call
+from itera_lite.ops.products import has_products
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in "batch length heads kv_heads width".split()]
 
 
 class _Attention(Function):
+    """A block of queries at a time. Only the sums of the exponentials are kept of the scores."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, config: ModelConfig, cos: Tensor | None, sin: Tensor | None
+    ) -> Tensor:
+        qkv = qkv.contiguous()
+        (batch, length, _), c = qkv.shape, config
+        sizes = _Sizes(batch, length, c.n_heads, c.n_kv_heads, c.head_dim)
+        y = qkv.new_empty(batch, length, c.n_heads * c.head_dim)
+        total = torch.empty(batch, c.n_heads, length)
+        call("attention_b16", qkv, cos, sin, y, total, ctypes.byref(sizes))
+        ctx.save_for_backward(qkv, cos, sin, y, total)
+        ctx.sizes = sizes
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        saved, dqkv = ctx.saved_tensors, torch.empty_like(ctx.saved_tensors[0])
+        call("attention_grad_b16", *saved, dy.contiguous(), dqkv, ctypes.byref(ctx.sizes))
+        return dqkv, None, None, None
+
+
+class _WholeAttention(Function):
+    """Two batched products and a softmax between them: B * H * L * L scores at a time."""
+
     @staticmethod
     def forward(
         ctx: Any, qkv: Tensor, config: ModelConfig, cos: Tensor | None, sin: Tensor | None
@@ -59,6 +92,7 @@ def attention(qkv: Tensor, config: ModelConfig, cos: Tensor | None, sin: Tensor 
         cos, sin: (L, P) rotary tables, or None for no positions.
 
     Returns:
-        (B, L, H * P). The scores exist whole: B * H * L * L numbers.
+        (B, L, H * P).
     """
-    return _Attention.apply(qkv, config, cos, sin)
+    fused = qkv.dtype == torch.bfloat16 and has_products()
+    return (_Attention if fused else _WholeAttention).apply(qkv, config, cos, sin)

@@ -60,7 +60,18 @@ inline float fast_exp(float x) {
   return p * s;
 }
 inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
-inline float softplus(float x) { return x > 20.0f ? x : std::log1p(fast_exp(x)); }
+// log(1 + exp(x)), with log(1 + y) = 2 artanh(y / (2 + y)) as a series, for y up to 1.
+inline float softplus(float x) {
+  float y = fast_exp(x > 0 ? -x : x), s = y / (2.0f + y), q = s * s, p = 1.0f / 15;
+  p = p * q + 1.0f / 13;
+  p = p * q + 1.0f / 11;
+  p = p * q + 1.0f / 9;
+  p = p * q + 1.0f / 7;
+  p = p * q + 1.0f / 5;
+  p = p * q + 1.0f / 3;
+  p = p * q + 1.0f;
+  return 2.0f * s * p + (x > 0 ? x : 0.0f);
+}
 
 inline float sum(vec v) {
   v += __builtin_shuffle(v, ivec{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
@@ -102,37 +113,38 @@ template <typename T> inline void put(T* p, vec v, int64_t n) {
   std::memcpy(p, row, n * sizeof(T));
 }
 
-// A vector's exp, with the error of `fast_exp`; for -87 <= x <= 88.
-inline vec exp_in_range(vec x) {
+// 2^x with a relative error below 2e-7; in float32's range, so not for an infinite x.
+inline vec exp2(vec x) {
 #ifdef __AVX512F__
-  vec n = (vec)_mm512_roundscale_ps((__m512)(x * 1.44269504088896341f),
-                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-  vec p = r * 1.3981999507e-3f + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);
+  vec n = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  vec r = x - n;  // the polynomial of least relative error for |r| <= 1/2
+  vec p = r * 1.3276471e-3f + 9.6755409e-3f;
+  p = p * r + 5.5507131e-2f;
+  p = p * r + 2.4022120e-1f;
+  p = p * r + 6.9314694e-1f;
+  p = p * r + 1.0f;
+  return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);  // 0 or infinite beyond the range
 #else
   float lane[LANES];
   put(lane, x);
 #pragma omp simd
-  for (int i = 0; i < LANES; i++) lane[i] = fast_exp(lane[i]);
+  for (int i = 0; i < LANES; i++) lane[i] = fast_exp(lane[i] * 0.693147180559945f);
   return get(lane);
 #endif
 }
+constexpr float LOG2_E = 1.44269504088896341f;
 inline vec fast_exp(vec x) {
   x = x < -87.0f ? splat(-87.0f) : x;
-  return exp_in_range(x > 88.0f ? splat(88.0f) : x);
+  return exp2((x > 88.0f ? splat(88.0f) : x) * LOG2_E);
 }
 inline vec sigmoid(vec x) {
 #ifdef __AVX512F__  // a division takes as long as all the rest
-  vec d = 1.0f + fast_exp(-x);
+  vec t = x * -LOG2_E;
+  vec d = 1.0f + exp2((vec)_mm512_min_ps((__m512)t, _mm512_set1_ps(126.0f)));
   vec r = (vec)_mm512_rcp14_ps((__m512)d);
   return r * (2.0f - d * r);
 #else
-  return 1.0f / (1.0f + fast_exp(-x));
+  return 1.0f / (1.0f + exp2(x * -LOG2_E));
 #endif
 }
 

@@ -24,21 +24,6 @@ struct Head {
   int64_t rows, v, width;
 };
 
-// exp with a relative error of about 1e-7 (1 + |x|). For softmax, where x <= 0.
-inline __m512 exp_below(__m512 x) {
-  __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-  __m512 n = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_sub_ps(t, n);
-  // 2^r for |r| <= 1/2: the polynomial of least relative error.
-  __m512 p = _mm512_set1_ps(1.3276471e-3f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(9.6755409e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5507131e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022120e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9314694e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, n);
-}
-
 // Rows of float32 logits, and the largest of every 16th column.
 struct StoreLogits {
   float *z, *top;
@@ -60,17 +45,18 @@ struct StoreLogits {
 // A row of logits -> bfloat16 gradients, times ``scale``; returns the loss.
 float cross_entropy(float* z, const float* tops, bf16* out, int64_t v, int64_t target,
                     float inverse_scaling, float scale) {
-  const __m512 factor = _mm512_set1_ps(inverse_scaling);
   const float top = _mm512_reduce_max_ps(_mm512_loadu_ps(tops)) * inverse_scaling;
   const float correct = z[target] * inverse_scaling;
-  const __m512 shift = _mm512_set1_ps(top);
+  const __m512 factor = _mm512_set1_ps(inverse_scaling * LOG2_E);
+  const __m512 shift = _mm512_set1_ps(top * LOG2_E);
   __m512 sums[4] = {};
   for (int64_t i = 0; i < v; i += 64)
 #pragma GCC unroll 4
     for (int n = 0; n < 4; n++) {
       const __mmask16 mask = mask16(v - i - 16 * n);
       float* at = z + i + 16 * n;
-      __m512 e = exp_below(_mm512_fmsub_ps(_mm512_maskz_loadu_ps(mask, at), factor, shift));
+      __m512 t = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(mask, at), factor, shift);
+      __m512 e = (__m512)exp2((vec)t);
       _mm512_mask_storeu_ps(at, mask, e);
       sums[n] = _mm512_mask_add_ps(sums[n], mask, sums[n], e);
     }

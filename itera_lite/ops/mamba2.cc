@@ -11,55 +11,50 @@ namespace {
 template <typename T, int NB>
 void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kept_y, float* rstd,
             float* states, const float* conv, float* ssm) {
-  int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES;
-  int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
-  Scratch memory(Work::size(s) + s.states * LANES);
+  int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES, whole = inner * s.states;
+  Scratch memory(Work::size(s) + s.chunk * inner + whole);
   Work k(s, memory);
-  float* h = memory.take(s.states * LANES);
+  float *y = memory.take(s.chunk * inner), *state = memory.take(whole);
+  for (int64_t h = 0; h < s.heads; h++) k.rate[h] = -std::exp(w.a_log[h]);
   for (int64_t b = 0; b < s.batch; b++) {
     const T* p = projected + b * s.length * s.projected();
-    prepare(p, s, w, k, nullptr, conv ? conv + b * ch * (s.taps - 1) : nullptr);
-    for (int64_t t = 0; t < s.length; t++)
-      for (int64_t head = 0; head < s.heads; head++)
-#pragma omp simd
-        for (int64_t i = 0; i < s.width; i++)
-          k.y[t * inner + head * s.width + i] = w.d[head] * k.u[t * ch + head * s.width + i];
-    for (int64_t block = 0; block < blocks; block++) {
-      int64_t channel = block * LANES, head = channel / s.width;
-      float* own = ssm ? ssm + (b * inner + channel) * s.states : nullptr;
+    float* own = ssm ? ssm + b * whole : nullptr;  // (channel, state)
+    for (int64_t i = 0; i < inner; i++)
       for (int64_t n = 0; n < s.states; n++)
-        for (int64_t i = 0; i < LANES; i++) h[n * LANES + i] = own ? own[i * s.states + n] : 0;
-      for (int64_t c = 0; c < chunks; c++) {
-        int64_t begin = c * s.chunk;
-        int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
-        if (states)
-          std::memcpy(states + ((b * chunks + c) * blocks + block) * s.states * LANES, h,
-                      s.states * LANES * 4);
+        state[(i / LANES * s.states + n) * LANES + i % LANES] = own ? own[i * s.states + n] : 0;
+    for (int64_t begin = 0; begin < s.length; begin += s.chunk) {
+      int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
+      if (states) std::memcpy(std::exchange(states, states + whole), state, whole * sizeof(float));
+      prepare(p, s, w, begin, end, k, nullptr, nullptr,
+              conv ? conv + b * ch * (s.taps - 1) : nullptr);
+      for (int64_t t = 0; t < end - begin; t++)
+        for (int64_t i = 0; i < inner; i += LANES)
+          put(y + t * inner + i, w.d[i / s.width] * get(k.u + t * ch + i));
+      for (int64_t block = 0; block < blocks; block++)
         for (int64_t n = 0; n < s.states; n += NB)
-          run<NB, true>(s, k, head, channel, n, begin, end, h + n * LANES, k.y, nullptr);
+          run<NB, true>(s, k, block * LANES / s.width, block * LANES, n, end - begin,
+                        state + (block * s.states + n) * LANES, y);
+      for (int64_t t = begin; t < end; t++) {
+        const T* z = p + t * s.projected();
+        float* row = y + (t - begin) * inner;
+        int64_t at = b * s.length + t;
+        vec squares{};
+        for (int64_t i = 0; i < inner; i += LANES) {
+          vec v = get(row + i), g = get(z + i);
+          if (kept_y) put(kept_y + at * inner + i, v);
+          v *= g * sigmoid(g);
+          squares += v * v;
+          put(row + i, v);
+        }
+        float r = 1.0f / std::sqrt(sum(squares) / float(inner) + s.eps);
+        if (rstd) rstd[at] = r;
+        for (int64_t i = 0; i < inner; i += LANES)
+          put(out + at * inner + i, r * get(row + i) * get(w.norm + i));
       }
-      for (int64_t n = 0; own && n < s.states; n++)
-        for (int64_t i = 0; i < LANES; i++) own[i * s.states + n] = h[n * LANES + i];
     }
-    for (int64_t t = 0; t < s.length; t++) {
-      const T* z = p + t * s.projected();
-      float* y = k.y + t * inner;
-      int64_t row = b * s.length + t;
-      float ss = 0;
-      if (kept_y)
-#pragma omp simd
-        for (int64_t i = 0; i < inner; i++) kept_y[row * inner + i] = store<T>(y[i]);
-#pragma omp simd reduction(+ : ss)
-      for (int64_t i = 0; i < inner; i++) {
-        float g = load(z[i]);
-        y[i] *= g * sigmoid(g);
-        ss += y[i] * y[i];
-      }
-      float r = 1.0f / std::sqrt(ss / float(inner) + s.eps);
-      if (rstd) rstd[row] = r;
-#pragma omp simd
-      for (int64_t i = 0; i < inner; i++) out[row * inner + i] = store<T>(y[i] * r * w.norm[i]);
-    }
+    for (int64_t i = 0; own && i < inner; i++)
+      for (int64_t n = 0; n < s.states; n++)
+        own[i * s.states + n] = state[(i / LANES * s.states + n) * LANES + i % LANES];
   }
 }
 

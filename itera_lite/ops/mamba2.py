@@ -80,9 +80,9 @@ class _Mamba2(Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
         projected, kept, rstd, states, *_ = ctx.saved_tensors
-        c, batch = ctx.config, projected.shape[0]
+        c = ctx.config
         sizes = [c.d_conv_channels * c.d_conv, c.d_conv_channels, *[c.n_ssm_heads] * 3, c.d_inner]
-        dprojected, dweights = torch.empty_like(projected), torch.zeros(batch, sum(sizes))
+        dprojected, dweights = torch.empty_like(projected), torch.zeros(sum(sizes))
         call(
             f"mamba2_grad_{SUFFIX[projected.dtype]}",
             projected,
@@ -95,7 +95,7 @@ class _Mamba2(Function):
             dprojected,
             dweights,
         )
-        dconv, *others = dweights.sum(dim=0).split(sizes)
+        dconv, *others = dweights.split(sizes)
         return dprojected, None, dconv.view(c.d_conv, -1).t(), *others
 
 

@@ -5,186 +5,223 @@ using namespace itera;
 
 namespace {
 
-// The way back: ``g``, the gradient by ``pre``, to the inputs and the weights.
+// The way back of the convolution, for the ``steps`` inputs from ``x`` on. g (step, channel): the
+// gradient by what it gives, of these steps and of the TAPS - 1 after them.
 template <typename T, int TAPS>
-void convolve_grad(const T* x, const float* g, const Shape& s, const Weights& w, T* dx,
-                   float* dconv, float* dbias) {
+void convolve_grad(const T* x, const float* g, const Shape& s, const Weights& w, int64_t steps,
+                   T* dx, float* dconv, float* dbias) {
   int64_t ch = s.channels(), stride = s.projected();
   for (int64_t c = 0; c + LANES <= ch; c += LANES) {
-    vec weight[TAPS], past[TAPS] = {}, dweight[TAPS] = {}, bias{};
-    for (int k = 0; k < TAPS; k++) weight[k] = get(w.conv + k * ch + c);
-    for (int64_t t = 0; t < s.length + TAPS - 1; t++) {  // past: gradients of the last steps
-      for (int k = 0; k + 1 < TAPS; k++) past[k] = past[k + 1];
-      past[TAPS - 1] = t < s.length ? get(g + t * ch + c) : vec{};
-      bias += past[TAPS - 1];
-      int64_t at = t - (TAPS - 1);
-      if (at < 0) continue;
-      vec in = get(x + at * stride + c), d{};
-      for (int k = 0; k < TAPS; k++) {  // input ``at`` met tap k in step at + TAPS-1 - k
-        d += weight[k] * past[TAPS - 1 - k];
-        dweight[k] += in * past[TAPS - 1 - k];
+    vec weight[TAPS], ahead[TAPS], dweight[TAPS], bias = get(dbias + c);
+    for (int k = 0; k < TAPS; k++) {
+      weight[k] = get(w.conv + k * ch + c);
+      dweight[k] = get(dconv + k * ch + c);
+    }
+    for (int k = 1; k < TAPS; k++) ahead[k] = get(g + (k - 1) * ch + c);
+    for (int64_t t = 0; t < steps; t++) {
+      for (int k = 0; k + 1 < TAPS; k++) ahead[k] = ahead[k + 1];
+      ahead[TAPS - 1] = get(g + (t + TAPS - 1) * ch + c);
+      vec in = get(x + t * stride + c), d{};
+      bias += ahead[0];
+      for (int k = 0; k < TAPS; k++) {  // input t met tap k in step t + TAPS-1 - k
+        d += weight[k] * ahead[TAPS - 1 - k];
+        dweight[k] += in * ahead[TAPS - 1 - k];
       }
-      put(dx + at * stride + c, d);
+      put(dx + t * stride + c, d);
     }
     for (int k = 0; k < TAPS; k++) put(dconv + k * ch + c, dweight[k]);
     put(dbias + c, bias);
   }
 }
 
-// One chunk of the backward recurrence for 16 channels and NB states.
-// trail: the states h_t of the chunk; before: the state that it began with;
-// dh: in, the gradient by the state after the chunk; out, by the state before it.
-template <int NB>
+// Gradients on the way through a chunk: by u, step sizes (as they scale u) and decays, and by D.
+struct Grads {
+  float *du, *ddt, *ddecay, *dd;
+};
+
+// The backward recurrence over the ``steps`` of a chunk for W times 16 channels of a head and NB
+// states. before (W, states, lane): the states that the chunk began with; trail (W, chunk, NB,
+// lane): those on the way; dh, as ``before``: in, the gradient by the states after the chunk; out,
+// by the states before it. dB, dC (step, NB, lane): added up over the channels.
+template <int NB, int W>
 void run_grad(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t first_state,
-              int64_t begin, int64_t end, const float* before, const float* trail, float* dh_,
-              const float* dy, float* dx, float* ddecay, float* dB, float* dC) {
-  int64_t ch = s.channels(), inner = s.inner();
-  vec dh[NB];
+              int64_t steps, const float* before, const float* trail, float* dh_, const float* dy,
+              float d, const Grads& grads, float* dB, float* dC) {
+  int64_t ch = s.channels(), inner = s.inner(), part = s.chunk * NB * LANES;
+  int64_t apart = s.states * LANES;
+  vec dh[W][NB], by_d{};
+#pragma GCC unroll 2
+  for (int v = 0; v < W; v++)
 #pragma GCC unroll 16
-  for (int n = 0; n < NB; n++) dh[n] = get(dh_ + n * LANES);
-  for (int64_t t = end - 1; t >= begin; t--) {
+    for (int n = 0; n < NB; n++) dh[v][n] = get(dh_ + v * apart + n * LANES);
+  for (int64_t t = steps - 1; t >= 0; t--) {
     const float* u = k.u + t * ch;
     const float *B = u + inner + first_state, *C = B + s.states;
-    vec a = splat(k.decay[t * s.heads + head]);
-    vec x = get(u + channel) * k.dt[t * s.heads + head];
-    vec g = get(dy + t * inner + channel);
-    vec gx0{}, gx1{}, ga0{}, ga1{};
-    const float* now = trail + (t - begin) * NB * LANES;
-    const float* last = t > begin ? now - NB * LANES : before;
-    float* accB = dB + (t - begin) * NB * LANES;
-    float* accC = dC + (t - begin) * NB * LANES;
-#pragma GCC unroll 16
-    for (int n = 0; n < NB; n += 2) {
-      dh[n] += g * C[n];
-      dh[n + 1] += g * C[n + 1];
-      put(accC + n * LANES, get(accC + n * LANES) + g * get(now + n * LANES));
-      put(accC + (n + 1) * LANES, get(accC + (n + 1) * LANES) + g * get(now + (n + 1) * LANES));
-      put(accB + n * LANES, get(accB + n * LANES) + x * dh[n]);
-      put(accB + (n + 1) * LANES, get(accB + (n + 1) * LANES) + x * dh[n + 1]);
-      gx0 += dh[n] * B[n];
-      gx1 += dh[n + 1] * B[n + 1];
-      ga0 += dh[n] * get(last + n * LANES);
-      ga1 += dh[n + 1] * get(last + (n + 1) * LANES);
-      dh[n] *= a;
-      dh[n + 1] *= a;
+    const int64_t at = t * s.heads + head;
+    vec a = splat(k.decay[at]), dt = splat(k.dt[at]), in[W], x[W], g[W], gx[W] = {}, ga[W] = {};
+    const float *now[W], *last[W];
+#pragma GCC unroll 2
+    for (int v = 0; v < W; v++) {
+      in[v] = get(u + channel + v * LANES);
+      x[v] = in[v] * dt;
+      g[v] = get(dy + t * inner + channel + v * LANES);
+      now[v] = trail + v * part + t * NB * LANES;
+      last[v] = t ? now[v] - NB * LANES : before + v * apart;
     }
-    float* o = dx + t * inner + channel;
-    put(o, get(o) + gx0 + gx1);
-    ddecay[t * s.heads + head] += sum(ga0 + ga1);
-  }
+    float *accB = dB + t * NB * LANES, *accC = dC + t * NB * LANES;
 #pragma GCC unroll 16
-  for (int n = 0; n < NB; n++) put(dh_ + n * LANES, dh[n]);
+    for (int n = 0; n < NB; n++) {
+      vec sumB = get(accB + n * LANES), sumC = get(accC + n * LANES);
+      vec b = splat(B[n]), c = splat(C[n]);
+#pragma GCC unroll 2
+      for (int v = 0; v < W; v++) {
+        vec grad = dh[v][n] + g[v] * c;
+        sumC += g[v] * get(now[v] + n * LANES);
+        sumB += x[v] * grad;
+        gx[v] += grad * b;
+        ga[v] += grad * get(last[v] + n * LANES);
+        dh[v][n] = grad * a;
+      }
+      put(accB + n * LANES, sumB);
+      put(accC + n * LANES, sumC);
+    }
+    vec by_dt{}, by_decay{};
+#pragma GCC unroll 2
+    for (int v = 0; v < W; v++) {
+      float* o = grads.du + t * ch + channel + v * LANES;
+      if (first_state == 0) {
+        put(o, gx[v] * dt + g[v] * d);
+        by_d += g[v] * in[v];
+      } else {
+        put(o, get(o) + gx[v] * dt);
+      }
+      by_dt += gx[v] * in[v];
+      by_decay += ga[v];
+    }
+    grads.ddt[at] += sum(by_dt);
+    grads.ddecay[at] += sum(by_decay);
+  }
+  grads.dd[head] += sum(by_d);
+#pragma GCC unroll 2
+  for (int v = 0; v < W; v++)
+#pragma GCC unroll 16
+    for (int n = 0; n < NB; n++) put(dh_ + v * apart + n * LANES, dh[v][n]);
 }
 
-// Per-sequence gradients of the weights: conv (taps, channels), conv_bias, dt_bias, a_log, d, norm.
+// W blocks of 16 channels, from block ``block`` on: the chunk again, then its way back.
+template <int NB, int W>
+void blocks_grad(const Shape& s, const Work& k, int64_t block, int64_t first_state, int64_t steps,
+                 const float* states, float* dh, float* trail, const float* dy, const Weights& w,
+                 const Grads& grads, float* dB, float* dC) {
+  int64_t channel = block * LANES, head = channel / s.width;
+  int64_t at = (block * s.states + first_state) * LANES;
+  for (int v = 0; v < W; v++) {
+    float h[NB * LANES];
+    std::memcpy(h, states + at + v * s.states * LANES, sizeof h);
+    run<NB, false>(s, k, head, channel + v * LANES, first_state, steps, h,
+                   trail + v * s.chunk * NB * LANES);
+  }
+  run_grad<NB, W>(s, k, head, channel, first_state, steps, states + at, trail, dh + at, dy,
+                  w.d[head], grads, dB, dC);
+}
+
+// Gradients of the weights, added to dweights: conv (taps, channels), conv_bias, dt_bias, a_log, d,
+// norm.
 template <typename T, int NB>
 void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* kept_y,
                  const float* rstd, const float* states, const T* dout, T* dprojected,
                  float* dweights) {
-  int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES;
-  int64_t chunks = (s.length + s.chunk - 1) / s.chunk;
-  int64_t size = ch * (s.taps + 1) + 3 * s.heads + inner;
-  int64_t steps = s.length, part = s.chunk * NB * LANES, whole = blocks * s.states * LANES;
-  Scratch memory(Work::size(s) + steps * (2 * ch + 2 * inner + s.heads) + whole + 4 * part);
+  int64_t inner = s.inner(), ch = s.channels(), blocks = inner / LANES, whole = inner * s.states;
+  int64_t chunks = (s.length + s.chunk - 1) / s.chunk, part = s.chunk * NB * LANES;
+  int64_t after = (s.taps - 1) * ch;  // numbers of the steps after a chunk
+  Scratch memory(Work::size(s) + 2 * s.chunk * ch + after + s.chunk * (inner + 3 * s.heads) +
+                 whole + 4 * part);
   Work k(s, memory);
-  float *pre = memory.take(steps * ch), *du = memory.take(steps * ch);
-  float *dy = memory.take(steps * inner), *dx = memory.take(steps * inner);
-  float *ddecay = memory.take(steps * s.heads), *dh = memory.take(whole);
-  float *h = memory.take(part), *trail = memory.take(part);
+  float *slope = memory.take(s.chunk * ch), *dy = memory.take(s.chunk * inner);
+  float* dt_slope = memory.take(s.chunk * s.heads);
+  float *dh = memory.take(whole), *trail = memory.take(2 * part);
   float *dB = memory.take(part), *dC = memory.take(part);
+  float *dconv = dweights, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
+  float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
+  Grads grads{memory.take(s.chunk * ch + after), memory.take(s.chunk * s.heads),
+              memory.take(s.chunk * s.heads), dd};
+  for (int64_t h = 0; h < s.heads; h++) k.rate[h] = -std::exp(w.a_log[h]);
   for (int64_t b = 0; b < s.batch; b++) {
     const T* p = projected + b * s.length * s.projected();
     T* dp = dprojected + b * s.length * s.projected();
-    float* dw = dweights + b * size;
-    float *dconv = dw, *dconv_bias = dconv + ch * s.taps, *ddt_bias = dconv_bias + ch;
-    float *da_log = ddt_bias + s.heads, *dd = da_log + s.heads, *dnorm = dd + s.heads;
-    prepare(p, s, w, k, pre, nullptr);
+    std::memset(dh, 0, whole * sizeof(float));
+    std::memset(grads.du, 0, (s.chunk * ch + after) * sizeof(float));
+    for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
+      int64_t begin = chunk * s.chunk;
+      int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length, steps = end - begin;
+      // The first steps of the chunk after this one are those after its last.
+      std::memmove(grads.du + steps * ch, grads.du, after * sizeof(float));
+      prepare(p, s, w, begin, end, k, slope, dt_slope, nullptr);
 
-    // Norm and gate: out = norm * g * rstd with g = y * silu(z).
-    for (int64_t t = 0; t < s.length; t++) {
-      int64_t row = b * s.length + t;
-      const T *z = p + t * s.projected(), *y = kept_y + row * inner, *o = dout + row * inner;
-      T* dz = dp + t * s.projected();
-      float r = rstd[row], dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (int64_t i = 0; i < inner; i++) {
-        float zi = load(z[i]), g = load(y[i]) * zi * sigmoid(zi);
-        dot += load(o[i]) * w.norm[i] * g;
-        dnorm[i] += load(o[i]) * g * r;
-      }
-      float c = dot * r * r * r / float(inner);
-#pragma omp simd
-      for (int64_t i = 0; i < inner; i++) {
-        float zi = load(z[i]), q = sigmoid(zi), yi = load(y[i]);
-        float dg = load(o[i]) * w.norm[i] * r - yi * zi * q * c;
-        dy[t * inner + i] = dg * zi * q;
-        dz[i] = store<T>(dg * yi * q * (1.0f + zi * (1.0f - q)));
-      }
-    }
-
-    std::memset(dx, 0, steps * inner * 4);
-    std::memset(ddecay, 0, steps * s.heads * 4);
-    std::memset(dh, 0, whole * 4);
-    for (int64_t c = chunks - 1; c >= 0; c--) {
-      int64_t begin = c * s.chunk;
-      int64_t end = begin + s.chunk < s.length ? begin + s.chunk : s.length;
-      for (int64_t n = 0; n < s.states; n += NB) {
-        std::memset(dB, 0, part * 4);
-        std::memset(dC, 0, part * 4);
-        for (int64_t block = 0; block < blocks; block++) {
-          int64_t channel = block * LANES, head = channel / s.width;
-          const float* before =
-              states + (((b * chunks + c) * blocks + block) * s.states + n) * LANES;
-          std::memcpy(h, before, NB * LANES * 4);
-          run<NB, false>(s, k, head, channel, n, begin, end, h, nullptr, trail);
-          run_grad<NB>(s, k, head, channel, n, begin, end, before, trail,
-                       dh + (block * s.states + n) * LANES, dy, dx, ddecay, dB, dC);
+      // Norm and gate: out = norm * g * rstd with g = y * silu(z).
+      for (int64_t t = begin; t < end; t++) {
+        int64_t row = b * s.length + t;
+        const T *z = p + t * s.projected(), *y = kept_y + row * inner, *o = dout + row * inner;
+        T* dz = dp + t * s.projected();
+        float* q = dy + (t - begin) * inner;  // the sigmoids, until their place is needed
+        vec r = splat(rstd[row]), dot{};
+        for (int64_t i = 0; i < inner; i += LANES) {
+          vec zi = get(z + i), qi = sigmoid(zi), g = get(o + i) * get(y + i) * zi * qi;
+          dot += g * get(w.norm + i);
+          put(dnorm + i, get(dnorm + i) + g * r);
+          put(q + i, qi);
         }
-        for (int64_t t = begin; t < end; t++)
+        vec c = sum(dot) / float(inner) * r * r * r;
+        for (int64_t i = 0; i < inner; i += LANES) {
+          vec zi = get(z + i), qi = get(q + i), yi = get(y + i);
+          vec dg = get(o + i) * get(w.norm + i) * r - yi * zi * qi * c;
+          put(q + i, dg * zi * qi);
+          put(dz + i, dg * yi * qi * (1.0f + zi * (1.0f - qi)));
+        }
+      }
+
+      const float* kept = states + (b * chunks + chunk) * whole;
+      std::memset(grads.ddt, 0, steps * s.heads * sizeof(float));
+      std::memset(grads.ddecay, 0, steps * s.heads * sizeof(float));
+      for (int64_t n = 0; n < s.states; n += NB) {
+        std::memset(dB, 0, part * sizeof(float));
+        std::memset(dC, 0, part * sizeof(float));
+        if (NB == 8 && s.width % (2 * LANES) == 0)  // with more states the registers don't suffice
+          for (int64_t block = 0; block < blocks; block += 2)
+            blocks_grad<8, 2>(s, k, block, n, steps, kept, dh, trail, dy, w, grads, dB, dC);
+        else
+          for (int64_t block = 0; block < blocks; block++)
+            blocks_grad<NB, 1>(s, k, block, n, steps, kept, dh, trail, dy, w, grads, dB, dC);
+        for (int64_t t = 0; t < steps; t++)
           for (int64_t i = 0; i < NB; i++) {
-            int64_t at = ((t - begin) * NB + i) * LANES;
-            du[t * ch + inner + n + i] = sum(get(dB + at));
-            du[t * ch + inner + s.states + n + i] = sum(get(dC + at));
+            int64_t at = (t * NB + i) * LANES;
+            grads.du[t * ch + inner + n + i] = sum(get(dB + at));
+            grads.du[t * ch + inner + s.states + n + i] = sum(get(dC + at));
           }
       }
-    }
 
-    // Step sizes, the skip D, and the inputs of the recurrence.
-    for (int64_t t = 0; t < s.length; t++) {
-      const T* raw = p + t * s.projected() + inner + ch;
-      T* draw = dp + t * s.projected() + inner + ch;
-      for (int64_t head = 0; head < s.heads; head++) {
-        int64_t at = t * s.heads + head;
-        float dt = k.dt[at], by_dt = 0, by_d = 0;
-        const float* u = k.u + t * ch + head * s.width;
-        const float* gx = dx + t * inner + head * s.width;
-        const float* gy = dy + t * inner + head * s.width;
-        float* out = du + t * ch + head * s.width;
-#pragma omp simd reduction(+ : by_dt, by_d)
-        for (int64_t i = 0; i < s.width; i++) {
-          by_dt += gx[i] * u[i];
-          by_d += gy[i] * u[i];
-          out[i] = gx[i] * dt + gy[i] * w.d[head];
+      // Step sizes.
+      for (int64_t t = 0; t < steps; t++) {
+        T* draw = dp + (begin + t) * s.projected() + inner + ch;
+        for (int64_t head = 0; head < s.heads; head++) {
+          int64_t at = t * s.heads + head;
+          float by_log = grads.ddecay[at] * k.decay[at];
+          da_log[head] += by_log * k.dt[at] * k.rate[head];
+          float g = (grads.ddt[at] + by_log * k.rate[head]) * dt_slope[at];
+          ddt_bias[head] += g;
+          draw[head] = store<T>(g);
         }
-        dd[head] += by_d;
-        float by_log = ddecay[at] * k.decay[at];
-        da_log[head] += by_log * dt * k.rate[head];
-        float g = (by_dt + by_log * k.rate[head]) *
-                  sigmoid(load(raw[head]) + w.dt_bias[head]);
-        ddt_bias[head] += g;
-        draw[head] = store<T>(g);
       }
-    }
 
-    // SiLU and convolution.
-#pragma omp simd
-    for (int64_t i = 0; i < steps * ch; i++) {
-      float q = sigmoid(pre[i]);
-      du[i] *= q * (1.0f + pre[i] * (1.0f - q));
+      // SiLU and convolution.
+      for (int64_t i = 0; i < steps * ch; i += LANES)
+        put(grads.du + i, get(grads.du + i) * get(slope + i));
+      const T* x = p + begin * s.projected() + inner;
+      T* dx = dp + begin * s.projected() + inner;
+      if (s.taps == 4) convolve_grad<T, 4>(x, grads.du, s, w, steps, dx, dconv, dconv_bias);
+      else if (s.taps == 3) convolve_grad<T, 3>(x, grads.du, s, w, steps, dx, dconv, dconv_bias);
+      else convolve_grad<T, 2>(x, grads.du, s, w, steps, dx, dconv, dconv_bias);
     }
-    if (s.taps == 4) convolve_grad<T, 4>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
-    else if (s.taps == 3) convolve_grad<T, 3>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
-    else convolve_grad<T, 2>(p + inner, du, s, w, dp + inner, dconv, dconv_bias);
   }
 }
 

@@ -5,15 +5,21 @@ using namespace itera;
 
 namespace {
 
-inline void softmax_row(const float* a, float* p, int64_t n) {
-  float top = a[0], total = 0;
-  for (int64_t e = 1; e < n; e++) top = a[e] > top ? a[e] : top;
-#pragma omp simd reduction(+ : total)
-  for (int64_t e = 0; e < n; e++) {
-    p[e] = fast_exp(a[e] - top);
-    total += p[e];
+inline int64_t padded(int64_t n) { return (n + LANES - 1) / LANES * LANES; }
+
+// The softmax of ``a``: whole vectors, with -infinity behind the last number.
+inline void softmax_row(const float* a, float* p, int64_t padded) {
+  float top = -INFINITY;
+#pragma omp simd reduction(max : top)
+  for (int64_t e = 0; e < padded; e++) top = a[e] > top ? a[e] : top;
+  vec total{};
+  for (int64_t e = 0; e < padded; e += LANES) {
+    vec x = fast_exp(get(a + e) - top);
+    total += x;
+    put(p + e, x);
   }
-  for (int64_t e = 0; e < n; e++) p[e] /= total;
+  float inverse = 1.0f / sum(total);
+  for (int64_t e = 0; e < padded; e += LANES) put(p + e, get(p + e) * inverse);
 }
 
 // Top-k of logits (T, E): index and gates (T, k), the softmax over the k; mean (E), the mean of the
@@ -21,20 +27,19 @@ inline void softmax_row(const float* a, float* p, int64_t n) {
 // expert e from start[e] to start[e + 1], in order. Ties go to the lower expert.
 void route(const float* logits, int64_t* index, float* gates, int64_t* pair, int64_t* start,
            float* mean, int64_t tokens, int64_t experts, int64_t k) {
-  int64_t padded = (experts + LANES - 1) / LANES * LANES;
-  std::vector<float> prob(experts), top(k), left(padded, -INFINITY);
+  int64_t wide = padded(experts);
+  std::vector<float> left(wide, -INFINITY), prob(wide), sums(wide);
+  std::vector<float> top(padded(k), -INFINITY), share(padded(k));
   std::vector<int64_t> next(experts);
-  for (int64_t e = 0; e < experts; e++) mean[e] = 0;
   for (int64_t e = 0; e <= experts; e++) start[e] = 0;
   for (int64_t t = 0; t < tokens; t++) {
-    const float* a = logits + t * experts;
-    softmax_row(a, prob.data(), experts);
-    for (int64_t e = 0; e < experts; e++) mean[e] += prob[e];
-    std::memcpy(left.data(), a, experts * sizeof(float));
+    std::memcpy(left.data(), logits + t * experts, experts * sizeof(float));
+    softmax_row(left.data(), prob.data(), wide);
+    for (int64_t e = 0; e < wide; e += LANES) put(&sums[e], get(&sums[e]) + get(&prob[e]));
     for (int64_t j = 0; j < k; j++) {
       float best = -INFINITY;
 #pragma omp simd reduction(max : best)
-      for (int64_t e = 0; e < padded; e++) best = left[e] > best ? left[e] : best;
+      for (int64_t e = 0; e < wide; e++) best = left[e] > best ? left[e] : best;
       int64_t at = 0;
       while (at < experts && left[at] != best) at++;
       if (at == experts) at = j;  // numbers that aren't finite
@@ -43,10 +48,11 @@ void route(const float* logits, int64_t* index, float* gates, int64_t* pair, int
       top[j] = best;
       left[at] = -INFINITY;
     }
-    softmax_row(top.data(), gates + t * k, k);
+    softmax_row(top.data(), share.data(), padded(k));
+    std::memcpy(gates + t * k, share.data(), k * sizeof(float));
   }
   for (int64_t e = 0; e < experts; e++) {
-    mean[e] /= float(tokens);
+    mean[e] = sums[e] / float(tokens);
     start[e + 1] += start[e];
     next[e] = start[e];
   }
@@ -70,16 +76,22 @@ int64_t slots(const int64_t* pair, const int64_t* start, int64_t* slot, int64_t 
 void route_grad(const float* logits, const int64_t* index, const float* gates,
                 const float* dgates, const float* dmean, float* dlogits, int64_t tokens,
                 int64_t experts, int64_t k) {
-  std::vector<float> prob(experts);
+  int64_t wide = padded(experts);
+  std::vector<float> row(wide, -INFINITY), prob(wide), dmeans(wide), grad(wide);
+  for (int64_t e = 0; e < experts; e++) dmeans[e] = dmean[e] / float(tokens);
   for (int64_t t = 0; t < tokens; t++) {
-    float *d = dlogits + t * experts, dot = 0;
-    softmax_row(logits + t * experts, prob.data(), experts);
-    for (int64_t e = 0; e < experts; e++) dot += prob[e] * dmean[e];
-    for (int64_t e = 0; e < experts; e++) d[e] = prob[e] * (dmean[e] - dot) / float(tokens);
+    std::memcpy(row.data(), logits + t * experts, experts * sizeof(float));
+    softmax_row(row.data(), prob.data(), wide);
+    vec all{};
+    for (int64_t e = 0; e < wide; e += LANES) all += get(&prob[e]) * get(&dmeans[e]);
+    float dot = sum(all);
+    for (int64_t e = 0; e < wide; e += LANES)
+      put(&grad[e], get(&prob[e]) * (get(&dmeans[e]) - dot));
     dot = 0;
     for (int64_t j = 0; j < k; j++) dot += gates[t * k + j] * dgates[t * k + j];
     for (int64_t j = 0; j < k; j++)
-      d[index[t * k + j]] += gates[t * k + j] * (dgates[t * k + j] - dot);
+      grad[index[t * k + j]] += gates[t * k + j] * (dgates[t * k + j] - dot);
+    std::memcpy(dlogits + t * experts, grad.data(), experts * sizeof(float));
   }
 }
 

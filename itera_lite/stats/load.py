@@ -67,6 +67,6 @@ def why_withheld(a: Load | None, b: Load | None, names: tuple[str, str]) -> str:
     if abs(a.share - b.share) <= MOST_APART and max(a.share, b.share) <= MOST:
         return ""
     return (
-        f"other programs used {a} during {names[0]} and {b} during {names[1]}: measure again on a "
-        "quieter machine"
+        f"other programs used {a} ({names[0]}) and {b} ({names[1]}): measure again on a quieter "
+        "machine"
     )

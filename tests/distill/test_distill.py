@@ -16,9 +16,12 @@ from itera_lite.distill.cache import SoftTargets
 from itera_lite.distill.plan import DistillationPlan
 from itera_lite.distill.teacher import Teacher
 from itera_lite.errors import CheckpointError, DataError, TokenizerMismatch, UsageError
-from itera_lite.records import BudgetRecord, Summary, TeacherComparison
+from itera_lite.records import BudgetRecord, Summary, TeacherComparison, TeacherRun
+from itera_lite.stats.load import Load
+from itera_lite.studies import teacher_or_not
 from itera_lite.studies.teacher_or_not import TeacherStudy
 from itera_lite.train.loop import Trainer
+from itera_lite.train.recipe import Budget
 from itera_lite.workers import Workers
 from tests.compress.checkpoints import GPT2, ITERA, files, old, text
 from tests.export.models import random_model
@@ -196,6 +199,29 @@ def test_all_sides_of_a_comparison_by_time_train_in_turns(text, tmp_path, teache
         places = [i for i, name in enumerate(taken) if name == f"alone_longer_seed{seed}"]
         others = [i for i, name in enumerate(taken) if name == f"distilled_seed{seed}"]
         assert places[0] < others[-1] and others[0] < places[-1]
+
+
+@pytest.mark.parametrize("unit", ["seconds", "tokens"])
+def test_a_busy_side_is_not_judged_where_the_clock_had_a_say(unit):
+    study = TeacherStudy(None, None, Budget(unit, 10.0), None)
+    runs = [
+        TeacherRun(side, seed, 0.0, bpb + 0.001 * seed, 10, 100, 10, None, Load(others, 2))
+        for side, bpb, others in (
+            ("distilled", 0.7, 0.1), ("alone", 0.8, 0.1), ("alone_longer", 0.8, 0.5),
+        )
+        for seed in range(3)
+    ]  # fmt: skip
+    sides = {side: teacher_or_not._side(side, runs) for side in teacher_or_not.SIDES}
+    verdict = teacher_or_not._verdict
+    alone = verdict(sides, "alone", study._loads(runs, "alone"))
+    assert alone.winner == "with the teacher"
+    longer = verdict(sides, "alone_longer", study._loads(runs, "alone_longer"))
+    assert longer.winner is None
+    assert "0.1 of 2 cores (with the teacher) and 0.5 of 2 cores (without it," in longer.text
+    for run in runs[3:6]:
+        run.load = Load(0.5, 2)
+    busy = verdict(sides, "alone", study._loads(runs, "alone"))
+    assert busy.text.startswith("not judged") == (unit == "seconds")
 
 
 def test_bad_input_is_told_and_changes_nothing(text, tmp_path, teacher):

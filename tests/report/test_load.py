@@ -2,9 +2,12 @@
 
 import pytest
 
+from itera_lite.records import Seeds
 from itera_lite.report.table import comparison_table
+from itera_lite.stats.load import Load
 
 from .reading import ITERA, TRANSFORMER, edit, markdown, row, section, verdict
+from .synthetic import provenance, seed_run
 
 BENCH = ("Decoding, batch 1, context 128", "Energy per token (estimated)", "Time to first token")
 WITHHELD = "not judged: other programs used"
@@ -29,8 +32,8 @@ def test_a_busy_training_withholds_its_speed_and_quality_after_equal_time(result
     set_loads(results, "summary", 0.9, 0.1)
     text = markdown(results)
     words = (
-        "not judged: other programs used 0.9 of 2 cores during Itera and 0.1 of 2 cores during "
-        "Transformer: measure again on a quieter machine"
+        "not judged: other programs used 0.9 of 2 cores (Itera) and 0.1 of 2 cores (Transformer): "
+        "measure again on a quieter machine"
     )
     assert verdict(text, "Training speed") == words
     assert verdict(text, "Bits per byte") == words
@@ -77,10 +80,29 @@ def test_the_table_of_the_demo_has_the_same_words(results):
     set_loads(results, "summary", 0.9, 0.1)
     lines = comparison_table(results).splitlines()
     (line,) = (line for line in lines if line.startswith("Training speed"))
-    assert "not judged: other programs used 0.9 of 2 cores during Itera and 0.1" in line
+    assert "not judged: other programs used 0.9 of 2 cores (Itera) and 0.1" in line
 
 
 def test_older_records_make_no_claim(results):
     text = markdown(results)
     assert "other programs" not in section(text, "4. Computational efficiency")
     assert WITHHELD not in text
+
+
+@pytest.mark.parametrize(
+    ("budget", "amount", "judged"),
+    [("time", 10.0, False), ("time", "4.9M", True), ("tokens", "4.9M", True)],
+)
+def test_seeds_whose_budget_was_the_clock(results, budget, amount, judged):
+    runs = [
+        seed_run(name, budget, bpb + 0.001 * seed, seed=seed, amount=amount, load=Load(others, 2))
+        for name, bpb, others in ((ITERA, 0.7, 0.1), (TRANSFORMER, 0.8, 0.4))
+        for seed in range(3)
+    ]
+    Seeds(runs=runs, provenance=provenance("itera bench seeds")).write(results / "seeds.json")
+    words = "equal training time" if budget == "time" else "equal training tokens"
+    found = verdict(markdown(results), f"Bits per byte, {words} (4.9 M tokens)")
+    if judged:
+        assert found.startswith("Itera better by 1.14×")
+    else:
+        assert "0.1 of 2 cores (Itera) and 0.4 of 2 cores (Transformer)" in found

@@ -32,8 +32,8 @@ def test_the_limits(a, b, withheld):
 def test_both_shares_are_named():
     found = compare(SPEED, FAST, SLOW, loads=(Load(0.9, 2), Load(0.1, 2)))
     assert found.verdict == (
-        "not judged: other programs used 0.9 of 2 cores during Itera and 0.1 of 2 cores during "
-        "Transformer: measure again on a quieter machine"
+        "not judged: other programs used 0.9 of 2 cores (Itera) and 0.1 of 2 cores (Transformer): "
+        "measure again on a quieter machine"
     )
     assert found.winner is None and found.comparable
     assert found.ratio_text == "2.00× higher (not judged)"

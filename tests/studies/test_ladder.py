@@ -14,6 +14,7 @@ from itera_lite.commands.report import report
 from itera_lite.errors import IteraError, MissingExtra, UsageError
 from itera_lite.records import HeldOut, Rung, Summary
 from itera_lite.report.results import load_results
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.studies import ladder_stages
 from itera_lite.studies.ladder_costs import judge
@@ -263,6 +264,8 @@ def test_targets_are_reached_by_numbers_alone():
     seeds = rung([0.8, 0.9], 4.0, 60e6, 500e6)
     assert verdicts(seeds, rung([0.8], 0.01, 0.7e6, 5e6)) == ["met"] * 3
     assert verdicts(seeds, rung([0.81], 0.01, 0.7e6, 5e6)) == ["missed"] * 3
+    busy = judge([first, rung([0.8], 0.01, 0.7e6, 5e6)], Load(0.9, 2))
+    assert [target.verdict for target in busy] == ["not judged", "met", "met"]  # time; bytes
 
 
 @pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])

@@ -55,7 +55,7 @@ SHAPES = {
 def training(text: Path, folder: Path, name: str, amount: float = 4096, **more) -> Training:
     """A small one of a family, on batches of 128 tokens."""
     data = prepare(str(text), vocab_size=300, quiet=True)
-    compute = Compute.prepare("fp32", threads=1, quiet=True)
+    compute = Compute.prepare("fp32", workers=1, quiet=True)
     budget = Budget(more.pop("unit", "tokens"), amount)
     config = train_config(SHAPES[name], budget, {"batch_size": 4, "seq_len": 32})
     files = RunFiles(name, folder, folder)

@@ -24,10 +24,11 @@ STEP_SPEED = Metric("step_speed", "Whole training steps", "tokens/s", "higher", 
 
 EXPLAINED = (
     "Whole training steps (forward, backward, clipping, optimizer) on the same weights and batch, "
-    "in turn. `transformers` runs at the faster precision for it, of float32 and bfloat16. The "
-    "share is model FLOPs over time, of the matrix-product peak measured in between with the same "
-    "precision and threads. The spread is the interquartile range. Ratio and verdict are of the "
-    "first row of each model against the others."
+    "in turn; a busy program is one that the benchmark itself ran. `transformers` runs at the "
+    "faster precision for it, of float32 and bfloat16. The share is model FLOPs over time, of the "
+    "matrix-product peak measured in between with the same precision on as many cores. The spread "
+    "is the interquartile range. Ratio and verdict are of the first row of each model against the "
+    "others."
 )
 
 
