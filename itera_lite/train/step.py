@@ -25,7 +25,8 @@ from itera_lite.train.distributed import World
 from itera_lite.train.objective import Objective
 from itera_lite.workers import Workers
 
-MICRO_TOKENS = 512  # of a micro-batch, if its sequences aren't longer
+MICRO_TOKENS = 1024  # of a micro-batch at most, if its sequences aren't longer
+LEAST_PARTS = 4  # micro-batches of a step, for as many workers
 
 
 class BatchLoss(NamedTuple):
@@ -45,6 +46,28 @@ class _Part(NamedTuple):
     cross_entropy: Tensor
     gradients: tuple[Tensor, ...]  # of each parameter
     counts: list[Tensor]  # tokens of each expert of each mixture
+
+
+class _Replica(NamedTuple):
+    """A copy of the model for one worker at a time.
+
+    Attributes:
+        dropout: what its dropout draws from; None where there is none.
+    """
+
+    model: LanguageModel
+    parameters: list[nn.Parameter]
+    dropout: torch.Generator | None
+
+    @classmethod
+    def of(cls, model: LanguageModel, own: dict[int, Any], device: str) -> _Replica:
+        """A copy with the parameters ``own``, by the id of the model's."""
+        replica = copy.deepcopy(model, dict(own))
+        drops = [module for module in replica.modules() if isinstance(module, Dropout)]
+        generator = torch.Generator(device) if any(drop.share for drop in drops) else None
+        for drop in drops:
+            drop.generator = generator
+        return cls(replica, list(replica.parameters()), generator)
 
 
 class BatchGradient:
@@ -75,7 +98,8 @@ class BatchGradient:
         self.rows = config.batch_size // world.size  # of this process
         self.part_rows = self.rows
         if world.device == "cpu":
-            self.part_rows = max(1, min(self.rows, MICRO_TOKENS // config.seq_len))
+            rows = min(MICRO_TOKENS // config.seq_len, config.batch_size // LEAST_PARTS)
+            self.part_rows = min(self.rows, max(1, rows))
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
         self._flat = torch.zeros(sum(sizes), device=world.device)
@@ -93,14 +117,9 @@ class BatchGradient:
                 self._roundings.append(partial(_round, rounding, parameter, own[id(parameter)]))
         for moe in model.mixtures:
             moe.counts = moe.balance_loss = None  # of a batch before; its graph can't be copied
-        self._replicas: SimpleQueue[LanguageModel] = SimpleQueue()
+        self._replicas: SimpleQueue[_Replica] = SimpleQueue()
         for _ in range(min(workers.count, -(-self.rows // self.part_rows))):
-            replica = copy.deepcopy(model, dict(own))
-            generator = torch.Generator(world.device)
-            for module in replica.modules():
-                if isinstance(module, Dropout):
-                    module.generator = generator
-            self._replicas.put(replica)
+            self._replicas.put(_Replica.of(model, own, world.device))
 
     def __call__(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], step: int
@@ -148,25 +167,21 @@ class BatchGradient:
         """The losses and gradients of some rows, of which the first is the process's ``first``."""
         replica = self._replicas.get()
         try:
-            place = self.world.rank * self.rows + first
-            seeds = np.random.SeedSequence([self.config.seed, step, place])
-            for module in replica.modules():
-                if isinstance(module, Dropout) and module.generator is not None:
-                    module.generator.manual_seed(int(seeds.generate_state(1)[0]))
-                    break  # they share it
+            if replica.dropout is not None:
+                place = self.world.rank * self.rows + first
+                seeds = np.random.SeedSequence([self.config.seed, step, place])
+                replica.dropout.manual_seed(int(seeds.generate_state(1)[0]))
             with torch.enable_grad():
                 loss = self.objective.loss(
-                    replica,
+                    replica.model,
                     torch.from_numpy(tokens).to(self.world.device),
                     torch.from_numpy(positions),
                     self.config.balance_weight,
                 )
                 weight = len(tokens) / self.part_rows
                 total = loss.total if weight == 1 else loss.total * weight
-                gradients = torch.autograd.grad(
-                    total, list(replica.parameters()), materialize_grads=True
-                )
-            counts = [moe.counts for moe in replica.mixtures if moe.counts is not None]
+                gradients = torch.autograd.grad(total, replica.parameters, materialize_grads=True)
+            counts = [moe.counts for moe in replica.model.mixtures if moe.counts is not None]
             return _Part(total.detach(), loss.cross_entropy.detach() * weight, gradients, counts)
         finally:
             self._replicas.put(replica)
@@ -178,7 +193,7 @@ class BatchGradient:
             loads: (E,) of each mixture, sums to 1.
         """
         replicas = [self._replicas.get() for _ in range(self._replicas.qsize())]
-        for model in (self.model, *replicas):
+        for model in (self.model, *(replica.model for replica in replicas)):
             model.set_loads(loads)
         for replica in replicas:
             self._replicas.put(replica)

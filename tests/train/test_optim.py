@@ -48,7 +48,7 @@ def test_orthogonalize_keeps_the_directions_and_evens_the_lengths():
         made = orthogonalize(matrices).float()
         values = torch.linalg.svdvals(made)
         assert values.min() > 0.5
-        assert values.max() < 1.25
+        assert values.max() < 1.1
         u, _, v = torch.linalg.svd(matrices, full_matrices=False)
         ideal = u @ v
         cosine = torch.nn.functional.cosine_similarity(made.flatten(1), ideal.flatten(1))
