@@ -19,7 +19,7 @@ from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
 from itera_lite.ops.muon import MuonStep, muon
 from itera_lite.ops.norm import add_rms_norm, rms_norm
-from itera_lite.ops.products import has_products, linear, pack
+from itera_lite.ops.products import has_products, linear
 
 __all__ = [
     "MuonStep",
@@ -39,7 +39,6 @@ __all__ = [
     "mixture",
     "multiplies",
     "muon",
-    "pack",
     "rms_norm",
     "route",
     "swiglu",

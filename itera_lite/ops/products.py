@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -132,9 +132,3 @@ def joined(biases: Sequence[Tensor | None]) -> Tensor | None:
     """Biases of all products or of none, one behind the other."""
     given = [bias for bias in biases if bias is not None]
     return None if not given else given[0] if len(given) == 1 else torch.cat(given)
-
-
-def pack(weights: Iterable[Tensor]) -> None:
-    """Pack single weights ahead of the products, which then find them."""
-    for weight in weights:
-        packed((weight,))
