@@ -19,6 +19,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of ``-n auto``: one for each core that may be used, also in a container."""
+    from itera_lite.machine.processor import usable_cores
+
+    return usable_cores()
+
+
 LONG = {"train", "test_readme.py"}  # a folder and a file that take long
 
 

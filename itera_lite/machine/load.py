@@ -101,7 +101,7 @@ def read_counters() -> Counters | None:
     """The counters of this machine; None where it isn't Linux."""
     try:
         own = _own_ticks(_root())
-        lines = (PROCESSES / "stat").read_text("ascii").splitlines()
+        lines = (PROCESSES / "stat").read_text("utf-8").splitlines()
     except OSError:
         return None
     ours = {f"cpu{core}" for core in os.sched_getaffinity(0)}
@@ -151,6 +151,6 @@ def _own_ticks(process: int) -> int:
 
 def _words(path: Path) -> list[str]:
     try:
-        return path.read_text("ascii").split()
+        return path.read_text("utf-8").split()
     except OSError:  # the thread has ended, or a kernel without this file
         return []

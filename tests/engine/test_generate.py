@@ -111,7 +111,8 @@ def test_what_cannot_be_read_is_not_called_missing(gguf_pair, tiny_pair):
     """As another user, who may not read them; the superuser may read everything."""
     code = (
         "import os, sys, cyclopts, itera_lite.commands.generate; from itera_lite import cli\n"
-        "import itera_lite.engine.find; os.chdir('/'); os.geteuid() or os.seteuid(65534)\n"
+        "import itera_lite.engine.find, itera_lite.machine.load; os.chdir('/')\n"
+        "os.geteuid() or os.seteuid(65534)\n"
         "for path in sys.argv[1:]: cli.main(['generate', 'a', '--checkpoint', path])"
     )
     with tempfile.TemporaryDirectory() as own:  # pytest's folders are closed to others
