@@ -180,6 +180,27 @@ def test_with_and_without_a_teacher(text, tmp_path, teacher, monkeypatch, capsys
     assert again.runs[:7] == record.runs[:7]
 
 
+def test_all_sides_of_a_comparison_by_time_train_in_turns(text, tmp_path, teacher, monkeypatch):
+    """The teachers' time, which one side gets as well, is known before the training."""
+    taken: list[str] = []
+    step = Trainer._step
+
+    def stepping(self):
+        taken.append(self.files.name)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+    options = {"compare": True, "tokens": None, "minutes": 0.02}
+    record = run(text, tmp_path, teacher, seeds=2, **options)
+    for seed in {run.seed for run in record.runs}:
+        one = {run.side: run for run in record.runs if run.seed == seed}
+        assert one["alone_longer"].seconds >= 1.2 + one["distilled"].teacher_seconds
+        assert min(one["alone"].seconds, one["distilled"].seconds) >= 1.2
+        places = [i for i, name in enumerate(taken) if name == f"alone_longer_seed{seed}"]
+        others = [i for i, name in enumerate(taken) if name == f"distilled_seed{seed}"]
+        assert places[0] < others[-1] and others[0] < places[-1]
+
+
 @pytest.mark.parametrize("unit", ["seconds", "tokens"])
 def test_a_busy_side_is_not_judged_where_the_clock_had_a_say(unit):
     study = TeacherStudy(None, None, Budget(unit, 10.0), None)
@@ -201,27 +222,6 @@ def test_a_busy_side_is_not_judged_where_the_clock_had_a_say(unit):
         run.load = Load(0.5, 2)
     busy = verdict(sides, "alone", study._loads(runs, "alone"))
     assert busy.text.startswith("not judged") == (unit == "seconds")
-
-
-def test_all_sides_of_a_comparison_by_time_train_in_turns(text, tmp_path, teacher, monkeypatch):
-    """The teachers' time, which one side gets as well, is known before the training."""
-    taken: list[str] = []
-    step = Trainer._step
-
-    def stepping(self):
-        taken.append(self.files.name)
-        return step(self)
-
-    monkeypatch.setattr(Trainer, "_step", stepping)
-    options = {"compare": True, "tokens": None, "minutes": 0.02}
-    record = run(text, tmp_path, teacher, seeds=2, **options)
-    for seed in {run.seed for run in record.runs}:
-        one = {run.side: run for run in record.runs if run.seed == seed}
-        assert one["alone_longer"].seconds >= 1.2 + one["distilled"].teacher_seconds
-        assert min(one["alone"].seconds, one["distilled"].seconds) >= 1.2
-        places = [i for i, name in enumerate(taken) if name == f"alone_longer_seed{seed}"]
-        others = [i for i, name in enumerate(taken) if name == f"distilled_seed{seed}"]
-        assert places[0] < others[-1] and others[0] < places[-1]
 
 
 def test_bad_input_is_told_and_changes_nothing(text, tmp_path, teacher):
