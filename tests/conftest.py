@@ -1,4 +1,7 @@
-"""What all the tests share: one thread, no network, no window, a quiet machine, an own cache."""
+"""What all the tests share: one thread, no network, no window, a quiet machine, an own cache.
+
+`make test` runs them in a process a core (pytest-xdist), each file in one of the processes.
+"""
 
 import fcntl
 import os
@@ -14,6 +17,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+LONG = {"train", "test_readme.py"}  # a folder and a file that take long
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first: of several processes none is alone with it at the end."""
+    items.sort(key=lambda item: not LONG.intersection(item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)

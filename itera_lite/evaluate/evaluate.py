@@ -22,6 +22,7 @@ from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import describe
+from itera_lite.ops.library import keep_memory
 from itera_lite.records import Evaluation
 from itera_lite.workers import Workers
 
@@ -72,6 +73,7 @@ def evaluate_model(
     documents = read_documents(dataset, split, max_bytes)
     window = min(window, model.config.max_seq_len)
     fused = ops.enable() is None
+    keep_memory()
     total = sum(map(len, documents))
     with (
         torch_threads(workers.count),  # for the provenance; each worker has one

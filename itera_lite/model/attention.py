@@ -111,8 +111,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
         """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
         if state is None and x.shape[1] <= FUSED_LENGTH and ops.usable(x):
-            cos, sin = self._angles(0, x.shape[1])
-            return self.o_proj(ops.attention(self._project(x), self.config, cos, sin))
+            angles = self._angles(0, x.shape[1])
+            if ops.multiplies(x):
+                parts, out = (self.q_proj, self.k_proj, self.v_proj), self.o_proj
+                weights, biases = [part.weight for part in parts], [part.bias for part in parts]
+                given = (self.config, angles, weights, biases)
+                return ops.attention_layer(x, *given, out.weight, out.bias)
+            return self.o_proj(ops.attention(self._project(x), self.config, *angles))
         before = 0 if state is None else state.length
         q, k, v = self._heads(x, before)
         if state is not None:

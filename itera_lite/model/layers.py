@@ -125,6 +125,8 @@ class SwiGLU(nn.Module):
         self.down = Linear(d_ff, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
+        if ops.multiplies(x):
+            return ops.swiglu(x, self.gate_up.weight, self.down.weight)
         return self.down(gated_silu(self.gate_up(x)))
 
 

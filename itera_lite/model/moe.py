@@ -65,9 +65,26 @@ class MoE(nn.Module):
         self.balance_loss: Tensor | None = None  # scalar, 1 when balanced
 
     def forward(self, x: Tensor) -> Tensor:
+        few = not self.training and x[..., 0].numel() * self.config.top_k <= self.config.n_experts
+        if ops.multiplies(x) and not few:
+            weights = (self.router.weight, self.gate_up, self.down)
+            y, balance, counts = ops.mixture(x, *weights, self._load(), self.config.top_k)
+        else:
+            y, balance, counts = self._mix(x, few)
+        if self.training:
+            self.counts, self.balance_loss = counts, balance
+        return y if self.shared is None else y + self.shared(x)
+
+    def _load(self) -> Tensor:
+        if self.load is not None:
+            return self.load
+        n = self.config.n_experts
+        return self.router.weight.new_full((n,), 1 / n)
+
+    def _mix(self, x: Tensor, few: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What `ops.mixture` returns, in steps."""
         flat = x.reshape(-1, x.shape[-1])
         logits = self.router(flat).float()  # (T, E)
-        few = not self.training and flat.shape[0] * self.config.top_k <= self.config.n_experts
         if ops.usable(flat) and not few:
             gates, probability, routing = ops.route(logits, self.config.top_k)
             counts = routing.counts
@@ -78,11 +95,5 @@ class MoE(nn.Module):
             counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
             mix = experts_of_few if few else experts_naive
             y = mix(flat, index, gates, self.gate_up.to(x.dtype), self.down.to(x.dtype))
-        if self.training:
-            self.counts = counts
-            load = probability.new_full(probability.shape, 1 / self.config.n_experts)
-            load = load if self.load is None else self.load
-            self.balance_loss = self.config.n_experts * (load * probability).sum()
-        if self.shared is not None:
-            y = y + self.shared(flat)
-        return y.view_as(x)
+        balance = self.config.n_experts * (self._load() * probability).sum()
+        return y.view_as(x), balance, counts

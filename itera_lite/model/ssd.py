@@ -131,10 +131,14 @@ class Mamba2(nn.Module):
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
+        fused = ops.usable(x, self.config)
+        weights = [self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D]
+        weights.append(self.norm.weight)
+        if fused and state is None and ops.multiplies(x):
+            into, out = self.in_proj.weight, self.out_proj.weight
+            return ops.mamba2_layer(x, self.config, into, out, weights)
         projected = self.in_proj(x)
-        if ops.usable(projected, self.config):
-            weights = [self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D]
-            weights.append(self.norm.weight)
+        if fused:
             if state is None:
                 y = ops.mamba2(projected, self.config, weights)
             else:

@@ -12,18 +12,20 @@ from torch import Tensor
 
 from itera_lite.config import ModelConfig
 from itera_lite.ops.attention import attention
-from itera_lite.ops.experts import experts, gated_silu, route
+from itera_lite.ops.experts import experts, gated_silu, mixture, route
+from itera_lite.ops.layers import attention_layer, mamba2_layer, swiglu
 from itera_lite.ops.library import load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
 from itera_lite.ops.muon import MuonStep, muon
 from itera_lite.ops.norm import add_rms_norm, rms_norm
-from itera_lite.ops.products import has_products, linear, pack
+from itera_lite.ops.products import has_products, linear
 
 __all__ = [
     "MuonStep",
     "add_rms_norm",
     "attention",
+    "attention_layer",
     "disable",
     "enable",
     "experts",
@@ -33,11 +35,13 @@ __all__ = [
     "linear_soft_cross_entropy",
     "mamba2",
     "mamba2_from",
+    "mamba2_layer",
+    "mixture",
     "multiplies",
     "muon",
-    "pack",
     "rms_norm",
     "route",
+    "swiglu",
     "usable",
 ]
 

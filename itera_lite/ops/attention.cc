@@ -81,31 +81,9 @@ void causal_softmax_grad(const T* probs, T* dprobs, int64_t rows, int64_t length
 #ifdef __AVX512BF16__
 
 constexpr int64_t BLOCK = 48;  // queries, or keys, at a time
-constexpr float LOG2E = 1.44269504088896341f;
-
-// 2^x with a relative error below 1e-5: the results are rounded to bfloat16.
-inline __m512 exp2_of(__m512 x) {
-  __m512 n = _mm512_roundscale_ps(x, 0), r = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(9.6181291e-3f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.5504109e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(2.4022651e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(6.9314718e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(p, n);
-}
-
-inline __m512 widened(const bf16* p, __mmask16 mask) {
-  __m256i half = _mm256_maskz_loadu_epi16(mask, p);
-  return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-}
-
-inline void put_narrowed(bf16* p, __m512 v, __mmask16 mask = 0xffff) {
-  _mm256_mask_storeu_epi16(p, mask, (__m256i)_mm512_cvtneps_pbh(v));
-}
-
-// Part of a product: rows [begin, end), columns [from, to) of n, with ``from`` a multiple of `PANEL`;
-// summed over [first, first + k) of the ``depth`` rows that were packed, with ``first`` even. Rows of
-// A begin at ``first``. The last panel is computed to its end.
+// Part of a product: rows [begin, end), columns [from, to) of n, with ``from`` a multiple of
+// `PANEL`, summed over [first, first + k) of the ``depth`` rows that were packed, with ``first``
+// even. Rows of A begin at ``first``. The last panel is computed to its end.
 template <typename A, typename Store>
 void part(int64_t begin, int64_t end, int64_t from, int64_t to, int64_t n, int64_t first, int64_t k,
           int64_t depth, const A& row, const bf16* packed, const Store& store) {
@@ -123,39 +101,37 @@ void part(int64_t begin, int64_t end, int64_t from, int64_t to, int64_t n, int64
   }
 }
 
-// One row of scores, of which ``n`` count: exponentials, below the largest one's, and zeros up to
+// One row of scores, of which ``n`` count: exponentials, relative to the largest, then zeros up to
 // ``end``. Returns the logarithm (base 2) of the sum of all 2^(factor * score).
-float softmax_row(const float* score, bf16* e, int64_t n, int64_t end, float factor, float* inverse) {
-  __m512 top = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+float softmax_row(const float* score, bf16* e, int64_t n, int64_t end, float factor,
+                  float* inverse) {
+  __m512 top = _mm512_set1_ps(-INFINITY);
   for (int64_t i = 0; i < n; i += 16)
-    top = _mm512_mask_max_ps(top, mask16(n - i), top, _mm512_maskz_loadu_ps(mask16(n - i), score + i));
+    top = _mm512_mask_max_ps(top, mask16(n - i), top, _mm512_loadu_ps(score + i));
   float shift = _mm512_reduce_max_ps(top) * factor;
-  __m512 scale = _mm512_set1_ps(factor), less = _mm512_set1_ps(shift);
+  vec total{};
   int64_t i = 0;
   for (; i < n; i += 16) {
     __mmask16 mask = mask16(n - i);
-    __m512 x = _mm512_fmsub_ps(_mm512_maskz_loadu_ps(mask, score + i), scale, less);
-    x = _mm512_maskz_mov_ps(mask, exp2_of(x));
-    total = _mm512_add_ps(total, x);
-    put_narrowed(e + i, x);
+    vec score_ = (vec)_mm512_maskz_loadu_ps(mask, score + i);
+    vec x = (vec)_mm512_maskz_mov_ps(mask, (__m512)exp2(score_ * factor - shift));
+    total += x;
+    put(e + i, x);
   }
-  for (; i < end; i += 16) put_narrowed(e + i, _mm512_setzero_ps());
-  float sum = _mm512_reduce_add_ps(total);
-  *inverse = 1.0f / sum;
-  return shift + std::log2(sum);
+  for (; i < end; i += 16) put(e + i, vec{});
+  *inverse = 1.0f / sum(total);
+  return shift + std::log2(sum(total));
 }
 
-struct StoreScaled {  // rows times their factors, as bfloat16; row ``begin`` comes first
-  bf16* y;
-  int64_t stride, begin;
+struct StoreScaled {  // rows times their factors
+  StoreBf16 store;
   const float* factor;
   template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
                                     __mmask16 last) const {
-    __m512 f = _mm512_set1_ps(factor[i]);
-    bf16* to = y + (begin + i) * stride + j;
+    __m512 scaled[NV];
 #pragma GCC unroll 4
-    for (int n = 0; n < NV; n++)
-      put_narrowed(to + 16 * n, _mm512_mul_ps(f, v[n]), n + 1 < NV ? __mmask16(0xffff) : last);
+    for (int n = 0; n < NV; n++) scaled[n] = _mm512_mul_ps(_mm512_set1_ps(factor[i]), v[n]);
+    store(i, j, scaled, last);
   }
 };
 
@@ -167,13 +143,14 @@ struct StoreProbabilities {  // from scores (key, query): 2^(factor * score - to
   int64_t stride;
   const float* total;
   float factor;
-  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV], __mmask16) const {
-    __m512 scale = _mm512_set1_ps(factor);
+  template <int NV> __attribute__((noinline)) void operator()(int64_t i, int64_t j,
+                                                              const __m512 (&v)[NV],
+                                                              __mmask16) const {
 #pragma GCC unroll 4
     for (int n = 0; n < NV; n++) {
       int64_t at = j + 16 * n;
-      __m512 x = exp2_of(_mm512_fmsub_ps(v[n], scale, _mm512_loadu_ps(total + at)));
-      put_narrowed(p + i * stride + at, _mm512_maskz_mov_ps(seen(i, at), x));
+      vec x = exp2((vec)v[n] * factor - get(total + at));
+      put(p + i * stride + at, (vec)_mm512_maskz_mov_ps(seen(i, at), (__m512)x));
     }
   }
 };
@@ -187,10 +164,8 @@ struct StoreScoreGrad {  // from their gradient: scale * p * (dp - dot[query])
   template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV], __mmask16) const {
 #pragma GCC unroll 4
     for (int n = 0; n < NV; n++) {
-      int64_t at = i * stride + j + 16 * n;
-      __m512 x = _mm512_sub_ps(v[n], _mm512_loadu_ps(dot + j + 16 * n));
-      x = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(scale)), widened(p + at, 0xffff));
-      put_narrowed(ds + at, x);
+      int64_t at = j + 16 * n;
+      put(ds + i * stride + at, ((vec)v[n] - get(dot + at)) * scale * get(p + i * stride + at));
     }
   }
 };
@@ -234,7 +209,7 @@ void attend(const bf16* qkv, const float* cos, const float* sin, bf16* y, float*
   if (int64_t(scores.size()) < BLOCK * padded) scores.resize(BLOCK * padded);
   bf16 *q = q_.get(l * p), *probs = probs_.get(BLOCK * padded);
   bf16 *keys = keys_.get(packed_size(p, l)), *values = values_.get(packed_size(l, p));
-  float factor = LOG2E / std::sqrt(float(p));
+  float factor = LOG2_E / std::sqrt(float(p));
   for (int64_t b = 0; b < s.batch; b++)
     for (int64_t h = 0; h < s.heads; h++) {
       const bf16* row = qkv + b * l * s.columns();
@@ -255,7 +230,7 @@ void attend(const bf16* qkv, const float* cos, const float* sin, bf16* y, float*
           own[begin + i] = softmax_row(scores.data() + i * padded, probs + i * padded,
                                        begin + i + 1, end, factor, &inverse[i]);
         part(0, count, 0, p, p, 0, end, l, Rows{probs, padded}, values,
-             StoreScaled{out, s.heads * p, begin, inverse.data()});
+             StoreScaled{{out + begin * s.heads * p, s.heads * p}, inverse.data()});
       }
     }
 }
@@ -311,7 +286,7 @@ void attend_grad(const bf16* qkv, const float* cos, const float* sin, const bf16
         // Row i of a block is key i.
         bf16 *pt = probs - begin * padded, *gt = grads - begin * padded;
         part(begin, end, from, l, l, 0, p, p, Rows{k, p}, columns,
-             StoreProbabilities{pt, padded, own_total, scale * LOG2E});
+             StoreProbabilities{pt, padded, own_total, scale * LOG2_E});
         part(begin, end, from, l, l, 0, p, p, Rows{v, p}, dy_columns,
              StoreScoreGrad{pt, gt, padded, dot, scale});
         part(begin, end, 0, p, p, begin, l - begin, l, Rows{pt + begin, padded}, dy_rows,

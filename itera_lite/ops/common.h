@@ -1,8 +1,9 @@
 // What every fused operation needs: storage types, 16-wide vectors, exp and sigmoid.
 //
 // The operations are what lies between the matrix products of a training step on
-// a CPU, a file each. Plain C++17 with GCC/Clang vector types, no other headers,
-// so that they compile in seconds for the processor at hand. Called from Python
+// a CPU, a file each; gemm.h has the products. Plain C++17 with GCC/Clang vector
+// types, and intrinsics where a processor has AVX-512, so that they compile in
+// seconds for the processor at hand. Called from Python
 // through ctypes, for float32 (f32) and bfloat16 (b16). Each has its naive oracle
 // in itera_lite/model, and a test holds them equal. Each runs in the thread that
 // calls it, and several threads may call at once: the workers of a training.

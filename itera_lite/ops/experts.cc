@@ -1,7 +1,7 @@
 // A mixture of experts: each expert over its own tokens, gathered on the way into the products.
 //
-// Without the products of gemm.h: tokens to their experts' rows and back, around batched products of
-// PyTorch, in which each expert has as many rows.
+// Without the products of gemm.h: tokens to their experts' rows and back, around batched products
+// of PyTorch, in which each expert has as many rows.
 #include "gemm.h"
 #include "swiglu.h"
 
@@ -126,16 +126,19 @@ void gate_and_silu_grad(const float* dactive, const bf16* hidden, const int64_t*
     const bf16 *g = hidden + i * 2 * f, *u = g + f;
     const float* d = dactive + i * f;
     bf16 *dg = dhidden + i * 2 * f, *du = dg + f;
-    float weight = gate[pair[i]], dot = 0;
-#pragma omp simd reduction(+ : dot)
-    for (int64_t j = 0; j < f; j++) {
-      float a = load(g[j]), b = load(u[j]), s = sigmoid(a), y = a * s * b;
-      dot += d[j] * y;
-      active[i * f + j] = store<bf16>(weight * y);
-      dg[j] = store<bf16>(weight * d[j] * b * s * (1.0f + a * (1.0f - s)));
-      du[j] = store<bf16>(weight * d[j] * a * s);
-    }
-    dgate[pair[i]] = dot;
+    bf16* y = active + i * f;
+    const vec weight = splat(gate[pair[i]]);
+    vec dot{};
+    columns(f, [&](int64_t j, auto at) {
+      vec a = at.load(g + j), b = at.load(u + j), by = at.load(d + j), q = sigmoid(a);
+      vec value = a * q * b;
+      dot += by * value;
+      by *= weight;
+      at.store(y + j, weight * value);
+      at.store(dg + j, by * b * q * (1.0f + a * (1.0f - q)));
+      at.store(du + j, by * a * q);
+    });
+    dgate[pair[i]] = sum(dot);
   }
 }
 

@@ -54,28 +54,48 @@ class Routing(NamedTuple):
         return self.start.diff()
 
 
+class _Routed(NamedTuple):
+    """What the library says of logits (T, E)."""
+
+    chosen: Tensor  # (T, k), the experts of each token
+    gates: Tensor  # (T, k), their weights
+    mean: Tensor  # (E,), the mean probability of each expert
+    routing: Routing
+
+
+def _route(logits: Tensor, k: int) -> _Routed:
+    tokens, n = logits.shape
+    index, pair, start = (
+        torch.empty(shape, dtype=torch.int64) for shape in ((tokens, k), tokens * k, n + 1)
+    )
+    gates, mean = torch.empty(tokens, k), torch.empty(n)
+    call("route_f32", logits, index, gates, pair, start, mean, tokens, n, k)
+    return _Routed(index, gates, mean, Routing(pair, start))
+
+
+def _route_grad(
+    logits: Tensor, index: Tensor, gates: Tensor, dgates: Tensor, dmean: Tensor
+) -> Tensor:
+    (tokens, n), k = logits.shape, index.shape[1]
+    dlogits = torch.empty_like(logits)
+    call("route_grad_f32", logits, index, gates, dgates, dmean, dlogits, tokens, n, k)
+    return dlogits
+
+
 class _Route(Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, k: int) -> tuple[Any, ...]:
         logits = logits.contiguous()
-        tokens, n = logits.shape
-        index, pair = torch.empty(tokens, k, dtype=torch.int64), torch.empty(tokens * k).long()
-        gates, mean = torch.empty(tokens, k), torch.empty(n)
-        start = torch.empty(n + 1, dtype=torch.int64)
-        call("route_f32", logits, index, gates, pair, start, mean, tokens, n, k)
-        ctx.mark_non_differentiable(pair, start)
+        index, gates, mean, routing = _route(logits, k)
+        ctx.mark_non_differentiable(*routing)
         ctx.save_for_backward(logits, index, gates)
-        return gates, mean, pair, start
+        return gates, mean, *routing
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dgates: Tensor, dmean: Tensor, *_: Any) -> tuple[Tensor, None]:
         logits, index, gates = ctx.saved_tensors
-        (tokens, n), k = logits.shape, index.shape[1]
-        dlogits = torch.empty_like(logits)
-        given = (dgates.contiguous(), dmean.contiguous())
-        call("route_grad_f32", logits, index, gates, *given, dlogits, tokens, n, k)
-        return dlogits, None
+        return _route_grad(logits, index, gates, dgates.contiguous(), dmean.contiguous()), None
 
 
 def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Routing]:
@@ -93,34 +113,110 @@ class _Sizes(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in "tokens k experts width inner".split()]
 
 
-class _Experts(Function):
-    """Exactly the products that the tokens need, an expert at a time."""
+class _Pass(NamedTuple):
+    """A forward pass through exactly the products that the tokens need, an expert at a time."""
 
+    y: Tensor  # (T, D)
+    hidden: Tensor  # (T k, 2 F), before the gate
+    sizes: _Sizes
+    weights: tuple[Tensor, Tensor]  # gate_up and down, packed for the way back
+
+
+def _experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> _Pass:
+    (n, width, inner), (tokens, k) = down.shape, gates.shape
+    up_matrix, down_matrix = packed((gate_up,)), packed((down,))
+    sizes = _Sizes(tokens, k, n, width, inner)
+    hidden, y = x.new_empty(tokens * k, 2 * inner), torch.empty_like(x)
+    weights = (up_matrix.forward, down_matrix.forward)
+    call("experts_b16", x, *routing, gates, *weights, hidden, y, ctypes.byref(sizes))
+    return _Pass(y, hidden, sizes, (up_matrix.backward, down_matrix.backward))
+
+
+def _experts_grad(
+    dy: Tensor,
+    x: Tensor,
+    routing: Routing,
+    gates: Tensor,
+    hidden: Tensor,
+    weights: tuple[Tensor, Tensor],
+    s: _Sizes,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of x, gates, gate_up and down."""
+    dx, dgates = torch.empty_like(x), torch.empty_like(gates)
+    dgate_up = torch.empty(s.experts, 2 * s.inner, s.width)
+    ddown = torch.empty(s.experts, s.width, s.inner)
+    results = (dx, dgates, dgate_up, ddown)
+    given = (dy, x, *routing, gates, hidden, *weights)
+    call("experts_grad_b16", *given, *results, ctypes.byref(s))
+    return results
+
+
+class _Experts(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
     ) -> Tensor:
         x, gates = x.contiguous(), gates.contiguous()
-        (n, width, inner), (tokens, k) = down.shape, gates.shape
-        up_matrix, down_matrix = packed((gate_up,)), packed((down,))
-        sizes = _Sizes(tokens, k, n, width, inner)
-        hidden, y = x.new_empty(tokens * k, 2 * inner), torch.empty_like(x)
-        weights = (up_matrix.forward, down_matrix.forward)
-        call("experts_b16", x, *routing, gates, *weights, hidden, y, ctypes.byref(sizes))
+        y, hidden, ctx.sizes, ctx.weights = _experts(x, routing, gates, gate_up, down)
         ctx.save_for_backward(x, *routing, gates, hidden)
-        ctx.sizes, ctx.weights = sizes, (up_matrix.backward, down_matrix.backward)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         x, pair, start, gates, hidden = ctx.saved_tensors
-        s, dx, dgates = ctx.sizes, torch.empty_like(x), torch.empty_like(gates)
-        dgate_up = torch.empty(s.experts, 2 * s.inner, s.width)
-        ddown = torch.empty(s.experts, s.width, s.inner)
-        given = (dy.contiguous(), x, pair, start, gates, hidden, *ctx.weights)
-        call("experts_grad_b16", *given, dx, dgates, dgate_up, ddown, ctypes.byref(s))
+        given = (dy.contiguous(), x, Routing(pair, start), gates, hidden, ctx.weights, ctx.sizes)
+        dx, dgates, dgate_up, ddown = _experts_grad(*given)
         return dx, None, dgates, dgate_up, ddown
+
+
+class _Mixture(Function):
+    """Router, experts and the balance loss: one step for autograd, whose steps cost as much."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, load: Tensor, k: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x = x.contiguous()
+        (n, width), matrix = router.shape, packed((router,))
+        tokens = x.numel() // width
+        logits = torch.empty(tokens, n)
+        call("router_b16", x, matrix.forward, logits, tokens, n, width)
+        index, gates, mean, routing = _route(logits, k)
+        y, hidden, ctx.sizes, ctx.weights = _experts(x, routing, gates, gate_up, down)
+        ctx.save_for_backward(x, load, logits, index, gates, hidden, *routing)
+        ctx.router = matrix.backward
+        counts = routing.counts
+        ctx.mark_non_differentiable(counts)
+        return y, n * load.dot(mean), counts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, dbalance: Tensor, _: Any) -> tuple[Any, ...]:
+        x, load, logits, index, gates, hidden, pair, start = ctx.saved_tensors
+        (tokens, n), width = logits.shape, x.shape[-1]
+        given = (dy.contiguous(), x, Routing(pair, start), gates, hidden, ctx.weights, ctx.sizes)
+        dx, dgates, dgate_up, ddown = _experts_grad(*given)
+        dlogits = _route_grad(logits, index, gates, dgates, load * (n * dbalance))
+        drouter = torch.empty(n, width)
+        call("router_grad_b16", dlogits, x, ctx.router, dx, drouter, tokens, n, width)
+        return dx, drouter, dgate_up, ddown, None, None
+
+
+def mixture(
+    x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, load: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A mixture of experts with its router, where `has_products` is true.
+
+    Args:
+        x: (..., D) bfloat16. router: (E, D), gate_up: (E, 2F, D), down: (E, D, F), float32.
+        load: (E,) float32, the share of each expert that the balance loss reckons with.
+
+    Returns:
+        (..., D) bfloat16; the balance loss, ``E`` times the sum of load times mean probability;
+        and the tokens of each expert, (E,) int64.
+    """
+    return _Mixture.apply(x, router, gate_up, down, load, k)
 
 
 class _PaddedExperts(Function):

@@ -26,6 +26,23 @@ struct StoreWithBias {
   }
 };
 
+// Adds the sums to what is there.
+struct AddToBf16 {
+  StoreBf16 to;
+  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
+                                    __mmask16 last) const {
+    const bf16* from = to.c + i * to.stride + j;
+    __m512 sum[NV];
+#pragma GCC unroll 4
+    for (int n = 0; n < NV; n++) {
+      __mmask16 mask = n + 1 < NV ? __mmask16(0xffff) : last;
+      __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + 16 * n));
+      sum[n] = _mm512_add_ps(v[n], (__m512)_mm512_slli_epi32(wide, 16));
+    }
+    to(i, j, sum, last);
+  }
+};
+
 // dw (n, k) = dy^T x, over ``rows`` rows.
 void weight_grad(const bf16* dy, const bf16* x, float* dw, int64_t rows, int64_t n, int64_t k) {
   static thread_local Buffer turned, packed;
@@ -72,6 +89,22 @@ extern "C" void linear_grad_b16(const bf16* dy, const bf16* x, const bf16* backw
 #pragma omp simd
       for (int64_t i = 0; i < n; i++) dbias[i] += load(dy[r * n + i]);
   }
+}
+
+// The logits of a router: y (rows, n) = x (rows, k) w^T, not rounded.
+extern "C" void router_b16(const bf16* x, const bf16* forward, float* y, int64_t rows, int64_t n,
+                           int64_t k) {
+  gemm(rows, n, k, Rows{x, k}, forward, StoreFloat{y, n});
+}
+
+// From dy (rows, n): dw (n, k), and what is added to dx (rows, k).
+extern "C" void router_grad_b16(const float* dy, const bf16* x, const bf16* backward, bf16* dx,
+                                float* dw, int64_t rows, int64_t n, int64_t k) {
+  static thread_local Buffer rounded;
+  bf16* half = rounded.get(rows * n);
+  columns(rows * n, [&](int64_t i, auto at) { at.store(half + i, at.load(dy + i)); });
+  gemm(rows, k, n, Rows{half, n}, backward, AddToBf16{{dx, k}});
+  weight_grad(half, x, dw, rows, n, k);
 }
 
 #endif

@@ -61,7 +61,7 @@ def _function(name: str, arguments: tuple[Any, ...]) -> Callable[..., int]:
     if _library is None:
         raise RuntimeError("call itera_lite.ops.enable() first")
     function = _library[name]  # an object of its own, unlike the attribute
-    kinds = {int: ctypes.c_int64, float: ctypes.c_float}
+    kinds: dict[type, Any] = {int: ctypes.c_int64, float: ctypes.c_float}
     function.argtypes = [kinds.get(type(a), ctypes.c_void_p) for a in arguments]
     function.restype = ctypes.c_int64
     _functions[name] = function

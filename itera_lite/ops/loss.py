@@ -40,9 +40,8 @@ def _forward(
     dweight = torch.empty_like(weight) if need_weight else None
     (t, d), v = hidden.shape, weight.shape[0]
     if hidden.dtype == torch.bfloat16 and has_products():
-        matrix = packed((weight,))
-        gradients = (dhidden, dweight, t, v, d)
-        call(f"head_{name}_b16", hidden, *matrix, *of_rows, *gradients, *numbers, 1 / t)
+        orders, gradients = packed((weight,)), (dhidden, dweight, t, v, d)
+        call(f"head_{name}_b16", hidden, *orders, *of_rows, *gradients, *numbers, 1 / t)
     else:
         matrix = weight.to(hidden.dtype)
         if dweight is not None:

@@ -1,4 +1,4 @@
-// Muon: momentum, orthogonalisation and update of a stack of matrices, each while it is in the cache.
+// Muon: momentum, orthogonalisation and update of each matrix of a stack while it is in the cache.
 //
 // `itera_lite.train.optim` defines it in PyTorch and is the oracle of the tests.
 #include "gemm.h"

@@ -38,6 +38,7 @@ void rms_norm(const X* x, const Y* add, float scale, const float* w, X* sums, Y*
 template <typename X, typename Y>
 void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, const X* dsum,
                    float scale, X* dx, Y* dadd, float* dw, int64_t rows, int64_t d) {
+  std::memset(dw, 0, d * sizeof(float));
   for (int64_t r = 0; r < rows; r++) {
     const X *a = x + r * d, *past = dsum ? dsum + r * d : nullptr;
     const Y* g = dy + r * d;

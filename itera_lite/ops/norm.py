@@ -41,7 +41,7 @@ class _RMSNorm(Function):
         x, weight, rstd = ctx.saved_tensors
         dtotal, dy = (None, *grads) if len(grads) == 1 else grads
         dtotal, dy = None if dtotal is None else dtotal.contiguous(), dy.contiguous()
-        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
+        dx, dw = torch.empty_like(x), torch.empty_like(weight)
         dadd = None if dtotal is None else torch.empty_like(dy)
         name = f"rms_norm_grad_{SUFFIX[x.dtype]}_{SUFFIX[dy.dtype]}"
         sizes = (rstd.numel(), x.shape[-1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -102,7 +102,7 @@ class _Linear(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         (x,) = ctx.saved_tensors
         dy = dy.contiguous()
         n, k = dy.shape[-1], x.shape[-1]
@@ -125,12 +125,10 @@ def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     Returns:
         (..., sum of the N_i) bfloat16, rounded once from a float32 sum.
     """
+    return _Linear.apply(x, joined(biases), *weights)
+
+
+def joined(biases: Sequence[Tensor | None]) -> Tensor | None:
+    """Biases of all products or of none, one behind the other."""
     given = [bias for bias in biases if bias is not None]
-    bias = None if not given else given[0] if len(given) == 1 else torch.cat(given)
-    return _Linear.apply(x, bias, *weights)
-
-
-def pack(weights: Iterable[Tensor]) -> None:
-    """Pack single weights ahead of the products, which then find them."""
-    for weight in weights:
-        packed((weight,))
+    return None if not given else given[0] if len(given) == 1 else torch.cat(given)

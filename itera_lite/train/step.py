@@ -36,7 +36,10 @@ class BatchLoss(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """What a micro-batch gives: losses and gradients as shares of the whole batch's."""
+    """What a micro-batch gives: losses and gradients, means over its tokens.
+
+    Where the last micro-batch has fewer rows than the others, it counts for less.
+    """
 
     total: Tensor
     cross_entropy: Tensor
@@ -130,11 +133,11 @@ class BatchGradient:
                 add,
             )
             self.world.sum(self._flat, *sums)
-            if self.world.size > 1:
-                self._flat /= self.world.size
+            share = self.part_rows / self.config.batch_size  # of a micro-batch
+            self._flat *= share
         total, cross_entropy, *counts = sums
         self.set_loads([count / count.sum() for count in counts])
-        return BatchLoss(total.item() / self.world.size, cross_entropy.item() / self.world.size)
+        return BatchLoss(total.item() * share, cross_entropy.item() * share)
 
     def _slice(self, first: int) -> slice:
         return slice(first, min(first + self.part_rows, self.rows))
@@ -158,13 +161,13 @@ class BatchGradient:
                     torch.from_numpy(positions),
                     self.config.balance_weight,
                 )
-                share = len(tokens) / self.rows
-                total = loss.total * share
+                weight = len(tokens) / self.part_rows
+                total = loss.total if weight == 1 else loss.total * weight
                 gradients = torch.autograd.grad(
                     total, list(replica.parameters()), materialize_grads=True
                 )
             counts = [moe.counts for moe in replica.mixtures if moe.counts is not None]
-            return _Part(total.detach(), loss.cross_entropy.detach() * share, gradients, counts)
+            return _Part(total.detach(), loss.cross_entropy.detach() * weight, gradients, counts)
         finally:
             self._replicas.put(replica)
 

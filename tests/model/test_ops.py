@@ -13,7 +13,7 @@ from itera_lite.config import ModelConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention, rotary_table
 from itera_lite.model.layers import RMSNorm, gated_silu
-from itera_lite.model.moe import experts_naive, experts_of_few
+from itera_lite.model.moe import MoE, experts_naive, experts_of_few
 from itera_lite.model.ssd import Mamba2, ssd_chunked, ssd_recurrent
 from itera_lite.ops.attention import _Attention, _WholeAttention
 
@@ -132,6 +132,33 @@ def test_experts_in_bfloat16_are_as_exact_as_the_naive_ones(width, inner, tokens
         error, expected = ((found.float() - truth).norm() for found in (one, other))
         assert error <= 1.1 * expected + 1e-6 * truth.norm()
         assert error <= 0.02 * truth.norm()
+
+
+def test_a_mixture_in_one_step_has_the_values_and_gradients_of_its_parts():
+    layer = MoE(ITERA.replace(d_ff=0)).train()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    layer.load = torch.tensor([0.1, 0.4, 0.3, 0.2])
+    x = torch.randn(3, 50, 64).bfloat16()
+    found = []
+    for together in (True, False):
+        leaf = x.clone().requires_grad_()
+        layer.zero_grad()
+        if together and ops.multiplies(leaf):
+            y, balance = layer(leaf), layer.balance_loss
+            counts = layer.counts
+        else:
+            y, balance, counts = layer._mix(leaf, few=False)
+        (100 * balance + (y.float() * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()).backward()
+        found.append(
+            (y.detach(), balance.detach(), leaf.grad, *(p.grad for p in layer.parameters()))
+        )
+        found[-1] = (*(each.clone() for each in found[-1]), counts.float())
+    # The logits of the parts are rounded, so a token whose choices nearly tie may go elsewhere.
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype
+        error = (one.float() - other.float()).norm()
+        assert error < 0.03 * other.float().norm()
 
 
 def test_logits_that_are_not_finite_are_routed_somewhere():

@@ -116,7 +116,7 @@ def packings(monkeypatch) -> list[int]:
 def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch):
     seen = packings(monkeypatch)
     weight, x = torch.randn(32, 32).requires_grad_(), torch.randn(4, 32).bfloat16()
-    ops.pack([weight])
+    products.packed((weight,))
     for _ in range(3):
         ops.linear(x, [weight])
     assert len(seen) == 1
@@ -154,7 +154,7 @@ def test_what_was_packed_is_gone_with_its_weight():
     gc.collect()
     before = len(products._cache)
     weight = torch.randn(16, 16)
-    ops.pack([weight])
+    products.packed((weight,))
     assert len(products._cache) == before + 1
     del weight
     gc.collect()
