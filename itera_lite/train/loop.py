@@ -24,7 +24,13 @@ from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
 from itera_lite.errors import CheckpointError, TrainingError
-from itera_lite.evaluate.bits import FINAL_BYTES, stream_bits
+from itera_lite.evaluate.bits import (
+    FINAL_BYTES,
+    evaluating,
+    first_bytes,
+    score_documents,
+    stream_bits,
+)
 from itera_lite.evaluate.score import Score
 from itera_lite.machine.load import LoadMeter
 from itera_lite.model import LanguageModel
@@ -44,8 +50,11 @@ EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
 ROW_STEPS = 20  # steps a row of the log
 SMOOTHING = 0.95  # of the loss on the terminal: what one step keeps of those before it
-OVERLAP = 2  # times a token is read in the score at the end, whose windows overlap by half
-FULL_PRECISION = 1.5  # times an evaluation's bfloat16, which the score at the end takes in float32
+# For the estimate of the time left, a little text is scored once as all will be at the end. Before
+# that a token is assumed to take so many times as long there as in an evaluation: windows overlap
+# by half, and it is float32.
+TRIAL_BYTES, DOCUMENT_BYTES = 16_000, 4_000
+FINAL_TIMES = 4.0
 
 
 class Trainer:
@@ -102,6 +111,8 @@ class Trainer:
         self.smooth_loss: float | None = None
         self._final_bytes = min(final_bytes, dataset.n_bytes("valid"))
         self._score_seconds = 0.0  # of the last evaluation
+        self._trial_seconds = 0.0  # of trying the score at the end, in the last evaluation
+        self._final_in_scores: float | None = None  # time of the score at the end, in these
         self._wall_counted_at = time.monotonic()  # ``state.wall`` counts the time up to here
         self._load_meter = LoadMeter()  # and ``state.load`` the load by others
         self._rng = torch.get_rng_state()
@@ -154,7 +165,8 @@ class Trainer:
         if not self._evaluation_is_due():
             return False
         self._evaluate()
-        self.pace.evaluated(time.monotonic() - stepped, self._score_seconds)
+        evaluated = time.monotonic() - stepped - self._trial_seconds
+        self.pace.evaluated(evaluated, self._score_seconds)
         return True
 
     def seconds_left(self) -> float | None:
@@ -170,9 +182,9 @@ class Trainer:
             since = (self.state.step - self.state.evaluated) * step
             evaluations = max(1.0, math.ceil((share + since) / between - 1e-6))
         per_score = min(EVAL_TOKENS, len(self.dataset.tokens("valid")))
-        final = OVERLAP * self._final_bytes / self.bytes_per_token / per_score
-        if self.compute.precision.dtype != torch.float32:
-            final *= FULL_PRECISION
+        final = self._final_in_scores
+        if final is None:
+            final = FINAL_TIMES * self._final_bytes / self.bytes_per_token / per_score
         return self.pace.remaining(
             share,
             evaluations,
@@ -292,6 +304,15 @@ class Trainer:
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         state.add(self._row() | scores)
+        self._trial_seconds = 0.0
+        if self._final_in_scores is None and self.progress < 1 and not self.quiet:
+            begin = time.monotonic()
+            per_byte = final_seconds_per_byte(
+                model, self.dataset, self.config.seq_len, self.compute.workers
+            )
+            final = per_byte * self._final_bytes
+            self._final_in_scores = final / max(self._score_seconds, 1e-9)
+            self._trial_seconds = time.monotonic() - begin
         text = sample(model, self.dataset)
         state.samples.append({"step": state.step, **text})
         if state.add_score(score.bpb):
@@ -435,14 +456,32 @@ def sample(model: LanguageModel, dataset: Dataset) -> dict[str, str]:
     """
     first = next(iter(dataset.documents("valid"))).decode("utf-8", errors="replace")
     prompt = " ".join(first[:400].split()[:4])
-    dtype, model.compute_dtype = model.compute_dtype, torch.float32
-    model.eval()
     sampler = Sampler(temperature=0.7, seed=0)
-    pieces = stream(model, dataset.tokenizer, prompt, max_tokens=40, sampler=sampler)
-    text = "".join(pieces)
-    model.train()
-    model.compute_dtype = dtype
+    with _in_float32(model), evaluating(model):
+        pieces = stream(model, dataset.tokenizer, prompt, max_tokens=40, sampler=sampler)
+        text = "".join(pieces)
     return {"prompt": prompt, "text": text}
+
+
+def final_seconds_per_byte(
+    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers
+) -> float:
+    """Time the score at the end, in float32 and document by document, on a little text."""
+    cut = (text[:DOCUMENT_BYTES].decode("utf-8", "ignore") for text in dataset.documents("valid"))
+    texts = list(first_bytes((text.encode() for text in cut), TRIAL_BYTES))
+    begin = time.monotonic()
+    with _in_float32(model):
+        score = score_documents(model, dataset.tokenizer, texts, seq_len=seq_len, workers=workers)
+    return (time.monotonic() - begin) / max(score.bytes, 1)
+
+
+@contextmanager
+def _in_float32(model: LanguageModel) -> Iterator[None]:
+    dtype, model.compute_dtype = model.compute_dtype, torch.float32
+    try:
+        yield
+    finally:
+        model.compute_dtype = dtype
 
 
 _IN_WORDS = {

@@ -217,8 +217,16 @@ class Clock:
     def pass_(self, seconds: float) -> None:
         self.now += seconds * (self.factor if self.now >= self.slow_from else 1.0)
 
-    def drive(self, monkeypatch, steps: dict[str, float], score: float, save: float = 0.0) -> None:
-        """Let the trainings of these names take so many seconds a step, and for a score."""
+    def drive(
+        self,
+        monkeypatch,
+        steps: dict[str, float],
+        score: float,
+        save: float = 0.0,
+        per_byte: float = 0.0,
+    ) -> None:
+        """Let the trainings of these names take so many seconds a step, for an evaluation's score,
+        and for a byte of the score at the end."""
         clock = self
 
         def step(self):
@@ -241,6 +249,13 @@ class Clock:
         monkeypatch.setattr(loop, "time", time)
         monkeypatch.setattr(Trainer, "_step", step)
         monkeypatch.setattr(loop, "score_part", scored)
+
+        def scored_as_at_the_end(model, tokenizer, texts, **_):
+            size = sum(map(len, texts))
+            clock.pass_(size * per_byte)
+            return Score(nats=100.0, tokens=100, bytes=size)
+
+        monkeypatch.setattr(loop, "score_documents", scored_as_at_the_end)
         monkeypatch.setattr(loop, "sample", lambda *_: {"prompt": "", "text": ""})
         monkeypatch.setattr(loop, "save_checkpoint", lambda *_, **__: clock.pass_(save))
 
@@ -256,13 +271,15 @@ def test_the_time_that_is_left_is_right_within_a_fifth(
 ):
     """After the first tenth; and again soon after everything has become three times slower."""
     amount = 51_200.0 if unit == "tokens" else 240.0  # 400 steps of 128 tokens
+    valid = prepare(str(text), vocab_size=300, quiet=True).n_bytes("valid")
 
     def trained(folder: Path, clock: Clock) -> tuple[list[tuple[float, float, float]], float]:
         seen: list[tuple[float, float, float]] = []
         trainers = [
             training(text, folder, name, amount, unit=unit, patience=0).trainer() for name in names
         ]
-        trainers[0].quiet = False
+        for trainer in trainers:
+            trainer.quiet = False
 
         def left(seconds):
             if seconds is not None:
@@ -271,14 +288,12 @@ def test_the_time_that_is_left_is_right_within_a_fifth(
             return time_left(seconds)
 
         with monkeypatch.context() as patch:
-            clock.drive(patch, STEPS, score=4.0, save=0.3)
+            clock.drive(patch, STEPS, score=4.0, save=0.3, per_byte=40 / valid)
             patch.setattr(turns, "time_left", left)
             patch.setattr(sys, "stderr", io.StringIO())
             turns.train_in_turns(trainers)
-        # What the score at the end takes: float32 here, and every token about twice.
-        for trainer in trainers:
-            per_score = min(loop.EVAL_TOKENS, len(trainer.dataset.tokens("valid")))
-            clock.pass_(4.0 * 2 * len(trainer.dataset.tokens("valid")) / per_score)
+        for _ in trainers:
+            clock.pass_(40.0)  # the score at the end
         return seen, clock.now
 
     seen, end = trained(tmp_path / "quiet", Clock())
