@@ -43,7 +43,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.data:describe",
         "Prepare a text set and describe it: documents, bytes, tokens, samples.",
     ),
-    "train": ("itera_lite.commands.train:train", "Train a model, or both."),
+    "train": ("itera_lite.commands.train:train", "Train a model, or both in turns."),
     "eval": ("itera_lite.commands.evaluate:evaluate", "Measure the quality of a checkpoint."),
     "generate": ("itera_lite.commands.generate:generate", "Write text with a model."),
     "score": (
