@@ -160,7 +160,7 @@ def test_ctrl_c_in_the_final_scoring_loses_nothing(text, tmp_path, monkeypatch, 
 def test_a_model_that_was_not_begun_begins_when_the_pair_is_resumed(
     text, tmp_path, monkeypatch, capsys
 ):
-    stop_at(monkeypatch, 10)
+    stop_at(monkeypatch, 10, of=NAME)
     with pytest.raises(Stopped):
         run(text, tmp_path, model="itera")
     summaries = run(text, tmp_path, model="both", resume=True)
