@@ -61,6 +61,7 @@ def speed_ratio(folder: Path) -> float:
     return other.tokens_per_second / ours.tokens_per_second
 
 
+@pytest.mark.usefixtures("real_load")
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="pins processes to a core")
 def test_a_busy_program_half_way_bends_no_verdict(tmp_path, monkeypatch, one_core, capsys):
     """Where one model trains after the other, the second half is the Transformer's: it seemed half
