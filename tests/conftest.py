@@ -5,6 +5,7 @@
 
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,10 @@ LONG = {"train", "test_readme.py"}  # a folder and a file that take long
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first: of several processes none is alone with it at the end."""
     items.sort(key=lambda item: not LONG.intersection(item.path.parts))
+
+
+# A shell without job control starts background jobs with SIGINT ignored, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
