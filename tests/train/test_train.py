@@ -162,7 +162,7 @@ def test_two_processes_have_the_curve_of_one(text, tmp_path):
         *("--name", "run", "--tokens", "6K", "--batch-size", "4", "--seq-len", "32"),
         *("--vocab-size", "300", "--workers", "1", "--precision", "fp32", "--quiet"),
         # Low rates: float noise in near-zero gradients grows with the rate, not with the ranks.
-        *("--lr-matrix", "0.004", "--lr-embedding", "0.002", "--lr-other", "0.002"),
+        *("--lr-matrix", "0.002", "--lr-embedding", "0.001", "--lr-other", "0.001"),
     ]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]  # any free port
