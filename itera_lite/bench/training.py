@@ -217,7 +217,7 @@ def our_step(model: LanguageModel, config: TrainConfig, workers: Workers) -> Ste
     def step(batch: Tensor) -> float:
         tokens = batch.numpy()
         losses = gradient(tokens, np.zeros_like(tokens), 0)
-        optimizer.step(gradient.gradients, 0.0, workers)
+        optimizer.step(gradient.gradients, 0.0, workers, losses.norm)
         return losses.cross_entropy
 
     return step

@@ -209,8 +209,8 @@ class Trainer:
         losses = self.gradient(self.loader.at(positions), positions, self.state.step)
         loss = losses.cross_entropy
         self._refuse_infinite("loss", loss + losses.total)
-        norm = self.optimizer.step(self.gradient.gradients, factor, self.compute.workers)
-        self._refuse_infinite("norm of the gradient", norm)
+        self._refuse_infinite("norm of the gradient", losses.norm)
+        self.optimizer.step(self.gradient.gradients, factor, self.compute.workers, losses.norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
         if self.workers.end(seconds) and not self.quiet:
@@ -218,7 +218,7 @@ class Trainer:
                 f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})"
             )
         self.state.seconds += seconds
-        self.window.add(self.model, loss, norm, seconds)
+        self.window.add(self.model, loss, losses.norm, seconds)
         return loss, seconds
 
     def _refuse_infinite(self, what: str, value: float) -> None:

@@ -296,19 +296,27 @@ class Optimizer:
             yield _Adam(lr, decay, eps, self.parameters, runs, averages, squares, self._steps)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], factor: float, workers: Workers) -> float:
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        factor: float,
+        workers: Workers,
+        norm: float | None = None,
+    ) -> float:
         """Clip and update. The gradients aren't needed afterwards: they may be changed.
 
         Args:
             gradients: one for each of ``parameters``, in that order, float32.
             factor: of the learning rates, from the schedule.
             workers: what they do doesn't depend on how many they are.
+            norm: of the gradients, where it is known.
 
         Returns:
             The norm of the gradient before clipping. Where it isn't finite, nothing was updated.
         """
         gradients = [gradient.contiguous() for gradient in gradients]
-        norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
+        if norm is None:
+            norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
         if not math.isfinite(norm):
             return norm
         scale = _Scale(min(1.0, self.config.clip / (norm + 1e-6)), factor)

@@ -8,6 +8,7 @@ however busy their cores are.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
@@ -26,6 +27,7 @@ from itera_lite.train.objective import Objective
 from itera_lite.workers import Workers
 
 MICRO_TOKENS = 1024  # of a micro-batch at most, if its sequences aren't longer
+PIECES = 16  # of the gradient, for workers to share
 LEAST_PARTS = 4  # micro-batches of a step, for as many workers
 
 
@@ -34,6 +36,7 @@ class BatchLoss(NamedTuple):
 
     total: float  # what is minimised
     cross_entropy: float
+    norm: float  # of the gradient
 
 
 class _Part(NamedTuple):
@@ -153,10 +156,11 @@ class BatchGradient:
             )
             self.world.sum(self._flat, *sums)
             share = self.part_rows / self.config.batch_size  # of a micro-batch
-            self._flat *= share
+            pieces = self._flat.chunk(PIECES)
+            norms = self.workers.map([partial(_scale, piece, share) for piece in pieces])
         total, cross_entropy, *counts = sums
         self.set_loads([count / count.sum() for count in counts])
-        return BatchLoss(total.item() * share, cross_entropy.item() * share)
+        return BatchLoss(total.item() * share, cross_entropy.item() * share, math.hypot(*norms))
 
     def _slice(self, first: int) -> slice:
         return slice(first, min(first + self.part_rows, self.rows))
@@ -197,6 +201,11 @@ class BatchGradient:
             model.set_loads(loads)
         for replica in replicas:
             self._replicas.put(replica)
+
+
+def _scale(piece: Tensor, factor: float) -> float:
+    """Scale in place; returns the norm of the result."""
+    return float(torch.linalg.vector_norm(piece.mul_(factor)))
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def weights_after_steps(family: str, objective: str, count: int, dtype: torch.dt
         optimizer = Optimizer(model, config)
         for number in range(3):
             losses = gradient(*batch(number), number)
-            optimizer.step(gradient.gradients, 1.0, workers)
+            optimizer.step(gradient.gradients, 1.0, workers, losses.norm)
             assert losses.cross_entropy > 0
     return torch.cat([value.flatten() for value in model.state_dict().values()])
 
@@ -135,6 +135,8 @@ def test_the_gradient_is_that_of_the_whole_batch(family, rows, monkeypatch):
     assert losses.cross_entropy == pytest.approx(float(expected.cross_entropy.detach()), rel=1e-5)
     for found, parameter in zip(gradient.gradients, oracle.parameters(), strict=True):
         assert torch.allclose(found, parameter.grad, atol=1e-6, rtol=1e-4)
+    whole_norm = torch.cat([parameter.grad.flatten() for parameter in oracle.parameters()]).norm()
+    assert losses.norm == pytest.approx(float(whole_norm), rel=1e-4)
     for moe, other in zip(model.mixtures, oracle.mixtures, strict=True):
         assert torch.allclose(moe.load, other.counts / other.counts.sum())
 
