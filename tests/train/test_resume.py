@@ -383,19 +383,20 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(text, tmp_path, monke
 
 
 def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeypatch):
-    from itera_lite.train.optim import Optimizer
+    from itera_lite.train.step import BatchGradient
 
     seen = {}
-    original = Optimizer.step
+    original = BatchGradient._part
 
-    def stepping(self, gradients, factor, workers):
+    def infinite(self, *arguments):
+        part = original(self, *arguments)
         if "before" not in seen:
-            seen["before"] = [p.detach().clone() for p in self.parameters]
-            seen["after"] = self.parameters
-            gradients[0][0] = float("inf")
-        return original(self, gradients, factor, workers)
+            seen["after"] = list(self.model.parameters())
+            seen["before"] = [p.detach().clone() for p in seen["after"]]
+            part.gradients[0][0] = float("inf")
+        return part
 
-    monkeypatch.setattr(Optimizer, "step", stepping)
+    monkeypatch.setattr(BatchGradient, "_part", infinite)
     with pytest.raises(TrainingError, match=r"norm of the gradient is .* at step 1"):
         run(text, tmp_path)
     assert all(map(torch.equal, seen["before"], seen["after"]))
