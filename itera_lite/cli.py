@@ -104,7 +104,7 @@ DASHES = {
     ("score", "file"),
     ("score", "output"),
 }
-# What measures time, and first says where other programs keep the machine busy
+# Verbs that measure time: before them, `main` prints whether other programs keep the machine busy
 TIMED = ("demo", "train", *(verb for verb in VERBS if verb.startswith("bench")))
 _REPLACED: list[object] = []
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")

@@ -13,8 +13,8 @@ from itera_lite.errors import IteraError
 Priority = Literal["low", "equal"]
 NICENESS: dict[Priority, int] = {"low": 19, "equal": 0}
 
-# It says when it has begun, ignores Ctrl-C, which the terminal sends to it too, and ends by itself
-# where the process that started it is gone, however that ended.
+# The program prints a line when its loop begins. It ignores Ctrl-C, which the terminal sends to it
+# as well, and it ends by itself when the process that started it is gone.
 _CODE = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -115,7 +115,7 @@ def read_counters() -> Counters | None:
 
 
 def busy_note(meter: LoadMeter) -> str:
-    """One line that says that the machine is busy, and what that means; empty where it isn't.
+    """A line that names the load of a busy machine and its effect on verdicts; empty if it is idle.
 
     Waits until `START_SECONDS` have passed since the meter was made or read.
     """

@@ -55,7 +55,7 @@ class Routing(NamedTuple):
 
 
 class _Routed(NamedTuple):
-    """What the library says of logits (T, E)."""
+    """Outputs of the router for logits (T, E) float32, as `_route` computes them."""
 
     chosen: Tensor  # (T, k), the experts of each token
     gates: Tensor  # (T, k), their weights

@@ -130,7 +130,7 @@ extern "C" void head_cross_entropy_b16(const bf16* hidden, const bf16* forward,
       });
 }
 
-// The same for `soft_cross_entropy`, which says what the arguments are.
+// The same for soft targets. `soft_cross_entropy` (soft_loss.cc) documents the arguments.
 extern "C" void head_soft_cross_entropy_b16(const bf16* hidden, const bf16* forward,
                                             const bf16* backward, const int64_t* target,
                                             const int32_t* ids, const float* probs, float* hard,

@@ -192,7 +192,7 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: the model, its text and budget, and what its summary says.
+    """One training: the model, its text and budget, and the origin that its summary records.
 
     The caller has claimed the run's files (`RunFiles.claimed`).
 
