@@ -184,7 +184,8 @@ class TrainConfig:
     lr_embedding: float = 0.02  # AdamW: the embedding, which is the head too
     lr_other: float = 0.02  # AdamW: router, norms, convolution, state space
     weight_decay: float = 0.1
-    momentum: float = 0.95
+    momentum: float = 0.95  # of Muon
+    beta2: float = 0.95  # of AdamW: what its mean of squared gradients keeps a step
     clip: float = 1.0
     warmup: float = 0.02
     decay: float = 0.6
@@ -200,6 +201,9 @@ class TrainConfig:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0, finite")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay={self.weight_decay}: expected 0 or more, finite")
+        for field in ("momentum", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected 0 or more, below 1")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}: expected 0 to 2^63 - 1")
         if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
