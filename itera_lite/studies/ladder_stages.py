@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import asdict
 
@@ -139,9 +140,9 @@ class FromScratch:
             data = prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
         first, budget = plan.first(stage), plan.budget(stage, minutes)
         shape = preset(self.family, self.size, data.tokenizer.vocab_size)
+        overrides: dict[str, Any] = {} if first is None else {"batch_size": first.batch_size}
         if self.family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
-            shape = shape.replace(dropout=DROPOUT)
-        overrides = {} if first is None else {"batch_size": first.batch_size}
+            overrides["dropout"] = DROPOUT
         return Training(
             *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
             *(files, plan.compute),
