@@ -28,7 +28,7 @@ class Parts:
         init: initial weights: ``identity`` (each block adds nothing at first) or ``gpt2`` (as
             Radford et al., 2019).
         optimizer: ``muon`` for the matrices and AdamW for the rest, or ``adamw`` for everything.
-        gguf: the architecture's name in a GGUF file; None: no file can be written.
+        gguf: the architecture's name in a GGUF file.
     """
 
     norm: Literal["rms", "layer"] = "rms"
@@ -37,13 +37,15 @@ class Parts:
     bias: bool = False
     init: Literal["identity", "gpt2"] = "identity"
     optimizer: Literal["muon", "adamw"] = "muon"
-    gguf: str | None = None
+    gguf: str = "granitehybrid"
 
 
 FAMILIES: dict[Family, Parts] = {
-    "itera": Parts(gguf="granitehybrid"),
+    "itera": Parts(),
     "transformer": Parts(positions="rotary", gguf="llama"),
-    "gpt2": Parts("layer", "learned", "gelu", bias=True, init="gpt2", optimizer="adamw"),
+    "gpt2": Parts(
+        "layer", "learned", "gelu", bias=True, init="gpt2", optimizer="adamw", gguf="gpt2"
+    ),
 }
 
 
