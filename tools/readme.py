@@ -15,7 +15,7 @@ from pathlib import Path
 from itera_lite.errors import IteraError
 from itera_lite.files import write_text
 from itera_lite.records import SpeedRatio
-from itera_lite.report.ladder import CPU
+from itera_lite.report.ladder import CPU, findings, rungs_table
 from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.results import ModelResults, Results, load_results
 from itera_lite.report.sections.engine import (
@@ -23,12 +23,6 @@ from itera_lite.report.sections.engine import (
     decode_speeds,
     ratio_to,
     targets,
-)
-from itera_lite.report.sections.outlook import (
-    references_tried,
-    rungs_table,
-    target_table,
-    unused_tokens,
 )
 from itera_lite.report.sections.steps import steps_table
 from itera_lite.report.table import KEYS, comparison_rows
@@ -150,12 +144,7 @@ def ladder_table(results: Results) -> str:
     """
     if not results.ladder:
         raise IteraError(f"'{results.folder}' has no ladder.json. Run `itera ladder` to make it.")
-    return paragraphs(
-        rungs_table(results.ladder.rungs),
-        target_table(results.ladder.targets),
-        references_tried(results.ladder.references),
-        unused_tokens(results.ladder.rungs),
-    )
+    return paragraphs(rungs_table(results.ladder), *findings(results.ladder))
 
 
 TABLES = {

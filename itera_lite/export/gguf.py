@@ -1,8 +1,8 @@
 """Exports a checkpoint to one GGUF file, which llama.cpp and programs built on it load.
 
 The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``, a GPT-2 its
-``gpt2``, which the native engine doesn't run. The file holds the tokenizer and the sampling defaults
-too. docs/export.md lists the keys.
+``gpt2``, which the native engine doesn't run. The file holds the tokenizer and the sampling
+defaults too. docs/export.md lists the keys.
 """
 
 from __future__ import annotations

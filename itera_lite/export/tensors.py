@@ -1,7 +1,7 @@
 """The model's tensors under GGUF's names and in its shapes.
 
-llama.cpp's ``gpt2`` has one tensor for the queries, keys and values of a layer. `gguf_tensors` joins
-them; `gguf_names` is for the architectures that the engine runs.
+llama.cpp's ``gpt2`` has one tensor for the queries, keys and values of a layer. `gguf_tensors`
+joins them; `gguf_names` is for the architectures that the engine runs.
 """
 
 from __future__ import annotations

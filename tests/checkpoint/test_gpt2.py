@@ -70,10 +70,10 @@ def test_dropout_is_for_training_alone():
 
 def test_the_engine_doesnt_run_it(tmp_path):
     save_checkpoint(tmp_path / "gpt2", LanguageModel(SHAPE), Tokenizer.train([b"text"], 256))
-    with pytest.raises(ExportError, match="is a GPT-2 model.*llama.cpp"):
+    with pytest.raises(ExportError, match=r"is a GPT-2 model.*llama.cpp"):
         load_engine_model(tmp_path / "gpt2")
     file = export_gguf(tmp_path / "gpt2", "f32").path
-    with pytest.raises(ModelFileError, match="general.architecture='gpt2'.*llama.cpp"):
+    with pytest.raises(ModelFileError, match=r"general.architecture='gpt2'.*llama.cpp"):
         load_engine_model(file)
 
 
