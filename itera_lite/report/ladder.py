@@ -25,8 +25,11 @@ from itera_lite.stats.comparison import times
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target
 
-NO_LLAMA = "not measured: llama.cpp wasn't installed (`pip install 'itera-lite[llama]'`)"
 IN_LLAMA = "the same model in llama.cpp"
+NOT_IN_LLAMA = (
+    f"Against {IN_LLAMA}: not measured. `itera ladder` measures it where llama.cpp is installed "
+    "(`pip install 'itera-lite[llama]'`)."
+)
 
 
 @dataclass(frozen=True)
@@ -143,20 +146,28 @@ def _factor(
         if target.reason and target.verdict == "missed":
             verdict = f"missed: {target.reason}"
     if reference is None:
-        return [MISSING, wanted, "not measured"]
+        return [MISSING, wanted, verdict]
     return [change(cost.of(reference), cost.of(ladder.rungs[-1])), wanted, verdict]
 
 
 def factor_table(ladder: Ladder) -> str:
     """A row a cost, with the factors against both references; empty without targets."""
-    rows = [[label, *map(escape, (*first, *second))] for label, first, second in factors(ladder)]
+    rows = [
+        [label, *(_bold(escape(cell)) for cell in (*first, *second))]
+        for label, first, second in factors(ladder)
+    ]
     if not rows:
         return ""
     in_llama = escape(ladder.quantized.name) if ladder.quantized else IN_LLAMA
     headers = ["the last rung", "against rung 0", "wanted", "verdict"]
     headers += [f"against {in_llama}", "wanted", "verdict"]
-    note = "" if ladder.quantized else f"\n\nAgainst {IN_LLAMA}: {NO_LLAMA}."
+    note = "" if ladder.quantized else f"\n\n{NOT_IN_LLAMA}"
     return table(headers, rows, "lrrlrrl") + note
+
+
+def _bold(cell: str) -> str:
+    """A verdict that something was missed, in bold."""
+    return f"**missed**{cell.removeprefix('missed')}" if cell.startswith("missed") else cell
 
 
 def lost_quality(ladder: Ladder) -> str:
@@ -195,13 +206,14 @@ def references_tried(references: Sequence[Reference]) -> str:
 def steadiness(ladder: Ladder) -> str:
     """How far apart the reference's seeds are, and whether that is near enough."""
     target, bpb = ladder.steadiness, ladder.rungs[0].bpb
-    if target is None or target.value is None:
+    if bpb.repeats == 1:
         return "The reference has one seed: how far its seeds are apart isn't known."
+    apart = percent((bpb.max - bpb.min) / bpb.median)
+    found = f"The reference's {bpb.repeats} seeds are {apart} apart"
+    if target is None:
+        return f"{found}."
     within = "within" if target.verdict == "met" else "**not within**"
-    return (
-        f"The reference's {bpb.repeats} seeds are {percent(target.value)} apart "
-        f"({fixed(bpb.min)} to {fixed(bpb.max)}): {within} {percent(target.target, 0)}."
-    )
+    return f"{found}: {within} the {percent(target.target, 0)} that a steady reference keeps to."
 
 
 def types_tried(ladder: Ladder) -> str:
@@ -287,7 +299,7 @@ def headline(ladder: Ladder) -> str:
         return "; ".join(parts)
 
     last, first, second = ladder.rungs[-1], ladder.rungs[0], ladder.quantized
-    in_llama = f"Against {IN_LLAMA}: {NO_LLAMA}."
+    in_llama = NOT_IN_LLAMA
     if second is not None:
         in_llama = (
             f"Against {escape(second.name)}: {against(lambda row: row[2])}; bits per byte "

@@ -155,7 +155,7 @@ def quantized_scores(
         file = export_gguf(plan.folder(stage), type).path
         threads = plan.compute.workers.count
         return kept_score(
-            *(plan, f"{plan.folder(stage).name}-{type}{suffix}", file, texts),
+            *(plan, plan.files(f"{stage}-{type}{suffix}").name, file, texts),
             lambda: llama_score(file, data.tokenizer, texts, threads),
         )
 

@@ -307,7 +307,7 @@ def teacher_bpb(plan: LadderPlan) -> float | None:
     """The teacher's bits per byte on the validation text; None: not finished."""
     if plan.teacher is None:
         return valid_bpb(plan, "teacher")
-    path = plan.results / "teacher_valid.json"
+    path = plan.results / ".teacher_valid"
     key = {"--teacher": str(plan.teacher), "--data": plan.data, "bytes": plan.valid_bytes}
     key["weights"] = _hash(plan.teacher / "model.safetensors")
     known = read_settings(path)
@@ -396,7 +396,7 @@ def _settings(options: LadderOptions) -> Settings:
 
 def _begun(plan: LadderPlan, stage: Stage) -> Path:
     """The file with the settings of a stage that isn't finished."""
-    return plan.results / f".{plan.files(stage.name).name}.settings.json"
+    return plan.results / f".{plan.files(stage.name).name}.settings"
 
 
 def make(plan: LadderPlan, group: Sequence[tuple[Stage, float]]) -> list[Summary]:

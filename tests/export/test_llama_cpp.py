@@ -1,11 +1,13 @@
 """Exported files in llama.cpp: same tokens, same logits, same text."""
 
+import ctypes
 import random
 
 import numpy as np
 import pytest
 import tokenizers as tokenizers_library
 import torch
+from gguf import GGUFReader, LlamaFileType
 from gguf.quants import dequantize, quantize
 from tokenizers import AddedToken, models, pre_tokenizers
 
@@ -233,6 +235,21 @@ def test_llama_cpp_reads_what_was_stored(family, type, save_random):
     assert error < 0.04 * want.std()
     if type in ("q4_0", "mixed"):  # what was stored explains the difference to the original
         assert error < 0.2 * np.abs(theirs.scores[: len(ids)] - original).mean()
+
+
+def test_mixed_is_what_llama_cpp_makes_of_a_gpt2(save_random, tmp_path):
+    """Its own Q4_0, with the embedding in 8 bits, block for block: what its users have."""
+    checkpoint = save_random(GPT2)
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype, options.nthread = LlamaFileType.MOSTLY_Q4_0, 1
+    exact, theirs = (export_gguf(checkpoint, "f32").path, tmp_path / "theirs.gguf")
+    names = (str(exact).encode(), str(theirs).encode())
+    assert llama_cpp.llama_model_quantize(*names, ctypes.byref(options)) == 0
+    found, want = (
+        {tensor.name: (tensor.tensor_type, tensor.data.tobytes()) for tensor in reader.tensors}
+        for reader in (GGUFReader(export_gguf(checkpoint, "mixed").path), GGUFReader(theirs))
+    )
+    assert found == want
 
 
 def round_weights(model, scheme):

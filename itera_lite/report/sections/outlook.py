@@ -10,7 +10,7 @@ from itera_lite.report.context import Context, Row
 from itera_lite.report.ladder import (
     DISK,
     IN_LLAMA,
-    NO_LLAMA,
+    NOT_IN_LLAMA,
     RUNG_COSTS,
     change,
     findings,
@@ -148,7 +148,7 @@ def _end_to_end(ladder: Ladder | None) -> str:
         ]
         found.append(name + ", ".join(parts) + ".")
     if ladder.quantized is None:
-        found.append(f" Against {IN_LLAMA}: {NO_LLAMA}.")
+        found.append(f" {NOT_IN_LLAMA}")
     return f"rung '{escape(good[-1].name)}' at equal or better bits per byte: {''.join(found)}"
 
 
