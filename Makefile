@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) scikit-build-core nanobind cmake ninja
+	$(PIP) scikit-build-core nanobind cmeel-zlib cmake ninja
 	@# Not isolated, so that the test of the wheel finds the engine compiled in build/.
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
