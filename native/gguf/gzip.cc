@@ -64,14 +64,14 @@ Mapping gunzip(std::span<const std::byte> bytes) {
     if (status == Z_STREAM_END && stream.total_out == room) return content;
     if (status == Z_BUF_ERROR && stream.avail_out == 0 && claimed > limit) {
         throw Error("is a gzip file that holds more than " + to_string(limit) +
-                    " bytes, so many times its own size that it is no trained model; " +
-                    "if it is one, gunzip it first");
+                    " bytes, so many times its own size that it is no trained model; if it is "
+                    "one, gunzip it first");
     }
     if (status == Z_BUF_ERROR && left == 0) {
         throw Error(std::string("is a gzip file that is cut short") + kRemedy);
     }
     if (status == Z_MEM_ERROR) throw Error("no memory is left to inflate it");
-    const char *what = stream.msg != nullptr ? stream.msg : "its size is another than it states";
+    const char *what = stream.msg != nullptr ? stream.msg : "its content is larger than its last four bytes state";
     throw Error(std::string("is a damaged gzip file (") + what + ")" + kRemedy);
 }
 
