@@ -27,7 +27,7 @@ from itera_lite.data.prepare import Dataset
 from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
 from itera_lite.evaluate.bits import first_bytes, validation_score
-from itera_lite.export.gguf import check_exportable, write_gguf
+from itera_lite.export.gguf import check_engine_runs, write_gguf
 from itera_lite.export.summary import Format
 from itera_lite.export.types import SCHEMES
 from itera_lite.files import gzipped
@@ -91,7 +91,7 @@ def quantize(job: Job, options: QuantizeOptions) -> Summary:
         UsageError: ``max_bytes`` is too small, the text is too short, or qat has no budget.
     """
     start, files = job.start, job.files
-    check_exportable(start.folder, start.model.config)
+    check_engine_runs(start.folder, start.model.config)
     kinds: Kinds = (
         {} if options.max_bytes else kinds_of(start.model, SCHEMES[options.type], options.levels)
     )

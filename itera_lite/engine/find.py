@@ -60,14 +60,19 @@ def load_model(path: Path) -> Model:
     Raises:
         ModelFileError: a file that the engine can't use.
         CheckpointError: a folder that is no checkpoint, or a damaged one.
+        ExportError: a checkpoint of a family that the engine doesn't run.
     """
     if not path.is_dir():
         return _load_file(path)
     _check_readable(path)
-    from itera_lite.export.gguf import export_gguf
+    from itera_lite.checkpoint.folder import load_checkpoint
+    from itera_lite.export.gguf import check_engine_runs, write_gguf
 
+    model, tokenizer = load_checkpoint(path)
+    check_engine_runs(path, model.config)
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-        return Model.load(export_gguf(path, "f32", Path(folder) / "model.gguf").path)
+        file = Path(folder) / "model.gguf"
+        return Model.load(write_gguf(path, model, tokenizer, "f32", file).path)
 
 
 def _load_file(path: Path) -> Model:

@@ -1,7 +1,8 @@
 """Exports a checkpoint to one GGUF file, which llama.cpp and programs built on it load.
 
-The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``. The file holds
-the tokenizer and the sampling defaults too. docs/export.md lists the keys.
+The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``, a GPT-2 its
+``gpt2``, which the native engine doesn't run. The file holds the tokenizer and the sampling
+defaults too. docs/export.md lists the keys.
 """
 
 from __future__ import annotations
@@ -101,7 +102,6 @@ def write_gguf(
     Args:
         checkpoint: folder of the model, there or not yet: the file contains its name.
     """
-    check_exportable(checkpoint, model.config)
     usual = f"model-{type}.{format or 'gguf'}"
     path = checkpoint / usual if output is None else Path(output)
     compress = path.suffix == GZIP if format is None else format.endswith(GZIP)
@@ -172,12 +172,13 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
             )
 
 
-def check_exportable(checkpoint: Path, config: ModelConfig) -> None:
-    """Raises `ExportError` for a model of a family that isn't exported to GGUF."""
-    if config.parts.gguf is None:
+def check_engine_runs(checkpoint: Path, config: ModelConfig) -> None:
+    """Raises `ExportError` for a model of a family that the native engine doesn't run."""
+    if config.family == "gpt2":
         raise ExportError(
             f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
-            "a Llama model. transformers loads the folder as it is"
+            "a Llama model. transformers loads the folder as it is, and llama.cpp the file that "
+            "`itera export` writes of it"
         )
 
 
@@ -224,7 +225,7 @@ def _writer(
     checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, scheme: Scheme
 ) -> gguf.GGUFWriter:
     """A writer with everything but the tensors."""
-    writer = _Writer(None, str(config.parts.gguf))
+    writer = _Writer(None, config.parts.gguf)
     _add_general(writer, checkpoint, config, scheme)
     _add_architecture(writer, config)
     _add_tokenizer(writer, tokenizer)
@@ -262,6 +263,9 @@ def _add_architecture(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_block_count(c.n_layers)
     writer.add_feed_forward_length(c.d_expert if c.n_experts else c.d_ff)
     writer.add_head_count(c.n_heads)
+    if c.family == "gpt2":
+        writer.add_layer_norm_eps(c.norm_eps)
+        return
     writer.add_layer_norm_rms_eps(c.norm_eps)
     writer.add_rope_dimension_count(c.head_dim)
     writer.add_rope_freq_base(c.rope_theta)

@@ -25,7 +25,7 @@ from itera_lite.errors import ExportError
 # The matrices of products and of the embedding. Other tensors (norms, convolution, state space,
 # biases, router) stay float32: they are small, and the model is sensitive to them.
 _MATRIX = re.compile(
-    r"token_embd|(ssm_(in|out)|attn_(q|k|v|output)|ffn_(gate|up|down)(_exps|_shexp)?)\.weight$"
+    r"token_embd|(ssm_(in|out)|attn_(q|k|v|qkv|output)|ffn_(gate|up|down)(_exps|_shexp)?)\.weight$"
 )
 BLOCK = GGML_QUANT_SIZES[Type.Q4_0][0]  # weights that share a scale; 32, in Q8_0 too
 # The steps that the largest weight of a block may have, the likeliest first. Q4_0 has steps -8 to

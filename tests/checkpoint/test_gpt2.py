@@ -8,7 +8,14 @@ from itera_lite.checkpoint.hf import load_model, save_model
 from itera_lite.checkpoint.hf_config import from_hf_config
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, ConfigError, ExportError, UsageError
+from itera_lite.engine.find import load_model as load_engine_model
+from itera_lite.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ModelFileError,
+    UsageError,
+)
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model import LanguageModel
 
@@ -63,8 +70,11 @@ def test_dropout_is_for_training_alone():
 
 def test_the_engine_doesnt_run_it(tmp_path):
     save_checkpoint(tmp_path / "gpt2", LanguageModel(SHAPE), Tokenizer.train([b"text"], 256))
-    with pytest.raises(ExportError, match="GPT-2"):
-        export_gguf(tmp_path / "gpt2")
+    with pytest.raises(ExportError, match=r"is a GPT-2 model.*llama.cpp"):
+        load_engine_model(tmp_path / "gpt2")
+    file = export_gguf(tmp_path / "gpt2", "f32").path
+    with pytest.raises(ModelFileError, match=r"general.architecture='gpt2'.*llama.cpp"):
+        load_engine_model(file)
 
 
 @pytest.mark.parametrize(
