@@ -215,7 +215,7 @@ def steadiness(ladder: Ladder) -> str:
     target, bpb = ladder.steadiness, ladder.rungs[0].bpb
     if bpb.repeats == 1:
         return "The reference has one seed: how far its seeds are apart isn't known."
-    apart = percent((bpb.max - bpb.min) / bpb.median)
+    apart = percent((bpb.max - bpb.min) / bpb.median if bpb.median else None)
     found = f"The reference's {bpb.repeats} seeds are {apart} apart"
     if target is None:
         return f"{found}."
