@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from itera_lite.bench.runtimes import LLAMA, installed
 from itera_lite.commands.compress_distill import describe_distillation, warn_of_weak_teachers
 from itera_lite.commands.compress_quantize import describe_quantization
 from itera_lite.commands.compress_vocab import describe_vocabulary
@@ -17,6 +19,7 @@ from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import check_numbers, whole_number
 from itera_lite.records import Ladder, Quantization, Summary, VocabularyChange
 from itera_lite.report.ladder import (
+    NOT_IN_LLAMA,
     factors,
     lost_quality,
     references_tried,
@@ -106,6 +109,8 @@ def ladder(
     check_writable(Path(results) / "ladder.json")
     if find_spec("transformers") is None:  # said now, not after the trainings
         raise MissingExtra("transformers", "peers", "measuring the ladder")
+    if not installed(LLAMA):
+        print(f"warning: {NOT_IN_LLAMA}", file=sys.stderr)
     minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
     heldout_bytes = QUICK_BYTES if quick else FINAL_BYTES
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")

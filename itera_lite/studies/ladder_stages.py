@@ -444,7 +444,8 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
         return summary is not None
     if not plan.overwrite:
         refuse_other_settings(
-            f"the ladder's stage '{stage.name}' in '{plan.folder(stage.name)}' was made",
+            f"the ladder's stage '{stage.name}' in '{plan.folder(stage.name)}' was "
+            f"{'begun' if summary is None else 'made'}",
             *(made, wanted),
             "Give the same settings, other folders with --checkpoints and --results, or "
             "--overwrite to make it again",
