@@ -81,7 +81,6 @@ class ModelConfig:
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0  # logits are divided by it
-    dropout: float = 0.0  # gpt2 only: of the embeddings and of the output of each layer
 
     @property
     def n_layers(self) -> int:
@@ -116,12 +115,6 @@ class ModelConfig:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: expected {expected}")
 
         need(self.family in list(FAMILIES), "family", "'itera', 'transformer' or 'gpt2'")
-        need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
-        need(
-            self.family == "gpt2" or self.dropout == 0,
-            "dropout",
-            "0: only gpt2 is trained with it",
-        )
         need(
             bool(self.pattern) and set(self.pattern) <= {"m", "a"},
             "pattern",
@@ -186,8 +179,10 @@ class TrainConfig:
     lr_embedding: float = 0.02  # AdamW: the embedding, which is the head too
     lr_other: float = 0.02  # AdamW: router, norms, convolution, state space
     weight_decay: float = 0.1
-    momentum: float = 0.95
+    momentum: float = 0.95  # of Muon
+    beta2: float = 0.95  # of AdamW: what its mean of squared gradients keeps a step
     clip: float = 1.0
+    dropout: float = 0.0  # of what a layer adds, and of a gpt2's embeddings
     warmup: float = 0.02
     decay: float = 0.6
     balance_weight: float = 0.01
@@ -202,6 +197,9 @@ class TrainConfig:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0, finite")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay={self.weight_decay}: expected 0 or more, finite")
+        for field in ("momentum", "beta2", "dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected 0 or more, below 1")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}: expected 0 to 2^63 - 1")
         if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
@@ -297,7 +295,7 @@ def preset_of(config: Mapping[str, Any]) -> str | None:
         if named is None or not named.keys() <= config.keys():
             continue
         shape = preset(config["family"], size, REFERENCE_VOCABULARY).to_dict()
-        free = {"vocab_size", "dropout"}
-        if all(config.get(key, value) == value for key, value in shape.items() if key not in free):
+        del shape["vocab_size"]
+        if all(config.get(key, value) == value for key, value in shape.items()):
             return size
     return None

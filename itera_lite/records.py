@@ -236,10 +236,11 @@ class Compression(Part, kw_only=True, tag_field="verb"):
 
 
 class FileBytes(Part):
-    """Size of the GGUF file, before in float32."""
+    """Size of the GGUF file, before in float32; and compressed as gzip does."""
 
     before: int
     after: int
+    compressed: int | None = None
 
 
 class QuantizedBits(Part):
@@ -261,7 +262,12 @@ class GroupSensitivity(Part):
 
 
 class Quantization(Compression, tag="quantize"):
-    """Matrices in 8 or 4 bits. ``weights``: type -> number of weights stored in it."""
+    """Matrices in 8 or 4 bits.
+
+    Attributes:
+        weights: type -> number of weights stored in it.
+        levels: of Q4_0's 16 those that are used; None: all.
+    """
 
     type: str
     method: str
@@ -271,6 +277,7 @@ class Quantization(Compression, tag="quantize"):
     weights: dict[str, int]
     bpb: QuantizedBits | None = None
     max_bytes: int | None = None
+    levels: int | None = None
     sensitivity: list[GroupSensitivity] = []
 
 

@@ -15,7 +15,7 @@ BOX = Path(__file__).parents[1] / "models"
 
 
 def find_model(given: Path | None = None) -> Path:
-    """A checkpoint folder or a GGUF file.
+    """A checkpoint folder or a GGUF file, compressed or not.
 
     Args:
         given: what the user named. Without it: `TRAINED` if it is there, else the file
@@ -36,7 +36,7 @@ def find_model(given: Path | None = None) -> Path:
         return path
     if TRAINED.is_dir():
         return TRAINED
-    boxed = sorted(BOX.glob("*.gguf"))
+    boxed = sorted(BOX.glob("*.gguf*"))
     if not boxed:
         raise CheckpointError(
             f"no model: there is no '{TRAINED}', and none comes with this installation. "
@@ -110,7 +110,7 @@ def _check_readable(folder: Path) -> None:
         raise CheckpointError(
             f"'{error.filename or folder}' can't be read: {error.strerror or error}"
         ) from None
-    files = sorted(name for name in names if name.endswith(".gguf"))
+    files = sorted(name for name in names if name.endswith((".gguf", ".gguf.gz")))
     if files and "config.json" not in names:
         raise CheckpointError(
             f"'{folder}' is no checkpoint, but holds GGUF files: name one, '{folder / files[0]}'"

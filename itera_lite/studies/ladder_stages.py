@@ -154,12 +154,13 @@ class FromScratch:
             data = prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
         budget = plan.budget(stage, minutes)
         shape = preset(self.family, self.size, data.tokenizer.vocab_size)
+        overrides = plan.overrides(stage)
         if self.family == "gpt2":
             tokens = Budget("seconds", 60 * minutes).tokens(shape)
             if tokens / data.n_tokens("train") > MANY_EPOCHS:
-                shape = shape.replace(dropout=DROPOUT)
+                overrides |= {"dropout": DROPOUT}
         return Training(
-            *(shape, train_config(shape, budget, plan.overrides(stage), plan.seed), data, budget),
+            *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
             *(files, plan.compute),
             source=plan.data,
             resume=resume,
