@@ -15,7 +15,7 @@ from itera_lite.bench.runtimes import prompt_text
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
-from itera_lite.errors import IteraError, MissingExtra, UsageError
+from itera_lite.errors import CheckpointError, IteraError, MissingExtra, UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
 from itera_lite.records import HeldOut, Rung, Summary
@@ -38,6 +38,7 @@ __all__ = ["text"]
 ITERA = {"pattern": "ma", "d_model": 64, "n_experts": 4, "d_expert": 32, "d_state": 16}
 LLAMA = {"pattern": "aa", "d_model": 64, "d_ff": 96, "n_kv_heads": 2}
 GPT2 = {"pattern": "aa", "d_model": 64, "d_ff": 128, "n_kv_heads": 2, "max_seq_len": 256}
+WRITE_TEXTS = DeployedModel.write_texts
 ALONE = {"alone": 9.0}  # added to its bits per byte
 WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes": 4e8}
 
@@ -46,14 +47,13 @@ WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes"
 def small() -> Iterator[list[DeployedModel]]:
     """Shapes that train in an instant; transformers writes on paper. Gives what was measured."""
     measured: list[DeployedModel] = []
-    real = DeployedModel.write_texts
 
     def write_texts(self: DeployedModel, seed: int, threads: int = 1) -> dict[str, float]:
         measured.append(self)
         times = sum(model.runtime == self.runtime for model in measured)
         if self.runtime == "transformers" or times > 2:  # for real in the first ladder
             return dict(WRITTEN)
-        return real(self, seed, threads)
+        return WRITE_TEXTS(self, seed, threads)
 
     def valid_bpb(plan: LadderPlan, stage: str) -> float | None:
         """A teacher that is better than the student alone, whatever an instant's training gave."""
@@ -406,6 +406,9 @@ def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatc
     monkeypatch.setattr("itera_lite.commands.ladder.find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match="transformers"):
         ladder("python", quiet=True, checkpoints=tmp_path / "c", results=tmp_path / "r")
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="nobody"):
+        run(tmp_path, tmp_path, teacher=tmp_path / "nobody")
     assert not list(tmp_path.iterdir())
 
 
@@ -420,10 +423,10 @@ def test_a_deployed_model_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
     assert slow.size > (folder / "model.safetensors").stat().st_size
     costs = []
     for model in (slow, fast):
-        found = model.write_texts(seed=1)
+        found = WRITE_TEXTS(model, seed=1)
         assert found["bytes"] > 0 and found["cpu_seconds"] > 0
         costs.append(found["cpu_seconds"] / found["bytes"])
         assert model.peak_bytes(found) > 1e6
     assert costs[1] < costs[0]
     with pytest.raises(IteraError, match=r"nothing.gguf"):
-        DeployedModel("engine", tmp_path / "nothing.gguf", 20).write_texts(seed=1)
+        WRITE_TEXTS(DeployedModel("engine", tmp_path / "nothing.gguf", 20), seed=1)
