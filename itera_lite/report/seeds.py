@@ -18,6 +18,7 @@ BITS = Metric("bpb", "Bits per byte", "bits/byte", "lower", "run", "quality")
 CONTEXT = 256  # of the FLOPs, as in training
 
 Runs = list[SeedRun]  # of one model and budget, by seed
+Budget = tuple[str, str, str | float, int]  # what is equal, text, amount, vocabulary
 
 
 def seeds_table(seeds: Sequence[SeedRun]) -> str:
@@ -32,12 +33,13 @@ def seeds_table(seeds: Sequence[SeedRun]) -> str:
 
 def _budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
     """Each budget in words, and its models: Itera first, by size."""
-    found: dict[tuple[str, str, str | float, int], dict[str, Runs]] = defaultdict(dict)
+    found: dict[Budget, dict[str, Runs]] = defaultdict(dict)
     for run in sorted(seeds, key=lambda run: run.seed):
-        budget = (run.budget, run.source, run.amount, run.vocab_size)
-        found[budget].setdefault(run.name, []).append(run)
+        found[run.budget, run.source, run.amount, run.vocab_size].setdefault(run.name, []).append(
+            run
+        )
 
-    def length(budget: tuple[str, str, str | float, int]) -> tuple[str, float]:
+    def length(budget: Budget) -> tuple[str, float]:
         return budget[0], median(run.tokens for runs in found[budget].values() for run in runs)
 
     order = list(PRESETS)
