@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from itera_lite.bench.runtimes import LLAMA, installed
+from itera_lite.checkpoint.hf import read_config
 from itera_lite.commands.compress_distill import describe_distillation, warn_of_weak_teachers
 from itera_lite.commands.compress_quantize import describe_quantization
 from itera_lite.commands.compress_vocab import describe_vocabulary
@@ -17,6 +20,7 @@ from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import check_numbers, whole_number
 from itera_lite.records import Ladder, Quantization, Summary, VocabularyChange
 from itera_lite.report.ladder import (
+    NOT_IN_LLAMA,
     factors,
     lost_quality,
     references_tried,
@@ -97,6 +101,7 @@ def ladder(
         The record that ladder.json holds.
 
     Raises:
+        CheckpointError: there is no teacher where one is named.
         UsageError: a number that is out of its range, or a stage that was made with other
             settings.
         MissingExtra: `transformers`, which decodes most rungs, isn't installed.
@@ -106,6 +111,10 @@ def ladder(
     check_writable(Path(results) / "ladder.json")
     if find_spec("transformers") is None:  # said now, not after the trainings
         raise MissingExtra("transformers", "peers", "measuring the ladder")
+    if not installed(LLAMA):
+        print(f"warning: {NOT_IN_LLAMA}", file=sys.stderr)
+    if teacher is not None:
+        read_config(Path(teacher))  # said now, too
     minutes = minutes or (QUICK_MINUTES if quick else MINUTES)
     heldout_bytes = QUICK_BYTES if quick else FINAL_BYTES
     folder = Path(checkpoints or Path("checkpoints") / f"ladder-{_short(data)}")

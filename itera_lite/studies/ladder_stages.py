@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.weights import weight_files
 from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_method
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import resize
@@ -309,8 +310,8 @@ def teacher_bpb(plan: LadderPlan) -> float | None:
     if plan.teacher is None:
         return valid_bpb(plan, "teacher")
     path = plan.results / ".teacher_valid"
-    key = {"--teacher": str(plan.teacher), "--data": plan.data, "bytes": plan.valid_bytes}
-    key["weights"] = _hash(plan.teacher / "model.safetensors")
+    key = {"--data": plan.data, "bytes": plan.valid_bytes}
+    key["weights"] = [_hash(file) for file in weight_files(plan.teacher)]
     known = read_settings(path)
     if known is None or any(known.get(name) != value for name, value in key.items()):
         model, tokenizer = load_checkpoint(plan.teacher)
@@ -445,7 +446,8 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
         return summary is not None
     if not plan.overwrite:
         refuse_other_settings(
-            f"the ladder's stage '{stage.name}' in '{plan.folder(stage.name)}' was made",
+            f"the ladder's stage '{stage.name}' in '{plan.folder(stage.name)}' was "
+            f"{'begun' if summary is None else 'made'}",
             *(made, wanted),
             "Give the same settings, other folders with --checkpoints and --results, or "
             "--overwrite to make it again",

@@ -124,6 +124,7 @@ def ladder(results: Results) -> Figure | None:
     if results.ladder is None:
         return None
     rungs, costs = results.ladder.rungs, RUNG_COSTS[:4]
+    quantized = results.ladder.quantized
     with style.figure(columns=2, rows=2, height=7.2) as (fig, axes):
         for panel, cost in zip(axes.flat, costs, strict=True):
             points = [
@@ -140,6 +141,9 @@ def ladder(results: Results) -> Figure | None:
                            color=style.SHADES["itera"][0])  # fmt: skip
                 panel.annotate(name, (x, y), ha="center", va="center_baseline", color="white",
                                fontsize=9, fontweight="bold")  # fmt: skip
+            if quantized is not None:  # its quality is nearly that of rung 0
+                x = cost.of(quantized) * cost.scale
+                panel.plot(x, quantized.bpb.median, "s", ms=9, mew=0, color=style.MUTED)
             panel.set_xscale("log")
             few, many = min(p[0] for p in points), max(p[0] for p in points)
             decades = range(math.floor(math.log10(few)), math.ceil(math.log10(many)) + 1)
@@ -148,7 +152,8 @@ def ladder(results: Results) -> Figure | None:
             panel.set(xlabel=f"{cost.label}, {cost.unit} (log scale)", ylabel="bits per byte")
             panel.margins(0.12)
         names = "   ".join(f"{i}: {rung.name}" for i, rung in enumerate(rungs))
-        style.subtitle(fig, textwrap.fill(f"{names}   (dashed: quality of rung 0)", 112))
+        square = "" if quantized is None else f"; square: {quantized.name}"
+        style.subtitle(fig, textwrap.fill(f"{names}   (dashed: quality of rung 0{square})", 112))
         return fig
 
 
