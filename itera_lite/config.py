@@ -242,6 +242,13 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
         "itera": _shape("mmammmam", 256, n_experts=8, d_expert=128, d_state=16),
         "transformer": _shape("aaaaaaaa", 320, d_ff=864, n_kv_heads=10),
     },
+    # A Transformer with about the FLOPs a token of the tiny Itera model, for comparisons.
+    "lean": {"transformer": _shape("aaaa", 128, d_ff=96, n_kv_heads=4)},
+    # The smallest published model of stories, 260,032 parameters with a vocabulary of 512:
+    # https://github.com/karpathy/llama2.c/blob/master/doc/stories260K.md
+    "stories260k": {
+        "transformer": _shape("aaaaa", 64, d_ff=172, n_kv_heads=4, head_dim=8, max_seq_len=512)
+    },
     # The conventional models that the compression ladder starts from, with a vocabulary of 32,768:
     # 14.8, 9.1 and 5.1 M parameters.
     "reference": {"gpt2": _shape("aaaaaaaa", 256, d_ff=1024, n_kv_heads=8, max_seq_len=512)},

@@ -26,6 +26,7 @@ from itera_lite.report.sections.engine import (
     targets,
 )
 from itera_lite.report.sections.steps import steps_table
+from itera_lite.report.seeds import seeds_table
 from itera_lite.report.table import KEYS, comparison_rows
 from itera_lite.report.text import (
     MISSING,
@@ -120,6 +121,11 @@ def models_table(results: Results) -> str:
     return table(headers, comparison_rows(pair, (*KEYS, "word_ppl")), "lrrl")
 
 
+def all_seeds_table(results: Results) -> str:
+    """Every model and budget of the study of seeds."""
+    return seeds_table(results.seeds)
+
+
 def training_table(results: Results) -> str:
     """Whole training steps beside those of `transformers`."""
     return steps_table(results.models)
@@ -208,6 +214,7 @@ def teachers_table(results: Results) -> str:
 TABLES = {
     "summary": summary_table,
     "models": models_table,
+    "seeds": all_seeds_table,
     "training": training_table,
     "engine": engine_table,
     "ladder": ladder_table,

@@ -79,12 +79,11 @@ class DeployedModel:
         return written["peak_rss_bytes"]
 
     @property
-    def size(self) -> int:
-        """Bytes on disk of what has to be there: weights, configuration and tokenizer."""
+    def files(self) -> list[Path]:
+        """What has to be there: weights, configuration and tokenizer."""
         if self.path.is_file():
-            return self.path.stat().st_size
-        shipped = [f for f in self.path.iterdir() if f.suffix in (".json", ".safetensors")]
-        return sum(f.stat().st_size for f in shipped)
+            return [self.path]
+        return [f for f in self.path.iterdir() if f.suffix in (".json", ".safetensors")]
 
 
 def measure_fresh(

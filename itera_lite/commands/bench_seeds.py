@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from itera_lite.commands.options import WorkerCount
-from itera_lite.config import DEFAULT_VOCABULARY
+from itera_lite.config import DEFAULT_VOCABULARY, Family, preset
 from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
 from itera_lite.errors import UsageError
 from itera_lite.files import check_writable
@@ -20,6 +20,7 @@ def bench_seeds(
     data: str = "python",
     *,
     config: str = "tiny",
+    transformer: str | None = None,
     seeds: int = 3,
     first_seed: int = 0,
     minutes: float | None = None,
@@ -41,7 +42,9 @@ def bench_seeds(
 
     Args:
         data: Set or path.
-        config: Size: tiny, small or base.
+        config: Size: pico, nano, tiny, small or base.
+        transformer: Size of the Transformer, where it is another one; lean has about the FLOPs
+            a token of the tiny Itera model.
         seeds: How many; at least 2.
         first_seed: The first of them.
         minutes: Training time of each run.
@@ -63,7 +66,12 @@ def bench_seeds(
         raise UsageError("give each run a budget: either --minutes or --tokens")
     if equal_time and tokens is None:
         raise UsageError("--equal-time adds to runs of equal --tokens; --minutes is equal time")
+    if equal_time and transformer not in (None, config):
+        raise UsageError("--equal-time measures both models of one size: leave out --transformer")
+    sizes: dict[Family, str] = {"itera": config, "transformer": transformer or config}
+    for family, size in sizes.items():
+        preset(family, size, vocab_size)
     path = Path(results) / "seeds.json"
     check_writable(path)
-    study = SeedStudy(path, data, config, vocab_size, minutes, tokens, equal_time, workers)
+    study = SeedStudy(path, data, sizes, vocab_size, minutes, tokens, equal_time, workers)
     return study.run(range(first_seed, first_seed + seeds))

@@ -75,11 +75,14 @@ def few_levels(weights: Tensor, levels: int) -> Tensor:
     """Round weights (..., row) to multiples of a scale: -n to n of them, ``levels = 2 n + 1``.
 
     Every block of 32 has the scale of a coarse ladder (`itera_lite.export.types.LADDER_LOW`) with
-    the least squared error.
+    the least squared error. Weights that aren't finite become NaN.
     """
     blocks = weights.float().reshape(-1, BLOCK)
     most = levels // 2
-    rounded = [_steps(part, _scales(part, most), most) for part in blocks.split(_CHUNK)]
+    rounded = []
+    for part in blocks.split(_CHUNK):
+        zero = part - part  # NaN where a weight isn't finite
+        rounded.append(_steps(part, _scales(part, most), most).add_(zero))
     return torch.cat(rounded).view_as(weights)
 
 

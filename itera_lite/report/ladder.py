@@ -49,11 +49,12 @@ class RungCost:
 
 
 DISK = RungCost("bytes_on_disk", "Size on disk", "MB", 1e-6)
-COMPRESSED = RungCost("bytes_compressed", "Size on disk, both compressed", "MB", 1e-6)
+COMPRESSED = RungCost("bytes_compressed", "Size on disk, compressed", "MB", 1e-6)
 MEMORY = RungCost("peak_rss_bytes", "Peak resident memory", "MB", 1e-6)
 CPU = RungCost("cpu_seconds_per_kb", "CPU time per 1,000 bytes of text", "s")
 RUNG_COSTS = (
     DISK,
+    COMPRESSED,
     MEMORY,
     CPU,
     RungCost("flops_per_byte", "FLOPs per byte of text", "MFLOPs", 1e-6),
@@ -62,6 +63,11 @@ RUNG_COSTS = (
     RungCost("train_minutes", "Time to train", "min"),
 )
 JUDGED = (CPU, DISK, COMPRESSED, MEMORY)  # costs that have a target against one of the references
+
+
+def costs_of(rungs: Sequence[Rung]) -> list[RungCost]:
+    """The costs that were measured of every rung; earlier records lack some."""
+    return [cost for cost in RUNG_COSTS if all(cost.of(rung) for rung in rungs)]
 
 
 def rung_quality(rung: Rung) -> str:
@@ -78,15 +84,16 @@ def rungs_table(ladder: Ladder) -> str:
     named = [(f"{i}: {escape(rung.name)}", rung) for i, rung in enumerate(ladder.rungs)]
     if ladder.quantized:
         named.insert(1, (escape(ladder.quantized.name), ladder.quantized))
+    costs = costs_of(ladder.rungs)
     rows = []
     for name, rung in named:
         against = [r for r in references if r is not rung and rung is not references[0]]
         cells = [name, rung_quality(rung)]
-        for cost in RUNG_COSTS:
+        for cost in costs:
             ratios = " / ".join(change(cost.of(r), cost.of(rung)) for r in against)
             cells.append(significant(cost.of(rung) * cost.scale) + (ratios and f" ({ratios})"))
         rows.append(cells)
-    headers = ["Rung", "bits/byte", *(f"{c.label}, {c.unit}" for c in RUNG_COSTS)]
+    headers = ["Rung", "bits/byte", *(f"{c.label}, {c.unit}" for c in costs)]
     both = f" / against {IN_LLAMA}" if ladder.quantized else ""
     note = f"In brackets: against rung 0{both}, measured end to end. Lower is better everywhere."
     most = max(rung.bpb.repeats for rung in ladder.rungs)

@@ -209,7 +209,7 @@ def _loads_of_budget(a: ModelResults, b: ModelResults) -> Loads:
     return _loads(a.summary, b.summary) if timed else (None, None)
 
 
-def _loads_of_seeds(sides: Sequence[Sequence[SeedRun]]) -> Loads:
+def loads_of_seeds(sides: Sequence[Sequence[SeedRun]]) -> Loads:
     """The same for runs of several seeds; an amount in words is one of tokens."""
     a, b = (
         Load.mean([run.load for run in side])
@@ -305,7 +305,7 @@ def _quality(a: ModelResults, b: ModelResults, seeds: list[SeedRun]) -> Iterator
         metric = Metric(f"bpb_{budget}", title, "bits/byte", "lower", "run", "quality")
         bits = ([run.valid_bpb for run in side] for side in runs)
         found = (Measurement.of_samples(samples) if samples else None for samples in bits)
-        yield compare(metric, *found, loads=_loads_of_seeds(runs))
+        yield compare(metric, *found, loads=loads_of_seeds(runs))
 
 
 def _speed(a: ModelResults, b: ModelResults) -> Iterator[Comparison]:

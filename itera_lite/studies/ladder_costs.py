@@ -21,6 +21,7 @@ from itera_lite.checkpoint.hf import read_config
 from itera_lite.data.corpus import load_documents
 from itera_lite.data.prepare import prepare
 from itera_lite.evaluate.documents import sample_documents
+from itera_lite.files import gzipped
 from itera_lite.machine.energy import DEFAULT_WATTS, find_meter
 from itera_lite.machine.provenance import Provenance
 from itera_lite.model.cost import cost
@@ -73,12 +74,12 @@ class DeployedRung(Entry[dict[str, float]]):
 
     Attributes:
         stage: that made it.
-        size: bytes on disk.
+        files: what has to be on disk.
     """
 
     stage: str
     model: DeployedModel
-    size: int
+    files: Sequence[Path]
     seeds: Iterator[int] = field(default_factory=lambda: count(0, 1000))
 
     def measure(self) -> dict[str, float]:
@@ -243,7 +244,7 @@ def _in_llama(stage: str, quantized: QuantizedScores) -> DeployedRung:
         name=f"the reference in llama.cpp, {NAMES_OF_TYPES[type]}",
         stage=stage,
         model=model,
-        size=model.size,
+        files=model.files,
     )
 
 
@@ -262,11 +263,11 @@ def _deployed(plan: LadderPlan, scores: dict[str, list[HeldOut]]) -> list[Deploy
         tokens = _tokens(folder, score)
         model = DeployedModel("transformers", folder, tokens)
         # The quantised file is deployed; transformers decodes the weights that it stands for.
-        size = plan.weights(name).stat().st_size if name in QUANTIZED else model.size
+        files = [plan.weights(name)] if name in QUANTIZED else model.files
         title = titles.get(name, REFERENCES[0].title)
-        rungs.append(DeployedRung(name=title, stage=name, model=model, size=size))
+        rungs.append(DeployedRung(name=title, stage=name, model=model, files=files))
     engine = DeployedModel("engine", plan.weights(name), tokens)
-    last = DeployedRung(name="the native engine", stage=name, model=engine, size=size)
+    last = DeployedRung(name="the native engine", stage=name, model=engine, files=files)
     return [*rungs, last]
 
 
@@ -292,7 +293,8 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         tokens_in_use=len(np.unique(dataset.tokens("train"))),
         bytes_per_token=bytes_per_token,
         flops_per_byte=counts.flops_forward / bytes_per_token,
-        bytes_on_disk=deployed.size,
+        bytes_on_disk=sum(file.stat().st_size for file in deployed.files),
+        bytes_compressed=sum(len(gzipped(file.read_bytes())) for file in deployed.files),
         cpu_seconds_per_kb=measured["cpu_seconds_per_kb"],
         ms_per_byte=measured["ms_per_byte"],
         peak_rss_bytes=measured["peak_rss_bytes"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,13 +54,13 @@ class SeedStudy:
     Attributes:
         path: of seeds.json. Runs are added; one that is there already is kept.
         source: set or path.
-        size: a preset of both models.
+        sizes: a preset of each model.
         minutes, tokens: budget of a run, of which one is given.
     """
 
     path: Path
     source: str
-    size: str
+    sizes: Mapping[Family, str]
     vocab_size: int
     minutes: float | None
     tokens: str | None
@@ -124,7 +125,7 @@ class SeedStudy:
         return None
 
     def _name(self, run: Run) -> str:
-        return f"{NAMES[run.family]}_{self.size}"
+        return f"{NAMES[run.family]}_{self.sizes[run.family]}"
 
     @property
     def _batch_size(self) -> int | None:
@@ -137,7 +138,8 @@ class SeedStudy:
     def _settings(self) -> dict[str, object]:
         return {
             "--data": self.source,
-            "--config": self.size,
+            "--config": self.sizes["itera"],
+            "--transformer": self.sizes["transformer"],
             "--vocab-size": self.vocab_size,
             "--minutes": self.minutes,
             "--tokens": self.tokens,
@@ -153,7 +155,7 @@ class SeedStudy:
         dataset = prepare(self.source, vocab_size=self.vocab_size)
 
         def training(run: Run, files: RunFiles) -> Training:
-            shape = preset(run.family, self.size, self.vocab_size)
+            shape = preset(run.family, self.sizes[run.family], self.vocab_size)
             budget = budget_of(dataset, None, self.minutes, run.tokens or self.tokens)
             return Training(
                 shape,
@@ -173,7 +175,14 @@ class SeedStudy:
             assert made and summary.valid
             record.runs.append(
                 SeedRun(
-                    *(self._name(run), run.family, self.size, run.seed, run.kind, self.source),
+                    *(
+                        self._name(run),
+                        run.family,
+                        self.sizes[run.family],
+                        run.seed,
+                        run.kind,
+                        self.source,
+                    ),
                     amount=self.tokens or self.minutes or 0,
                     vocab_size=self.vocab_size,
                     valid_bpb=summary.valid.bpb,
@@ -192,7 +201,7 @@ class SeedStudy:
 
     def _speeds(self, record: Seeds) -> dict[Family, float]:
         """Tokens/s of both models, measured once: later runs keep to the same ratio."""
-        wanted = (self.size, self._batch_size or 0, self.vocab_size)
+        wanted = (self.sizes["itera"], self._batch_size or 0, self.vocab_size)
         for known in record.speeds:
             if (known.size, known.batch_size, known.vocab_size) == wanted:
                 break
@@ -202,6 +211,6 @@ class SeedStudy:
             record.speeds.append(known)
             self._write(record)
         return {
-            family: known.models[f"{name}_{self.size}"].tokens_per_second.median
+            family: known.models[f"{name}_{size}"].tokens_per_second.median
             for family, name in NAMES.items()
         }

@@ -22,6 +22,10 @@ DEFAULT_MINUTES = 10.0
 LEAST_SHARE = 0.5  # of the parameters asked for, that the model must have
 # Up to here, the number of optimizer steps limits quality, so the batch is small.
 SHORT = {"tokens": 4e6, "seconds": 240.0}
+# After so many tokens the means over gradients (Muon's momentum) and over their squares (AdamW's
+# second beta) keep a half: the same for every batch, within what was tried.
+HALF_LIVES = {"momentum": 27_000, "beta2": 280_000}
+LONGEST = {"momentum": 0.95, "beta2": 0.997}
 # Of a gpt2 training on two cores with bfloat16 products; only `Budget.tokens` depends on it.
 USUAL_FLOPS = 270e9
 
@@ -97,7 +101,7 @@ def fit_to(
     best: tuple[int, ModelConfig] | None = None
     smallest: int | None = None
     for size, families in PRESETS.items():
-        if family not in families:
+        if family not in families or families.keys() == {"transformer"}:  # one for comparisons
             continue
         model = preset(family, size, vocab_size)
         if pattern is not None:
@@ -143,11 +147,25 @@ def train_config(
     """
     longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
     derived = {"batch_size": budget.batch_size, "seq_len": longest}
-    recipe = {}
-    if shape.family == "gpt2":
-        recipe = reference_recipe(shape.d_model, budget.tokens(shape))
     asked = {key: value for key, value in overrides.items() if value is not None}
-    return replace(TrainConfig(seed=seed), **(derived | recipe | asked))
+    if shape.family == "gpt2":
+        recipe = derived | reference_recipe(shape.d_model, budget.tokens(shape)) | asked
+    else:
+        recipe = means_of(**{key: asked.get(key, derived[key]) for key in derived})
+        recipe = derived | recipe | asked
+    return replace(TrainConfig(seed=seed), **recipe)
+
+
+def means_of(batch_size: int, seq_len: int) -> dict[str, float]:
+    """Muon's momentum and AdamW's second beta for steps of ``batch_size`` times ``seq_len`` tokens.
+
+    A constant half-life in tokens, as Marek et al. (2025, https://arxiv.org/abs/2507.07101) find
+    for the second beta.
+    """
+    return {
+        key: min(LONGEST[key], 0.5 ** (batch_size * seq_len / half))
+        for key, half in HALF_LIVES.items()
+    }
 
 
 def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:

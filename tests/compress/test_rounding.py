@@ -149,6 +149,9 @@ def test_few_levels_are_the_best_on_their_ladder_and_stored_as_they_are(levels):
     assert np.abs(steps).max() == most
     of_weights = packed[small.reshape(-1, 32).any(1)]
     assert set(of_weights[:, 0]) == {LADDER_LOW} and (of_weights[:, 1] >= 0x80).all()
+    weights[5, 7], weights[8, 9] = np.inf, np.nan
+    broken = few_levels(torch.from_numpy(weights), levels).numpy()
+    assert np.argwhere(~np.isfinite(broken)).tolist() == [[5, 7], [8, 9]]
     if levels < 15:
         again = few_levels(torch.from_numpy(small), levels).numpy()
         np.testing.assert_array_equal(again, small)

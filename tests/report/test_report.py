@@ -261,6 +261,8 @@ def test_path_shows_promised_against_measured(results):
     rungs = json.loads((results / "ladder.json").read_text())["rungs"]
     ratio = rungs[0]["bytes_on_disk"] / rungs[5]["bytes_on_disk"]
     assert f"size on disk {ratio:.1f}× lower" in row(text, "All together: 100-300x")[1]
+    ratio = rungs[0]["bytes_compressed"] / rungs[5]["bytes_compressed"]
+    assert f"size on disk, compressed {ratio:.1f}× lower" in row(text, "All together: 100-300x")[1]
 
 
 def test_every_factor_is_given_against_both_references(results):

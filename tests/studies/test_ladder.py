@@ -18,6 +18,7 @@ from itera_lite.commands.report import report
 from itera_lite.errors import CheckpointError, IteraError, MissingExtra, UsageError
 from itera_lite.evaluate.bits import validation_score
 from itera_lite.export.gguf import export_gguf
+from itera_lite.files import gzipped
 from itera_lite.records import HeldOut, Rung, Summary
 from itera_lite.report.results import load_results
 from itera_lite.stats.load import Load
@@ -136,6 +137,8 @@ def test_every_rung_is_made_and_measured(first, small):
     assert last.runtime == "engine"
     file = folder / "c" / "q4_0" / "model-q4_0.gguf"
     assert last.bytes_on_disk == file.stat().st_size < reference.bytes_on_disk
+    assert last.bytes_compressed == len(gzipped(file.read_bytes())) < last.bytes_on_disk
+    assert last.bytes_compressed < reference.bytes_compressed < reference.bytes_on_disk
     assert last.cpu_seconds_per_kb.median < reference.cpu_seconds_per_kb.median
     assert last.vocab_size == 300 < reference.vocab_size == 320
     # the measurements went in turns: every model once, then every one again

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from itera_lite.bench import training
 from itera_lite.commands.bench_seeds import bench_seeds
-from itera_lite.errors import DataError, UsageError
+from itera_lite.errors import ConfigError, DataError, UsageError
 from itera_lite.records import RuntimeTraining, Seeds, SpeedsOfSize
 from itera_lite.report.metrics import of_one_budget
 from itera_lite.stats.load import Load
@@ -97,6 +97,17 @@ def test_runs_of_another_vocabulary_are_others(text, tmp_path):
     assert [run.vocab_size for run in runs] == 4 * [300] + 4 * [290]
     (taken,) = {len(side) for side in of_one_budget(runs, ("itera_lite_tiny",), "tokens")}
     assert taken == 2
+
+
+def test_a_transformer_of_another_size_stands_beside_the_runs_that_are_there(text, tmp_path):
+    options = {"tokens": "9K", "vocab_size": 300, "workers": 1, "results": tmp_path}
+    bench_seeds(str(text), seeds=2, **options)
+    runs = bench_seeds(str(text), transformer="lean", seeds=2, **options).runs
+    assert [run.name for run in runs[4:]] == ["transformer_lean"] * 2
+    with pytest.raises(UsageError, match="leave out --transformer"):
+        bench_seeds(str(text), transformer="lean", equal_time=True, **options)
+    with pytest.raises(ConfigError, match="expected one of"):
+        bench_seeds(str(text), transformer="fat", **options)
 
 
 def test_two_processes_never_write_one_file(tmp_path):

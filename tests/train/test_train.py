@@ -16,12 +16,13 @@ import pytest
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.train import train
+from itera_lite.config import preset
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.records import Summary
 from itera_lite.train import loop
 from itera_lite.train.loop import Trainer
-from itera_lite.train.recipe import Budget
+from itera_lite.train.recipe import Budget, train_config
 from tests.train.small import make_small
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -220,6 +221,19 @@ def test_early_stopping(text, tmp_path, monkeypatch):
 def test_a_short_run_takes_smaller_steps():
     assert Budget("tokens", 2e6).batch_size == Budget("seconds", 90).batch_size == 8
     assert Budget("tokens", 9e6).batch_size == Budget("seconds", 600).batch_size == 16
+
+
+def test_means_over_gradients_last_as_many_tokens_whatever_the_batch():
+    shape = preset("itera", "pico", 512)
+    of = lambda **asked: train_config(shape, Budget("tokens", 9e6), asked)  # noqa: E731
+    usual, halved = of(), of(batch_size=8)
+    assert (usual.momentum, usual.beta2) == (pytest.approx(0.9, 1e-3), pytest.approx(0.99, 1e-3))
+    assert halved.beta2**2 == pytest.approx(usual.beta2)
+    assert halved.momentum**2 == pytest.approx(usual.momentum)
+    assert (of(batch_size=1).momentum, of(batch_size=1).beta2) == (0.95, 0.997)
+    assert of(beta2=0.9).beta2 == 0.9
+    gpt2 = train_config(preset("gpt2", "reference_small", 512), Budget("tokens", 9e6), {})
+    assert gpt2.beta2 == 0.95  # as is usual with AdamW alone
 
 
 def test_resume_with_other_settings_is_refused(text, whole):

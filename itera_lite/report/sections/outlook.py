@@ -11,8 +11,8 @@ from itera_lite.report.ladder import (
     DISK,
     IN_LLAMA,
     NOT_IN_LLAMA,
-    RUNG_COSTS,
     change,
+    costs_of,
     findings,
     lower,
     rungs_table,
@@ -144,7 +144,7 @@ def _end_to_end(ladder: Ladder | None) -> str:
     for reference, name in zip(references, ("", f" Against {IN_LLAMA}: "), strict=False):
         parts = [
             f"{lower(cost.label)} {change(cost.of(reference), cost.of(good[-1]))}"
-            for cost in RUNG_COSTS
+            for cost in costs_of(ladder.rungs)
         ]
         found.append(name + ", ".join(parts) + ".")
     if ladder.quantized is None:

@@ -6,6 +6,7 @@ from itera_lite.report.context import Context, Row
 from itera_lite.report.metrics import Pair
 from itera_lite.report.metrics import quality as number
 from itera_lite.report.results import ModelResults
+from itera_lite.report.seeds import seeds_table
 from itera_lite.report.text import (
     MISSING,
     bullets,
@@ -48,6 +49,7 @@ def quality(context: Context) -> str:
         context.figure("quality_cost", "Held-out quality against training compute and time."),
         context.figure("position", "Held-out loss by position in the document."),
         context.figure("seeds", "Every seed's held-out bits per byte."),
+        seeds_table(context.results.seeds),
         _seeds(context),
         _word_note(context),
         context.gap("eval", "quality on the whole split, with the floors,", lambda m: m.evaluation),

@@ -1,0 +1,102 @@
+"""The table of every budget that models were trained with for several seeds, and its verdicts."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from itera_lite.config import PRESETS, preset
+from itera_lite.model.cost import cost
+from itera_lite.records import SeedRun
+from itera_lite.report.metrics import loads_of_seeds
+from itera_lite.report.text import code, fixed, significant, table
+from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare
+
+HEADERS = ["Trained for", "Model", "Seeds", "Tokens", "MFLOP/token", "Bits per byte", "Verdict"]
+BITS = Metric("bpb", "Bits per byte", "bits/byte", "lower", "run", "quality")
+CONTEXT = 256  # of the FLOPs, as in training
+
+Runs = list[SeedRun]  # of one model and budget, by seed
+Budget = tuple[str, str, str | float, int]  # what is equal, text, amount, vocabulary
+
+
+def seeds_table(seeds: Sequence[SeedRun]) -> str:
+    """Every model at every budget, by rising budget; empty without runs.
+
+    A Transformer is compared with the Itera model of its size, else with the smallest one. Where a
+    family has several sizes, the best of each family are compared too.
+    """
+    rows = [row for budget in _budgets(seeds) for row in _rows(*budget)]
+    return table(HEADERS, rows, "llrrrrl") if rows else ""
+
+
+def _budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
+    """Each budget in words, and its models: Itera first, by size."""
+    found: dict[Budget, dict[str, Runs]] = defaultdict(dict)
+    for run in sorted(seeds, key=lambda run: run.seed):
+        found[run.budget, run.source, run.amount, run.vocab_size].setdefault(run.name, []).append(
+            run
+        )
+
+    def length(budget: Budget) -> tuple[str, float]:
+        return budget[0], median(run.tokens for runs in found[budget].values() for run in runs)
+
+    order = list(PRESETS)
+    for budget in sorted(found, key=length):
+        kind, _, amount, _ = budget
+        models = sorted(
+            found[budget].values(),
+            key=lambda runs: (
+                runs[0].family != "itera",
+                order.index(runs[0].size) if runs[0].size in order else len(order),
+            ),
+        )
+        if isinstance(amount, float | int):
+            words = f"{amount:g} minutes"
+        else:
+            words = f"{amount} tokens" if kind == "tokens" else f"the time of {amount} tokens"
+        yield words, models
+
+
+def _rows(words: str, models: list[Runs]) -> Iterator[list[str]]:
+    ours = [runs for runs in models if runs[0].family == "itera"]
+    others = [runs for runs in models if runs[0].family != "itera"]
+    for runs in models:
+        first = runs[0]
+        verdict = "—"
+        if ours and runs in others:
+            same = [own for own in ours if own[0].size == first.size]
+            verdict = _verdict(_compared((same or ours)[0], runs), (same or ours)[0], runs)
+        shape = preset(first.family, first.size, first.vocab_size)
+        bits = Measurement.of_samples([run.valid_bpb for run in runs])
+        yield [
+            words,
+            code(first.name),
+            str(len(runs)),
+            f"{median(run.tokens for run in runs) / 1e6:.3g} M",
+            significant(cost(shape, CONTEXT).flops_forward / 1e6, 3),
+            f"{fixed(bits.value)} [{fixed(bits.low)} – {fixed(bits.high)}]",
+            verdict,
+        ]
+    if len(ours) > 1 and len(others) > 1:
+        best = [min(side, key=_bits) for side in (ours, others)]
+        verdict = _verdict(_compared(*best), *best)
+        names = " and ".join(code(runs[0].name) for runs in best)
+        yield [words, f"the best sizes: {names}", "", "", "", "", verdict]
+
+
+def _bits(runs: Runs) -> float:
+    return median(run.valid_bpb for run in runs)
+
+
+def _compared(ours: Runs, other: Runs) -> Comparison:
+    sides = [Measurement.of_samples([run.valid_bpb for run in runs]) for runs in (ours, other)]
+    return compare(BITS, *sides, loads=loads_of_seeds((ours, other)))
+
+
+def _verdict(comparison: Comparison, ours: Runs, other: Runs) -> str:
+    """With the name of the Itera model where the sizes differ."""
+    if ours[0].size == other[0].size:
+        return comparison.verdict
+    return f"{comparison.verdict} (against {code(ours[0].name)})"
