@@ -8,6 +8,7 @@ from itera_lite.bench.runtimes import Llama, Torch
 from itera_lite.bench.speed import find_peers, prompt_rows
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.errors import MissingExtra
+from itera_lite.export.gguf import export_gguf
 
 PROMPT = list(range(40, 60))
 
@@ -63,3 +64,17 @@ def test_missing_packages_are_named_with_their_extra(tiny_pair, monkeypatch, tmp
 def test_on_a_gpu_those_of_the_processor_are_left_out():
     missing = runtimes.missing("cuda")
     assert "cuda" in missing["engine"] and "cuda" in missing["llama.cpp"]
+
+
+@torch.inference_mode()
+def test_llama_cpp_writes_and_has_the_logits_of_every_position(tiny_pair, tmp_path):
+    pytest.importorskip("llama_cpp")
+    folder = tiny_pair["transformer_test"]
+    file = export_gguf(folder, "f32", tmp_path / "model.gguf").path
+    peer, (model, tokenizer) = Llama(file, 64), load_checkpoint(folder)
+    written = [[peer.write(40, seed) for seed in seeds] for seeds in ((1, 1, 1), range(8))]
+    assert len(set(written[0])) == 1 < len(set(written[1])) and min(written[1]) > 0
+    ids = [tokenizer.eot_id, *PROMPT]
+    want = model(torch.tensor([ids]))[0]
+    torch.testing.assert_close(torch.tensor(peer.logits(ids)), want, atol=2e-3, rtol=1e-3)
+    peer.close()
