@@ -132,6 +132,67 @@ inline uint32_t lane_of(F a, F b) {
     return uint32_t(__builtin_ctz(uint32_t(low | high << 8) | 0x10000));
 }
 
+struct D {
+    __m256d v[4];
+};
+inline D to_double(F x) {
+    return {{_mm256_cvtps_pd(_mm256_castps256_ps128(x.a)),
+             _mm256_cvtps_pd(_mm256_extractf128_ps(x.a, 1)),
+             _mm256_cvtps_pd(_mm256_castps256_ps128(x.b)),
+             _mm256_cvtps_pd(_mm256_extractf128_ps(x.b, 1))}};
+}
+inline D add(D x, D y) {
+    for (int i = 0; i < 4; i++) x.v[i] = _mm256_add_pd(x.v[i], y.v[i]);
+    return x;
+}
+inline double sum(D x) {
+    const __m256d four = _mm256_add_pd(_mm256_add_pd(x.v[0], x.v[2]),
+                                       _mm256_add_pd(x.v[1], x.v[3]));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+inline __m256 power_of_two8(__m256 shifted) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(
+        _mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(0x3F800000)));
+}
+inline F power_of_two(F shifted) { return {power_of_two8(shifted.a), power_of_two8(shifted.b)}; }
+inline uint32_t lanes_from(F x, F least) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.a, least.a, _CMP_GE_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.b, least.b, _CMP_GE_OQ));
+    return uint32_t(low | high << 8);
+}
+inline F zero_below(F x, F least) {
+    return {_mm256_and_ps(x.a, _mm256_cmp_ps(x.a, least.a, _CMP_GE_OQ)),
+            _mm256_and_ps(x.b, _mm256_cmp_ps(x.b, least.b, _CMP_GE_OQ))};
+}
+inline I load_ids(const uint32_t *p) {
+    return {_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+// By the bits of eight lanes: the numbers of those that are set, in bytes from the lowest on.
+struct LaneOrders {
+    uint64_t of[256] = {};
+    constexpr LaneOrders() {
+        for (unsigned lanes = 0; lanes < 256; lanes++)
+            for (unsigned lane = 0, place = 0; lane < 8; lane++)
+                if (lanes >> lane & 1) of[lanes] |= uint64_t(lane) << 8 * place++;
+    }
+};
+constexpr LaneOrders kLaneOrders;
+
+inline void pack_lanes(uint32_t lanes, F x, I ids, float *to, uint32_t *ids_to) {
+    const auto pack8 = [&](uint32_t eight, __m256 values, __m256i numbers) {
+        const __m256i order =
+            _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(kLaneOrders.of[eight])));
+        _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(values, order));
+        _mm256_storeu_si256((__m256i *)ids_to, _mm256_permutevar8x32_epi32(numbers, order));
+    };
+    pack8(lanes & 255, x.a, ids.a);
+    const int low = __builtin_popcount(lanes & 255);
+    to += low;
+    ids_to += low;
+    pack8(lanes >> 8, x.b, ids.b);
+}
+
 #include "kernels/impl.h"
 
 }  // namespace

@@ -68,6 +68,35 @@ inline uint32_t lane_of(F a, F b) {
     return uint32_t(__builtin_ctz(equal | 0x10000));
 }
 
+struct D {
+    __m512d a, b;
+};
+inline D to_double(F x) {
+    return {_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+            _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1))};
+}
+inline D add(D x, D y) { return {_mm512_add_pd(x.a, y.a), _mm512_add_pd(x.b, y.b)}; }
+inline double sum(D x) {
+    const __m512d eight = _mm512_add_pd(x.a, x.b);
+    const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight),
+                                       _mm512_extractf64x4_pd(eight, 1));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+inline F power_of_two(F shifted) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(
+        _mm512_slli_epi32(_mm512_castps_si512(shifted), 23), _mm512_set1_epi32(0x3F800000)));
+}
+inline uint32_t lanes_from(F x, F least) { return _mm512_cmp_ps_mask(x, least, _CMP_GE_OQ); }
+inline F zero_below(F x, F least) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, least, _CMP_GE_OQ), x);
+}
+inline I load_ids(const uint32_t *p) { return _mm512_loadu_si512(p); }
+inline void pack_lanes(uint32_t lanes, F x, I ids, float *to, uint32_t *ids_to) {
+    store(to, _mm512_maskz_compress_ps(__mmask16(lanes), x));
+    _mm512_storeu_si512(ids_to, _mm512_maskz_compress_epi32(__mmask16(lanes), ids));
+}
+
 #include "kernels/impl.h"
 
 }  // namespace

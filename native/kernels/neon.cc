@@ -147,6 +147,60 @@ inline uint32_t lane_of(F a, F b) {
     return lane;
 }
 
+struct D {
+    float64x2_t v[8];
+};
+inline D to_double(F x) {
+    D out;
+    for (int i = 0; i < 4; i++) {
+        out.v[2 * i] = vcvt_f64_f32(vget_low_f32(x.v[i]));
+        out.v[2 * i + 1] = vcvt_high_f64_f32(x.v[i]);
+    }
+    return out;
+}
+inline D add(D x, D y) {
+    for (int i = 0; i < 8; i++) x.v[i] = vaddq_f64(x.v[i], y.v[i]);
+    return x;
+}
+inline double sum(D x) {
+    for (int half = 4; half; half /= 2)
+        for (int i = 0; i < half; i++) x.v[i] = vaddq_f64(x.v[i], x.v[i + half]);
+    return vgetq_lane_f64(x.v[0], 0) + vgetq_lane_f64(x.v[0], 1);
+}
+inline F power_of_two(F shifted) {
+    return each<F>([&](int i) {
+        const int32x4_t power = vshlq_n_s32(vreinterpretq_s32_f32(shifted.v[i]), 23);
+        return vreinterpretq_f32_s32(vaddq_s32(power, vdupq_n_s32(0x3F800000)));
+    });
+}
+inline uint32_t lanes_from(F x, F least) {
+    const uint32x4_t bits = {1, 2, 4, 8};
+    uint32_t lanes = 0;
+    for (int i = 0; i < 4; i++)
+        lanes |= vaddvq_u32(vandq_u32(vcgeq_f32(x.v[i], least.v[i]), bits)) << 4 * i;
+    return lanes;
+}
+inline F zero_below(F x, F least) {
+    return each<F>([&](int i) {
+        const uint32x4_t from = vcgeq_f32(x.v[i], least.v[i]);
+        return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), from));
+    });
+}
+inline I load_ids(const uint32_t *p) {
+    return each<I>([&](int i) { return vreinterpretq_s32_u32(vld1q_u32(p + 4 * i)); });
+}
+inline void pack_lanes(uint32_t lanes, F x, I ids, float *to, uint32_t *ids_to) {
+    float values[16];
+    int32_t numbers[16];
+    store(values, x);
+    for (int i = 0; i < 4; i++) vst1q_s32(numbers + 4 * i, ids.v[i]);
+    for (; lanes; lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        *to++ = values[lane];
+        *ids_to++ = uint32_t(numbers[lane]);
+    }
+}
+
 #include "kernels/impl.h"
 
 }  // namespace

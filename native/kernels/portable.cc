@@ -140,6 +140,46 @@ inline uint32_t lane_of(const F &a, const F &b) {
     return lane;
 }
 
+struct D {
+    double v[16];
+};
+inline D to_double(const F &a) {
+    return each<D>([&](int i) { return double(a.v[i]); });
+}
+inline D add(const D &a, const D &b) {
+    return each<D>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline double sum(D a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+    return a.v[0];
+}
+inline F power_of_two(const F &shifted) {
+    return each<F>([&](int i) {
+        const auto bits = __builtin_bit_cast(uint32_t, shifted.v[i]);
+        return __builtin_bit_cast(float, (bits << 23) + 0x3F800000u);
+    });
+}
+inline uint32_t lanes_from(const F &x, const F &least) {
+    uint32_t lanes = 0;
+    for (int i = 0; i < 16; i++) lanes |= uint32_t(x.v[i] >= least.v[i]) << i;
+    return lanes;
+}
+inline F zero_below(const F &x, const F &least) {
+    return each<F>([&](int i) { return x.v[i] >= least.v[i] ? x.v[i] : 0.0f; });
+}
+inline I load_ids(const uint32_t *p) {
+    return each<I>([&](int i) { return int32_t(p[i]); });
+}
+inline void pack_lanes(uint32_t lanes, const F &x, const I &ids, float *to, uint32_t *ids_to) {
+    for (int i = 0; i < 16; i++, lanes >>= 1) {  // a branch would be mispredicted
+        *to = x.v[i];
+        *ids_to = uint32_t(ids.v[i]);
+        to += lanes & 1;
+        ids_to += lanes & 1;
+    }
+}
+
 #include "kernels/impl.h"
 
 }  // namespace

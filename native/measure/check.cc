@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 
 #include "model/pack.h"
@@ -32,6 +33,7 @@ class Checker {
         ssm();
         for (const size_t length : {1, 15, 16, 17, 130, 700}) attention(length);
         search();
+        sampling();
         return std::move(found_);
     }
 
@@ -249,6 +251,51 @@ class Checker {
             k.maximum(x.data(), 999, &has_nan);
             *y = has_nan ? 1 : NAN;
         }, 0);
+    }
+
+    // The same bits everywhere, so that the same seed draws the same tokens.
+    void sampling() {
+        constexpr size_t n = 300, room = 304;
+        const Numbers logits = random(n, 4);
+        for (const size_t size : {size_t(1), size_t(16), size_t(129), n})
+            both("exponentials", size + 1, [&](const Kernels &k, float *y) {
+                Numbers weights(room + 32);
+                y[size] = float(k.exponentials(logits.data(), size, 12, 0.7f, weights.data()));
+                std::copy_n(weights.data(), size, y);
+            }, 0);
+        Numbers weights(room);
+        portable_.exponentials(logits.data(), n, 12, 0.7f, weights.data());
+        weights[40] = weights[50];
+        std::vector<uint32_t> ids(room);
+        std::iota(ids.begin(), ids.end(), 7u);
+        for (const float least : {1e-30f, weights[50], 0.5f, 2.0f}) {
+            both("mass_from", 2, [&](const Kernels &k, float *y) {
+                size_t count = 0;
+                y[0] = float(k.mass_from(weights.data(), n, least, &count));
+                y[1] = float(count);
+            }, 0);
+            both("select", 2 * room + 1, [&](const Kernels &k, float *y) {
+                Numbers chosen(room);
+                std::vector<uint32_t> chosen_ids(room);
+                const size_t found = k.select(weights.data(), ids.data(), n, weights[50], least,
+                                              chosen.data(), chosen_ids.data());
+                std::fill_n(y, 2 * room, 0.0f);
+                std::copy_n(chosen.data(), found, y);
+                std::copy_n(chosen_ids.data(), found, y + room);
+                y[2 * room] = float(found);
+            }, 0);
+        }
+        for (const size_t group : {2, 5})
+            both("maxima", room, [&](const Kernels &k, float *y) {
+                const size_t found = k.maxima(weights.data(), n, group, y);
+                std::fill(y + found, y + room, float(found));
+            }, 0);
+        double mass = 0;
+        for (const float weight : weights) mass += weight;
+        for (const double share : {0.0, 0.3, 0.9, 0.9999, 2.0})
+            both("draw", 1, [&](const Kernels &k, float *y) {
+                *y = float(k.draw(weights.data(), n, share * mass));
+            }, 0);
     }
 
     const Kernels &portable_, &k_;
