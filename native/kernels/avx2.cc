@@ -17,7 +17,8 @@ struct Nibbles {
     I low, high;
 };
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2;
+constexpr int NT = 2, NG = 4;
+constexpr bool HIGH_BY_16 = false;
 
 inline F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float *p, F v) {
@@ -64,6 +65,12 @@ inline Nibbles nibbles(const uint8_t *w) {
             {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask),
              _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)}};
 }
+// The second factor is 0 to 127.
+inline I dot_values(I acc, const int8_t *v, int32_t p4) {
+    const __m256i p = _mm256_set1_epi32(p4);
+    return {dot4(acc.a, p, _mm256_loadu_si256((const __m256i *)v)),
+            dot4(acc.b, p, _mm256_loadu_si256((const __m256i *)(v + 32)))};
+}
 inline I dot_low(I acc, Nibbles w, int32_t q4) {
     const __m256i q = _mm256_set1_epi32(q4);
     return {dot4(acc.a, w.low.a, q), dot4(acc.b, w.low.b, q)};
@@ -104,6 +111,13 @@ inline __m256i magnitude8(__m256 a) {
 }
 inline I magnitude(F a) { return {magnitude8(a.a), magnitude8(a.b)}; }
 inline I max_int(I a, I b) { return {_mm256_max_epi32(a.a, b.a), _mm256_max_epi32(a.b, b.b)}; }
+inline I and_int(I a, I b) { return {_mm256_and_si256(a.a, b.a), _mm256_and_si256(a.b, b.b)}; }
+inline I bits_of(I a, I mask, I others) {
+    const I kept = and_int(a, mask);
+    return {_mm256_or_si256(kept.a, others.a), _mm256_or_si256(kept.b, others.b)};
+}
+inline I as_int(F a) { return {_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)}; }
+inline F as_float(I a) { return {_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)}; }
 inline I add_int(I a, I b) { return {_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
 inline int32_t top_int(I a) {
     const __m256i eight = _mm256_max_epi32(a.a, a.b);
@@ -123,6 +137,13 @@ inline __m128i shorts(__m256i a) {
 }
 inline void store_bytes(int8_t *p, I a) {
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(shorts(a.a), shorts(a.b)));
+}
+
+inline void store_bytes(int8_t *p, I a, I b, I c, I d) {
+    store_bytes(p, a);
+    store_bytes(p + 16, b);
+    store_bytes(p + 32, c);
+    store_bytes(p + 48, d);
 }
 
 // The first lane where both are equal, or 16.

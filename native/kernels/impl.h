@@ -2,10 +2,12 @@
 // vectors inside an unnamed namespace, then includes this there. Nothing may be shared between the
 // sets: the linker would keep one copy, compiled for any of them.
 //
-// It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), FLIP, and
+// It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), NG (groups of a tile of one row), FLIP,
+// HIGH_BY_16 (the high ones of Nibbles are 16 times as great, and `add_high` adds them), and
 //   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
 //   lane_of, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,
-//   set_int, to_int, magnitude (bits without the sign), max_int, add_int, top_int, sum_int,
+//   set_int, to_int, magnitude (bits without the sign), max_int, add_int, and_int, bits_of (a & b | c), as_int
+//   and as_float (the same bits), top_int, sum_int, dot_values (weights of 0 to 127 as the last),
 //   store_bytes, D (16 doubles) with to_double, add and sum (the upper half of the lanes is added to
 //   the lower, then of those), power_of_two (of an integer plus 1.5 * 2^23; 0 for -127),
 //   lanes_from (a bit for each lane that is at least the second), zero_below (0 in the others),

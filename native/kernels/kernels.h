@@ -65,7 +65,7 @@ struct Rows {
 struct Cache8 {
     uint8_t *keys;        // [group][head_dim / 4][16 positions][4]
     float *key_scales;    // [position]
-    uint8_t *values;      // [position / 4][head_dim / 16][16 channels][4 positions]
+    int8_t *values;       // [position / 4][head_dim / 16][16 channels][4 positions]
     float *value_scales;  // [position]
 };
 

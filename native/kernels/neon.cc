@@ -17,7 +17,8 @@ struct Nibbles {
     int8x16_t low[4], high[4];
 };
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2;
+constexpr int NT = 2, NG = 4;
+constexpr bool HIGH_BY_16 = false;
 
 // The vectors whose quarters are quarter(0) to quarter(3).
 template <class V, class Quarter> inline V each(Quarter quarter) {
@@ -65,6 +66,9 @@ inline I dot(I acc, const uint8_t *w, int32_t q4) {
     return dot_of(acc, q4, [&](int i) {
         return vld1q_s8(reinterpret_cast<const int8_t *>(w) + 16 * i);
     });
+}
+inline I dot_values(I acc, const int8_t *v, int32_t p) {
+    return dot_of(acc, p, [&](int i) { return vld1q_s8(v + 16 * i); });
 }
 inline Nibbles nibbles(const uint8_t *w) {
     Nibbles out;
@@ -120,6 +124,18 @@ inline I magnitude(F a) {
 inline I max_int(I a, I b) {
     return each<I>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); });
 }
+inline I and_int(I a, I b) {
+    return each<I>([&](int i) { return vandq_s32(a.v[i], b.v[i]); });
+}
+inline I bits_of(I a, I mask, I others) {
+    return each<I>([&](int i) { return vorrq_s32(vandq_s32(a.v[i], mask.v[i]), others.v[i]); });
+}
+inline I as_int(F a) {
+    return each<I>([&](int i) { return vreinterpretq_s32_f32(a.v[i]); });
+}
+inline F as_float(I a) {
+    return each<F>([&](int i) { return vreinterpretq_f32_s32(a.v[i]); });
+}
 inline I add_int(I a, I b) {
     return each<I>([&](int i) { return vaddq_s32(a.v[i], b.v[i]); });
 }
@@ -136,6 +152,13 @@ inline void store_bytes(int8_t *p, I a) {
     const int16x8_t low = vcombine_s16(vqmovn_s32(a.v[0]), vqmovn_s32(a.v[1]));
     const int16x8_t high = vcombine_s16(vqmovn_s32(a.v[2]), vqmovn_s32(a.v[3]));
     vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
+}
+
+inline void store_bytes(int8_t *p, I a, I b, I c, I d) {
+    store_bytes(p, a);
+    store_bytes(p + 16, b);
+    store_bytes(p + 32, c);
+    store_bytes(p + 48, d);
 }
 
 // The first lane where both are equal, or 16.

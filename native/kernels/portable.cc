@@ -14,7 +14,8 @@ struct Nibbles {
     const uint8_t *w;
 };
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2;
+constexpr int NT = 2, NG = 4;
+constexpr bool HIGH_BY_16 = false;
 
 // The vector whose lanes are lane(0) to lane(15).
 template <class V, class Lane> inline V each(Lane lane) {
@@ -61,6 +62,9 @@ template <class Weight> inline I dot_of(I acc, int32_t q4, Weight weight) {
 }
 inline I dot(const I &acc, const uint8_t *w, int32_t q4) {
     return dot_of(acc, q4, [&](int k) { return int8_t(w[k]); });
+}
+inline I dot_values(const I &acc, const int8_t *v, int32_t p) {
+    return dot_of(acc, p, [&](int k) { return v[k]; });
 }
 inline Nibbles nibbles(const uint8_t *w) { return {w}; }
 inline I dot_low(const I &acc, Nibbles n, int32_t q4) {
@@ -109,6 +113,18 @@ inline I magnitude(const F &a) {
 inline I max_int(const I &a, const I &b) {
     return each<I>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
+inline I and_int(const I &a, const I &b) {
+    return each<I>([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline I bits_of(const I &a, const I &mask, const I &others) {
+    return each<I>([&](int i) { return (a.v[i] & mask.v[i]) | others.v[i]; });
+}
+inline I as_int(const F &a) {
+    return each<I>([&](int i) { return __builtin_bit_cast(int32_t, a.v[i]); });
+}
+inline F as_float(const I &a) {
+    return each<F>([&](int i) { return __builtin_bit_cast(float, a.v[i]); });
+}
 inline I add_int(const I &a, const I &b) {
     return each<I>([&](int i) { return int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i])); });
 }
@@ -131,6 +147,13 @@ inline I to_int(const F &a) {
 }
 inline void store_bytes(int8_t *p, const I &a) {
     for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
+}
+
+inline void store_bytes(int8_t *p, const I &a, const I &b, const I &c, const I &d) {
+    store_bytes(p, a);
+    store_bytes(p + 16, b);
+    store_bytes(p + 32, c);
+    store_bytes(p + 48, d);
 }
 
 // The first lane where both are equal, or 16.

@@ -204,7 +204,8 @@ class Checker {
                          scratch.data(), y);
             };
             const auto in_bytes = [&](const Kernels &k, float *y) {
-                std::vector<uint8_t> k8(room * dim), v8(room * dim);
+                std::vector<uint8_t> k8(room * dim);
+                std::vector<int8_t> v8(room * dim);
                 Numbers key_scales(room), value_scales(room);
                 const Cache8 cache{k8.data(), key_scales.data(), v8.data(), value_scales.data()};
                 for (size_t t = 0; t < length; t++)
