@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) scikit-build-core nanobind cmake ninja
+	$(PIP) scikit-build-core nanobind cmeel-zlib cmake ninja
 	@# Not isolated, so that the test of the wheel finds the engine compiled in build/.
 	$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@
@@ -63,7 +63,9 @@ report: $(STAMP) ## Write the report again from the result files
 
 neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debian: g++-aarch64-linux-gnu qemu-user cmake)
 	@for p in aarch64-linux-gnu-g++ qemu-aarch64 cmake; do command -v $$p >/dev/null || { echo "make neon needs $$p; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user cmake" >&2; exit 1; }; done
-	cmake -S native -B build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	$(PYTHON) -m pip download -q --no-deps --only-binary :all: --platform manylinux_2_28_aarch64 -d build/neon cmeel-zlib
+	$(PYTHON) -m zipfile -e build/neon/cmeel_zlib-*.whl build/neon
+	cmake -S native -B build/neon -DCMAKE_PREFIX_PATH=$(CURDIR)/build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	cmake --build build/neon --target itera-run
 	qemu-aarch64 build/neon/itera-run --check
 

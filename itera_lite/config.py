@@ -28,7 +28,7 @@ class Parts:
         init: initial weights: ``identity`` (each block adds nothing at first) or ``gpt2`` (as
             Radford et al., 2019).
         optimizer: ``muon`` for the matrices and AdamW for the rest, or ``adamw`` for everything.
-        gguf: the architecture's name in a GGUF file; None: no file can be written.
+        gguf: the architecture's name in a GGUF file.
     """
 
     norm: Literal["rms", "layer"] = "rms"
@@ -37,13 +37,15 @@ class Parts:
     bias: bool = False
     init: Literal["identity", "gpt2"] = "identity"
     optimizer: Literal["muon", "adamw"] = "muon"
-    gguf: str | None = None
+    gguf: str = "granitehybrid"
 
 
 FAMILIES: dict[Family, Parts] = {
-    "itera": Parts(gguf="granitehybrid"),
+    "itera": Parts(),
     "transformer": Parts(positions="rotary", gguf="llama"),
-    "gpt2": Parts("layer", "learned", "gelu", bias=True, init="gpt2", optimizer="adamw"),
+    "gpt2": Parts(
+        "layer", "learned", "gelu", bias=True, init="gpt2", optimizer="adamw", gguf="gpt2"
+    ),
 }
 
 
@@ -79,7 +81,6 @@ class ModelConfig:
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     logits_scaling: float = 1.0  # logits are divided by it
-    dropout: float = 0.0  # gpt2 only: of the embeddings and of the output of each layer
 
     @property
     def n_layers(self) -> int:
@@ -114,12 +115,6 @@ class ModelConfig:
                 raise ConfigError(f"{field}={getattr(self, field)!r}: expected {expected}")
 
         need(self.family in list(FAMILIES), "family", "'itera', 'transformer' or 'gpt2'")
-        need(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
-        need(
-            self.family == "gpt2" or self.dropout == 0,
-            "dropout",
-            "0: only gpt2 is trained with it",
-        )
         need(
             bool(self.pattern) and set(self.pattern) <= {"m", "a"},
             "pattern",
@@ -184,8 +179,10 @@ class TrainConfig:
     lr_embedding: float = 0.02  # AdamW: the embedding, which is the head too
     lr_other: float = 0.02  # AdamW: router, norms, convolution, state space
     weight_decay: float = 0.1
-    momentum: float = 0.95
+    momentum: float = 0.95  # of Muon
+    beta2: float = 0.95  # of AdamW: what its mean of squared gradients keeps a step
     clip: float = 1.0
+    dropout: float = 0.0  # of what a layer adds, and of a gpt2's embeddings
     warmup: float = 0.02
     decay: float = 0.6
     balance_weight: float = 0.01
@@ -200,6 +197,9 @@ class TrainConfig:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0, finite")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay={self.weight_decay}: expected 0 or more, finite")
+        for field in ("momentum", "beta2", "dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected 0 or more, below 1")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}: expected 0 to 2^63 - 1")
         if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
@@ -242,21 +242,33 @@ PRESETS: dict[str, dict[Family, dict[str, Any]]] = {
         "itera": _shape("mmammmam", 256, n_experts=8, d_expert=128, d_state=16),
         "transformer": _shape("aaaaaaaa", 320, d_ff=864, n_kv_heads=10),
     },
-    # The conventional model that the compression ladder starts from: 15 M parameters with a
-    # vocabulary of 32,768.
+    # The conventional models that the compression ladder starts from, with a vocabulary of 32,768:
+    # 14.8, 9.1 and 5.1 M parameters.
     "reference": {"gpt2": _shape("aaaaaaaa", 256, d_ff=1024, n_kv_heads=8, max_seq_len=512)},
+    "reference_medium": {"gpt2": _shape("aaaaaa", 192, d_ff=768, n_kv_heads=6, max_seq_len=512)},
     "reference_small": {"gpt2": _shape("aaaa", 128, d_ff=512, n_kv_heads=4, max_seq_len=512)},
 }
 NAMES: dict[Family, str] = {"itera": "itera_lite", "transformer": "transformer"}  # the pair
 
 
-def reference_recipe(d_model: int) -> dict[str, Any]:
+# The peak learning rate of a gpt2 model, as a function of its width and of the tokens it reads:
+# RATE * WIDTH / width * (TOKENS / tokens)^FALL, and for fewer tokens as for TOKENS.
+REFERENCE_RATE = 2e-3  # the best at REFERENCE_WIDTH and REFERENCE_TOKENS (experiments/LOG.md)
+REFERENCE_WIDTH = 128
+REFERENCE_TOKENS = 660_000
+REFERENCE_FALL = 0.32  # Bjorck et al., 2024 (arXiv:2409.19913)
+
+
+def reference_recipe(d_model: int, tokens: float) -> dict[str, Any]:
     """Default fields of `TrainConfig` for a gpt2 model.
 
-    Found by a search over learning rate and batch at widths 128 and 256 (experiments/LOG.md):
-    the best rate halves where the width doubles.
+    Args:
+        d_model: its width; the best rate halves where the width doubles.
+        tokens: that the whole training reads, about; the longer it is, the lower its best rate.
     """
-    return {"lr_other": 0.256 / d_model, "weight_decay": 0.1, "decay": 1.0, "batch_size": 8}
+    rate = REFERENCE_RATE * REFERENCE_WIDTH / d_model
+    rate *= min(1.0, REFERENCE_TOKENS / tokens) ** REFERENCE_FALL
+    return {"lr_other": rate, "weight_decay": 0.1, "decay": 1.0, "batch_size": 8}
 
 
 def preset(family: Family, size: str, vocab_size: int) -> ModelConfig:
@@ -283,7 +295,7 @@ def preset_of(config: Mapping[str, Any]) -> str | None:
         if named is None or not named.keys() <= config.keys():
             continue
         shape = preset(config["family"], size, REFERENCE_VOCABULARY).to_dict()
-        free = {"vocab_size", "dropout"}
-        if all(config.get(key, value) == value for key, value in shape.items() if key not in free):
+        del shape["vocab_size"]
+        if all(config.get(key, value) == value for key, value in shape.items()):
             return size
     return None

@@ -236,10 +236,11 @@ class Compression(Part, kw_only=True, tag_field="verb"):
 
 
 class FileBytes(Part):
-    """Size of the GGUF file, before in float32."""
+    """Size of the GGUF file, before in float32; and compressed as gzip does."""
 
     before: int
     after: int
+    compressed: int | None = None
 
 
 class QuantizedBits(Part):
@@ -261,7 +262,12 @@ class GroupSensitivity(Part):
 
 
 class Quantization(Compression, tag="quantize"):
-    """Matrices in 8 or 4 bits. ``weights``: type -> number of weights stored in it."""
+    """Matrices in 8 or 4 bits.
+
+    Attributes:
+        weights: type -> number of weights stored in it.
+        levels: of Q4_0's 16 those that are used; None: all.
+    """
 
     type: str
     method: str
@@ -271,6 +277,7 @@ class Quantization(Compression, tag="quantize"):
     weights: dict[str, int]
     bpb: QuantizedBits | None = None
     max_bytes: int | None = None
+    levels: int | None = None
     sensitivity: list[GroupSensitivity] = []
 
 
@@ -403,13 +410,21 @@ class DistillationRecord(Part):
 
 
 class LadderOptions(Part):
-    """The ladder's options that a stage of it was made with."""
+    """The ladder's settings that a stage of it was made with.
+
+    ``tokens``: of a further seed, those of the first one. ``made_from``: the beginning of the
+    weights' SHA-256 of the stages that it was made from.
+    """
 
     data: str
     minutes: float
     size: int | None = None
     student: str | None = None
     teacher: str | None = None
+    precision: str | None = None
+    evaluations: int | None = None
+    tokens: int | None = None
+    made_from: dict[str, str] = {}
 
 
 class Summary(Measured, tag="summary"):
@@ -793,6 +808,38 @@ class Reference(Part):
     epochs: float
     train_minutes: float
     chosen: bool
+    learning_rate: float | None = None
+
+
+class QuantizedReference(Part):
+    """A type of weights in which the chosen reference was tried in llama.cpp.
+
+    ``valid_bpb``: by llama.cpp, on validation text, which chooses the type.
+    """
+
+    type: str
+    bytes: PositiveInt
+    valid_bpb: float
+    chosen: bool
+
+
+class Teaching(Part):
+    """Whether a teacher taught the deployed model, by bits per byte on the validation text.
+
+    Attributes:
+        teacher_bpb, teacher_minutes: of the teacher; no minutes for one that was brought along.
+        alone_bpb, alone_minutes: of the student without a teacher, in the time of both trainings.
+        taught_bpb: of the taught student; None where the teacher wasn't better than ``alone_bpb``,
+            so that nobody was taught.
+        chosen: the stage of the student that is deployed.
+    """
+
+    teacher_bpb: float
+    teacher_minutes: float | None
+    alone_bpb: float
+    alone_minutes: float
+    taught_bpb: float | None
+    chosen: str
 
 
 class Rung(Part):
@@ -805,6 +852,7 @@ class Rung(Part):
         *_per_kb: for 1,000 bytes of text that it writes.
         outside_teacher: one that was brought along, whose training is in nobody's minutes.
         train_minutes: of all that it was made from; ``own_train_minutes``: of itself.
+        bytes_compressed: of what is on disk, compressed; None: not measured.
     """
 
     name: str
@@ -825,6 +873,7 @@ class Rung(Part):
     outside_teacher: str | None
     train_minutes: float
     own_train_minutes: float
+    bytes_compressed: PositiveInt | None = None
 
 
 class Ladder(Measured, tag="ladder"):
@@ -835,6 +884,11 @@ class Ladder(Measured, tag="ladder"):
         energy: how it was found, in words.
         text_bytes: of a text that is written to measure, about.
         targets: what the last rung reaches against the first.
+        quantized: the first rung's model in llama.cpp, in the best of ``quantized_types``; None
+            where llama.cpp wasn't there.
+        quantized_targets: what the last rung reaches against that.
+        steadiness: of the reference: how far apart its seeds are.
+        teaching: None in records of an earlier version.
         repeated_rounds: see `Benchmark`.
     """
 
@@ -848,6 +902,11 @@ class Ladder(Measured, tag="ladder"):
     rungs: Annotated[list[Rung], msgspec.Meta(min_length=1)]
     references: list[Reference] = []
     targets: list[Target] = []
+    quantized: Rung | None = None
+    quantized_types: list[QuantizedReference] = []
+    quantized_targets: list[Target] = []
+    steadiness: Target | None = None
+    teaching: Teaching | None = None
     repeated_rounds: int = 0
 
 

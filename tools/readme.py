@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/results.md again from the committed results.
+"""Writes the tables of README.md and of pages in docs/ again from the committed results.
 
     python -m tools.readme
 
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from itera_lite.errors import IteraError
 from itera_lite.files import write_text
-from itera_lite.records import SpeedRatio
-from itera_lite.report.ladder import CPU
+from itera_lite.model.cost import cost
+from itera_lite.records import Quantization, SpeedRatio, TeacherComparison
+from itera_lite.report.ladder import CPU, findings, rungs_table
 from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.results import ModelResults, Results, load_results
 from itera_lite.report.sections.engine import (
@@ -23,12 +24,6 @@ from itera_lite.report.sections.engine import (
     decode_speeds,
     ratio_to,
     targets,
-)
-from itera_lite.report.sections.outlook import (
-    references_tried,
-    rungs_table,
-    target_table,
-    unused_tokens,
 )
 from itera_lite.report.sections.steps import steps_table
 from itera_lite.report.table import KEYS, comparison_rows
@@ -44,9 +39,10 @@ from itera_lite.report.text import (
     table,
 )
 from itera_lite.stats.comparison import times
+from itera_lite.studies.teacher_or_not import SIDES
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/compression.md")
 PEERS = ("llama.cpp", "transformers")
 
 
@@ -97,17 +93,23 @@ def summary_table(results: Results) -> str:
             against.verdict.replace(OURS, "Itera"),
         ]
     )
-    ends = (ladder.rungs[-1], ladder.rungs[0])
-    cpu = [1e3 * CPU.of(rung) for rung in ends]
-    bpb = [fixed(rung.bpb.median) for rung in ends]
-    rows.append(
-        [
-            "CPU time of 1,000 bytes of text, 4-bit weights, the engine",
-            f"{significant(cpu[0])} ms",
-            f"{significant(cpu[1])} ms: GPT-2 in `transformers`",
-            f"Itera better by {times(cpu[1] / cpu[0])} ({bpb[0]} against {bpb[1]} bits/byte)",
-        ]
-    )
+    last = ladder.rungs[-1]
+    for reference, name in (
+        (ladder.rungs[0], "GPT-2 in `transformers`"),
+        (ladder.quantized, "the same GPT-2, quantised, in llama.cpp"),
+    ):
+        if reference is None:
+            continue
+        cpu = [1e3 * CPU.of(rung) for rung in (last, reference)]
+        bpb = [fixed(rung.bpb.median) for rung in (last, reference)]
+        rows.append(
+            [
+                "CPU time of 1,000 bytes of text, 4-bit weights, the engine",
+                f"{significant(cpu[0])} ms",
+                f"{significant(cpu[1])} ms: {name}",
+                f"Itera better by {times(cpu[1] / cpu[0])} ({bpb[0]} against {bpb[1]} bits/byte)",
+            ]
+        )
     return table(["", "Itera-Lite", "compared with", "verdict"], rows, "lrrl")
 
 
@@ -150,12 +152,57 @@ def ladder_table(results: Results) -> str:
     """
     if not results.ladder:
         raise IteraError(f"'{results.folder}' has no ladder.json. Run `itera ladder` to make it.")
-    return paragraphs(
-        rungs_table(results.ladder.rungs),
-        target_table(results.ladder.targets),
-        references_tried(results.ladder.references),
-        unused_tokens(results.ladder.rungs),
-    )
+    return paragraphs(rungs_table(results.ladder), *findings(results.ladder))
+
+
+def rounding_table(results: Results) -> str:
+    """What 8 and 4 bits cost each model that was rounded, by the method, as the engine scores it.
+
+    Raises:
+        IteraError: where nothing was rounded.
+    """
+    rows = []
+    for model in results.models:
+        made = model.summary and model.summary.compression
+        if not (isinstance(made, Quantization) and made.start and made.bpb):
+            continue
+        tokens = f", {significant(model.training.tokens / 1e6)} M tokens" if model.training else ""
+        taught = ", with a teacher" if model.summary and model.summary.distillation else ""
+        rows.append(
+            [
+                f"{code(made.start.name)}, {significant(made.start.params / 1e6)} M",
+                code(made.type),
+                f"{made.method}{tokens}{taught}",
+                f"{count(made.bytes.before)} to {count(made.bytes.after)}",
+                f"{fixed(made.bpb.before_engine)} to {fixed(made.bpb.after_engine)}",
+            ]
+        )
+    if not rows:
+        raise IteraError(f"'{results.folder}' has no summary of `itera compress quantize`")
+    rows.sort(key=lambda row: (row[0], row[4]))
+    return table(["model, parameters", "type", "method", "bytes", "bits/byte"], rows, "lllrr")
+
+
+def teachers_table(results: Results) -> str:
+    """The same student with and without a teacher, a row a comparison.
+
+    Raises:
+        IteraError: where nothing was compared.
+    """
+    rows = []
+    for path in sorted(results.folder.glob("teacher_*.json")):
+        record = TeacherComparison.read(path)
+        tokens = significant(record.settings.budget.amount / 1e6)
+        sides = [fixed(record.sides[side].valid_bpb.median) for side in SIDES]
+        params = significant(cost(record.settings.student).params_total / 1e6)
+        seeds = record.sides["distilled"].valid_bpb.repeats
+        verdict = record.verdicts["alone_longer"].winner or "no clear difference"
+        student = f"{params} M parameters, {tokens} M tokens, {seeds} seeds"
+        rows.append([student, *sides, verdict])
+    if not rows:
+        raise IteraError(f"'{results.folder}' has no result of `itera compress distill --compare`")
+    headers = ["student", *(SIDES[side] for side in SIDES), "the first or the last"]
+    return table(headers, rows, "lrrrl")
 
 
 TABLES = {
@@ -164,6 +211,8 @@ TABLES = {
     "training": training_table,
     "engine": engine_table,
     "ladder": ladder_table,
+    "rounding": rounding_table,
+    "teachers": teachers_table,
 }
 
 

@@ -61,7 +61,8 @@ def add(folder: Path, target: Path, study: str) -> list[Path]:
             written.append(record.write(target / path.name))
     for name, found in parts.items():
         summary = found.get("summary")
-        seed = (summary.model.seed if isinstance(summary, ModelRecord) else None) or 0
+        origin = next(iter(found.values())).provenance
+        seed = (summary.model.seed if isinstance(summary, ModelRecord) else origin.seed) or 0
         stage = name.removesuffix(f"-seed{seed}")
         path = target / study / stage / f"{seed}.json"
         run = Run.read(path) if path.exists() else Run(study=study, stage=stage, seed=seed)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -43,12 +44,12 @@ class DeployedModel:
     """A model as somebody would ship it, and the runtime that decodes it.
 
     Attributes:
-        runtime: ``transformers`` or ``engine``.
-        path: a checkpoint folder (``transformers``) or a GGUF file (``engine``).
+        runtime: that decodes it.
+        path: a checkpoint folder (``transformers``) or a GGUF file (the others).
         tokens: tokens of a text, for about `TEXT_BYTES`.
     """
 
-    runtime: Literal["transformers", "engine"]
+    runtime: Literal["transformers", "engine", "llama.cpp"]
     path: Path
     tokens: int
 
@@ -60,7 +61,7 @@ class DeployedModel:
             ``bytes`` written, and for writing them alone (not for the start, the load and a
             first short text that warms up) ``seconds``, ``cpu_seconds`` (all threads) and
             ``joules`` (only where the machine has a meter). And ``peak_rss_bytes`` of the
-            whole process.
+            whole process; for llama.cpp without Python, see `_before_llama`.
 
         Raises:
             IteraError: where the process fails.
@@ -311,11 +312,15 @@ def _load(checkpoint: str, threads: str, tokens: str, device: str) -> dict[str, 
 
 def _write(path: str, threads: str, runtime: str, tokens: str, seed: str) -> dict[str, float]:
     """What `DeployedModel.write_texts` returns, of this process."""
-    from itera_lite.bench.runtimes import ENGINE, Engine, Transformers
+    from itera_lite.bench.runtimes import ENGINE, LLAMA, Engine, Llama, Transformers
     from itera_lite.machine.energy import find_meter
 
+    python = 0
     if runtime == ENGINE:
         write = Engine(Path(path)).write
+    elif runtime == LLAMA:
+        python = _before_llama()
+        write = Llama(Path(path), int(tokens) + 1, threads=int(threads)).write
     else:
         import torch
 
@@ -332,11 +337,24 @@ def _write(path: str, threads: str, runtime: str, tokens: str, seed: str) -> dic
         "bytes": float(written),
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_rss_bytes": float(_resident_bytes("VmHWM")),
+        "peak_rss_bytes": float(_resident_bytes("VmHWM") - python),
     }
     if meter is not None and counters is not None:
         found["joules"] = meter.since(counters)
     return found
+
+
+def _before_llama() -> int:
+    """Resident bytes of this process with llama.cpp's library and its Python package imported.
+
+    A user of llama.cpp runs a program without Python, which isn't installed with the package. So
+    only what is added by the model and its work counts, which is less than such a program takes.
+    """
+    import llama_cpp  # noqa: F401  (what it takes is not the model's)
+
+    with suppress(OSError):  # Linux only: the peak begins anew here
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _resident_bytes("VmRSS")
 
 
 WORK: dict[str, Callable[..., dict[str, float]]] = {"load": _load, "write": _write}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # Names in the results. The engine is called by the package's name beside other programs, and
 # by its own beside our PyTorch models.
+LLAMA_TOP_K = 40  # llama.cpp's own default; top-p alone would take longer than a small model
 OURS, ENGINE, LLAMA, TRANSFORMERS = "itera-lite", "engine", "llama.cpp", "transformers"
 
 
@@ -374,9 +375,66 @@ class Llama(Runtime):
             seconds += self._feed(document.ids, every=True)
         return seconds
 
+    def write(self, tokens: int, seed: int) -> int:
+        """Sample a text by llama.cpp's own samplers; returns its length in bytes.
+
+        With the sampling defaults in the file, after a cut to the likeliest `LLAMA_TOP_K` where the
+        file has none. The end of a document doesn't end the text.
+        """
+        sampler = self._sampler(seed)
+        self._clear()
+        self._feed([self._eot_id])
+        batch, context, decode = self._batch, self._context, self._c.llama_decode
+        sample, ids = self._c.llama_sampler_sample, []
+        batch.n_tokens, batch.logits[0] = 1, True
+        for _ in range(tokens):
+            token = sample(sampler, context, -1)
+            ids.append(token)
+            batch.token[0], batch.pos[0] = token, self._length
+            if status := decode(context, batch):
+                raise IteraError(f"llama_decode failed with status {status}")
+            self._length += 1
+        self._c.llama_sampler_free(sampler)
+        size = 64 * (tokens + 1)
+        given, text = (self._c.llama_token * tokens)(*ids), ctypes.create_string_buffer(size)
+        vocab = self._c.llama_model_get_vocab(self._llama.model)
+        return int(self._c.llama_detokenize(vocab, given, tokens, text, size, False, False))
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Logits (L, V) of every position of a text of at most ``batch`` tokens; a view, until the
+        next call."""
+        self._clear()
+        self._feed(ids, every=True)
+        pointer = self._c.llama_get_logits(self._context)
+        return self._as_array(pointer, (len(ids), self._vocab_size))
+
     def close(self) -> None:
         self._c.llama_batch_free(self._batch)
         self._llama.close()
+
+    def _sampler(self, seed: int) -> Any:
+        """llama.cpp's chain of samplers for the defaults in the file, the cheapest cut first."""
+        c, given = self._c, self._llama.metadata
+
+        def option(name: str, default: float) -> float:
+            return float(given.get(f"general.sampling.{name}", default))
+
+        chain = c.llama_sampler_chain_init(c.llama_sampler_chain_default_params())
+        repeat, temperature = option("penalty_repeat", 1.0), option("temp", 1.0)
+        parts = []
+        if repeat != 1:
+            parts.append(c.llama_sampler_init_penalties(self._llama.n_ctx(), repeat, 0.0, 0.0))
+        top_k = int(option("top_k", 0)) or LLAMA_TOP_K
+        parts.append(c.llama_sampler_init_top_k(top_k))
+        parts.append(c.llama_sampler_init_temp(temperature))
+        if (top_p := option("top_p", 1.0)) < 1:
+            parts.append(c.llama_sampler_init_top_p(top_p, 1))
+        if min_p := option("min_p", 0.0):
+            parts.append(c.llama_sampler_init_min_p(min_p, 1))
+        parts.append(c.llama_sampler_init_dist(seed))
+        for part in parts:
+            c.llama_sampler_chain_add(chain, part)
+        return chain
 
     def _clear(self) -> None:
         self._c.llama_memory_clear(self._memory, True)

@@ -46,7 +46,7 @@ LAST = "-last"  # ending of the folder that a run resumes from
 _STATE = "training_state"
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
-    r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf"  # as `itera export` names them
+    r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf(\.gz)?"  # as `itera export` names them
     rf"|{_STATE}/(state\.json|tensors\.safetensors)"
 )
 

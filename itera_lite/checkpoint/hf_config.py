@@ -72,7 +72,6 @@ USED: dict[str, dict[str, Number]] = {
         "n_inner": _whole(needed=False),
         "n_positions": LENGTH,
         "layer_norm_epsilon": EPSILON,
-        "resid_pdrop": Number(float, 0.0, 0.999, needed=False),
     },
     "llama": _COMMON
     | {
@@ -155,6 +154,7 @@ _HARMLESS = """
     dtype torch_dtype use_cache use_bfloat16 torchscript return_dict output_attentions
     output_hidden_states output_router_logits output_scores return_dict_in_generate
     chunk_size_feed_forward initializer_range init_method attention_dropout attn_pdrop embd_pdrop
+    resid_pdrop
     router_aux_loss_coef pretraining_tp mamba_chunk_size reorder_and_upcast_attn n_ctx
     bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id
     tokenizer_class prefix id2label label2id num_labels problem_type finetuning_task
@@ -197,8 +197,8 @@ def to_hf_config(config: ModelConfig, eot_id: int) -> dict[str, Any]:
             "n_inner": c.d_ff,
             "activation_function": "gelu_new",
             "layer_norm_epsilon": c.norm_eps,
-            "resid_pdrop": c.dropout,
-            "embd_pdrop": c.dropout,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
             "attn_pdrop": 0.0,
             "tie_word_embeddings": True,
             "use_cache": True,
@@ -318,7 +318,6 @@ def _gpt2(values: dict[str, Any], raw: dict[str, Any]) -> ModelConfig:
         d_ff=values["n_inner"] or 4 * width,
         max_seq_len=values["n_positions"],
         norm_eps=values["layer_norm_epsilon"],
-        dropout=0.1 if values["resid_pdrop"] is None else values["resid_pdrop"],
     )
 
 

@@ -16,7 +16,15 @@ from safetensors.torch import save
 from torch import Tensor
 
 from itera_lite.errors import CheckpointError
-from itera_lite.files import exists, is_file, is_folder, named_in_utf8, read_object, write_bytes
+from itera_lite.files import (
+    begins_with,
+    exists,
+    is_file,
+    is_folder,
+    named_in_utf8,
+    read_object,
+    write_bytes,
+)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -66,9 +74,7 @@ def _read_errors(folder: Path) -> Iterator[None]:
 
 def _not_a_folder(path: Path) -> str:
     """The message for a file instead of a checkpoint: what it is and what to give instead."""
-    with open(path, "rb") as file:
-        begins = file.read(4)
-    if begins == b"GGUF":
+    if begins_with(path, 4) == b"GGUF":
         return (
             f"'{path}' is a GGUF file, which can be run (itera generate, itera score) but not "
             "trained, compressed or exported again: give the checkpoint folder that it was "

@@ -10,7 +10,7 @@ from itera_lite.commands.options import WorkerCount
 from itera_lite.compress.fit import Fit
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.errors import UsageError
-from itera_lite.export.gguf import check_exportable
+from itera_lite.export.gguf import check_engine_runs
 from itera_lite.quantities import bytes_of, check_numbers, share_of
 from itera_lite.records import Quantization, Summary
 from itera_lite.train.compute import Compute
@@ -62,7 +62,7 @@ def compress(
     limit = None if target_bytes is None else bytes_of("target-bytes", target_bytes)
     loss = 0.0 if max_loss is None else share_of("max-loss", max_loss)
     start = Start.load(checkpoint)
-    check_exportable(start.folder, start.model.config)
+    check_engine_runs(start.folder, start.model.config)
 
     def explain(sentence: str) -> None:
         if not quiet:

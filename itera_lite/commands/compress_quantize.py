@@ -11,21 +11,25 @@ from itera_lite.compress.quantize import QuantizeOptions, Type, usual_method
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.distill.objective import MIX
 from itera_lite.errors import UsageError
+from itera_lite.export.summary import Format
 from itera_lite.quantities import bytes_of, check_numbers
 from itera_lite.records import Quantization, Summary
 from itera_lite.train.compute import Compute
 from itera_lite.train.run_files import refuse_input
 
 MethodOrAuto = Literal["auto", "plain", "gptq", "qat"]
+Levels = Literal[15, 9, 7, 5, 3]
 
 
 def quantize(
     checkpoint: Path,
     *,
     type: Type | None = None,
+    levels: Levels | None = None,
     method: MethodOrAuto = "auto",
     data: str | None = None,
     max_bytes: str | None = None,
+    format: Format = "gguf",
     minutes: float | None = None,
     tokens: str | None = None,
     teacher: list[Path] | None = None,
@@ -47,12 +51,17 @@ def quantize(
     Args:
         checkpoint: Folder of the model.
         type: q4_0 by default; mixed is q4_0 with the embedding in q8_0.
+        levels: Of the 16 levels of q4_0, use only so many about zero, and round the rest of the
+            model to 16 bits. The type and the file's size stay as they are; compressed, the file
+            is a quarter (9 levels) to a half (3) smaller.
         method: plain rounding; gptq, which compensates errors on a calibration text; qat, a short
             training with rounded weights; auto takes qat for 4 bits where there is text (gptq with
             --minutes 0), else plain.
         data: Set or path to calibrate or train on, and to measure with. Plain needs none.
         max_bytes: Size of the file at most, such as 1MB: each matrix gets 8 or 4 bits so that the
             loss is least.
+        format: gguf; or gguf.gz, the same file compressed, which the engine reads as it is, and
+            llama.cpp after gunzip.
         minutes: Length of qat's training; 3 by default.
         tokens: Length of qat's training in tokens instead, such as 2M.
         teacher: Checkpoint that teaches in qat's training, as in `compress distill`; several are
@@ -77,6 +86,8 @@ def quantize(
         raise UsageError(f"--max-bytes chooses the type of each matrix: leave out --type {type}")
     limit = None if max_bytes is None else bytes_of("max-bytes", max_bytes)
     type = type or ("q4_0" if max_bytes is None else "mixed")
+    if levels is not None and type != "q4_0":
+        raise UsageError(f"--levels {levels} is for --type q4_0, not {type}")
     chosen = usual_method(type, text) if method == "auto" else method
     if teacher and chosen != "qat":
         raise UsageError(f"--teacher is for --method qat: nothing is trained by {chosen}")
@@ -87,10 +98,13 @@ def quantize(
     ):
         if needed and data is None:
             raise UsageError(f"{wanted} needs text: name a set or a path with --data")
-    options = QuantizeOptions(type, chosen, limit, tuple(teacher or ()), mix)
+    options = QuantizeOptions(type, chosen, limit, tuple(teacher or ()), mix, levels, format)
     start = Start.load(checkpoint)
+    few = "" if levels is None else f"_{levels}_levels"
     with start.claimed(
-        *(name, f"{start.name}_{type}", checkpoints, results), resume=resume, overwrite=overwrite
+        *(name, f"{start.name}_{type}{few}", checkpoints, results),
+        resume=resume,
+        overwrite=overwrite,
     ) as files:
         for folder in options.teachers:
             refuse_input(files, Path(folder))
@@ -106,11 +120,15 @@ def describe_quantization(summary: Summary) -> str:
     made = summary.compression
     assert isinstance(made, Quantization)
     size, bpb = made.bytes, made.bpb
+    few = "" if made.levels is None else f" with {made.levels} levels"
     lines = [
-        f"{made.file}: {made.type} by {made.method}, {made.bits_per_weight:.2f} bits per weight",
+        f"{made.file}: {made.type}{few} by {made.method}, "
+        f"{made.bits_per_weight:.2f} bits per weight",
         f"  bytes          {size.before:>10,} -> {size.after:,} "
         f"({size.before / size.after:.1f} times fewer than float32)",
     ]
+    if size.compressed is not None:
+        lines.append(f"  compressed     {size.compressed:25,}")
     if bpb is None:
         return "\n".join([*lines, "  bits per byte not measured: name a set with --data"])
     lines += [

@@ -29,7 +29,8 @@ def evaluate(
     """Measure the quality of a checkpoint.
 
     Bits per byte, loss, perplexity and next-token accuracy on held-out text, beside what
-    xz, bzip2 and a Kneser-Ney byte model reach on the same text. Writes NAME_eval.json.
+    compressors (xz, bzip2; PPMd and zpaq where installed) and a Kneser-Ney byte model reach on
+    the same text. Writes NAME_eval.json.
 
     Args:
         checkpoint: Folder of the model; its name is the NAME of the result file.
@@ -38,7 +39,7 @@ def evaluate(
         seq_len: Longest window in tokens; by default the one of the training.
         max_bytes: Evaluate a random choice of documents (fixed seed) of at most this size, such
             as 5KB or 1MB.
-        baselines: Also measure xz, bzip2 and the Kneser-Ney model.
+        baselines: Also measure the compressors and the Kneser-Ney model.
         workers: How many cores compute at once; by default all, or OMP_NUM_THREADS.
         results: Folder of the result files.
     """

@@ -16,6 +16,14 @@ from itera_lite.files import check_writable
 from itera_lite.machine.peak import torch_threads
 from itera_lite.quantities import check_numbers, whole_number
 from itera_lite.records import Ladder, Quantization, Summary, VocabularyChange
+from itera_lite.report.ladder import (
+    factors,
+    lost_quality,
+    references_tried,
+    steadiness,
+    teaching,
+    types_tried,
+)
 from itera_lite.studies.ladder_costs import measure_ladder
 from itera_lite.studies.ladder_stages import (
     REFERENCES,
@@ -24,6 +32,7 @@ from itera_lite.studies.ladder_stages import (
     groups,
     is_finished,
     make,
+    share_of,
 )
 from itera_lite.terminal import table
 from itera_lite.train.compute import Compute
@@ -66,13 +75,13 @@ def ladder(
     Args:
         data: Set or path.
         quick: A small version in about 10 minutes: it shows the way, not what it leads to.
-        minutes: Length of a training; a rung takes from 0.4 to 2 of them, a reference as long
-            as everything that the deployed model needs. Of two references, GPT-2 models of
-            15 and 5 M parameters, the better one on the validation text is rung 0.
+        minutes: Length of a training; a rung takes from 0.4 to 4 of them, a reference as long
+            as everything that the deployed model needs. Of three references, GPT-2 models of
+            15, 9 and 5 M parameters, the best one on the validation text is rung 0.
         size: Tokens of the small vocabulary.
         student: Preset of the deployed model.
         teacher: A trained checkpoint that teaches, with a vocabulary of that size; by default
-            one is trained.
+            one is trained. It teaches only where it is better than what the student reaches alone.
         seeds: Trainings of every rung with different seeds, for the spread of its quality; the
             further ones read as many tokens as the first.
         repeats: How often each cost is measured.
@@ -80,7 +89,7 @@ def ladder(
         workers: How many cores train at once; text is always written with one.
         quiet: No progress.
         overwrite: Replace checkpoints of stages that aren't finished, or that were made with other
-            options.
+            settings.
         checkpoints: Folder of the checkpoints; by default checkpoints/ladder-DATA.
         results: Folder of the result files.
 
@@ -88,7 +97,8 @@ def ladder(
         The record that ladder.json holds.
 
     Raises:
-        UsageError: a number that is out of its range.
+        UsageError: a number that is out of its range, or a stage that was made with other
+            settings.
         MissingExtra: `transformers`, which decodes most rungs, isn't installed.
     """
     check_numbers(minutes=minutes, seeds=seeds, repeats=repeats, workers=workers)
@@ -118,10 +128,11 @@ def ladder(
         for seed in range(seeds)
     ]
     if not quiet:
-        total = sum(stage.share for stage in (*REFERENCES, *STAGES))
-        total += (seeds - 1) * sum(stage.share for stage in (REFERENCES[0], *STAGES))
+        total = sum(share_of(plans[0], stage) for stage in (*REFERENCES, *STAGES))
+        further = [s for s in STAGES if s.name not in ("teacher", "distilled")]
+        total += (seeds - 1) * sum(s.share for s in (REFERENCES[0], *further))
         print(
-            f"ladder on {data}: about {total * minutes:.0f} minutes of training where "
+            f"ladder on {data}: at most {total * minutes:.0f} minutes of training where "
             "nothing is finished yet, then the measurements"
         )
     for plan in plans:
@@ -170,9 +181,12 @@ def _show(record: Ladder) -> None:
     held = record.held_out
     print(f"\n{record.source}, {held.split} split, {held.bytes:,} bytes held out")
     header = ("", "bits/byte", "MB on disk", "peak MB", "CPU-s/kB", "MFLOP/byte", "train min")
+    rungs = {f"{index}: {rung.name}": rung for index, rung in enumerate(record.rungs)}
+    if record.quantized is not None:
+        rungs[record.quantized.name] = record.quantized
     rows = [
         (
-            f"{index}: {rung.name}",
+            name,
             f"{rung.bpb.median:.4f}",
             f"{rung.bytes_on_disk / 1e6:.3f}",
             f"{rung.peak_rss_bytes.median / 1e6:.1f}",
@@ -180,24 +194,17 @@ def _show(record: Ladder) -> None:
             f"{rung.flops_per_byte / 1e6:.3g}",
             f"{rung.train_minutes:.1f}",
         )
-        for index, rung in enumerate(record.rungs)
+        for name, rung in rungs.items()
     ]
     print(table(header, rows))
-    for target in record.targets:
-        goal = "" if target.goal is None else f", the goal {target.goal:g}x {target.goal_verdict}"
-        print(
-            f"{target.label}: {target.value:.0f}x below the reference; "
-            f"{target.target:g}x {target.verdict_text}{goal}"
-        )
-    for tried in record.references:
-        chosen = "rung 0" if tried.chosen else "not taken"
-        print(
-            f"{tried.stage}: {tried.params / 1e6:.1f} M parameters, "
-            f"{tried.valid_bpb:.4f} bits per byte on the validation text: {chosen}"
-        )
-    if any(target.reason and target.verdict == "missed" for target in record.targets):
-        first, last = record.rungs[0].bpb, record.rungs[-1].bpb
-        print(
-            f"The last rung is worse ({last.max:.4f}) than the reference ({first.min:.4f}): no "
-            "factor counts"
-        )
+    header = ("the last rung", "against rung 0", "wanted", "verdict", "in llama.cpp", "wanted", "")
+    print(table(header, [[label, *first, *second] for label, first, second in factors(record)]))
+    for sentence in (
+        references_tried(record.references),
+        steadiness(record),
+        types_tried(record),
+        teaching(record.teaching),
+        lost_quality(record),
+    ):
+        if sentence:
+            print(sentence)

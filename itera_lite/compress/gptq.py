@@ -14,8 +14,15 @@ from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor, nn
 
-from itera_lite.compress.rounding import Kinds, copy_of, fake_quantize, parameter_types
+from itera_lite.compress.rounding import (
+    Kinds,
+    fake_quantize,
+    ladder_scales,
+    parameter_types,
+    rounded,
+)
 from itera_lite.evaluate.bits import batches_of, evaluating
+from itera_lite.export.types import is_matrix
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
 from itera_lite.model.layers import SwiGLU, gated_silu
@@ -34,18 +41,24 @@ _PEAKS = torch.arange(5.0, 9.25, 0.25)
 
 @torch.no_grad()
 def gptq(
-    model: LanguageModel, kinds: Kinds, windows: Tensor, workers: Workers | None = None
+    model: LanguageModel,
+    kinds: Kinds,
+    windows: Tensor,
+    workers: Workers | None = None,
+    levels: int | None = None,
 ) -> LanguageModel:
-    """A copy of the model with its matrices rounded to ``kinds``.
+    """A copy of the model with its matrices rounded to ``kinds``, other tensors plainly.
 
     Args:
         kinds: see `itera_lite.compress.rounding.kinds_of`. Types without blocks of 32 are
             rounded plainly.
         windows: (W, L) token ids of the calibration text.
         workers: that share the text and the matrices; None: the calling thread does all.
+        levels: of Q4_0, see `itera_lite.compress.rounding.few_levels`.
     """
     workers = workers or Workers()
-    copy = copy_of(model).float()
+    others = {name: kind for name, kind in kinds.items() if not is_matrix(name)}
+    copy = rounded(model, others).float()
     names = {parameter: name for name, parameter in copy.named_parameters()}
 
     def round_to_kind(parameter: Tensor, hessians: Tensor) -> None:
@@ -53,7 +66,8 @@ def gptq(
         if found is None:
             return
         halves = parameter.chunk(len(found), dim=-2)
-        done = [compensate(half, hessians, kind) for half, kind in zip(halves, found, strict=True)]
+        pairs = zip(halves, found, strict=True)
+        done = [compensate(half, hessians, kind, levels) for half, kind in pairs]
         parameter.copy_(torch.cat(done, dim=-2))
 
     def inputs(module: nn.Module) -> Tensor:
@@ -87,13 +101,14 @@ def gptq(
     return copy
 
 
-def compensate(weights: Tensor, hessians: Tensor, kind: Type) -> Tensor:
+def compensate(weights: Tensor, hessians: Tensor, kind: Type, levels: int | None = None) -> Tensor:
     """Round matrices so that their outputs change little.
 
     Args:
         weights: (..., R, C).
         hessians: (E, C, C), sums of ``x x^T`` over the inputs of each matrix of a stack.
         kind: Q8_0 or Q4_0; another is rounded plainly.
+        levels: of Q4_0, see `itera_lite.compress.rounding.few_levels`.
 
     Returns:
         The same shape, every block of 32 on a grid of the type with a float16 scale.
@@ -105,10 +120,13 @@ def compensate(weights: Tensor, hessians: Tensor, kind: Type) -> Tensor:
     factor = _inverse_factor(hessians.double())  # (E, C, C), upper triangular
     result = torch.empty_like(work)
     low, high = (-127, 127) if kind == Type.Q8_0 else (-8, 7)
+    most = None if levels is None or kind != Type.Q4_0 else levels // 2
+    if most is not None:
+        low, high = -most, most
     for start in range(0, work.shape[-1], block):
         columns = range(start, start + block)
         loss = factor.diagonal(dim1=1, dim2=2)[:, None, columns].square().reciprocal()
-        scale = _scales(work[..., columns], loss, kind)
+        scale = _scales(work[..., columns], loss, kind, most)
         safe = torch.where(scale == 0, 1.0, scale)
         for j in columns:
             steps = (work[..., j] / safe).round().clamp(low, high)
@@ -118,19 +136,24 @@ def compensate(weights: Tensor, hessians: Tensor, kind: Type) -> Tensor:
     return result.float().view_as(weights)
 
 
-def _scales(blocks: Tensor, loss: Tensor, kind: Type) -> Tensor:
+def _scales(blocks: Tensor, loss: Tensor, kind: Type, most: int | None = None) -> Tensor:
     """The scale (E, R) of each block (E, R, 32), as float16 stores it.
 
     For four bits the scale with the least error over all weights, each weighed with ``loss``; for
-    eight the usual one, as there is little to gain.
+    eight the usual one, as there is little to gain. With ``most`` steps, it is on the ladder.
     """
     peak = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))[..., 0]
     if kind == Type.Q8_0:
         return (peak / 127).half().double()
+    if most is None:
+        low, high = -8, 7
+        tried = [(peak / steps).half().double() for steps in torch.cat([_PEAKS, -_PEAKS]).tolist()]
+    else:
+        low, high = -most, most
+        tried = ladder_scales(peak.abs(), most)
     best, least = torch.zeros_like(peak), torch.full_like(peak, torch.inf)
-    for steps in torch.cat([_PEAKS, -_PEAKS]).tolist():
-        scale = (peak / steps).half().double()
-        near = (blocks / torch.where(scale == 0, 1.0, scale)[..., None]).round().clamp(-8, 7)
+    for scale in tried:
+        near = (blocks / torch.where(scale == 0, 1.0, scale)[..., None]).round().clamp(low, high)
         error = (loss * (blocks - near * scale[..., None]).square()).sum(-1)
         better = error < least
         best, least = torch.where(better, scale, best), torch.where(better, error, least)

@@ -33,7 +33,7 @@ MINUTES = 3.0
 
 
 class Rounded(Objective):
-    """Another objective's loss, of the model with rounded matrices.
+    """Another objective's loss, of the model with rounded weights.
 
     Every step computes with the weights that the file will hold, and updates the exact ones
     behind them (the straight-through estimator of Bengio et al., 2013,
@@ -42,10 +42,13 @@ class Rounded(Objective):
     Args:
         kinds: see `itera_lite.compress.rounding.kinds_of`.
         inner: the loss; by default of the next token. Distillation may be another.
+        levels: of Q4_0, see `itera_lite.compress.rounding.few_levels`.
     """
 
-    def __init__(self, kinds: Kinds, inner: Objective | None = None) -> None:
-        self.kinds, self.inner = kinds, inner or Objective()
+    def __init__(
+        self, kinds: Kinds, inner: Objective | None = None, levels: int | None = None
+    ) -> None:
+        self.kinds, self.inner, self.levels = kinds, inner or Objective(), levels
 
     def loss(
         self, model: LanguageModel, tokens: Tensor, positions: Tensor, balance_weight: float
@@ -57,20 +60,24 @@ class Rounded(Objective):
 
     def rounding(self, name: str) -> Callable[[Tensor], Tensor] | None:
         types = parameter_types(name, self.kinds)
-        return None if types is None else partial(round_parts, kinds=types)
+        if types is None:
+            return None
+        return partial(round_parts, kinds=types, levels=self.levels)
 
     def deployed(self, model: LanguageModel) -> LanguageModel:
-        return rounded(self.inner.deployed(model), self.kinds)
+        return rounded(self.inner.deployed(model), self.kinds, self.levels)
 
     def identity(self) -> dict[str, Any]:
         kinds = {name: kind.name for name, kind in self.kinds.items()}
-        return {"kinds": kinds, "inner": self.inner.identity()}
+        few = {} if self.levels is None else {"levels": self.levels}
+        return {"kinds": kinds, **few, "inner": self.inner.identity()}
 
 
 def train_rounded(
     job: Job,
     dataset: Dataset,
     kinds: Kinds,
+    levels: int | None,
     teachers: Sequence[Path],
     mix: float,
     record: Callable[[float], Quantization],
@@ -78,6 +85,7 @@ def train_rounded(
     """Train with rounded weights. The best checkpoint is written rounded.
 
     Args:
+        kinds, levels: see `Rounded`.
         teachers: folders of checkpoints that teach, with a share of ``mix`` in the loss.
         record: gives how the model was made, from its bits per byte; the checkpoint is written
             then.
@@ -91,7 +99,7 @@ def train_rounded(
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
     shape, source = start.model.config, str(job.text.data)
     config = replace(gentle(shape, budget, RATE, job.text.seed), decay=1.0)
-    objective, taught = Rounded(kinds), None
+    objective, taught = Rounded(kinds, levels=levels), None
     if teachers:
         student = Student(start.name, shape, start.tokenizer, start.folder)
         loaded = [Teacher.load(folder) for folder in teachers]
@@ -99,7 +107,7 @@ def train_rounded(
         distillation = Distillation(plan.targets, TEMPERATURE, mix)
         seconds = plan.compute_targets(config, budget, compute)
         taught = plan.record(distillation, seconds, compute.workers)
-        objective = Rounded(kinds, distillation)
+        objective = Rounded(kinds, distillation, levels)
     return Training(
         *(shape, config, dataset, budget, job.files, compute),
         source=source,

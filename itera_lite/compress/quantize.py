@@ -27,8 +27,10 @@ from itera_lite.data.prepare import Dataset
 from itera_lite.distill.objective import MIX
 from itera_lite.engine import Model
 from itera_lite.evaluate.bits import first_bytes, validation_score
-from itera_lite.export.gguf import check_exportable, write_gguf
+from itera_lite.export.gguf import check_engine_runs, write_gguf
+from itera_lite.export.summary import Format
 from itera_lite.export.types import SCHEMES
+from itera_lite.files import gzipped
 from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import describe
@@ -59,6 +61,8 @@ class QuantizeOptions:
             training with rounded weights.
         max_bytes: size of the file at most: each matrix gets 8 or 4 bits, whatever ``type`` says.
         teachers: folders of checkpoints that teach in qat's training, with a share of ``mix``.
+        levels: of q4_0's 16 those that are used, see `itera_lite.compress.rounding.few_levels`.
+        format: of the file.
     """
 
     type: Type
@@ -66,6 +70,8 @@ class QuantizeOptions:
     max_bytes: int | None = None
     teachers: tuple[Path, ...] = ()
     mix: float = MIX
+    levels: int | None = None
+    format: Format = "gguf"
 
 
 def usual_method(type: Type, text: TextOptions) -> Method:
@@ -85,10 +91,12 @@ def quantize(job: Job, options: QuantizeOptions) -> Summary:
         UsageError: ``max_bytes`` is too small, the text is too short, or qat has no budget.
     """
     start, files = job.start, job.files
-    check_exportable(start.folder, start.model.config)
-    kinds: Kinds = {} if options.max_bytes else kinds_of(start.model, SCHEMES[options.type])
+    check_engine_runs(start.folder, start.model.config)
+    kinds: Kinds = (
+        {} if options.max_bytes else kinds_of(start.model, SCHEMES[options.type], options.levels)
+    )
     if job.text.data is None:
-        model = rounded(start.model, kinds)
+        model = rounded(start.model, kinds, options.levels)
         files.forget()
         save_checkpoint(files.best, model, start.tokenizer)
         made_from = [Source(start.name, "start")]
@@ -118,14 +126,14 @@ def quantize(job: Job, options: QuantizeOptions) -> Summary:
 
     if options.method == "qat":
         return train_rounded(
-            *(job, dataset, kinds, options.teachers, options.mix),
+            *(job, dataset, kinds, options.levels, options.teachers, options.mix),
             lambda bpb: record(load_checkpoint(files.best)[0], bpb),
         )
     if options.method == "plain":
-        model = rounded(start.model, kinds)
+        model = rounded(start.model, kinds, options.levels)
     else:
         windows = _calibration(dataset, CALIBRATION_TOKENS)
-        model = gptq(start.model, kinds, windows, job.workers)
+        model = gptq(start.model, kinds, windows, job.workers, options.levels)
     valid = validation_score(model, start.tokenizer, documents, job.workers)
     return job.save(model, dataset, valid, lambda: record(model, valid.bpb))
 
@@ -135,15 +143,19 @@ def _export(job: Job, model: LanguageModel, options: QuantizeOptions) -> Quantiz
     start, files = job.start, job.files
     # In a chosen mix, `auto` finds the type of each matrix again: its rounded weights fit one.
     type = "auto" if options.max_bytes else options.type
-    output = files.best / f"model-{options.type}.gguf"
+    output = files.best / f"model-{options.type}.{options.format}"
     written = write_gguf(files.best, model, start.tokenizer, type, output)
+    compressed = written.bytes
+    if options.format == "gguf":
+        compressed = len(gzipped(output.read_bytes()))
     exact_bytes = start.file_bytes(kinds_of(start.model, SCHEMES["f32"]))
     return Quantization(
         learning_rate_factor=RATE if options.method == "qat" else None,
         type=options.type,
         method=options.method,
         file=str(output),
-        bytes=FileBytes(exact_bytes, written.bytes),
+        bytes=FileBytes(exact_bytes, written.content_bytes, compressed),
+        levels=options.levels,
         bits_per_weight=written.bits_per_weight,
         weights={kind: stored.weights for kind, stored in written.by_type.items()},
         max_bytes=options.max_bytes,

@@ -15,7 +15,7 @@ from itera_lite.config import TrainConfig
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import ExportError, TextTooSmall, UsageError
 from itera_lite.evaluate.bits import first_bytes, validation_score
-from itera_lite.export.gguf import check_exportable
+from itera_lite.export.gguf import check_engine_runs
 from itera_lite.export.types import SCHEMES
 from itera_lite.files import exists
 from itera_lite.model import LanguageModel
@@ -190,7 +190,7 @@ def _costs(
 def _gguf_bytes(start: Start, type: str) -> int | None:
     """Bytes of the model as a GGUF file of a type; None where it can't be stored so."""
     try:
-        check_exportable(start.folder, start.model.config)
+        check_engine_runs(start.folder, start.model.config)
         return start.file_bytes(kinds_of(start.model, SCHEMES[type]))
     except ExportError:
         return None

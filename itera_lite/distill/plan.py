@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from itera_lite.distill.cache import BLOCK, SoftTargets
 from itera_lite.distill.objective import Distillation
 from itera_lite.distill.student import Student
 from itera_lite.distill.teacher import Teacher
-from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.evaluate.bits import FINAL_BYTES, first_bytes, validation_score
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
@@ -111,16 +112,19 @@ class DistillationPlan:
         seed: int,
         resume: bool,
         patience: int = 6,
+        overrides: dict[str, Any] | None = None,
+        final_bytes: int = FINAL_BYTES,
     ) -> Summary:
         """Train the student. The caller has claimed ``files``.
 
         Args:
-            resume, patience: see `Training`.
+            resume, patience, final_bytes: see `Training`.
+            overrides: see `Student.recipe`.
 
         Returns:
             The summary, as it is written.
         """
-        config = self.student.recipe(budget, seed)
+        config = self.student.recipe(budget, seed, overrides)
         seconds = self.compute_targets(config, budget, compute)
         return Training(
             *(self.student.shape, config, self.dataset, budget, files, compute),
@@ -130,6 +134,7 @@ class DistillationPlan:
             resume=resume,
             patience=patience,
             distillation=self.record(objective, seconds, compute.workers),
+            final_bytes=final_bytes,
         ).run()
 
     def compute_targets(self, config: TrainConfig, budget: Budget, compute: Compute) -> float:

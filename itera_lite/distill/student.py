@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import PRESETS, ModelConfig, TrainConfig, preset
@@ -69,8 +70,14 @@ class Student:
         """A copy of the model to begin with, for a training to change; None: random weights."""
         return deepcopy(self.model)
 
-    def recipe(self, budget: Budget, seed: int) -> TrainConfig:
-        """The settings of its training, gentler for a model that is trained already."""
+    def recipe(
+        self, budget: Budget, seed: int, overrides: dict[str, Any] | None = None
+    ) -> TrainConfig:
+        """The settings of its training, gentler for a model that is trained already.
+
+        Args:
+            overrides: fields that don't follow from the budget.
+        """
         if self.model is None:
-            return train_config(self.shape, budget, {}, seed)
-        return gentle(self.shape, budget, CONTINUED_RATE, seed)
+            return train_config(self.shape, budget, overrides or {}, seed)
+        return replace(gentle(self.shape, budget, CONTINUED_RATE, seed), **(overrides or {}))

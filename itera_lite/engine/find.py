@@ -15,7 +15,7 @@ BOX = Path(__file__).parents[1] / "models"
 
 
 def find_model(given: Path | None = None) -> Path:
-    """A checkpoint folder or a GGUF file.
+    """A checkpoint folder or a GGUF file, compressed or not.
 
     Args:
         given: what the user named. Without it: `TRAINED` if it is there, else the file
@@ -36,7 +36,7 @@ def find_model(given: Path | None = None) -> Path:
         return path
     if TRAINED.is_dir():
         return TRAINED
-    boxed = sorted(BOX.glob("*.gguf"))
+    boxed = sorted(BOX.glob("*.gguf*"))
     if not boxed:
         raise CheckpointError(
             f"no model: there is no '{TRAINED}', and none comes with this installation. "
@@ -60,14 +60,19 @@ def load_model(path: Path) -> Model:
     Raises:
         ModelFileError: a file that the engine can't use.
         CheckpointError: a folder that is no checkpoint, or a damaged one.
+        ExportError: a checkpoint of a family that the engine doesn't run.
     """
     if not path.is_dir():
         return _load_file(path)
     _check_readable(path)
-    from itera_lite.export.gguf import export_gguf
+    from itera_lite.checkpoint.folder import load_checkpoint
+    from itera_lite.export.gguf import check_engine_runs, write_gguf
 
+    model, tokenizer = load_checkpoint(path)
+    check_engine_runs(path, model.config)
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-        return Model.load(export_gguf(path, "f32", Path(folder) / "model.gguf").path)
+        file = Path(folder) / "model.gguf"
+        return Model.load(write_gguf(path, model, tokenizer, "f32", file).path)
 
 
 def _load_file(path: Path) -> Model:
@@ -105,7 +110,7 @@ def _check_readable(folder: Path) -> None:
         raise CheckpointError(
             f"'{error.filename or folder}' can't be read: {error.strerror or error}"
         ) from None
-    files = sorted(name for name in names if name.endswith(".gguf"))
+    files = sorted(name for name in names if name.endswith((".gguf", ".gguf.gz")))
     if files and "config.json" not in names:
         raise CheckpointError(
             f"'{folder}' is no checkpoint, but holds GGUF files: name one, '{folder / files[0]}'"

@@ -1,12 +1,14 @@
 """Exports a checkpoint to one GGUF file, which llama.cpp and programs built on it load.
 
-The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``. The file holds
-the tokenizer and the sampling defaults too. docs/export.md lists the keys.
+The Itera model becomes llama.cpp's ``granitehybrid``, the Transformer its ``llama``, a GPT-2 its
+``gpt2``, which the native engine doesn't run. The file holds the tokenizer and the sampling
+defaults too. docs/export.md lists the keys.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -22,7 +24,7 @@ from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import EOT, Tokenizer
 from itera_lite.errors import ExportError, UsageError
-from itera_lite.export.summary import ExportSummary, StoredTensors
+from itera_lite.export.summary import ExportSummary, Format, StoredTensors
 from itera_lite.export.tensors import gguf_tensors
 from itera_lite.export.types import (
     SCHEMES,
@@ -33,7 +35,16 @@ from itera_lite.export.types import (
     packed_bytes,
     stored_type,
 )
-from itera_lite.files import check_output_file, exists, folder_name, is_special, replacing
+from itera_lite.files import (
+    GZIP,
+    begins_with,
+    check_output_file,
+    exists,
+    folder_name,
+    gzipped,
+    is_special,
+    replacing,
+)
 from itera_lite.model import LanguageModel
 from itera_lite.sampling import read_generation_config
 
@@ -53,7 +64,10 @@ _CHAT_TEMPLATE = (
 
 
 def export_gguf(
-    checkpoint: str | Path, type: str = "q8_0", output: str | Path | None = None
+    checkpoint: str | Path,
+    type: str = "q8_0",
+    output: str | Path | None = None,
+    format: Format | None = None,
 ) -> ExportSummary:
     """Write a checkpoint as a GGUF file. The same checkpoint gives the same bytes.
 
@@ -61,16 +75,18 @@ def export_gguf(
         checkpoint: folder of the model, as `itera train` writes it.
         type: one of `itera_lite.export.types.SCHEMES`; or auto, which stores each matrix in the
             smallest type that holds its weights exactly: for what `itera compress quantize` wrote.
-        output: the file; by default ``model-TYPE.gguf`` inside the checkpoint.
+        output: the file; by default ``model-TYPE.FORMAT`` inside the checkpoint.
+        format: gguf; or gguf.gz, the same file compressed. By default gguf.gz where the output's
+            name ends in .gz.
 
     Raises:
-        UsageError: an unknown type, or an output that can't be a file.
+        UsageError: an unknown type, or an output that can't be a file or is named otherwise.
         CheckpointError: a checkpoint that is missing or damaged.
         ExportError: weights that the type can't store.
     """
     if type not in (*SCHEMES, "auto"):
         raise UsageError(f"type='{type}': expected one of {', '.join(SCHEMES)}, auto")
-    return write_gguf(Path(checkpoint), *load_checkpoint(checkpoint), type, output)
+    return write_gguf(Path(checkpoint), *load_checkpoint(checkpoint), type, output, format)
 
 
 def write_gguf(
@@ -79,21 +95,30 @@ def write_gguf(
     tokenizer: Tokenizer,
     type: str,
     output: str | Path | None = None,
+    format: Format | None = None,
 ) -> ExportSummary:
     """As `export_gguf`, of a model that is loaded already.
 
     Args:
         checkpoint: folder of the model, there or not yet: the file contains its name.
     """
-    check_exportable(checkpoint, model.config)
-    path = checkpoint / f"model-{type}.gguf" if output is None else Path(output)
+    usual = f"model-{type}.{format or 'gguf'}"
+    path = checkpoint / usual if output is None else Path(output)
+    compress = path.suffix == GZIP if format is None else format.endswith(GZIP)
+    if format is not None and not is_special(path) and (path.suffix == GZIP) != compress:
+        ending = "ends" if compress else "doesn't end"
+        raise UsageError(
+            f"format '{format}': expected an output that {ending} in .gz, not '{path}'"
+        )
     refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
 
     scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
     writer = _writer(checkpoint, model.config, tokenizer, scheme)
     by_type: dict[str, StoredTensors] = {}
-    for name, weights in gguf_tensors(model):
-        kind = stored_type(name, scheme)
+    tensors = [(name, weights, stored_type(name, scheme)) for name, weights in gguf_tensors(model)]
+    # What is alike stands together: compressed, the file is up to 2 % smaller than layer by layer.
+    tensors.sort(key=lambda each: (each[2] != gguf.GGMLQuantizationType.F32, _role(each[0])))
+    for name, weights, kind in tensors:
         packed = pack(name, weights, kind)
         writer.add_tensor(name, packed, raw_dtype=kind)
         stored = by_type.get(kind.name, StoredTensors())
@@ -107,8 +132,15 @@ def write_gguf(
         finally:
             with suppress(OSError):  # of several errors, the first is raised
                 writer.close()
-        size = temporary.stat().st_size
-    return ExportSummary(path, type, size, by_type)
+        content = size = temporary.stat().st_size
+        if compress:
+            size = temporary.write_bytes(gzipped(temporary.read_bytes()))
+    return ExportSummary(path, type, size, content, by_type)
+
+
+def _role(name: str) -> str:
+    """The name of a tensor without its layer."""
+    return re.sub(r"^blk\.\d+\.", "", name)
 
 
 def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
@@ -118,7 +150,8 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
 
     Args:
         inputs: the files that are read, whether they exist or not.
-        magic: the first bytes of a file that may be replaced. An empty file may be too.
+        magic: the first bytes of a file that may be replaced, compressed or not. An empty file
+            may be too.
     """
     check_output_file(path)
     if is_special(path):
@@ -131,8 +164,7 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
                 f"the output '{path}' would replace a file that it is made from: give another name"
             )
     if exists(path):
-        with open(path, "rb") as file:
-            begins = file.read(len(magic))
+        begins = begins_with(path, len(magic))
         if begins and begins != magic:
             raise UsageError(
                 f"the output '{path}' is there already and is no {magic.decode()} file: it isn't "
@@ -140,12 +172,13 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
             )
 
 
-def check_exportable(checkpoint: Path, config: ModelConfig) -> None:
-    """Raises `ExportError` for a model of a family that isn't exported to GGUF."""
-    if config.parts.gguf is None:
+def check_engine_runs(checkpoint: Path, config: ModelConfig) -> None:
+    """Raises `ExportError` for a model of a family that the native engine doesn't run."""
+    if config.family == "gpt2":
         raise ExportError(
             f"'{checkpoint}' is a GPT-2 model, which the engine doesn't run: expected an Itera or "
-            "a Llama model. transformers loads the folder as it is"
+            "a Llama model. transformers loads the folder as it is, and llama.cpp the file that "
+            "`itera export` writes of it"
         )
 
 
@@ -192,7 +225,7 @@ def _writer(
     checkpoint: Path, config: ModelConfig, tokenizer: Tokenizer, scheme: Scheme
 ) -> gguf.GGUFWriter:
     """A writer with everything but the tensors."""
-    writer = _Writer(None, str(config.parts.gguf))
+    writer = _Writer(None, config.parts.gguf)
     _add_general(writer, checkpoint, config, scheme)
     _add_architecture(writer, config)
     _add_tokenizer(writer, tokenizer)
@@ -230,6 +263,9 @@ def _add_architecture(writer: gguf.GGUFWriter, config: ModelConfig) -> None:
     writer.add_block_count(c.n_layers)
     writer.add_feed_forward_length(c.d_expert if c.n_experts else c.d_ff)
     writer.add_head_count(c.n_heads)
+    if c.family == "gpt2":
+        writer.add_layer_norm_eps(c.norm_eps)
+        return
     writer.add_layer_norm_rms_eps(c.norm_eps)
     writer.add_rope_dimension_count(c.head_dim)
     writer.add_rope_freq_base(c.rope_theta)

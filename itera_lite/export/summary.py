@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+Format = Literal["gguf", "gguf.gz"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class ExportSummary:
         path: the file.
         type: the type that was asked for.
         bytes: size of the file, tokenizer and keys included.
+        content_bytes: of the GGUF file that is in it, where it is compressed; else the same.
         by_type: the tensors of each stored type, by its name.
     """
 
     path: Path
     type: str
     bytes: int
+    content_bytes: int
     by_type: dict[str, StoredTensors]
 
     @property
@@ -61,6 +66,8 @@ class ExportSummary:
                 f"    {name:<5}{stored.tensors:>4} tensors {stored.weights:>12,} weights "
                 f"{stored.bytes:>12,} bytes"
             )
-        rest = self.bytes - self.tensor_bytes
-        lines.append(f"  {self.bytes:,} bytes the file: {rest:,} for tokenizer and keys")
+        rest = self.content_bytes - self.tensor_bytes
+        lines.append(f"  {self.content_bytes:,} bytes the file: {rest:,} for tokenizer and keys")
+        if self.bytes != self.content_bytes:
+            lines.append(f"  {self.bytes:,} bytes compressed")
         return "\n".join(lines)

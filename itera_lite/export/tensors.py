@@ -1,15 +1,25 @@
-"""The model's tensors under GGUF's names and in its shapes."""
+"""The model's tensors under GGUF's names and in its shapes.
+
+llama.cpp's ``gpt2`` has one tensor for the queries, keys and values of a layer. `gguf_tensors`
+joins them; `gguf_names` is for the architectures that the engine runs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from itera_lite.model import LanguageModel
 
-_TOP = {"embedding.weight": "token_embd.weight", "norm.weight": "output_norm.weight"}
+_TOP = {
+    "embedding.weight": "token_embd.weight",
+    "positions.weight": "position_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "norm.bias": "output_norm.bias",
+}
 _LAYER = {
     "mixer_norm.weight": "attn_norm.weight",
     "ffn_norm.weight": "ffn_norm.weight",
@@ -29,6 +39,13 @@ _LAYER = {
     "ffn.down": "ffn_down_exps.weight",
     "ffn.shared.down.weight": "ffn_down_shexp.weight",
     "ffn.down.weight": "ffn_down.weight",
+    # only GPT-2's
+    "mixer_norm.bias": "attn_norm.bias",
+    "ffn_norm.bias": "ffn_norm.bias",
+    "mixer.o_proj.bias": "attn_output.bias",
+    "ffn.up.weight": "ffn_up.weight",
+    "ffn.up.bias": "ffn_up.bias",
+    "ffn.down.bias": "ffn_down.bias",
 }
 _GATE_UP = {  # one tensor of ours, two of GGUF's
     "ffn.gate_up": "_exps.weight",
@@ -55,8 +72,17 @@ def gguf_names(parameter: str) -> tuple[str, ...]:
 def gguf_tensors(model: LanguageModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The model's weights in float32, under GGUF's names and in its shapes, layer by layer."""
     rotary = model.config.parts.positions == "rotary"
-    for parameter, value in model.state_dict().items():
+    joined = model.config.parts.gguf == "gpt2"
+    state = model.state_dict()
+    for parameter, value in state.items():
         weights = value.detach().float().contiguous().numpy()
+        if joined and ".q_proj." in parameter:
+            parts = [state[parameter.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            _, layer, _, _, kind = parameter.split(".")
+            yield f"blk.{layer}.attn_qkv.{kind}", torch.cat(parts).float().numpy()
+            continue
+        if joined and (".k_proj." in parameter or ".v_proj." in parameter):
+            continue
         names = gguf_names(parameter)
         if len(names) == 2:
             for name, half in zip(names, np.split(weights, 2, axis=-2), strict=True):

@@ -38,22 +38,22 @@ def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
 
 
 class Dropout(nn.Module):
-    """Zeroes a share of the numbers in training, and scales the others up.
+    """Zeroes a share of the numbers, and scales the others up. It is off until `drop` is set.
 
     Attributes:
-        generator: what is drawn from; PyTorch's own by default.
+        drop: the share, and a key that decides which numbers; training sets it for each batch.
     """
 
-    def __init__(self, share: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.share = share
-        self.generator: torch.Generator | None = None
+        self.drop = ops.Drop()
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.share):
+        if not self.drop.share:
             return x
-        kept = torch.empty_like(x).bernoulli_(1 - self.share, generator=self.generator)
-        return x * kept.div_(1 - self.share)
+        if ops.usable(x):
+            return ops.dropout(x, self.drop)
+        return x * self.drop.kept(x) * self.drop.scale
 
 
 class RMSNorm(nn.Module):
@@ -63,6 +63,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
         self.eps = eps
+        self.dropout = Dropout()  # of what `after` adds
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalise (..., width); the result has ``dtype``, by default that of ``x``."""
@@ -81,8 +82,8 @@ class RMSNorm(nn.Module):
             The stream in the type of ``x``, its norm in the type of ``add``.
         """
         if ops.usable(x):
-            return ops.add_rms_norm(x, add, scale, self.weight, self.eps)
-        x = x + scale * add
+            return ops.add_rms_norm(x, add, scale, self.dropout.drop, self.weight, self.eps)
+        x = x + scale * self.dropout(add)
         return x, self(x, add.dtype)
 
 
@@ -94,13 +95,14 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
         self.eps = eps
+        self.dropout = Dropout()
 
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         normed = F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.to(dtype or x.dtype)
 
     def after(self, x: Tensor, add: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        x = x + scale * add
+        x = x + scale * self.dropout(add)
         return x, self(x, add.dtype)
 
 

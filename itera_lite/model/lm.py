@@ -51,7 +51,6 @@ class Block(nn.Module):
             self.ffn = MoE(config)
         else:
             self.ffn = FEED_FORWARDS[config.parts.feed_forward](config.d_model, config.d_ff)
-        self.drop = Dropout(config.dropout)
         self.residual_multiplier = config.residual_multiplier
 
     def forward(
@@ -75,8 +74,8 @@ class Block(nn.Module):
             normed = self.mixer_norm(x, dtype)
         else:
             x, normed = self.mixer_norm.after(x, add, r)
-        x, normed = self.ffn_norm.after(x, self.drop(self.mixer(normed, state)), r)
-        return x, self.drop(self.ffn(normed))
+        x, normed = self.ffn_norm.after(x, self.mixer(normed, state), r)
+        return x, self.ffn(normed)
 
     def step(self, x: Tensor, state: MambaState | AttentionState) -> Tensor:
         r = self.residual_multiplier
@@ -104,7 +103,7 @@ class LanguageModel(nn.Module):
         if config.parts.positions == "learned":
             self.positions = nn.Embedding(config.max_seq_len, config.d_model)
             nn.init.normal_(self.positions.weight, std=0.01)
-        self.drop = Dropout(config.dropout)  # of the embedding, with learned positions
+        self.dropout = Dropout()  # of the embedding, with learned positions
         if config.parts.init == "gpt2":
             self._init_gpt2()
         else:
@@ -157,7 +156,7 @@ class LanguageModel(nn.Module):
                     f"{end} tokens: this model has learned {self.config.max_seq_len} positions, "
                     "and no more. Give a shorter text"
                 )
-            x = self.drop(x + self.positions.weight[start:end])
+            x = self.dropout(x + self.positions.weight[start:end])
         scale = self.config.embedding_multiplier
         return x if scale == 1 else x * scale
 

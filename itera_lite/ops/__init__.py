@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itera_lite.config import ModelConfig
 from itera_lite.ops.attention import attention
+from itera_lite.ops.dropout import Drop, dropout
 from itera_lite.ops.experts import experts, gated_silu, mixture, route
 from itera_lite.ops.layers import attention_layer, mamba2_layer, swiglu
 from itera_lite.ops.library import load_library
@@ -22,11 +23,13 @@ from itera_lite.ops.norm import add_rms_norm, rms_norm
 from itera_lite.ops.products import has_products, linear
 
 __all__ = [
+    "Drop",
     "MuonStep",
     "add_rms_norm",
     "attention",
     "attention_layer",
     "disable",
+    "dropout",
     "enable",
     "experts",
     "gated_silu",

@@ -1,7 +1,12 @@
 """The stages of the ladder: the checkpoints that its rungs are measured on, and how each is made.
 
-A stage is finished when its checkpoint and its summary are there. Then it isn't made again, unless
-the ladder's options are others. Stages that are compared with each other train in turns.
+A stage is finished when its checkpoint and its summary are there. Then it isn't made again. One
+that was made or begun with other settings than those asked for is refused, or made again where that
+is asked for. Stages that are compared with each other train in turns.
+
+The deployed model is a student that a teacher taught, or one that was trained alone for the time of
+both: the better one on the validation text. A teacher that isn't better than the latter teaches
+nobody.
 """
 
 from __future__ import annotations
@@ -9,22 +14,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from msgspec.structs import asdict
-
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_method
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import resize
-from itera_lite.config import REFERENCE_VOCABULARY, Family, ModelConfig, preset
-from itera_lite.data.prepare import Dataset, prepare, prepare_general
+from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
+from itera_lite.data.prepare import prepare, prepare_general
+from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.distill.objective import TOP_K, Distillation
 from itera_lite.distill.plan import DistillationPlan
-from itera_lite.errors import UsageError
-from itera_lite.files import is_file
-from itera_lite.model.cost import cost
+from itera_lite.distill.student import Student
+from itera_lite.evaluate.bits import first_bytes, validation_score
+from itera_lite.files import is_file, write_json
 from itera_lite.records import LadderOptions, Summary, TrainingRun
+from itera_lite.studies.unfinished import Settings, read_settings, refuse_other_settings
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, train_config
 from itera_lite.train.run_files import RunFiles, refuse_input
@@ -87,6 +95,13 @@ class LadderPlan:
         made = replace(self, seed=0).summary(stage) if self.seed else None
         return None if made is None else made.training
 
+    def overrides(self, stage: str) -> dict[str, Any]:
+        """Settings of a further seed's training that would follow from its budget in tokens: those
+        of the first seed's, whose budget is in time."""
+        first = self.first(stage)
+        keys = ("batch_size", "lr_matrix", "lr_embedding", "lr_other")
+        return {} if first is None else {key: getattr(first, key) for key in keys}
+
     def budget(self, stage: str, minutes: float) -> Budget:
         first = self.first(stage)
         if first is None:
@@ -137,17 +152,45 @@ class FromScratch:
             data = prepare(plan.data, vocab_size=plan.size, quiet=True)
         else:
             data = prepare_general(plan.data, REFERENCE_VOCABULARY, quiet=True)
-        first, budget = plan.first(stage), plan.budget(stage, minutes)
+        budget = plan.budget(stage, minutes)
         shape = preset(self.family, self.size, data.tokenizer.vocab_size)
-        if self.family == "gpt2" and _expected_epochs(plan, shape, minutes, data) > MANY_EPOCHS:
-            shape = shape.replace(dropout=DROPOUT)
-        overrides = {} if first is None else {"batch_size": first.batch_size}
+        overrides = plan.overrides(stage)
+        if self.family == "gpt2":
+            tokens = Budget("seconds", 60 * minutes).tokens(shape)
+            if tokens / data.n_tokens("train") > MANY_EPOCHS:
+                overrides |= {"dropout": DROPOUT}
         return Training(
             *(shape, train_config(shape, budget, overrides, plan.seed), data, budget),
             *(files, plan.compute),
             source=plan.data,
             resume=resume,
             evaluations=plan.evaluations,
+            final_bytes=plan.valid_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class StudentAlone:
+    """The deployed model's training without a teacher."""
+
+    def training(
+        self, plan: LadderPlan, stage: str, minutes: float, files: RunFiles, resume: bool
+    ) -> Training:
+        """As `FromScratch.training`."""
+        if plan.teacher is None:
+            tokenizer = prepare(plan.data, vocab_size=plan.size, quiet=True).tokenizer
+        else:
+            tokenizer = Tokenizer.load(plan.teacher)
+        student = Student.find(plan.student, None, tokenizer)
+        budget = plan.budget(stage, minutes)
+        return Training(
+            student.shape,
+            student.recipe(budget, plan.seed, plan.overrides(stage)),
+            prepare(plan.data, tokenizer=student.tokenizer, quiet=True),
+            *(budget, files, plan.compute),
+            source=plan.data,
+            initial=student.initial_model(),
+            resume=resume,
             final_bytes=plan.valid_bytes,
         )
 
@@ -160,7 +203,8 @@ class Stage:
         name: of its files.
         title: in words.
         share: of a training's minutes.
-        after: stages whose time is part of its own time to train.
+        after: stages that it is made from, whose time is part of its own time to train; of several
+            students the chosen one.
         make: makes it in a number of minutes; gives the summary.
         group: stages of one group are compared with each other: they train in turns.
     """
@@ -169,14 +213,12 @@ class Stage:
     title: str
     share: float
     after: tuple[str, ...]
-    make: Make | FromScratch
+    make: Make | FromScratch | StudentAlone
     group: str | None = None
 
-
-def _expected_epochs(plan: LadderPlan, shape: ModelConfig, minutes: float, data: Dataset) -> float:
-    """Passes over the text in the time, at half of the machine's peak."""
-    flops = 0.5 * plan.compute.precision.peak * 60 * minutes
-    return flops / cost(shape).flops_train / data.n_tokens("train")
+    def parents(self, plan: LadderPlan) -> tuple[str, ...]:
+        """The stages that it is made from."""
+        return (chosen_student(plan),) if self.after == STUDENTS else self.after
 
 
 def _vocabulary(plan: LadderPlan, minutes: float) -> Summary:
@@ -197,12 +239,14 @@ def _distilled(plan: LadderPlan, minutes: float) -> Summary:
             plan.compute,
             seed=plan.seed,
             resume=resume,
+            overrides=plan.overrides("distilled"),
+            final_bytes=plan.valid_bytes,
         )
 
 
 def _quantized(kind: Type) -> Make:
     def make(plan: LadderPlan, minutes: float) -> Summary:
-        start = Start.load(plan.folder("distilled"))
+        start = Start.load(plan.folder(chosen_student(plan)))
         text = plan.text(kind, minutes)
         options = QuantizeOptions(kind, usual_method(kind, text))
         with plan.claimed(kind) as (files, _):
@@ -211,71 +255,155 @@ def _quantized(kind: Type) -> Make:
     return make
 
 
+STUDENTS = ("distilled", "alone")
+TAUGHT = ("teacher", "distilled")
 STAGES = (
     Stage("transformer", "a strong Transformer", 1, (), FromScratch("transformer"), "tiny"),
     Stage("itera", "the Itera architecture", 1, (), FromScratch("itera"), "tiny"),
     Stage("vocabulary", "a smaller vocabulary", 0.4, ("itera",), _vocabulary),
-    Stage("teacher", "the teacher", 2, (), FromScratch("itera", "small")),
+    Stage("teacher", "the teacher", 2, (), FromScratch("itera", "small"), "student"),
+    Stage("alone", "a small model", 4, (), StudentAlone(), "student"),
     Stage("distilled", "distillation", 2, ("teacher",), _distilled),
-    Stage("q8_0", "8-bit weights", 0, ("distilled",), _quantized("q8_0")),
-    Stage("q4_0", "4-bit weights", 0.5, ("distilled",), _quantized("q4_0")),
+    Stage("q8_0", "8-bit weights", 0, STUDENTS, _quantized("q8_0")),
+    Stage("q4_0", "4-bit weights", 0.5, STUDENTS, _quantized("q4_0")),
 )
 
 
-# GPT-2 models of two sizes: the better one on the validation text is the first rung. A reference is
+# GPT-2 models of three sizes: the best one on the validation text is the first rung. A reference is
 # trained for as long as the deployed model, its teacher and its rounding together.
-DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in ("teacher", "distilled", "q4_0"))
+DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in (*TAUGHT, "q4_0"))
 REFERENCES = tuple(
     Stage(size, title, DEPLOYED_SHARE, (), FromScratch("gpt2", size), "references")
     for size, title in (
         ("reference", "the conventional reference"),
+        ("reference_medium", "a medium reference"),
         ("reference_small", "a smaller reference"),
     )
 )
 
 
 def chosen_reference(plan: LadderPlan) -> str:
-    """The stage of the better reference of the first seed."""
-    first = replace(plan, seed=0)
-    made = {stage.name: first.summary(stage.name) for stage in REFERENCES}
-    scores = {name: each.valid.bpb for name, each in made.items() if each and each.valid}
+    """The stage of the best reference of the first seed."""
+    return _best(plan, [stage.name for stage in REFERENCES])
+
+
+def chosen_student(plan: LadderPlan) -> str:
+    """The stage of the first seed's better student: taught, or trained alone."""
+    return _best(plan, STUDENTS if teacher_is_better(plan) else ["alone"])
+
+
+def _best(plan: LadderPlan, names: Sequence[str]) -> str:
+    """The stage of the first seed with the fewest bits per byte on the validation text."""
+    scores = {name: bpb for name in names if (bpb := valid_bpb(plan, name)) is not None}
     return min(scores, key=lambda name: scores[name])
 
 
-def stages(plan: LadderPlan) -> Iterator[tuple[Stage, float]]:
-    """Every stage in order, with its minutes: the references first.
+def valid_bpb(plan: LadderPlan, stage: str) -> float | None:
+    """Bits per byte of the first seed's stage on the validation text; None: not finished."""
+    made = replace(plan, seed=0).summary(stage)
+    return made.valid.bpb if made and made.valid else None
 
-    Of a further seed the chosen reference alone; and the first seed's teacher teaches every seed.
+
+def teacher_bpb(plan: LadderPlan) -> float | None:
+    """The teacher's bits per byte on the validation text; None: not finished."""
+    if plan.teacher is None:
+        return valid_bpb(plan, "teacher")
+    path = plan.results / ".teacher_valid"
+    key = {"--teacher": str(plan.teacher), "--data": plan.data, "bytes": plan.valid_bytes}
+    key["weights"] = _hash(plan.teacher / "model.safetensors")
+    known = read_settings(path)
+    if known is None or any(known.get(name) != value for name, value in key.items()):
+        model, tokenizer = load_checkpoint(plan.teacher)
+        texts = prepare(plan.data, tokenizer=tokenizer, quiet=True).documents("valid")
+        texts = first_bytes(texts, plan.valid_bytes)
+        known = {**key, "bpb": validation_score(model, tokenizer, texts, plan.compute.workers).bpb}
+        write_json(path, known)
+    return float(known["bpb"])
+
+
+def teacher_is_better(plan: LadderPlan) -> bool:
+    """Whether the teacher is better than the student that was trained alone, so that it teaches."""
+    teacher, alone = teacher_bpb(plan), valid_bpb(plan, "alone")
+    return teacher is not None and alone is not None and teacher < alone
+
+
+def _is_wanted(plan: LadderPlan, stage: Stage) -> bool:
+    """Whether a stage is part of the ladder, by those before it that are finished.
+
+    Of a further seed the chosen reference and the chosen student alone; and the first seed's
+    teacher teaches every seed.
     """
-    for stage in (*REFERENCES, *STAGES):
-        if stage.name == "teacher" and (plan.teacher is not None or plan.seed):
-            continue
-        if plan.seed and stage in REFERENCES and stage.name != chosen_reference(plan):
-            continue
-        yield stage, stage.share * plan.minutes
+    if stage.name == "teacher":
+        return plan.teacher is None and not plan.seed
+    if stage.name in STUDENTS and plan.seed:
+        return stage.name == chosen_student(plan)
+    if stage.name == "distilled":
+        return teacher_is_better(plan)
+    return not plan.seed or stage not in REFERENCES or stage.name == chosen_reference(plan)
 
 
-def _options(plan: LadderPlan, stage: Stage) -> LadderOptions:
-    """Those of the ladder's options that a stage depends on."""
-    options = LadderOptions(plan.data, plan.minutes)
-    if stage.name in ("vocabulary", "teacher", "distilled", *QUANTIZED):
-        options.size = plan.size
-    if stage.name in ("distilled", *QUANTIZED):
-        options.student = plan.student
-        options.teacher = None if plan.teacher is None else str(plan.teacher)
-    return options
+def share_of(plan: LadderPlan, stage: Stage) -> float:
+    """Of a training's minutes: a teacher that was brought along takes no time of the student's."""
+    brought = stage.name == "alone" and plan.teacher is not None
+    return next(s.share for s in STAGES if s.name == "distilled") if brought else stage.share
 
 
 def groups(plan: LadderPlan) -> Iterator[list[tuple[Stage, float]]]:
-    """`stages`, those together that train in turns."""
-    for _, found in groupby(stages(plan), lambda each: each[0].group or each[0].name):
-        yield list(found)
+    """Every stage of the ladder with its minutes, the references first; those together that train
+    in turns. Which ones a group has follows from those before it, which must be finished."""
+    for _, found in groupby((*REFERENCES, *STAGES), lambda each: each.group or each.name):
+        wanted = [
+            (stage, share_of(plan, stage) * plan.minutes)
+            for stage in found
+            if _is_wanted(plan, stage)
+        ]
+        if wanted:
+            yield wanted
+
+
+def _options(plan: LadderPlan, stage: Stage) -> LadderOptions:
+    """The settings that a stage depends on."""
+    options = LadderOptions(plan.data, plan.minutes, precision=plan.compute.precision.name)
+    if isinstance(stage.make, FromScratch):
+        options.evaluations = plan.evaluations
+    if stage.name in ("vocabulary", "teacher", *STUDENTS, *QUANTIZED):
+        options.size = plan.size
+    if stage.name in (*STUDENTS, *QUANTIZED):
+        options.student = plan.student
+        options.teacher = None if plan.teacher is None else str(plan.teacher)
+    if (first := plan.first(stage.name)) is not None:
+        options.tokens = first.tokens
+    for name in stage.parents(plan):
+        parent = replace(plan, seed=0) if name == "teacher" else plan
+        if name != "teacher" or plan.teacher is None:
+            options.made_from[name] = _hash(parent.weights(name))
+    return options
+
+
+def _hash(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _settings(options: LadderOptions) -> Settings:
+    """By their names on the terminal."""
+    given = {
+        f"--{key}": getattr(options, key)
+        for key in ("data", "minutes", "size", "student", "teacher", "precision")
+    }
+    parents = {f"the weights of '{name}'": made for name, made in options.made_from.items()}
+    evaluations = {"the number of evaluations (--quick)": options.evaluations}
+    return {**given, **evaluations, "the first seed's tokens": options.tokens, **parents}
+
+
+def _begun(plan: LadderPlan, stage: Stage) -> Path:
+    """The file with the settings of a stage that isn't finished."""
+    return plan.results / f".{plan.files(stage.name).name}.settings"
 
 
 def make(plan: LadderPlan, group: Sequence[tuple[Stage, float]]) -> list[Summary]:
-    """Make the stages of a group, in the place of what other options have left.
+    """Make the stages of a group, in the place of what other settings have left.
 
-    The options that a stage was made with go into its summary, for `is_finished`.
+    The settings that a stage was made with go into its summary, for `is_finished`.
 
     Args:
         group: stages with their minutes.
@@ -283,50 +411,60 @@ def make(plan: LadderPlan, group: Sequence[tuple[Stage, float]]) -> list[Summary
     Returns:
         Their summaries.
     """
+    options = {stage.name: _options(plan, stage) for stage, _ in group}
     for stage, _ in group:
         discard(plan, stage)
+        write_json(_begun(plan, stage), dict(_settings(options[stage.name])))
     summaries = []
     with ExitStack() as stack:
         trainings = []
         for stage, minutes in group:
-            if isinstance(stage.make, FromScratch):
+            if isinstance(stage.make, FromScratch | StudentAlone):
                 files, resume = stack.enter_context(plan.claimed(stage.name))
                 trainings.append(stage.make.training(plan, stage.name, minutes, files, resume))
             else:
                 summaries.append(stage.make(plan, minutes))
         summaries += run_trainings(trainings)
     for (stage, _), summary in zip(group, summaries, strict=True):
-        summary.ladder = _options(plan, stage)
+        summary.ladder = options[stage.name]
         summary.write(plan.files(stage.name).summary)
+        _begun(plan, stage).unlink(missing_ok=True)
     return summaries
 
 
 def is_finished(plan: LadderPlan, stage: Stage) -> bool:
-    """Whether a stage was made, with the options of ``plan``.
+    """Whether a stage was made with the settings of ``plan``.
 
     Raises:
-        UsageError: it was made with other options, and ``plan.overwrite`` isn't set.
+        UsageError: it was made or begun with other settings, and ``plan.overwrite`` isn't set.
     """
     summary = plan.summary(stage.name)
-    if summary is None:
-        return False
-    wanted = asdict(_options(plan, stage))
-    made = wanted if summary.ladder is None else asdict(summary.ladder)
-    differing = [f"--{key} {made[key]}" for key in wanted if made[key] != wanted[key]]
-    if not differing:
-        return True
+    made = _made_settings(plan, stage)
+    wanted = _settings(_options(plan, stage))
+    if made is None or made == wanted:
+        return summary is not None
     if not plan.overwrite:
-        raise UsageError(
-            f"'{plan.folder(stage.name)}' is finished, and was made with {', '.join(differing)}. "
-            "Give the same options, other folders with --checkpoints and --results, or --overwrite "
-            "to make it again"
+        refuse_other_settings(
+            f"the ladder's stage '{stage.name}' in '{plan.folder(stage.name)}' was made",
+            *(made, wanted),
+            "Give the same settings, other folders with --checkpoints and --results, or "
+            "--overwrite to make it again",
         )
     return False
 
 
+def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
+    """The settings of a stage that is finished or was stopped; None where they aren't known."""
+    summary = plan.summary(stage.name)
+    if summary is not None:
+        return None if summary.ladder is None else _settings(summary.ladder)
+    return read_settings(_begun(plan, stage)) if plan.files(stage.name).resumable else None
+
+
 def discard(plan: LadderPlan, stage: Stage) -> None:
-    """Remove the files of a finished stage."""
-    if plan.summary(stage.name) is not None:
+    """Remove the files of a stage that is finished, or was stopped with other settings."""
+    begun = _made_settings(plan, stage) not in (None, _settings(_options(plan, stage)))
+    if plan.summary(stage.name) is not None or begun:
         plan.files(stage.name).discard()
 
 

@@ -133,6 +133,17 @@ class SeedStudy:
             return None
         return Budget("tokens", number_of("tokens", self.tokens or "")).batch_size
 
+    @property
+    def _settings(self) -> dict[str, object]:
+        return {
+            "--data": self.source,
+            "--config": self.size,
+            "--vocab-size": self.vocab_size,
+            "--minutes": self.minutes,
+            "--tokens": self.tokens,
+            "--equal-time": self.equal_time,
+        }
+
     def _add(self, record: Seeds, runs: list[Run]) -> None:
         """Train, in turns, those that the record lacks. Only the numbers are kept."""
         missing = [run for run in runs if self._find(record, run) is None]
@@ -156,7 +167,7 @@ class SeedStudy:
             f"{self._name(run)}_{run.kind}_seed{run.seed}": partial(training, run)
             for run in missing
         }
-        summaries = train_for_numbers(unfinished(self.path), makers)
+        summaries = train_for_numbers(unfinished(self.path), self._settings, makers)
         for run, summary in zip(missing, summaries.values(), strict=True):
             made = summary.training
             assert made and summary.valid

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from itera_lite.checkpoint.folder import lock_path
 from itera_lite.distill.objective import Distillation
@@ -70,6 +73,8 @@ class TeacherStudy:
         path = files.results / f"{files.name}_comparison.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock_path(path), files.name):
+            if overwrite:
+                shutil.rmtree(unfinished(path), ignore_errors=True)
             settings = self._settings()
             runs = _earlier(path, settings) if path.exists() and not overwrite else []
 
@@ -147,7 +152,8 @@ class TeacherStudy:
             )
 
         makers = {f"{side}_seed{seed}": partial(training, side) for side in budgets}
-        summaries = train_for_numbers(folder, makers)
+        settings = msgspec.to_builtins(self._settings())
+        summaries = train_for_numbers(folder, settings, makers)
         found = []
         for side, summary in zip(budgets, summaries.values(), strict=True):
             run = summary.training

@@ -373,7 +373,14 @@ class Trainer:
         folder = self.files.last
         saved, tensors = load_training_state(folder)
         settings = self.files.saved_settings()
-        if differences := _differences(settings, self._settings()):
+        own = self._settings()
+        if any(own[part].keys() - settings[part].keys() for part in ("model", "train")):
+            raise CheckpointError(
+                f"'{folder}' was saved by an older version of Itera-Lite, which trained in another "
+                "way, so this one can't go on with it: train anew with --overwrite or another "
+                "--name. The model itself can be used as before"
+            )
+        if differences := _differences(settings, own):
             raise CheckpointError(
                 f"'{folder}' was trained with other settings: {'; '.join(differences)}. Resume "
                 "with those of the first run (what isn't given is taken from it; --minutes, "

@@ -39,7 +39,7 @@ COEFFICIENTS = (
     (3.4599, -2.4914, 0.4779),
     (2.2316, -1.6482, 0.3882),
 )
-BETAS = (0.9, 0.95)  # AdamW
+BETA1 = 0.9  # of AdamW
 # About what a task of a step computes, in multiplications and in numbers: a millisecond each.
 TASK_PRODUCTS = 1 << 26
 TASK_NUMBERS = 1 << 18
@@ -169,12 +169,14 @@ class _Adam:
     """A task: runs of numbers of some parameters, with one learning rate and decay.
 
     Attributes:
+        beta2: what the moment of the squared gradient keeps.
         runs: of each run, the number of its parameter and its place there.
         averages, squares: the moments of gradient and squared gradient of each run, views.
         steps: scalar, counts the steps.
     """
 
     lr: float
+    beta2: float
     decay: float
     eps: float
     weights: Sequence[Tensor]
@@ -193,8 +195,8 @@ class _Adam:
             [],
             [self.steps] * len(self.runs),
             lr=self.lr * scale.factor,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
+            beta1=BETA1,
+            beta2=self.beta2,
             weight_decay=self.decay,
             eps=self.eps,
             amsgrad=False,
@@ -293,7 +295,8 @@ class Optimizer:
             averages, squares = (
                 [self.moments[i][moment].view(-1)[run] for i, run in runs] for moment in (0, 1)
             )
-            yield _Adam(lr, decay, eps, self.parameters, runs, averages, squares, self._steps)
+            rates = lr, self.config.beta2, decay, eps
+            yield _Adam(*rates, self.parameters, runs, averages, squares, self._steps)
 
     @torch.no_grad()
     def step(

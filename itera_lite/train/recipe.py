@@ -22,6 +22,8 @@ DEFAULT_MINUTES = 10.0
 LEAST_SHARE = 0.5  # of the parameters asked for, that the model must have
 # Up to here, the number of optimizer steps limits quality, so the batch is small.
 SHORT = {"tokens": 4e6, "seconds": 240.0}
+# Of a gpt2 training on two cores with bfloat16 products; only `Budget.tokens` depends on it.
+USUAL_FLOPS = 270e9
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ class Budget:
         """
         full = TrainConfig().batch_size
         return full // 2 if self.amount <= SHORT[self.unit] else full
+
+    def tokens(self, shape: ModelConfig) -> float:
+        """How many tokens a gpt2 model reads in it, about.
+
+        By a usual speed, not by that of this machine: a recipe that depends on it is the same
+        wherever it is asked for, and whatever else runs there.
+        """
+        if self.unit == "tokens":
+            return self.amount
+        return self.amount * USUAL_FLOPS / cost(shape).flops_train
 
 
 def budget_of(
@@ -131,7 +143,9 @@ def train_config(
     """
     longest = min(TrainConfig().seq_len, shape.max_seq_len)  # a loaded model may have a short one
     derived = {"batch_size": budget.batch_size, "seq_len": longest}
-    recipe = reference_recipe(shape.d_model) if shape.family == "gpt2" else {}
+    recipe = {}
+    if shape.family == "gpt2":
+        recipe = reference_recipe(shape.d_model, budget.tokens(shape))
     asked = {key: value for key, value in overrides.items() if value is not None}
     return replace(TrainConfig(seed=seed), **(derived | recipe | asked))
 

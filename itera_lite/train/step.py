@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from itera_lite import ops
 from itera_lite.config import TrainConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.layers import Dropout
@@ -55,22 +56,19 @@ class _Replica(NamedTuple):
     """A copy of the model for one worker at a time.
 
     Attributes:
-        dropout: what its dropout draws from; None where there is none.
+        dropouts: of its layers, each with a key of its own in each micro-batch.
     """
 
     model: LanguageModel
     parameters: list[nn.Parameter]
-    dropout: torch.Generator | None
+    dropouts: list[Dropout]
 
     @classmethod
-    def of(cls, model: LanguageModel, own: dict[int, Any], device: str) -> _Replica:
+    def of(cls, model: LanguageModel, own: dict[int, Any]) -> _Replica:
         """A copy with the parameters ``own``, by the id of the model's."""
         replica = copy.deepcopy(model, dict(own))
-        drops = [module for module in replica.modules() if isinstance(module, Dropout)]
-        generator = torch.Generator(device) if any(drop.share for drop in drops) else None
-        for drop in drops:
-            drop.generator = generator
-        return cls(replica, list(replica.parameters()), generator)
+        dropouts = [module for module in replica.modules() if isinstance(module, Dropout)]
+        return cls(replica, list(replica.parameters()), dropouts)
 
 
 class BatchGradient:
@@ -122,7 +120,7 @@ class BatchGradient:
             moe.counts = moe.balance_loss = None  # of a batch before; its graph can't be copied
         self._replicas: SimpleQueue[_Replica] = SimpleQueue()
         for _ in range(min(workers.count, -(-self.rows // self.part_rows))):
-            self._replicas.put(_Replica.of(model, own, world.device))
+            self._replicas.put(_Replica.of(model, own))
 
     def __call__(
         self, tokens: NDArray[np.int64], positions: NDArray[np.int64], step: int
@@ -171,10 +169,12 @@ class BatchGradient:
         """The losses and gradients of some rows, of which the first is the process's ``first``."""
         replica = self._replicas.get()
         try:
-            if replica.dropout is not None:
+            if self.config.dropout:
                 place = self.world.rank * self.rows + first
                 seeds = np.random.SeedSequence([self.config.seed, step, place])
-                replica.dropout.manual_seed(int(seeds.generate_state(1)[0]))
+                keys = seeds.generate_state(len(replica.dropouts))
+                for module, key in zip(replica.dropouts, keys.tolist(), strict=True):
+                    module.drop = ops.Drop(self.config.dropout, key)
             with torch.enable_grad():
                 loss = self.objective.loss(
                     replica.model,

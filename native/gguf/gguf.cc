@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <utility>
+
+#include "gguf/gzip.h"
 
 namespace itera {
 namespace {
@@ -84,12 +87,18 @@ template <> std::string_view Gguf::read(const Entry &entry) {
     return text_at(entry.values);
 }
 
-Gguf::Gguf(const std::string &path)
-    : file_(path), bytes_(file_->bytes()), parts_(parse_gguf(bytes_)),
-      used_(parts_.tensors.size()) {}
+Gguf::Gguf(const std::string &path) : Gguf(Mapping(path)) {}
 
-Gguf::Gguf(std::span<const std::byte> bytes)
-    : bytes_(bytes), parts_(parse_gguf(bytes)), used_(parts_.tensors.size()) {}
+Gguf::Gguf(Mapping file)
+    : file_size_(file.bytes().size()),
+      mapping_(is_gzip(file.bytes()) ? gunzip(file.bytes()) : std::move(file)),
+      bytes_(mapping_->bytes()), parts_(parse_gguf(bytes_)), used_(parts_.tensors.size()) {}
+
+Gguf::Gguf(std::span<const std::byte> bytes) : file_size_(bytes.size()), bytes_(bytes) {
+    if (is_gzip(bytes)) bytes_ = mapping_.emplace(gunzip(bytes)).bytes();
+    parts_ = parse_gguf(bytes_);
+    used_.resize(parts_.tensors.size());
+}
 
 const Tensor *Gguf::find_tensor(std::string_view name) const {
     const Tensor *tensor = find_named(parts_.tensors, &Tensor::name, name);
@@ -120,7 +129,7 @@ const Tensor *Gguf::first_unused() const {
 }
 
 void Gguf::release(const Tensor &tensor) const {
-    if (file_) file_->release(tensor.data);
+    if (mapping_) mapping_->release(tensor.data);
 }
 
 const Entry *Gguf::find_entry(std::string_view key) const {

@@ -1,4 +1,5 @@
-// A GGUF file (versions 2 and 3, little endian), memory-mapped and distrusted.
+// A GGUF file (versions 2 and 3, little endian), memory-mapped and distrusted; or one in gzip's
+// format, inflated (gzip.h).
 //
 // Every count, offset, size, type and string is checked before use; the first thing that is wrong
 // ends in an `Error`. Nothing is allocated beyond a small constant times the file's size.
@@ -13,7 +14,7 @@
 #include <vector>
 
 #include "gguf/error.h"
-#include "gguf/mapped_file.h"
+#include "gguf/mapping.h"
 #include "gguf/parse.h"
 #include "gguf/tensor.h"
 
@@ -26,7 +27,7 @@ class Gguf {
     // Reads bytes that the caller keeps alive (fuzzing).
     explicit Gguf(std::span<const std::byte> bytes);
 
-    uint64_t file_size() const { return bytes_.size(); }
+    uint64_t file_size() const { return file_size_; }  // compressed, where the file is
 
     const std::vector<Tensor> &tensors() const { return parts_.tensors; }
     // nullptr where there is none. Both forms count the tensor as used.
@@ -34,8 +35,8 @@ class Gguf {
     // Throws `Error` that names the tensor where it is missing or has another shape.
     const Tensor &tensor(std::string_view name, std::initializer_list<uint64_t> shape) const;
     const Tensor *first_unused() const;  // nullptr where every tensor was used
-    // Tells the kernel that the tensor's pages aren't needed any more, so that they don't count
-    // as resident; they are read again from the file if they are touched.
+    // Tells the kernel that the tensor isn't needed any more, so that its pages don't count as
+    // resident. Nothing may read it after that: of an inflated file it is lost.
     void release(const Tensor &tensor) const;
 
     const std::vector<Entry> &entries() const { return parts_.entries; }
@@ -58,8 +59,11 @@ class Gguf {
     const Entry *find_entry(std::string_view key) const;
     const Entry &need_entry(std::string_view key) const;
 
-    std::optional<MappedFile> file_;  // none over the caller's memory
-    std::span<const std::byte> bytes_;
+    explicit Gguf(Mapping file);
+
+    uint64_t file_size_;
+    std::optional<Mapping> mapping_;   // of the file, or inflated; none over the caller's memory
+    std::span<const std::byte> bytes_;  // of the GGUF
     Parts parts_;
     mutable std::vector<bool> used_;  // of each tensor
 };

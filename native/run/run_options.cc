@@ -13,7 +13,8 @@ namespace itera {
 
 const char *const kRunHelp = R"(itera-run MODEL.gguf [options]
 
-Writes text with a tiny language model (GGUF: granitehybrid or llama; F32, F16, BF16, Q8_0, Q4_0).
+Writes text with a tiny language model (GGUF, plain or compressed by gzip: granitehybrid or llama;
+F32, F16, BF16, Q8_0, Q4_0).
 
   -p, --prompt TEXT      text to go on from, whatever it begins with; "-" alone reads it from
                          standard input

@@ -8,11 +8,18 @@ from itera_lite.checkpoint.hf import load_model, save_model
 from itera_lite.checkpoint.hf_config import from_hf_config
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, ConfigError, ExportError, UsageError
+from itera_lite.engine.find import load_model as load_engine_model
+from itera_lite.errors import (
+    CheckpointError,
+    ConfigError,
+    ExportError,
+    ModelFileError,
+    UsageError,
+)
 from itera_lite.export.gguf import export_gguf
 from itera_lite.model import LanguageModel
 
-SHAPE = ModelConfig("gpt2", "aaa", 257, 64, d_ff=96, n_kv_heads=2, max_seq_len=48, dropout=0.1)
+SHAPE = ModelConfig("gpt2", "aaa", 257, 64, d_ff=96, n_kv_heads=2, max_seq_len=48)
 
 
 def randomised() -> LanguageModel:
@@ -54,22 +61,18 @@ def test_more_positions_than_it_has_learned_are_refused():
         randomised()(torch.zeros(1, 49, dtype=torch.long))
 
 
-def test_dropout_is_for_training_alone():
-    model, ids = randomised(), torch.randint(0, 257, (1, 20))
-    assert torch.equal(model(ids), model(ids))
-    model.train()
-    assert not torch.equal(model(ids), model(ids))
-
-
 def test_the_engine_doesnt_run_it(tmp_path):
     save_checkpoint(tmp_path / "gpt2", LanguageModel(SHAPE), Tokenizer.train([b"text"], 256))
-    with pytest.raises(ExportError, match="GPT-2"):
-        export_gguf(tmp_path / "gpt2")
+    with pytest.raises(ExportError, match=r"is a GPT-2 model.*llama.cpp"):
+        load_engine_model(tmp_path / "gpt2")
+    file = export_gguf(tmp_path / "gpt2", "f32").path
+    with pytest.raises(ModelFileError, match=r"general.architecture='gpt2'.*llama.cpp"):
+        load_engine_model(file)
 
 
 @pytest.mark.parametrize(
     ("change", "error"),
-    [({"n_kv_heads": 1}, "n_kv_heads"), ({"dropout": 1.0}, "dropout"), ({"d_ff": 0}, "d_ff")],
+    [({"n_kv_heads": 1}, "n_kv_heads"), ({"d_ff": 0}, "d_ff")],
 )
 def test_shapes_that_cant_be_are_refused(change, error):
     with pytest.raises(ConfigError, match=error):

@@ -1,6 +1,7 @@
 # ruff: noqa: F811  (fixtures are imported, and named as arguments)
 """`itera compress quantize`: what it writes, what it promises, what it refuses."""
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader
+from gguf.quants import dequantize
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.commands.compress_quantize import quantize
@@ -116,6 +118,36 @@ def test_every_method_leaves_a_checkpoint_and_its_file(method, checkpoint, text,
     assert b.after < 1.1 * b.before
     assert bits(checkpoint) == before
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", ["gptq", "qat"])
+def test_few_levels_in_a_compressed_file(method, trained, text, tmp_path):
+    """What is scored and saved has the levels that the file has, by every method."""
+    checkpoint = trained / "itera_lite_tiny"
+    options = {"tokens": "16K"} if method == "qat" else {}
+    summary = run(
+        checkpoint, tmp_path, levels=5, method=method, data=str(text), format="gguf.gz", **options
+    )
+    record, file = summary.compression, Path(summary.compression.file)
+    assert file == tmp_path / "c" / "itera_lite_tiny_q4_0_5_levels" / "model-q4_0.gguf.gz"
+    content = gzip.decompress(file.read_bytes())
+    assert (record.bytes.after, record.bytes.compressed) == (len(content), file.stat().st_size)
+    bpb = record.bpb
+    assert bpb.after == summary.valid.bpb == pytest.approx(bpb.after_engine, abs=0.005)
+    assert bpb.after < 1.2 * bpb.before
+    (plain := tmp_path / "plain.gguf").write_bytes(content)
+    model, _ = load_checkpoint(file.parent)
+    exact = dict(gguf_tensors(model))
+    for tensor in GGUFReader(plain).tensors:
+        values = dequantize(tensor.data, tensor.tensor_type).reshape(exact[tensor.name].shape)
+        assert (values == exact[tensor.name]).all()
+        if tensor.tensor_type == Type.Q4_0:
+            steps = tensor.data.reshape(-1, 18)[:, 2:]
+            assert set(np.unique(steps & 15)) | set(np.unique(steps >> 4)) <= set(range(6, 11))
+        elif not tensor.name.endswith("ssm_a"):
+            assert not (tensor.data.view(np.uint32) & 0xFFFF).any()
+    with pytest.raises(UsageError, match="--levels 5 is for --type q4_0, not mixed"):
+        run(checkpoint, tmp_path, levels=5, type="mixed")
 
 
 def test_without_text_it_rounds_and_says_nothing_about_quality(trained, tmp_path):

@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
+from gguf import GGUFReader
 from gguf.quants import dequantize, quantize
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.compress.rounding import (
     fake_quantize,
+    few_levels,
     kinds_of,
     matrix_shapes,
     rounded,
 )
 from itera_lite.export.gguf import export_gguf
 from itera_lite.export.tensors import gguf_tensors
-from itera_lite.export.types import SCHEMES, is_exact, is_matrix, pack
+from itera_lite.export.types import LADDER_LOW, LADDER_STEP, SCHEMES, is_exact, is_matrix, pack
+from itera_lite.files import gzipped
 from tests.export.conftest import tokenizer  # noqa: F401
 from tests.export.models import ITERA, TRANSFORMER, random_model
 
@@ -118,3 +121,57 @@ def test_a_rounded_model_is_the_exported_one(type, config, tmp_path, tokenizer):
     }
     if type != "mixed" or config.n_experts:  # llama.cpp's number for a mix is that of most tensors
         assert from_weights.path.read_bytes() == once
+
+
+@pytest.mark.parametrize("levels", [3, 5, 7, 9, 15])
+def test_few_levels_are_the_best_on_their_ladder_and_stored_as_they_are(levels):
+    """The oracle tries every scale that float16 has on the ladder, for each block alone."""
+    draw = np.random.default_rng(levels)
+    weights = draw.standard_normal((40, 96)) * 10.0 ** draw.uniform(-3, 1, (40, 96 // 32)).repeat(
+        32, 1
+    )
+    weights = weights.astype(np.float32)
+    weights[3] = 0
+    most = levels // 2
+    codes = np.arange(LADDER_LOW, 0x7C00, LADDER_STEP, dtype=np.uint16)
+    ladder = codes.view(np.float16).astype(np.float32)
+    small = few_levels(torch.from_numpy(weights), levels).numpy()
+    worse = 0
+    for block, got in zip(weights.reshape(-1, 32), small.reshape(-1, 32), strict=True):
+        tried = np.rint(block / ladder[:, None]).clip(-most, most) * ladder[:, None]
+        errors = np.square(tried - block).sum(1)
+        assert (tried == got).all(1).any()
+        worse += np.square(got - block).sum() > 1.001 * errors.min()
+    assert worse <= 0.05 * weights.size / 32  # a few blocks have a larger one than are tried
+    packed = pack("x", small, Type.Q4_0).reshape(-1, 18)
+    np.testing.assert_array_equal(dequantize(packed, Type.Q4_0).reshape(small.shape), small)
+    steps = np.stack([packed[:, 2:] & 15, packed[:, 2:] >> 4]).astype(int) - 8
+    assert np.abs(steps).max() == most
+    of_weights = packed[small.reshape(-1, 32).any(1)]
+    assert set(of_weights[:, 0]) == {LADDER_LOW} and (of_weights[:, 1] >= 0x80).all()
+    if levels < 15:
+        again = few_levels(torch.from_numpy(small), levels).numpy()
+        np.testing.assert_array_equal(again, small)
+
+
+@pytest.mark.parametrize("config", [ITERA, TRANSFORMER], ids=["itera", "transformer"])
+def test_a_model_of_few_levels_is_the_exported_one_and_smaller_compressed(
+    config, tmp_path, tokenizer
+):
+    model = random_model(config)
+    small = rounded(model, kinds_of(model, SCHEMES["q4_0"], 5), 5)
+    exact = dict(gguf_tensors(small))
+    folder = save_checkpoint(tmp_path / "small", small, tokenizer)
+    files = {type: export_gguf(folder, type).path for type in ("auto", "q4_0")}
+    assert files["auto"].read_bytes() == files["q4_0"].read_bytes()
+    for tensor in GGUFReader(files["auto"]).tensors:
+        values = dequantize(tensor.data, tensor.tensor_type).reshape(exact[tensor.name].shape)
+        np.testing.assert_array_equal(values, exact[tensor.name])
+        if tensor.tensor_type == Type.F32 and not tensor.name.endswith("ssm_a"):
+            assert not (tensor.data.view(np.uint32) & 0xFFFF).any(), tensor.name
+    plain = save_checkpoint(tmp_path / "plain", model, tokenizer)
+    usual = export_gguf(plain, "q4_0", format="gguf.gz")
+    few = export_gguf(folder, "q4_0", format="gguf.gz")
+    assert few.content_bytes == usual.content_bytes
+    assert few.bytes < 0.75 * usual.bytes
+    assert few.path.read_bytes() == gzipped(files["q4_0"].read_bytes())

@@ -9,6 +9,7 @@ VOCAB = 300
 SIZES = [size for size, families in PRESETS.items() if set(families) == set(NAMES)]
 ITERA = ModelConfig("itera", "ma", VOCAB, 64, n_experts=4, d_expert=32, d_ff=96, d_state=8)
 TRANSFORMER = ModelConfig("transformer", "aa", VOCAB, 64, d_ff=96, head_dim=16, n_kv_heads=2)
+GPT2 = ModelConfig("gpt2", "aa", VOCAB, 64, d_ff=96, n_kv_heads=2, max_seq_len=256)
 SHAPES = [preset(family, size, VOCAB) for size in SIZES for family in NAMES] + [
     ModelConfig("itera", "mma", VOCAB, 64, n_experts=4, d_expert=32, d_ff=32, logits_scaling=2.0),
     ModelConfig("itera", "ma", VOCAB, 64, d_ff=96, d_conv=2, embedding_multiplier=3.0),
@@ -29,7 +30,7 @@ def random_model(config: ModelConfig, seed: int = 0) -> LanguageModel:
     for name, parameter in model.named_parameters():
         if name.endswith(("norm.weight", "mixer.D")):
             parameter.normal_(1.0, 0.2)
-        elif name == "embedding.weight" or name.endswith("conv_bias"):
+        elif name == "embedding.weight" or name.endswith(("conv_bias", ".bias")):
             parameter.normal_(0.0, 0.1)
         elif parameter.ndim >= 2:
             parameter.normal_(0.0, parameter.shape[-1] ** -0.5)

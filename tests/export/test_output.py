@@ -1,13 +1,16 @@
 """Where an export may go, and that a failed one leaves everything as it was."""
 
+import gzip
 import os
 import resource
 import shutil
 import threading
 
+import numpy as np
 import pytest
 
 from itera_lite.cli import main
+from itera_lite.engine.find import load_model
 from itera_lite.errors import CheckpointError, OutputError, UsageError
 from itera_lite.export.gguf import export_gguf
 from tests.compress.checkpoints import files
@@ -98,3 +101,38 @@ def test_damaged_sampling_defaults_are_named(checkpoint):
         path.write_text(text)
         with pytest.raises(CheckpointError, match=r"generation_config\.json"):
             export_gguf(checkpoint, "f32")
+
+
+def test_a_compressed_file_holds_the_same_and_is_what_the_engine_reads(checkpoint, tmp_path):
+    plain = export_gguf(checkpoint, "q8_0")
+    packed = export_gguf(checkpoint, "q8_0", format="gguf.gz")
+    assert packed.path == checkpoint / "model-q8_0.gguf.gz"
+    data = packed.path.read_bytes()
+    assert gzip.decompress(data) == plain.path.read_bytes()
+    assert (packed.bytes, packed.content_bytes) == (len(data), plain.bytes)
+    assert f"{len(data):,} bytes compressed" in str(packed)
+    assert data[3] == 0 and data[4:8] == bytes(4), "neither a name nor a time"
+    assert export_gguf(checkpoint, "q8_0", tmp_path / "a.gguf.gz").path.read_bytes() == data
+    model, exact = load_model(packed.path), load_model(plain.path)
+    assert model.path == packed.path
+    ids = exact.tokenize("the cat")
+    np.testing.assert_array_equal(model.logits(ids), exact.logits(ids))
+    for inside in (packed.path, tmp_path / "a.gguf.gz"):
+        with pytest.raises(CheckpointError, match="is a GGUF file, which can be run"):
+            export_gguf(inside, "q8_0")
+
+
+def test_a_compressed_file_of_another_kind_is_not_replaced(checkpoint, tmp_path, capsys):
+    for name, content in {"notes.gz": gzip.compress(b"Dear"), "cut.gz": b"\x1f\x8b\x08"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match="no GGUF file"):
+            export_gguf(checkpoint, "f32", tmp_path / name)
+        assert (tmp_path / name).read_bytes() == content
+    for format, name, expected in (
+        ("gguf", "x.gguf.gz", "doesn't end in .gz"),
+        ("gguf.gz", "x.gguf", "ends in .gz"),
+    ):
+        output = str(tmp_path / name)
+        assert main(["export", str(checkpoint), "--format", format, "--output", output]) == 2
+        assert expected in capsys.readouterr().err
+        assert not (tmp_path / name).exists()

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention, rotary_table
-from itera_lite.model.layers import RMSNorm, gated_silu
+from itera_lite.model.layers import Dropout, RMSNorm, gated_silu
 from itera_lite.model.moe import MoE, experts_naive, experts_of_few
 from itera_lite.model.ssd import Mamba2, ssd_chunked, ssd_recurrent
 from itera_lite.ops.attention import _Attention, _WholeAttention
@@ -59,18 +60,55 @@ def test_rms_norm(dtype):
     close(both(run, torch.randn(3, 70, 96), torch.rand(96)), 1e-5 if dtype.itemsize == 4 else 1e-2)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rms_norm_along_the_residual_stream(dtype):
-    def run(x, add, weight):
-        if ops.usable(x):
-            stream, normed = ops.add_rms_norm(x, add, 0.7, weight, 1e-5)
-        else:
-            stream = x + 0.7 * add
-            normed = torch.nn.functional.rms_norm(stream, (96,), weight, 1e-5).to(dtype)
-        return torch.cat([stream, normed.float()])
+def test_rms_norm_along_the_residual_stream(dtype, share):
+    layer = RMSNorm(90, 1e-5)
+    layer.dropout.drop = ops.Drop(share, 0xFEDCBA98)
 
-    given = (torch.randn(3, 70, 96), torch.randn(3, 70, 96).to(dtype), torch.rand(96))
+    class After(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = layer
+
+        def forward(self, x, add):
+            stream, normed = self.norm.after(x, add, 0.7)
+            return torch.cat([stream, normed.float()])
+
+    def run(x, add, weight):
+        return torch.func.functional_call(After(), {"norm.weight": weight}, (x, add))
+
+    given = (torch.randn(3, 70, 90), torch.randn(3, 70, 90).to(dtype), torch.rand(90))
     close(both(run, *given), 1e-5 if dtype.itemsize == 4 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout(dtype):
+    layer = Dropout()
+    x = torch.randn(3, 70, 90).to(dtype)
+    assert layer(x) is x
+    for share, key in ((0.1, 1), (0.5, 0xFFFFFFFF)):
+        layer.drop = ops.Drop(share, key)
+        pairs = list(both(layer, x))
+        close(pairs, 1e-6 if dtype.itemsize == 4 else 1e-2)
+        for fast, naive in pairs:
+            assert torch.equal(fast == 0, naive == 0)
+        assert torch.allclose(layer(x)[layer(x) != 0], (x / (1 - share))[layer(x) != 0], rtol=1e-2)
+
+
+def test_what_is_dropped_is_a_random_share_anew_for_each_key():
+    ones = torch.ones(512, 128)
+    keys = np.random.default_rng(0).integers(0, 2**32, 20).tolist()
+    kept = torch.stack([ops.dropout(ones, ops.Drop(0.2, key)) != 0 for key in keys]).float()
+    assert kept.mean() == pytest.approx(0.8, abs=0.002)
+    for means in (kept.mean((0, 1)), kept.mean((0, 2))):  # of the columns, of the rows
+        expected = (0.8 * 0.2 * len(means) / kept.numel()) ** 0.5
+        assert means.std() == pytest.approx(expected, rel=0.25)
+    # Uncorrelated: between two keys, and between neighbours in a row and in a column
+    flat = kept.flatten(1) - 0.8
+    pairs = [(flat[:-1], flat[1:]), (flat[:, :-1], flat[:, 1:]), (flat[:, :-128], flat[:, 128:])]
+    for one, other in pairs:
+        assert abs((one * other).mean()) < 4 * 0.16 / one.numel() ** 0.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

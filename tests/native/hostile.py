@@ -7,6 +7,7 @@ With ``--seeds`` it writes the valid ones instead, and the names in them, for a 
 from __future__ import annotations
 
 import argparse
+import gzip
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.native.hostile_file import (
     Hostile,
     flips,
     framing,
+    gzipped,
     metadata,
     tensors,
     truncated,
@@ -60,7 +62,9 @@ def valid() -> dict[str, bytes]:
         biased.tensors.append((f"blk.0.{name}.bias", encode(np.full(width, 0.1), "f32")))
     biased.tensors.append(("rope_freqs.weight", encode(np.full(8, 2.0), "f32")))
     files["llama-biased-f32"] = biased
-    return {name: draft.render() for name, draft in files.items()}
+    rendered = {name: draft.render() for name, draft in files.items()}
+    rendered["hybrid-q8_0-gzipped"] = gzip.compress(rendered["hybrid-q8_0"], mtime=0)
+    return rendered
 
 
 def hostile() -> list[Hostile]:
@@ -78,6 +82,7 @@ GROUPS: dict[str, Callable[[], Iterator[Hostile]]] = {
     "values": values,
     "tokenizer": tokenizer,
     "flips": flips,
+    "gzipped": gzipped,
 }
 
 

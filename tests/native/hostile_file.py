@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -213,6 +215,46 @@ def tensors() -> Iterator[Hostile]:
     head = base.copy()
     head.tensors.append(("output.weight", encode(np.ones((D, D)), "f32")))
     yield Hostile("head-of-another-shape", head.render(), "output.weight")
+
+
+def gzipped() -> Iterator[Hostile]:
+    """Wrong files in gzip's format; see also the tests of `itera_lite.files.gzipped`."""
+    content = hybrid().render()
+    good = gzip.compress(content, 9, mtime=0)
+    header, trailer = good[:10], good[-8:]
+
+    def case(name: str, message: str, data: bytes) -> Hostile:
+        return Hostile(f"gzip-{name}", data, message)
+
+    yield case("magic-alone", "cut short", good[:2])
+    for size in (3, 9, 10, 11, 18, len(good) // 2, len(good) - 9, len(good) - 1):
+        yield case(f"cut-at-{size}", "gzip file", good[:size])
+    yield case("then-a-zero", "larger than its last four bytes state", good + b"\0")
+    yield case("then-a-line", "1 bytes after its end", good + b"\n")
+    yield case("then-another", f"{len(good)} bytes after its end", good + good)
+    yield case("of-nothing", "is empty", gzip.compress(b""))
+    yield case("of-text", "doesn't begin with 'GGUF'", gzip.compress(b"Once upon a time"))
+    yield case("of-gzip", "doesn't begin with 'GGUF'", gzip.compress(good))
+    yield case("of-a-cut-model", "cut short", gzip.compress(content[:-100]))
+    yield case("method-7", "unknown compression method", good[:2] + b"\x07" + good[3:])
+    yield case("reserved-flags", "unknown header flags", good[:3] + b"\xe0" + good[4:])
+    yield case("checksum", "incorrect data check", good[:-8] + b"\0\0\0\0" + good[-4:])
+    size = int.from_bytes(good[-4:], "little")
+    for other in (0, 1, size - 1, size + 1, 2**31, 2**32 - 1):
+        data = good[:-4] + struct.pack("<I", other)
+        yield case(f"size-{other}", "damaged gzip file", data)
+    yield case("bomb", "is no trained model", gzip.compress(bytes(100 * 2**20)))
+    raw = zlib.compressobj(9, wbits=-15)
+    stream = raw.compress(content) + raw.flush()
+    yield case("without-trailer", "cut short", header + stream)
+    yield case("block-type-3", "invalid block type", header + b"\x07" + trailer)
+    yield case("distance-before-the-start", "invalid distance", header + b"\x63\0\x02" + trailer)
+    random = np.random.default_rng(4)
+    for i in range(100):
+        bad = bytearray(good)
+        for at in random.integers(2, len(bad), 1 + i % 3):
+            bad[at] ^= 1 << int(random.integers(8))
+        yield case(f"flip-{i}", EITHER, bytes(bad))
 
 
 def flips() -> Iterator[Hostile]:

@@ -1,5 +1,6 @@
 """`itera-run`: what it says to wrong use, its exit codes, what it reads and writes."""
 
+import gzip
 import json
 import math
 import os
@@ -69,6 +70,18 @@ def test_the_file_that_is_refused_is_named_with_a_way_out(program: Path, tmp_pat
         assert (done.returncode, done.stdout) == (1, b"")
         way_out = "expected a GGUF file: make one of a model with `itera export`"
         assert done.stderr.decode() == f"itera-run: error: {name}: {message}; {way_out}\n"
+
+
+def test_a_compressed_model_is_the_same_model(program: Path, model: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "model.gguf.gz"
+    packed.write_bytes(gzip.compress(model.read_bytes()))
+    arguments = ("-p", "the", "-n", "20", "-t", "0", "-q")
+    plain, done = (run(program, path, *arguments) for path in (model, packed))
+    assert done.stdout == plain.stdout and done.returncode == 0
+    packed.write_bytes(packed.read_bytes()[:-1])
+    done = run(program, packed.name, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"itera-run: error: model.gguf.gz: is a gzip file that is cut")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pat
     folder = tmp_path_factory.mktemp("whole")
     results = write_results(folder / "results")
     write_seeds(results)
-    write_ladder(results)
+    write_ladder(results, in_llama=True)
     return results, report(results=results, reports=folder / "reports")
 
 

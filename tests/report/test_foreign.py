@@ -51,7 +51,7 @@ def spoiled(text: str, at: tuple, bad) -> str:
 def test_a_wrong_kind_anywhere_never_is_a_traceback(tmp_path):
     write_results(tmp_path)
     write_seeds(tmp_path)
-    write_ladder(tmp_path)
+    write_ladder(tmp_path, in_llama=True)
     draw_lots = random.Random(0)
     cases = [
         (path, at, bad)

@@ -263,6 +263,33 @@ def test_path_shows_promised_against_measured(results):
     assert f"size on disk {ratio:.1f}× lower" in row(text, "All together: 100-300x")[1]
 
 
+def test_every_factor_is_given_against_both_references(results):
+    """No headline without llama.cpp: its factors, or that they weren't measured."""
+    write_ladder(results, in_llama=True)
+    text = markdown(results)
+    ladder = json.loads((results / "ladder.json").read_text())
+    last, first, second = ladder["rungs"][-1], ladder["rungs"][0], ladder["quantized"]
+    cells = row(text, "CPU time per 1,000 bytes of text")
+    for place, reference in ((1, first), (4, second)):
+        ratio = reference["cpu_seconds_per_kb"]["median"] / last["cpu_seconds_per_kb"]["median"]
+        assert float(cells[place].removesuffix("× lower")) == pytest.approx(ratio, rel=0.01)
+    assert cells[2:4] == cells[5:7] == ["at least 10.0×", "met"]
+    assert row(text, "Size on disk, both compressed")[1:] == [
+        "—", "at least 100×", "not measured", "—", "—", "—",
+    ]  # fmt: skip
+    head = next(x for x in section(text, "Summary").splitlines() if "Compression" in x)
+    assert "reference: CPU time" in head and "Against the reference in llama.cpp, Q4" in head
+    assert "3 seeds are 1.2 % apart: within the 2 %" in text
+    size = second["bytes_on_disk"] / last["bytes_on_disk"]
+    assert f"size on disk {size:.2f}× lower" in head and "**missed**" in head
+    both = row(text, "All together: 100-300x")[1]
+    assert "Against the same model in llama.cpp" in both
+    for wanted in ("q4_0 6.00 MB, 0.8300 (taken)", "the student that was taught is deployed"):
+        assert wanted in text
+    write_ladder(results)
+    assert "llama.cpp: not measured" in row(markdown(results), "All together: 100-300x")[1]
+
+
 def test_a_worse_rung_claims_nothing(results):
     write_ladder(results, worse=0.1)
     assert row(markdown(results), "All together: 100-300x")[1].startswith("none:")

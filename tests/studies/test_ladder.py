@@ -1,6 +1,8 @@
 """The ladder: every stage is made, finished ones stay, the verdicts follow from the numbers."""
 
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,16 +11,24 @@ from msgspec.structs import replace
 
 from itera_lite import config
 from itera_lite.bench.processes import DeployedModel
+from itera_lite.bench.runtimes import prompt_text
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.commands.ladder import ladder
 from itera_lite.commands.report import report
 from itera_lite.errors import IteraError, MissingExtra, UsageError
+from itera_lite.evaluate.bits import validation_score
+from itera_lite.export.gguf import export_gguf
 from itera_lite.records import HeldOut, Rung, Summary
 from itera_lite.report.results import load_results
 from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
-from itera_lite.studies import ladder_stages
-from itera_lite.studies.ladder_costs import judge
-from itera_lite.studies.ladder_stages import REFERENCES, STAGES
+from itera_lite.studies import ladder_costs, ladder_scores, ladder_stages
+from itera_lite.studies.ladder_costs import QUANTIZED_TARGETS, STEADY, TARGETS, judge, steadiness
+from itera_lite.studies.ladder_scores import llama_score
+from itera_lite.studies.ladder_stages import REFERENCES, STAGES, LadderPlan
+from itera_lite.train.compute import Compute
+from itera_lite.train.loop import Trainer
+from itera_lite.train.terminal import Stopped
 from tests.compress.checkpoints import text
 from tools.readme import ladder_table
 
@@ -27,6 +37,7 @@ __all__ = ["text"]
 ITERA = {"pattern": "ma", "d_model": 64, "n_experts": 4, "d_expert": 32, "d_state": 16}
 LLAMA = {"pattern": "aa", "d_model": 64, "d_ff": 96, "n_kv_heads": 2}
 GPT2 = {"pattern": "aa", "d_model": 64, "d_ff": 128, "n_kv_heads": 2, "max_seq_len": 256}
+ALONE = {"alone": 9.0}  # added to its bits per byte
 WRITTEN = {"bytes": 1000.0, "seconds": 4.0, "cpu_seconds": 4.0, "peak_rss_bytes": 4e8}
 
 
@@ -38,8 +49,14 @@ def small() -> Iterator[list[DeployedModel]]:
 
     def write_texts(self: DeployedModel, seed: int, threads: int = 1) -> dict[str, float]:
         measured.append(self)
-        return real(self, seed, threads) if self.runtime == "engine" else dict(WRITTEN)
+        return dict(WRITTEN) if self.runtime == "transformers" else real(self, seed, threads)
 
+    def valid_bpb(plan: LadderPlan, stage: str) -> float | None:
+        """A teacher that is better than the student alone, whatever an instant's training gave."""
+        bpb = real_bpb(plan, stage)
+        return None if bpb is None else bpb + ALONE.get(stage, 0.0)
+
+    real_bpb = ladder_stages.valid_bpb
     with pytest.MonkeyPatch.context() as patch:
         for size in ("pico", "tiny", "small"):
             shape = {"itera": ITERA, "transformer": LLAMA}
@@ -47,8 +64,12 @@ def small() -> Iterator[list[DeployedModel]]:
                 shape = {"itera": {**ITERA, "d_model": 96}}
             patch.setitem(config.PRESETS, size, shape)
         patch.setitem(config.PRESETS, "reference", {"gpt2": GPT2})
+        patch.setitem(config.PRESETS, "reference_medium", {"gpt2": {**GPT2, "d_ff": 96}})
         patch.setitem(config.PRESETS, "reference_small", {"gpt2": {**GPT2, "pattern": "a"}})
-        patch.setattr(ladder_stages, "REFERENCE_VOCABULARY", 320)
+        for module in (ladder_stages, ladder_costs):
+            patch.setattr(module, "valid_bpb", valid_bpb)
+        for module in (ladder_stages, ladder_scores):
+            patch.setattr(module, "REFERENCE_VOCABULARY", 320)
         patch.setattr(DeployedModel, "write_texts", write_texts)
         yield measured
 
@@ -56,12 +77,31 @@ def small() -> Iterator[list[DeployedModel]]:
 def run(text: Path, folder: Path, **options):
     return ladder(
         str(text),
-        **{"minutes": 0.004, "size": 300} | options,
+        **{"minutes": 0.004, "size": 300, "precision": "fp32"} | options,
         repeats=2,
         workers=1,
         quiet=True,
         checkpoints=folder / "c",
         results=folder / "r",
+    )
+
+
+def plan_of(text: Path, folder: Path, **options) -> LadderPlan:
+    """The plan of `run` for the first seed."""
+    return LadderPlan(
+        **{
+            "data": str(text),
+            "minutes": 0.004,
+            "size": 300,
+            "student": "pico",
+            "teacher": None,
+            "seed": 0,
+            "checkpoints": folder / "c",
+            "results": folder / "r" / "ladder",
+            "compute": Compute.prepare("fp32", 1, True),
+            "valid_bytes": 2_000_000,
+        }
+        | options
     )
 
 
@@ -82,7 +122,7 @@ def copied(first, tmp_path) -> Path:
 def test_every_rung_is_made_and_measured(first, small):
     found, folder = first
     names = [rung.stage for rung in found.rungs]
-    wanted = [s.name for s in STAGES if s.name != "teacher"]
+    wanted = [s.name for s in STAGES if s.name not in ("teacher", "alone")]
     tried = {r.stage: r for r in found.references}
     assert list(tried) == [stage.name for stage in REFERENCES]
     best = min(tried, key=lambda name: tried[name].valid_bpb)
@@ -95,8 +135,9 @@ def test_every_rung_is_made_and_measured(first, small):
     assert last.cpu_seconds_per_kb.median < reference.cpu_seconds_per_kb.median
     assert last.vocab_size == 300 < reference.vocab_size == 320
     # the measurements went in turns: every model once, then every one again
-    rounds = small[: len(names)], small[len(names) : 2 * len(names)]
-    assert len(set(rounds[0])) == len(names) and set(rounds[0]) == set(rounds[1])
+    models = len(names) + (found.quantized is not None)
+    rounds = small[:models], small[models : 2 * models]
+    assert len(set(rounds[0])) == models and set(rounds[0]) == set(rounds[1])
     # each reference had as much time as all that the last rung was made from
     budgets = {
         name: Summary.read(folder / "r" / "ladder" / f"{name}_summary.json").training
@@ -104,44 +145,34 @@ def test_every_rung_is_made_and_measured(first, small):
     }
     seconds = {name: train.budget.amount for name, train in budgets.items()}
     references = [seconds.pop(name) for name in tried]
-    assert references == pytest.approx(2 * [sum(seconds.values())])
+    assert references == pytest.approx(3 * [sum(seconds.values())])
     assert 0 < reference.tokens_in_use <= reference.vocab_size
     assert last.outside_teacher is None
 
 
-def test_what_is_compared_trains_in_turns(first, small):
-    folder = first[1]
-    plan = ladder_stages.LadderPlan(
-        data="text",
-        minutes=1,
-        size=300,
-        student="pico",
-        teacher=None,
-        seed=0,
-        checkpoints=folder / "c",
-        results=folder / "r" / "ladder",
-        compute=None,
-        valid_bytes=1000,
-    )
-    names = [[stage.name for stage, _ in group] for group in ladder_stages.groups(plan)]
-    assert names[:2] == [["reference", "reference_small"], ["transformer", "itera"]]
-    assert names[2:] == [["vocabulary"], ["teacher"], ["distilled"], ["q8_0"], ["q4_0"]]
+def test_what_is_compared_trains_in_turns(text, first, small):
+    groups = ladder_stages.groups(plan_of(text, first[1]))
+    names = [[stage.name for stage, _ in group] for group in groups]
+    assert names[0] == ["reference", "reference_medium", "reference_small"]
+    assert names[1:4] == [["transformer", "itera"], ["vocabulary"], ["teacher", "alone"]]
+    assert names[4:] == [["distilled"], ["q8_0"], ["q4_0"]]
 
 
 def test_what_is_finished_is_not_done_again_and_is_reported(text, first, copied, small, capsys):
     stamps = {p: p.stat().st_mtime_ns for p in (copied / "c").glob("*/model.safetensors")}
     scores = {p: p.stat().st_mtime_ns for p in (copied / "r").glob("ladder/*_heldout.json")}
-    assert len(scores) == len(first[0].rungs) - 1
+    in_llama = 0 if first[0].quantized is None else 4  # three types on one text, one on another
+    assert len(scores) == len(first[0].rungs) - 1 + in_llama
     again = run(text, copied)
     assert {p: p.stat().st_mtime_ns for p in (*stamps, *scores)} == {**stamps, **scores}
     assert [r.bpb for r in again.rungs] == [r.bpb for r in first[0].rungs]
-    assert "bytes on disk: " in capsys.readouterr().out
+    assert "Size on disk " in capsys.readouterr().out
 
     report(results=copied / "r", reports=copied / "reports")
     page = (copied / "reports" / "efficiency_report.md").read_text()
     assert "Path to 100-300x" in page and "7: the native engine" in page
-    assert "best of 2 conventional models" in page
-    assert "Bytes on disk" in page
+    assert "best of 3 conventional models" in page
+    assert "against the same model in llama.cpp" in page or "llama.cpp wasn't installed" in page
 
 
 def test_other_weights_are_scored_again(text, copied, small):
@@ -202,9 +233,11 @@ def test_finished_stages_of_other_options_are_not_taken(text, copied, small):
     record = copied / "r" / "ladder.json"
     before = record.read_bytes()
     for options, said in (
-        ({"student": "tiny"}, "distilled' is finished, and was made with --student pico"),
-        ({"minutes": 0.008}, "reference' is finished, and was made with --minutes 0.004"),
-        ({"size": 280}, "vocabulary' is finished, and was made with --size 300"),
+        ({"student": "tiny"}, "stage 'alone' .* --student was pico and is tiny now. Give the same"),
+        ({"minutes": 0.008}, "stage 'reference' .* --minutes was 0.004 and is 0.008 now"),
+        ({"size": 280}, "stage 'vocabulary' .* --size was 300 and is 280 now"),
+        ({"precision": "bf16"}, "stage 'reference' .* --precision was fp32 and is bf16 now"),
+        ({"quick": True}, r"stage 'reference' .*evaluations \(--quick\) was 8 and is 2 now"),
     ):
         with pytest.raises(UsageError, match=said):
             run(text, copied, **options)
@@ -212,25 +245,12 @@ def test_finished_stages_of_other_options_are_not_taken(text, copied, small):
 
 
 def test_a_stage_of_other_options_is_made_again_when_asked(text, copied, small):
-    made = []
-    plan = ladder_stages.LadderPlan(
-        data=str(text),
-        minutes=0.004,
-        size=300,
-        student="tiny",
-        teacher=None,
-        seed=0,
-        checkpoints=copied / "c",
-        results=copied / "r" / "ladder",
-        compute=None,
-        valid_bytes=1000,
-        overwrite=True,
-    )
-    for stage, _ in ladder_stages.stages(plan):
-        if not ladder_stages.is_finished(plan, stage):
-            ladder_stages.discard(plan, stage)
-            made.append(stage.name)
-    assert made == ["distilled", "q8_0", "q4_0"]
+    plan = plan_of(text, copied, student="tiny", overwrite=True)
+    everything = [stage for group in ladder_stages.groups(plan) for stage, _ in group]
+    made = [stage for stage in everything if not ladder_stages.is_finished(plan, stage)]
+    assert [stage.name for stage in made] == ["alone", "distilled", "q8_0", "q4_0"]
+    for stage in reversed(made):
+        ladder_stages.discard(plan, stage)
     assert not (copied / "c" / "distilled").exists() and (copied / "c" / "itera").exists()
 
 
@@ -249,23 +269,107 @@ def rung(bpb: list[float], cpu: float, size: float, memory: float) -> Rung:
 
 
 def test_targets_are_reached_by_numbers_alone():
-    first = rung([0.8], 4.0, 60e6, 500e6)
+    first = rung([0.8], 12.0, 70e6, 900e6)
 
-    def verdicts(first: Rung, last: Rung) -> list[str]:
-        return [target.verdict for target in judge([first, last])]
+    def verdicts(first: Rung, last: Rung, load: Load | None = None) -> list[str]:
+        return [target.verdict for target in judge(last, first, TARGETS, load)]
 
-    good = judge([first, rung([0.8], 0.01, 0.7e6, 5e6)])
-    assert [target.verdict for target in good] == ["met"] * 3
-    assert [target.goal_verdict for target in good] == [None, "missed", None]
-    assert judge([first, rung([0.8], 0.01, 0.6e6, 5e6)])[1].goal_verdict == "met"
-    assert verdicts(first, rung([0.7], 0.02, 1.1e6, 11e6)) == ["missed"] * 3
-    worse = rung([0.81], 0.001, 0.1e6, 1e6)
-    assert verdicts(first, worse) == ["missed"] * 3, "no factor counts at a lower quality"
-    seeds = rung([0.8, 0.9], 4.0, 60e6, 500e6)
-    assert verdicts(seeds, rung([0.8], 0.01, 0.7e6, 5e6)) == ["met"] * 3
-    assert verdicts(seeds, rung([0.81], 0.01, 0.7e6, 5e6)) == ["missed"] * 3
-    busy = judge([first, rung([0.8], 0.01, 0.7e6, 5e6)], Load(0.9, 2))
-    assert [target.verdict for target in busy] == ["not judged", "met", "met"]  # time; bytes
+    missing = "not measured"  # the compressed bytes
+    good = rung([0.8], 0.01, 0.7e6, 5e6)
+    assert verdicts(first, good) == ["met", "met", missing, "met"]
+    nothing = ["missed", "missed", missing, "missed"]
+    assert verdicts(first, rung([0.7], 0.02, 1.1e6, 11e6)) == nothing
+    assert verdicts(first, rung([0.81], 0.001, 0.1e6, 1e6)) == nothing, "at a lower quality"
+    seeds = rung([0.8, 0.9], 12.0, 70e6, 900e6)
+    assert verdicts(seeds, good) == ["met", "met", missing, "met"]
+    assert verdicts(seeds, rung([0.81], 0.01, 0.7e6, 5e6))[0] == "missed", "worst against best"
+    busy = verdicts(first, good, Load(0.9, 2))
+    assert busy == ["not judged", "met", missing, "met"]  # time; bytes
+    packed = [replace(each, bytes_compressed=size) for each, size in ((first, 60e6), (good, 5e5))]
+    assert verdicts(*packed) == ["met"] * 4
+    # the second reference, and none
+    (found,) = judge(good, rung([0.8], 0.2, 5e6, 30e6), QUANTIZED_TARGETS)
+    assert (found.verdict, found.value) == ("met", pytest.approx(20))
+    assert [t.verdict for t in judge(good, None, QUANTIZED_TARGETS)] == [missing]
+
+
+def test_the_distance_of_the_seeds_is_judged():
+    assert steadiness(rung([0.8], 1, 1, 1)) == STEADY
+    near, far = (steadiness(rung([0.8, 0.81, each], 1, 1, 1)) for each in (0.815, 0.82))
+    assert (near.verdict, far.verdict) == ("met", "missed")
+    assert far.value == pytest.approx(0.02 / 0.81)
+
+
+def test_the_reference_is_run_by_llama_cpp(text, first, copied, small):
+    """Its quantised file, chosen on the validation text, and its quality as PyTorch has it."""
+    pytest.importorskip("llama_cpp")
+    found = first[0]
+    tried = {each.type: each for each in found.quantized_types}
+    assert list(tried) == ["q4_0", "mixed", "q8_0"]
+    (chosen,) = (each for each in tried.values() if each.chosen)
+    good = [t for t in tried.values() if t.valid_bpb <= 1.01 * tried["q8_0"].valid_bpb]
+    assert chosen == min(good, key=lambda each: each.bytes)
+    assert found.quantized.runtime == "llama.cpp" and found.quantized.stage == found.rungs[0].stage
+    assert found.quantized.bytes_on_disk == chosen.bytes < found.rungs[0].bytes_on_disk / 2
+    assert found.quantized.bpb.median == pytest.approx(found.rungs[0].bpb.median, rel=0.02)
+    assert 0 < found.quantized.peak_rss_bytes.median < 1e8
+    folder = copied / "c" / found.rungs[0].stage
+    model, tokenizer = load_checkpoint(folder)
+    documents = [prompt_text().encode()[i : i + size] for i, size in ((0, 2000), (2000, 300))]
+    nats, tokens, size = llama_score(export_gguf(folder, "f32").path, tokenizer, documents)
+    want = validation_score(model, tokenizer, documents)
+    assert (tokens, size) == (want.tokens, want.bytes)
+    assert nats == pytest.approx(want.nats, rel=1e-4)
+
+
+def test_a_teacher_that_is_no_better_teaches_nobody(text, copied, small, monkeypatch):
+    """The student that was trained alone is rounded, and the report has it."""
+    monkeypatch.setitem(ALONE, "alone", -9.0)
+    with pytest.raises(UsageError, match=r"stage 'q8_0' .* the weights of 'distilled' was"):
+        run(text, copied)
+    found = run(text, copied, overwrite=True)
+    stages = [rung.stage for rung in found.rungs]
+    assert stages[4:] == ["alone", "q8_0", "q4_0", "q4_0"]
+    assert found.teaching.taught_bpb is None and found.teaching.chosen == "alone"
+    plan = plan_of(text, copied)
+    alone, rounded = (plan.summary(name) for name in ("alone", "q4_0"))
+    assert alone.training.budget.amount == pytest.approx(4 * 60 * 0.004)  # the time of both
+    assert [source.name for source in rounded.model.made_from] == ["alone"]
+    taken = found.rungs[-1].train_minutes
+    assert taken == pytest.approx((alone.training.seconds + rounded.training.seconds) / 60)
+    assert "it taught nobody" in ladder_table(load_results(copied / "r"))
+
+
+def test_a_taught_student_that_is_worse_is_not_deployed(text, copied, small, monkeypatch):
+    monkeypatch.setitem(ALONE, "distilled", 99.0)
+    found = run(text, copied, overwrite=True)
+    assert [rung.stage for rung in found.rungs][4] == "alone"
+    assert found.teaching.taught_bpb > found.teaching.alone_bpb
+    assert "trained alone is deployed" in ladder_table(load_results(copied / "r"))
+
+
+def test_a_stopped_stage_of_other_settings_does_not_go_on(text, tmp_path, small, monkeypatch):
+    """It went on, with the rest of its steps as asked for this time."""
+    original = Trainer._step
+
+    def stepping(self):
+        if self.files.name == "itera" and self.state.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(Trainer, "_step", stepping)
+        run(text, tmp_path)
+    plan = plan_of(text, tmp_path, minutes=0.005)
+    stage = next(stage for stage in STAGES if stage.name == "itera")
+    with pytest.raises(UsageError, match=r"stage 'itera' .* --minutes was 0.004 and is 0.005 now"):
+        ladder_stages.is_finished(plan, stage)
+    plan = plan_of(text, tmp_path)
+    assert not ladder_stages.is_finished(plan, stage) and plan.files("itera").resumable
+    ladder_stages.discard(plan, stage)
+    assert plan.files("itera").resumable
+    ladder_stages.discard(plan_of(text, tmp_path, minutes=0.005), stage)
+    assert not plan.files("itera").resumable
 
 
 @pytest.mark.parametrize("options", [{"seeds": 0}, {"minutes": 0.0}, {"repeats": 0}])
@@ -283,8 +387,6 @@ def test_what_is_missing_is_said_before_anything_is_trained(tmp_path, monkeypatc
 
 def test_a_deployed_model_writes_in_a_process_of_its_own(tiny_pair, tmp_path):
     pytest.importorskip("transformers")
-    from itera_lite.export.gguf import export_gguf
-
     folder = tiny_pair["itera_lite_test"]
     file = tmp_path / "model.gguf"
     export_gguf(folder, "f32", file)

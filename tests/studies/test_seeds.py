@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 
 import pytest
@@ -68,7 +69,7 @@ def test_a_study_that_was_stopped_goes_on(text, tmp_path, monkeypatch):
     assert scores[0] == scores[1]
 
 
-def test_what_another_study_has_left_is_no_hindrance(text, tmp_path, monkeypatch):
+def test_what_was_stopped_is_not_mixed_with_other_settings(text, tmp_path, monkeypatch):
     original = Trainer._step
 
     def stepping(self):
@@ -80,6 +81,11 @@ def test_what_another_study_has_left_is_no_hindrance(text, tmp_path, monkeypatch
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Trainer, "_step", stepping)
         bench_seeds(str(text), seeds=2, vocab_size=290, **options)
+    left = tmp_path / ".seeds.json.unfinished"
+    with pytest.raises(UsageError, match=r"--vocab-size was 290 and is 300 now. Give the same"):
+        bench_seeds(str(text), seeds=2, vocab_size=300, **options)
+    assert left.is_dir()
+    shutil.rmtree(left)  # as the message has it
     runs = bench_seeds(str(text), seeds=2, vocab_size=300, **options).runs
     assert {(run.vocab_size, run.tokens) for run in runs} == {(300, 5 * 2048)}
 

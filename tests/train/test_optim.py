@@ -58,13 +58,14 @@ def test_orthogonalize_keeps_the_directions_and_evens_the_lengths():
 @pytest.mark.parametrize(
     "shape", [(3, 32, 128), (2, 128, 32), (4, 8, 24), (2, 100, 70), (2, 70, 99), (2, 192, 352)]
 )
-def test_the_fused_step_of_muon_is_that_of_pytorch(shape, fused, monkeypatch):
+@pytest.mark.parametrize("keeps", [0.8, 0.95])
+def test_the_fused_step_of_muon_is_that_of_pytorch(shape, keeps, fused, monkeypatch):
     torch.manual_seed(0)
     matrices = torch.randn(shape) * torch.logspace(-1, 0, shape[2])
     matrices[0] = 0  # as an expert's that nobody used
     weight, momentum = torch.randn(shape), torch.randn(shape)
     momentum[0] = 0
-    config = TrainConfig(lr_matrix=0.1)
+    config = TrainConfig(lr_matrix=0.1, momentum=keeps)
     found = []
     for fuses in (True, False):
         monkeypatch.setattr(ops, "usable", lambda x, fuses=fuses: fuses)
@@ -84,9 +85,10 @@ def test_the_fused_step_of_muon_is_that_of_pytorch(shape, fused, monkeypatch):
     assert expected < 0.1 * (exact - weight[1:]).norm()
 
 
-def test_adam_is_that_of_pytorch():
+@pytest.mark.parametrize("beta2", [0.95, 0.999])
+def test_adam_is_that_of_pytorch(beta2):
     torch.manual_seed(0)
-    config = TrainConfig(clip=0.7)
+    config = TrainConfig(clip=0.7, beta2=beta2)
     model = LanguageModel(preset("gpt2", "reference_small", 3000))
     twin = copy.deepcopy(model)
     ours = Optimizer(model, config)
@@ -96,7 +98,7 @@ def test_adam_is_that_of_pytorch():
         [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
         lr=config.lr_other * 0.5,
         weight_decay=config.weight_decay,
-        betas=(0.9, 0.95),
+        betas=(0.9, beta2),
     )
     for step in range(3):
         gradients = random_gradients(model, step)

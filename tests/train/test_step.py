@@ -2,6 +2,7 @@
 
 import random
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ VOCABULARY, ROWS, LENGTH = 300, 10, 32
 SHAPES = {
     "itera": ModelConfig("itera", "ma", VOCABULARY, 64, n_experts=6, d_expert=32, d_state=8),
     "transformer": ModelConfig("transformer", "aa", VOCABULARY, 64, d_ff=96),
-    "gpt2": ModelConfig("gpt2", "aa", VOCABULARY, 64, d_ff=96, n_kv_heads=2, dropout=0.2),
+    "gpt2": ModelConfig("gpt2", "aa", VOCABULARY, 64, d_ff=96, n_kv_heads=2),
 }
 
 
@@ -64,11 +65,13 @@ def batch(number: int) -> tuple[np.ndarray, np.ndarray]:
     return draw.integers(0, VOCABULARY, (ROWS, LENGTH + 1)), positions
 
 
-def weights_after_steps(family: str, objective: str, count: int, dtype: torch.dtype) -> Tensor:
+def weights_after_steps(
+    family: str, objective: str, count: int, dtype: torch.dtype, dropout: float
+) -> Tensor:
     """All weights after three steps, in which the workers are held up at random."""
     model = model_of(family)
     model.compute_dtype = dtype
-    config = TrainConfig(batch_size=ROWS, seq_len=LENGTH, balance_weight=0.1)
+    config = TrainConfig(batch_size=ROWS, seq_len=LENGTH, balance_weight=0.1, dropout=dropout)
     with Workers(count) as workers:
         gradient = BatchGradient(model, config, objective_of(objective, model), workers, World())
         assert gradient.part_rows == 2
@@ -98,7 +101,9 @@ def small_parts(monkeypatch):
         ("itera", "plain", torch.bfloat16),
         ("itera", "plain", torch.float32),
         ("transformer", "plain", torch.bfloat16),
-        ("gpt2", "plain", torch.bfloat16),
+        ("gpt2", "dropout", torch.bfloat16),
+        ("itera", "dropout", torch.bfloat16),
+        ("transformer", "dropout", torch.float32),
         ("itera", "distilled", torch.bfloat16),
         ("transformer", "rounded", torch.bfloat16),
         ("itera", "rounded and distilled", torch.bfloat16),
@@ -106,7 +111,10 @@ def small_parts(monkeypatch):
 )
 def test_weights_are_the_same_bits_with_any_number_of_workers(family, objective, dtype):
     assert ops.enable() is None
-    one, *others = (weights_after_steps(family, objective, count, dtype) for count in (1, 2, 3))
+    dropout = 0.2 if objective == "dropout" else 0.0
+    one, *others = (
+        weights_after_steps(family, objective, count, dtype, dropout) for count in (1, 2, 3)
+    )
     assert all(torch.equal(one, other) for other in others)
     before = torch.cat([value.flatten() for value in model_of(family).state_dict().values()])
     assert not torch.equal(one, before)
@@ -163,9 +171,10 @@ def test_the_gradient_by_rounded_weights_moves_the_exact_ones():
         assert torch.allclose(found, parameter.grad, atol=1e-6, rtol=1e-4)
 
 
-def test_dropout_differs_from_step_to_step_and_from_row_to_row():
-    model = model_of("gpt2")
-    config = TrainConfig(batch_size=ROWS, seq_len=LENGTH)
+@pytest.mark.parametrize("family", SHAPES)
+def test_dropout_differs_from_step_to_step_and_from_row_to_row(family):
+    model = model_of(family)
+    config = TrainConfig(batch_size=ROWS, seq_len=LENGTH, dropout=0.2, balance_weight=0)
     with Workers(2) as workers:
         gradient = BatchGradient(model, config, Objective(), workers, World())
         tokens, positions = batch(0)
@@ -174,4 +183,23 @@ def test_dropout_differs_from_step_to_step_and_from_row_to_row():
         assert gradient(same, positions, 0) == first
         assert gradient(same, positions, 1) != first
         parts = [gradient._part(same[:2], positions[:2], 0, row) for row in (0, 2)]
-    assert parts[0].total != parts[1].total
+        assert parts[0].total != parts[1].total
+        whole = BatchGradient(model, replace(config, dropout=0.0), Objective(), workers, World())
+        assert whole(same, positions, 0) == whole(same, positions, 1) != first
+    ids = torch.from_numpy(tokens)
+    assert torch.equal(model(ids), model(ids))  # the model itself, in training too, drops nothing
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_fused_dropout_is_the_plain_one(family):
+    """And it follows from seed, step and row alone, whatever computes it."""
+    config = TrainConfig(batch_size=ROWS, seq_len=LENGTH, dropout=0.2)
+    found = []
+    for switch in (ops.enable, ops.disable):
+        switch()
+        with Workers(1) as workers:
+            gradient = BatchGradient(model_of(family), config, Objective(), workers, World())
+            found.append((gradient(*batch(0), 3), gradient._flat.clone()))
+    (fast, fast_gradient), (naive, naive_gradient) = found
+    assert fast.total == pytest.approx(naive.total, rel=1e-5)
+    assert torch.allclose(fast_gradient, naive_gradient, atol=1e-5 * float(naive.norm), rtol=1e-3)

@@ -71,6 +71,15 @@ def test_a_state_with_other_parts(path, value, text, inner):
     assert "damaged" in said and ("--overwrite" in said or "state.json" in said)
 
 
+@pytest.mark.parametrize(("part", "field"), [("train", "beta2"), ("model", "d_state")])
+def test_a_state_of_an_older_version(part, field, text, inner):
+    file = inner / "state.json"
+    whole = json.loads(file.read_text())
+    del whole["identity"][part][field]
+    file.write_text(json.dumps(whole))
+    assert "older version" in refused(text, inner)
+
+
 @pytest.mark.parametrize(
     "change",
     [

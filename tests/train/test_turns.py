@@ -47,7 +47,6 @@ SHAPES = {
         d_ff=128,
         n_kv_heads=2,
         max_seq_len=256,
-        dropout=0.1,
     ),
 }
 
@@ -57,7 +56,7 @@ def training(text: Path, folder: Path, name: str, amount: float = 4096, **more) 
     data = prepare(str(text), vocab_size=300, quiet=True)
     compute = Compute.prepare("fp32", workers=1, quiet=True)
     budget = Budget(more.pop("unit", "tokens"), amount)
-    config = train_config(SHAPES[name], budget, {"batch_size": 4, "seq_len": 32})
+    config = train_config(SHAPES[name], budget, {"batch_size": 4, "seq_len": 32, "dropout": 0.1})
     files = RunFiles(name, folder, folder)
     return Training(SHAPES[name], config, data, budget, files, compute, source="text", **more)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from itera_lite.report.context import Context, against, command
+from itera_lite.report.ladder import headline
 from itera_lite.report.metrics import Pair, quality
-from itera_lite.report.text import bullets, code, escape, fixed, paragraphs, significant
+from itera_lite.report.text import bullets, code, escape, fixed, paragraphs
 from itera_lite.stats.comparison import Comparison
 
 
@@ -55,19 +56,8 @@ def _line(title: str, line: str, *comparisons: Comparison | None) -> str:
 def _ladder(context: Context) -> list[str]:
     """What the last rung of the compression ladder reaches against the first."""
     ladder = context.results.ladder
-    if ladder is None or not ladder.targets:
-        return []
-    parts = [
-        f"{escape(target.label)} {significant(target.value)}× lower "
-        f"({'reached' if target.verdict == 'met' else f'**{target.verdict_text}**'}: wanted "
-        f"{significant(target.target)}×)"
-        for target in ladder.targets
-    ]
-    first, last = (fixed(ladder.rungs[i].bpb.median) for i in (0, -1))
-    return [
-        f"**Compression.** The last rung of the ladder against the conventional reference: "
-        f"{'; '.join(parts)}; bits per byte {last} against {first}. Section 10 has more."
-    ]
+    found = headline(ladder) if ladder else ""
+    return [f"**Compression.** {found} Section 10 has more."] if found else []
 
 
 def _without_a_pair(context: Context) -> list[str]:

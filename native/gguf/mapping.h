@@ -1,0 +1,35 @@
+// Memory of a file's size: a file's bytes mapped read-only, or room for bytes that are computed.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "gguf/error.h"
+
+namespace itera {
+
+class Mapping {
+  public:
+    // Throws `Error` where the file can't be opened or isn't a regular file.
+    explicit Mapping(const std::string &path);
+    // Zeros that may be written. Throws `Error` where there isn't so much memory.
+    explicit Mapping(size_t size);
+    Mapping(Mapping &&other) noexcept;
+    Mapping &operator=(Mapping &&other) noexcept;
+    ~Mapping();
+
+    std::span<const std::byte> bytes() const { return bytes_; }
+    std::byte *data() { return bytes_.data(); }  // of zeros
+    // Drops the pages that hold `part` from memory. A file's are read again where they are
+    // touched; of other memory, `part` is lost, and its neighbours on the first and last page stay.
+    void release(std::span<const std::byte> part) const;
+
+  private:
+    void map(size_t size, int protection, int flags, int file);
+
+    std::span<std::byte> bytes_;
+    bool of_file_;
+};
+
+}  // namespace itera
