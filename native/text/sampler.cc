@@ -226,7 +226,7 @@ int32_t Sampler::sample(std::span<float> logits) {
         const double left_out = mass - target;
         least = std::max(lowest, static_cast<float>(left_out / 16));
         keep_from(all_, least);
-        if (kept_mass(least) < target) {
+        if (by_p && kept_mass(least) < target) {
             least = std::max(lowest, static_cast<float>(0.99 * left_out / double(size)));
             keep_from(all_, least);
         }
