@@ -141,7 +141,9 @@ def ladder(results: Results) -> Figure | None:
                            color=style.SHADES["itera"][0])  # fmt: skip
                 panel.annotate(name, (x, y), ha="center", va="center_baseline", color="white",
                                fontsize=9, fontweight="bold")  # fmt: skip
-            if quantized is not None:  # its quality is nearly that of rung 0
+            if (
+                quantized is not None and cost.of(quantized) > 0
+            ):  # its quality is nearly that of rung 0
                 x = cost.of(quantized) * cost.scale
                 panel.plot(x, quantized.bpb.median, "s", ms=9, mew=0, color=style.MUTED)
             panel.set_xscale("log")
