@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from itera_lite.report.ladder import RUNG_COSTS
+from itera_lite.report.ladder import costs_of
 from itera_lite.report.metrics import latencies, speeds, state_bytes
 from itera_lite.report.plots import style
 from itera_lite.report.results import Results
@@ -123,7 +123,7 @@ def ladder(results: Results) -> Figure | None:
     """Every rung of the compression ladder: quality against each measured cost."""
     if results.ladder is None:
         return None
-    rungs, costs = results.ladder.rungs, RUNG_COSTS[:4]
+    rungs, costs = results.ladder.rungs, costs_of(results.ladder.rungs)[:4]
     quantized = results.ladder.quantized
     with style.figure(columns=2, rows=2, height=7.2) as (fig, axes):
         for panel, cost in zip(axes.flat, costs, strict=True):
