@@ -61,11 +61,12 @@ readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the c
 report: $(STAMP) ## Write the report again from the result files
 	$(BIN)/itera report
 
+NEON_ZLIB := $(CURDIR)/build/neon/cmeel.prefix
 neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debian: g++-aarch64-linux-gnu qemu-user cmake)
 	@for p in aarch64-linux-gnu-g++ qemu-aarch64 cmake; do command -v $$p >/dev/null || { echo "make neon needs $$p; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user cmake" >&2; exit 1; }; done
 	$(PYTHON) -m pip download -q --no-deps --only-binary :all: --platform manylinux_2_28_aarch64 -d build/neon cmeel-zlib
 	$(PYTHON) -m zipfile -e build/neon/cmeel_zlib-*.whl build/neon
-	cmake -S native -B build/neon -DCMAKE_PREFIX_PATH=$(CURDIR)/build/neon -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
+	cmake -S native -B build/neon -DZLIB_INCLUDE_DIR=$(NEON_ZLIB)/include -DZLIB_SHARED=$(NEON_ZLIB)/lib64/libz.so -DZLIB_STATIC=$(NEON_ZLIB)/lib64/libz.a -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	cmake --build build/neon --target itera-run
 	qemu-aarch64 build/neon/itera-run --check
 

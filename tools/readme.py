@@ -25,7 +25,7 @@ from itera_lite.report.sections.engine import (
     ratio_to,
     targets,
 )
-from itera_lite.report.sections.steps import steps_table
+from itera_lite.report.sections.steps import steps_table, targets_table
 from itera_lite.report.seeds import seeds_table
 from itera_lite.report.table import KEYS, comparison_rows
 from itera_lite.report.text import (
@@ -127,8 +127,8 @@ def all_seeds_table(results: Results) -> str:
 
 
 def training_table(results: Results) -> str:
-    """Whole training steps beside those of `transformers`."""
-    return steps_table(results.models)
+    """Whole training steps beside those of `transformers`, and the targets."""
+    return paragraphs(steps_table(results.models), targets_table(results.models))
 
 
 def engine_table(results: Results) -> str:

@@ -17,7 +17,8 @@ struct Nibbles {
     I low, high;
 };
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2;
+constexpr int NT = 2, NG = 4;
+constexpr bool HIGH_BY_16 = false;
 
 inline F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float *p, F v) {
@@ -64,6 +65,12 @@ inline Nibbles nibbles(const uint8_t *w) {
             {_mm256_and_si256(_mm256_srli_epi16(a, 4), mask),
              _mm256_and_si256(_mm256_srli_epi16(b, 4), mask)}};
 }
+// The second factor is 0 to 127.
+inline I dot_values(I acc, const int8_t *v, int32_t p4) {
+    const __m256i p = _mm256_set1_epi32(p4);
+    return {dot4(acc.a, p, _mm256_loadu_si256((const __m256i *)v)),
+            dot4(acc.b, p, _mm256_loadu_si256((const __m256i *)(v + 32)))};
+}
 inline I dot_low(I acc, Nibbles w, int32_t q4) {
     const __m256i q = _mm256_set1_epi32(q4);
     return {dot4(acc.a, w.low.a, q), dot4(acc.b, w.low.b, q)};
@@ -104,6 +111,13 @@ inline __m256i magnitude8(__m256 a) {
 }
 inline I magnitude(F a) { return {magnitude8(a.a), magnitude8(a.b)}; }
 inline I max_int(I a, I b) { return {_mm256_max_epi32(a.a, b.a), _mm256_max_epi32(a.b, b.b)}; }
+inline I and_int(I a, I b) { return {_mm256_and_si256(a.a, b.a), _mm256_and_si256(a.b, b.b)}; }
+inline I bits_of(I a, I mask, I others) {
+    const I kept = and_int(a, mask);
+    return {_mm256_or_si256(kept.a, others.a), _mm256_or_si256(kept.b, others.b)};
+}
+inline I as_int(F a) { return {_mm256_castps_si256(a.a), _mm256_castps_si256(a.b)}; }
+inline F as_float(I a) { return {_mm256_castsi256_ps(a.a), _mm256_castsi256_ps(a.b)}; }
 inline I add_int(I a, I b) { return {_mm256_add_epi32(a.a, b.a), _mm256_add_epi32(a.b, b.b)}; }
 inline int32_t top_int(I a) {
     const __m256i eight = _mm256_max_epi32(a.a, a.b);
@@ -125,11 +139,79 @@ inline void store_bytes(int8_t *p, I a) {
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(shorts(a.a), shorts(a.b)));
 }
 
+inline void store_bytes(int8_t *p, I a, I b, I c, I d) {
+    store_bytes(p, a);
+    store_bytes(p + 16, b);
+    store_bytes(p + 32, c);
+    store_bytes(p + 48, d);
+}
+
 // The first lane where both are equal, or 16.
 inline uint32_t lane_of(F a, F b) {
     const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.a, b.a, _CMP_EQ_OQ));
     const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.b, b.b, _CMP_EQ_OQ));
     return uint32_t(__builtin_ctz(uint32_t(low | high << 8) | 0x10000));
+}
+
+struct D {
+    __m256d v[4];
+};
+inline D to_double(F x) {
+    return {{_mm256_cvtps_pd(_mm256_castps256_ps128(x.a)),
+             _mm256_cvtps_pd(_mm256_extractf128_ps(x.a, 1)),
+             _mm256_cvtps_pd(_mm256_castps256_ps128(x.b)),
+             _mm256_cvtps_pd(_mm256_extractf128_ps(x.b, 1))}};
+}
+inline D add(D x, D y) {
+    for (int i = 0; i < 4; i++) x.v[i] = _mm256_add_pd(x.v[i], y.v[i]);
+    return x;
+}
+inline double sum(D x) {
+    const __m256d four = _mm256_add_pd(_mm256_add_pd(x.v[0], x.v[2]),
+                                       _mm256_add_pd(x.v[1], x.v[3]));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+inline __m256 power_of_two8(__m256 shifted) {
+    return _mm256_castsi256_ps(_mm256_add_epi32(
+        _mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(0x3F800000)));
+}
+inline F power_of_two(F shifted) { return {power_of_two8(shifted.a), power_of_two8(shifted.b)}; }
+inline uint32_t lanes_from(F x, F least) {
+    const int low = _mm256_movemask_ps(_mm256_cmp_ps(x.a, least.a, _CMP_GE_OQ));
+    const int high = _mm256_movemask_ps(_mm256_cmp_ps(x.b, least.b, _CMP_GE_OQ));
+    return uint32_t(low | high << 8);
+}
+inline F zero_below(F x, F least) {
+    return {_mm256_and_ps(x.a, _mm256_cmp_ps(x.a, least.a, _CMP_GE_OQ)),
+            _mm256_and_ps(x.b, _mm256_cmp_ps(x.b, least.b, _CMP_GE_OQ))};
+}
+inline I load_ids(const uint32_t *p) {
+    return {_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 8))};
+}
+// By the bits of eight lanes: the numbers of those that are set, in bytes from the lowest on.
+struct LaneOrders {
+    uint64_t of[256] = {};
+    constexpr LaneOrders() {
+        for (unsigned lanes = 0; lanes < 256; lanes++)
+            for (unsigned lane = 0, place = 0; lane < 8; lane++)
+                if (lanes >> lane & 1) of[lanes] |= uint64_t(lane) << 8 * place++;
+    }
+};
+constexpr LaneOrders kLaneOrders;
+
+inline void pack_lanes(uint32_t lanes, F x, I ids, float *to, uint32_t *ids_to) {
+    const auto pack8 = [&](uint32_t eight, __m256 values, __m256i numbers) {
+        const __m256i order =
+            _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(int64_t(kLaneOrders.of[eight])));
+        _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(values, order));
+        _mm256_storeu_si256((__m256i *)ids_to, _mm256_permutevar8x32_epi32(numbers, order));
+    };
+    pack8(lanes & 255, x.a, ids.a);
+    const int low = __builtin_popcount(lanes & 255);
+    to += low;
+    ids_to += low;
+    pack8(lanes >> 8, x.b, ids.b);
 }
 
 #include "kernels/impl.h"

@@ -2,11 +2,17 @@
 // vectors inside an unnamed namespace, then includes this there. Nothing may be shared between the
 // sets: the linker would keep one copy, compiled for any of them.
 //
-// It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), FLIP, and
+// It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), NG (groups of a tile of one row), FLIP,
+// HIGH_BY_16 (the high ones of Nibbles are 16 times as great, and `add_high` adds them), and
 //   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
 //   lane_of, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,
-//   set_int, to_int, magnitude (bits without the sign), max_int, add_int, top_int, sum_int,
-//   store_bytes, dot(I, const uint8_t *weights, int32_t four), nibbles, dot_low, dot_high.
+//   set_int, to_int, magnitude (bits without the sign), max_int, add_int, and_int, bits_of (a & b | c), as_int
+//   and as_float (the same bits), top_int, sum_int, dot_values (weights of 0 to 127 as the last),
+//   store_bytes, D (16 doubles) with to_double, add and sum (the upper half of the lanes is added to
+//   the lower, then of those), power_of_two (of an integer plus 1.5 * 2^23; 0 for -127),
+//   lanes_from (a bit for each lane that is at least the second), zero_below (0 in the others),
+//   load_ids, pack_lanes (of two vectors, in order; may write 16),
+//   dot(I, const uint8_t *weights, int32_t four), nibbles, dot_low, dot_high.
 //
 // Vectors may be read and written up to the end of the 16 that a length reaches into: all memory
 // of weights, states and sessions has that room.
@@ -14,6 +20,7 @@
 #include "kernels/impl_product.h"
 #include "kernels/impl_layers.h"
 #include "kernels/impl_attention.h"
+#include "kernels/impl_sampling.h"
 
 // ---- bandwidth ----
 
@@ -44,5 +51,6 @@ uint64_t read_bytes(const std::byte *data, size_t n) {
 
 constexpr Kernels kernels_of(const char *name) {
     return {name,   FLIP,    matmul, quantize, add_norm,    gated_silu, axpy,    convolve, ssm_step,
-            rotate, attend, attend8, store8,   log_sum_exp, read_bytes, maximum, find,     route};
+            rotate, attend, attend8, store8,   log_sum_exp, read_bytes, maximum, find,     route,
+            exponentials,   mass_from,         select,      maxima,  draw};
 }

@@ -48,6 +48,8 @@ void attend(const float *queries, const float *keys, const float *values, size_t
 
 constexpr size_t kHeadTile = 4;  // queries that share one pass over keys and values
 constexpr size_t kSpan = kCacheStep;  // positions whose weights share a scale
+constexpr size_t kSpans = 4;  // whose scores are computed before the first is weighed
+constexpr size_t kChunk = kSpans * kSpan;
 
 void store8(const Cache8 &cache, size_t position, const float *key, const float *value,
             size_t head_dim) {
@@ -60,11 +62,11 @@ void store8(const Cache8 &cache, size_t position, const float *key, const float 
         __builtin_memcpy(k + i * 16, &quad, 4);
     }
     cache.value_scales[position] = quantize_group(value, head_dim, q, &total);
-    uint8_t *v = cache.values + (position / 4) * (head_dim * 4) + position % 4;
-    for (size_t i = 0; i < head_dim; i++) v[i * 4] = uint8_t(q[i]) ^ FLIP;
+    int8_t *v = cache.values + (position / 4) * (head_dim * 4) + position % 4;
+    for (size_t i = 0; i < head_dim; i++) v[i * 4] = q[i];
 }
 
-// 2^x to 1e-4, for weights that are rounded to 8 bits: a cubic fitted to [-1/2, 1/2].
+// 2^x for x >= -126, to 1e-4: a cubic fitted to [-1/2, 1/2].
 inline F exp2_roughly(F x) {
     x = max(x, set(-126.0f));
     const F k = round(x), f = sub(x, k);
@@ -73,77 +75,76 @@ inline F exp2_roughly(F x) {
     return scale2(p, k);
 }
 
-// Products of positions [first, first + 16 G) with T queries, times the keys' scales but not the
-// queries', to out[query][0, 16 G); the greatest are kept.
-template <int G, int T>
-inline void score8(const Cache8 &cache, size_t first, const int8_t (*q)[kMaxHeadDim],
-                   const int32_t *sums, size_t head_dim, float *const *out, F *best) {
-    const uint8_t *k = cache.keys + first * head_dim;
-    I acc[G][T];
-    for (int g = 0; g < G; g++)
-        for (int t = 0; t < T; t++) acc[g][t] = set_int(-kOffset8 * sums[t]);
-    for (size_t j = 0; j < head_dim / 4; j++)
-        for (int t = 0; t < T; t++) {
-            const int32_t bits = four(q[t] + 4 * j);
-            for (int g = 0; g < G; g++)
-                acc[g][t] = dot(acc[g][t], k + g * head_dim * 16 + 64 * j, bits);
+// Products of the positions of a span with T queries, times the keys' scales but not the queries',
+// to scores[query]; best[query] is the greatest of the first n.
+template <int T>
+inline void score8(const Cache8 &cache, size_t first, size_t n, const int8_t (*q)[kMaxHeadDim],
+                   const int32_t *sums, size_t head_dim, float (*scores)[kSpan], float *best) {
+    constexpr int G = T > 1 ? 2 : 4;  // groups of 16 positions that share a broadcast query
+    F greatest[T];
+    for (int t = 0; t < T; t++) greatest[t] = set(-1e30f);
+    for (size_t i = 0; i < n; i += 16 * G) {
+        const uint8_t *k = cache.keys + (first + i) * head_dim;
+        I acc[G][T];
+        for (int g = 0; g < G; g++)
+            for (int t = 0; t < T; t++) acc[g][t] = set_int(-kOffset8 * sums[t]);
+#pragma GCC unroll 8
+        for (size_t j = 0; j < head_dim / 4; j++)
+            for (int t = 0; t < T; t++) {
+                const int32_t bits = four(q[t] + 4 * j);
+                for (int g = 0; g < G; g++)
+                    acc[g][t] = dot(acc[g][t], k + g * head_dim * 16 + 64 * j, bits);
+            }
+        for (int g = 0; g < G; g++) {
+            const F ks = load(cache.key_scales + first + i + 16 * g);
+            for (int t = 0; t < T; t++) {
+                const F s = mul(to_float(acc[g][t]), ks);
+                store(scores[t] + i + 16 * g, s);
+                greatest[t] = max(s, greatest[t]);
+            }
         }
-    for (int g = 0; g < G; g++) {
-        const F ks = load(cache.key_scales + first + 16 * g);
+    }
+    if (n < kSpan)  // none of what lies behind the last position
         for (int t = 0; t < T; t++) {
-            const F s = mul(to_float(acc[g][t]), ks);
-            store(out[t] + 16 * g, s);
-            best[t] = max(s, best[t]);
+            size_t i = n;
+            for (; i % 16; i++) scores[t][i] = -1e30f;
+            for (; i < kSpan; i += 16) store(scores[t] + i, set(-1e30f));
+            greatest[t] = load(scores[t]);
+            for (i = 16; i < n; i += 16) greatest[t] = max(load(scores[t] + i), greatest[t]);
         }
-    }
+    for (int t = 0; t < T; t++) best[t] = top(greatest[t]);
 }
 
-// Scores of a span to weights: 2^(scale * score - most) times the scale of each value. Adds to the
-// sum of the former; returns the greatest of the latter.
-inline F weigh_span(float *scores, const float *value_scales, F scale, F most, F *total) {
-    const F less = sub(set(0.0f), most);
-    F largest = set(0.0f);
-    for (size_t i = 0; i < kSpan; i += 16) {
-        const F e = exp2_roughly(fma(load(scores + i), scale, less));
-        *total = add(*total, e);
-        const F w = mul(e, load(value_scales + i));
-        store(scores + i, w);
-        largest = max(w, largest);
+// Scores of a span to weights of its values in 8 bits: 3 * 2^(scale * (score - best)) times the
+// value's scale, which leaves at most 127. Returns the sum of the powers, three times as great too.
+inline F weigh_span(const float *scores, const float *value_scales, size_t n, float scale,
+                    float best, int8_t *weights) {
+    // The bits of 2^x are 2^23 x but for the lower 23: there m = 1 + f stands for 2^f, which is
+    // (m^2 + 2) / 3 to 4e-3. Rounding to 8 bits costs as much.
+    constexpr float kOne = 8388608.0f;
+    constexpr int32_t kExponent = ~0x7fffff, kLeast = -87 * (1 << 23);
+    const F by = set(scale * kOne), greatest = set(best), two = set(2.0f);
+    F total = set(0.0f);
+    for (size_t i = 0; i < n; i += 64) {
+        I w[4];
+        for (size_t j = 0; j < 4; j++) {
+            const F power = mul(sub(load(scores + i + 16 * j), greatest), by);
+            const I x = max_int(to_int(power), set_int(kLeast));
+            const F m = as_float(bits_of(x, set_int(~kExponent), set_int(0x3f800000)));
+            const I whole = and_int(x, set_int(kExponent));
+            const F e = as_float(add_int(as_int(fma(m, m, two)), whole));
+            total = add(total, e);
+            w[j] = to_int(mul(e, load(value_scales + i + 16 * j)));
+        }
+        store_bytes(weights + i, w[0], w[1], w[2], w[3]);
     }
-    return largest;
+    return total;
 }
-
-// Weights of a span in 8 bits, `scale` each; adds the sum of the integers, times it, to `offset`.
-inline void round_span(const float *weights, float scale, int8_t *p, F *offset) {
-    const F inverse = set(scale > 1e-30f ? 1.0f / scale : 0.0f);  // less adds nothing
-    I sums = set_int(0);
-    for (size_t i = 0; i < kSpan; i += 16) {
-        const I n = to_int(mul(load(weights + i), inverse));
-        store_bytes(p + i, n);
-        sums = add_int(sums, n);
-    }
-    *offset = fma(to_float(sums), set(scale), *offset);
-}
-
-// The running softmax of one query: it is rescaled when a greater score comes (Milakov and
-// Gimelshein, 2018), so that scores needn't be kept.
-struct Running {
-    F most, total, offset;
-    F y[kMaxHeadDim / 16];
-
-    void rise(float greatest, size_t groups) {
-        const F now = max(set(greatest), most), shrink = exp2_roughly(sub(most, now));
-        most = now;
-        total = mul(total, shrink);
-        offset = mul(offset, shrink);
-        for (size_t g = 0; g < groups; g++) y[g] = mul(y[g], shrink);
-    }
-};
 
 // Adds the values of a span times their weights: G groups of 16 channels for T queries.
 template <int G, int T>
-inline void gather8(const uint8_t *v, size_t quads, size_t head_dim, const int8_t (*p)[kSpan],
-                    const float *scales, size_t group, Running *out) {
+inline void gather8(const int8_t *v, size_t quads, size_t head_dim, const int8_t (*p)[kSpan],
+                    const float *scales, size_t group, F (*y)[kMaxHeadDim / 16]) {
     I acc[G][T];
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) acc[g][t] = set_int(0);
@@ -151,86 +152,107 @@ inline void gather8(const uint8_t *v, size_t quads, size_t head_dim, const int8_
         for (int t = 0; t < T; t++) {
             const int32_t bits = four(p[t] + 4 * j);
             for (int g = 0; g < G; g++)
-                acc[g][t] = dot(acc[g][t], v + j * head_dim * 4 + (group + g) * 64, bits);
+                acc[g][t] = dot_values(acc[g][t], v + j * head_dim * 4 + (group + g) * 64, bits);
         }
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++)
-            out[t].y[group + g] = fma(to_float(acc[g][t]), set(scales[t]), out[t].y[group + g]);
+            y[t][group + g] = fma(to_float(acc[g][t]), set(scales[t]), y[t][group + g]);
 }
 
-template <int T>
-inline void attend8_tile(const float *queries, const Cache8 &cache, size_t head_dim,
-                         size_t length, float scale, float *out) {
-    constexpr int G = T > 1 ? 2 : 4;
-    constexpr size_t kSpans = 4, kChunk = kSpans * kSpan;  // scores that stay in the nearest cache
-    const size_t groups = head_dim / 16;
+// A running softmax: what was added is rescaled when a greater score comes (Milakov and
+// Gimelshein, 2018), so that scores needn't be kept. The weights of a span are relative to the
+// greatest score in it.
+template <int T, size_t D>
+inline void attend8_tile(const float *queries, const Cache8 &cache, size_t any_dim, size_t length,
+                         float scale, float *out) {
+    const size_t head_dim = D ? D : any_dim, groups = head_dim / 16;
     alignas(64) int8_t q[T][kMaxHeadDim], p[kSpans][T][kSpan];
-    alignas(64) float scores[T][kChunk];
+    alignas(64) float scores[kSpans][T][kSpan], value_scales[kSpan] = {};
     int32_t sums[T];
-    float scales[T], weight_scales[kSpans][T];
-    Running running[T];
+    float scales[T], most[T];
+    F total[T], y[T][kMaxHeadDim / 16];
     for (int t = 0; t < T; t++) {
         scales[t] = scale * 1.44269504f *
                     quantize_group(queries + t * head_dim, head_dim, q[t], sums + t);
-        running[t].most = set(-1e30f);
-        running[t].total = running[t].offset = set(0.0f);
-        for (size_t g = 0; g < groups; g++) running[t].y[g] = set(0.0f);
+        if (scales[t] < 1e-20f) scales[t] = 1e-20f;  // or -1e30 would be a score as good as others
+        most[t] = -1e30f;
+        total[t] = set(0.0f);
+        for (size_t g = 0; g < groups; g++) y[t][g] = set(0.0f);
     }
     for (size_t first = 0; first < length; first += kChunk) {
         const size_t n = length - first < kChunk ? length - first : kChunk;
         const size_t spans = (n + kSpan - 1) / kSpan;
-        F best[T], last[T];  // of whole vectors, and of those that reach past the end
-        for (int t = 0; t < T; t++) best[t] = last[t] = set(-1e30f);
-        for (size_t i = 0; i < n; i += 16 * G) {
-            float *to[T];
-            for (int t = 0; t < T; t++) to[t] = scores[t] + i;
-            score8<G, T>(cache, first + i, q, sums, head_dim, to, i + 16 * G <= n ? best : last);
+        // Of each span and query: the greatest score, and 2^ that less the greatest of all so far.
+        alignas(64) float best[kSpans][T], factors[(kSpans * T + 15) / 16 * 16] = {};
+        alignas(64) float shrinks[16] = {};
+        for (size_t span = 0; span < spans; span++) {
+            const size_t at = span * kSpan, rest = n - at < kSpan ? n - at : kSpan;
+            score8<T>(cache, first + at, rest, q, sums, head_dim, scores[span], best[span]);
         }
         for (int t = 0; t < T; t++) {
-            float *s = scores[t];
-            size_t i = n;
-            for (; i % 16; i++) s[i] = -1e30f;
-            for (; i < spans * kSpan; i += 16) store(s + i, set(-1e30f));
-            for (i = n / (16 * G) * (16 * G); i < n; i += 16) best[t] = max(load(s + i), best[t]);
-            running[t].rise(scales[t] * top(best[t]), groups);
+            float now = most[t];
+            for (size_t span = 0; span < spans; span++)
+                now = scales[t] * best[span][t] > now ? scales[t] * best[span][t] : now;
+            for (size_t span = 0; span < spans; span++)
+                factors[span * T + t] = scales[t] * best[span][t] - now;
+            shrinks[t] = most[t] - now;
+            most[t] = now;
         }
-        // In two loops: the greatest weight of one query is found while the next one is weighed.
-        for (size_t span = 0; span < spans; span++) {
-            F largest[T];
-            for (int t = 0; t < T; t++)
-                largest[t] = weigh_span(scores[t] + span * kSpan,
-                                        cache.value_scales + first + span * kSpan, set(scales[t]),
-                                        running[t].most, &running[t].total);
-            for (int t = 0; t < T; t++) weight_scales[span][t] = top(largest[t]) / 127.0f;
+        for (size_t i = 0; i < kSpans * T; i += 16)
+            store(factors + i, exp2_roughly(load(factors + i)));
+        store(shrinks, exp2_roughly(load(shrinks)));
+        for (int t = 0; t < T; t++) {
+            total[t] = mul(total[t], set(shrinks[t]));
+            for (size_t g = 0; g < groups; g++) y[t][g] = mul(y[t][g], set(shrinks[t]));
         }
-        for (size_t span = 0; span < spans; span++)
-            for (int t = 0; t < T; t++)
-                round_span(scores[t] + span * kSpan, weight_scales[span][t], p[span][t],
-                           &running[t].offset);
         for (size_t span = 0; span < spans; span++) {
-            const uint8_t *v = cache.values + (first + span * kSpan) * head_dim;
+            const float *from = cache.value_scales + first + span * kSpan;
+            const size_t to = n - span * kSpan < kSpan ? n - span * kSpan : kSpan;
+            F largest = load(from);
+            for (size_t i = 16; i < to; i += 16) largest = max(load(from + i), largest);
+            const float unit = top(largest) * (3.0f / 127.0f);
+            const F inverse = set(unit > 0 ? 1.0f / unit : 0.0f);
+            for (size_t i = 0; i < to; i += 16)
+                store(value_scales + i, mul(load(from + i), inverse));
+            for (int t = 0; t < T; t++) {
+                float &factor = factors[span * T + t];
+                const F sum = weigh_span(scores[span][t], value_scales, to, scales[t],
+                                         best[span][t], p[span][t]);
+                total[t] = fma(sum, set(factor), total[t]);
+                factor *= unit;
+            }
+        }
+        for (size_t span = 0; span < spans; span++) {
+            const int8_t *v = cache.values + (first + span * kSpan) * head_dim;
             const size_t rest = n - span * kSpan, quads = (rest < kSpan ? rest + 3 : kSpan) / 4;
             size_t g = 0;
             for (; g + 2 <= groups; g += 2)
-                gather8<2, T>(v, quads, head_dim, p[span], weight_scales[span], g, running);
+                gather8<2, T>(v, quads, head_dim, p[span], factors + span * T, g, y);
             for (; g < groups; g++)
-                gather8<1, T>(v, quads, head_dim, p[span], weight_scales[span], g, running);
+                gather8<1, T>(v, quads, head_dim, p[span], factors + span * T, g, y);
         }
     }
     for (int t = 0; t < T; t++) {
-        const F r = set(1.0f / sum(running[t].total));
-        const F shift = set(-kOffset8 * sum(running[t].offset));
-        for (size_t g = 0; g < groups; g++)
-            store(out + t * head_dim + g * 16, mul(add(running[t].y[g], shift), r));
+        const F r = set(1.0f / sum(total[t]));
+        for (size_t g = 0; g < groups; g++) store(out + t * head_dim + g * 16, mul(y[t][g], r));
     }
+}
+
+template <int T>
+inline void attend8_heads(const float *queries, const Cache8 &cache, size_t head_dim,
+                          size_t length, float scale, float *out) {
+    if (head_dim == 32)  // the usual size as a constant: its loops are unrolled
+        attend8_tile<T, 32>(queries, cache, head_dim, length, scale, out);
+    else
+        attend8_tile<T, 0>(queries, cache, head_dim, length, scale, out);
 }
 
 void attend8(const float *queries, const Cache8 &cache, size_t heads, size_t head_dim,
              size_t length, float scale, float *out) {
     size_t h = 0;
     for (; h + kHeadTile <= heads; h += kHeadTile)
-        attend8_tile<kHeadTile>(queries + h * head_dim, cache, head_dim, length, scale,
-                                out + h * head_dim);
+        attend8_heads<kHeadTile>(queries + h * head_dim, cache, head_dim, length, scale,
+                                 out + h * head_dim);
     for (; h < heads; h++)
-        attend8_tile<1>(queries + h * head_dim, cache, head_dim, length, scale, out + h * head_dim);
+        attend8_heads<1>(queries + h * head_dim, cache, head_dim, length, scale, out + h * head_dim);
 }

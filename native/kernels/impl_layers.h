@@ -124,26 +124,34 @@ void convolve(const float *const *window, const float *__restrict weight,
     }
 }
 
-// One step of 16 channels of a head, which have d_state numbers each.
+// One step of 16 V channels of a head, which have d_state numbers each. B and C are the same for all
+// channels: several vectors share what is read of them.
+template <int V>
 inline void ssm_channels(const float *u, const float *B, const float *C, float step, float decay,
                          float d, size_t head_dim, size_t d_state, float *state, float *y) {
-    const F x = load(u), in = mul(x, set(step)), keep = set(decay);
-    F even = mul(x, set(d)), odd = set(0.0f);
+    const F keep = set(decay);
+    F in[V], even[V], odd[V];
+    for (int v = 0; v < V; v++) {
+        const F x = load(u + 16 * v);
+        in[v] = mul(x, set(step));
+        even[v] = mul(x, set(d));
+        odd[v] = set(0.0f);
+    }
+    const auto next = [&](float b, float c, F *sums) {
+        for (int v = 0; v < V; v++) {
+            const F s = fma(load(state + 16 * v), keep, mul(in[v], set(b)));
+            store(state + 16 * v, s);
+            sums[v] = fma(s, set(c), sums[v]);
+        }
+        state += head_dim;
+    };
     size_t n = 0;
-    for (; n + 2 <= d_state; n += 2, state += 2 * head_dim) {
-        const F s0 = fma(load(state), keep, mul(in, set(B[n])));
-        const F s1 = fma(load(state + head_dim), keep, mul(in, set(B[n + 1])));
-        store(state, s0);
-        store(state + head_dim, s1);
-        even = fma(s0, set(C[n]), even);
-        odd = fma(s1, set(C[n + 1]), odd);
+    for (; n + 2 <= d_state; n += 2) {
+        next(B[n], C[n], even);
+        next(B[n + 1], C[n + 1], odd);
     }
-    if (n < d_state) {
-        const F s = fma(load(state), keep, mul(in, set(B[n])));
-        store(state, s);
-        even = fma(s, set(C[n]), even);
-    }
-    store(y, add(even, odd));
+    if (n < d_state) next(B[n], C[n], even);
+    for (int v = 0; v < V; v++) store(y + 16 * v, add(even[v], odd[v]));
 }
 
 void ssm_step(const float *__restrict z, const float *__restrict u, const float *__restrict B,
@@ -156,11 +164,16 @@ void ssm_step(const float *__restrict z, const float *__restrict u, const float 
         const F s = softplus(add(load(dt + first), load(dt_bias + first)));
         store(step, s);
         store(decay, exp(mul(s, load(a + first))));
-        for (size_t h = first; h < heads && h < first + 16; h++)
-            for (size_t p = 0; p < head_dim; p += 16)
-                ssm_channels(u + h * head_dim + p, B, C, step[h - first], decay[h - first], d[h],
-                             head_dim, d_state, state + h * d_state * head_dim + p,
-                             y + h * head_dim + p);
+        for (size_t h = first; h < heads && h < first + 16; h++) {
+            const auto channels = [&](auto compute, size_t p) {
+                compute(u + h * head_dim + p, B, C, step[h - first], decay[h - first], d[h],
+                        head_dim, d_state, state + h * d_state * head_dim + p,
+                        y + h * head_dim + p);
+            };
+            size_t p = 0;
+            for (; p + 32 <= head_dim; p += 32) channels(ssm_channels<2>, p);
+            if (p < head_dim) channels(ssm_channels<1>, p);
+        }
     }
     const size_t width = heads * head_dim;
     F squares = set(0.0f);

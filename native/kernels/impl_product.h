@@ -65,10 +65,13 @@ template <TensorType type, int G, int T>
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
     for (uint32_t b = 0; b < blocks; b++) {
-        I acc[G][T];
+        I acc[G][T], by_16[G][T];
         for (int t = 0; t < T; t++) {
             const I start = set_int(-(is_q8 ? kOffset8 : 8) * x[t].sums[b]);
-            for (int g = 0; g < G; g++) acc[g][t] = start;
+            for (int g = 0; g < G; g++) {
+                acc[g][t] = start;
+                by_16[g][t] = set_int(0);
+            }
         }
         for (uint32_t j = 0; j < bytes / 64; j++)
             if constexpr (is_q8) {
@@ -83,13 +86,16 @@ template <TensorType type, int G, int T>
                     for (int t = 0; t < T; t++) {
                         const int8_t *q = x[t].q + b * kBlock + 4 * j;
                         acc[g][t] = dot_low(acc[g][t], pair, four(q));
-                        acc[g][t] = dot_high(acc[g][t], pair, four(q + 16));
+                        I &high = HIGH_BY_16 ? by_16[g][t] : acc[g][t];
+                        high = dot_high(high, pair, four(q + 16));
                     }
                 }
             }
         for (int g = 0; g < G; g++) {
             const uint8_t *scales = w + g * m.group_bytes + blocks * bytes + b * 32;
             const F scale = half(reinterpret_cast<const uint16_t *>(scales));
+            if constexpr (HIGH_BY_16 && !is_q8)
+                for (int t = 0; t < T; t++) acc[g][t] = add_high(acc[g][t], by_16[g][t]);
             for (int t = 0; t < T; t++)
                 sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
         }
@@ -108,6 +114,14 @@ template <TensorType type, int G, int T>
     if constexpr (is_quantized(type)) tile_quantized<type, G, T>(m, group, q, y);
 }
 
+// Groups from `group` on for T rows: G at a time, then half as many for what is left.
+template <TensorType type, int G, int T>
+[[gnu::always_inline]] inline void tiles(const Matrix &m, uint32_t group, const float *const *x,
+                                         const QuantRow *q, float *const *y) {
+    for (; group + G <= m.groups(); group += G) tile<type, G, T>(m, group, x, q, y);
+    if constexpr (G > 1) tiles<type, G / 2, T>(m, group, x, q, y);
+}
+
 // All groups for T rows; G groups at a time keep the vector units busy where T is small.
 template <TensorType type, int G, int T>
 inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y, size_t stride) {
@@ -122,20 +136,14 @@ inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y,
             q[t] = {rows.q + row * rows.stride, rows.scales + row * (rows.stride / kBlock),
                     rows.sums + row * (rows.stride / kBlock)};
     }
-    const uint32_t groups = m.groups();
-    uint32_t g = 0;
-    for (; g + G <= groups; g += G) tile<type, G, T>(m, g, x, q, out);
-    if constexpr (G > 2)
-        for (; g + 2 <= groups; g += 2) tile<type, 2, T>(m, g, x, q, out);
-    if constexpr (G > 1)
-        for (; g < groups; g++) tile<type, 1, T>(m, g, x, q, out);
+    tiles<type, G, T>(m, 0, x, q, out);
 }
 
 template <TensorType type>
 inline void matmul_of(const Matrix &m, const Rows &rows, float *y, size_t stride) {
     uint32_t i = 0;
     for (; i + NT <= rows.n; i += NT) product<type, 1, NT>(m, rows, i, y, stride);
-    for (; i < rows.n; i++) product<type, 4, 1>(m, rows, i, y, stride);
+    for (; i < rows.n; i++) product<type, NG, 1>(m, rows, i, y, stride);
 }
 
 void matmul(const Matrix &m, const Rows &rows, float *y, size_t stride) {

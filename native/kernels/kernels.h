@@ -65,7 +65,7 @@ struct Rows {
 struct Cache8 {
     uint8_t *keys;        // [group][head_dim / 4][16 positions][4]
     float *key_scales;    // [position]
-    uint8_t *values;      // [position / 4][head_dim / 16][16 channels][4 positions]
+    int8_t *values;       // [position / 4][head_dim / 16][16 channels][4 positions]
     float *value_scales;  // [position]
 };
 
@@ -117,6 +117,23 @@ struct Kernels {
     // The k experts with the greatest logits, in the order of their numbers, and a softmax over
     // them. NaN is less than all numbers. `logits`, with room for whole vectors, are used up.
     void (*route)(float *logits, size_t n, size_t k, uint32_t *chosen, float *weights);
+
+    // Sampling, with the same bits from every table. Weights are 0 or more; lists of them have
+    // room for whole vectors and end with zeros up to a multiple of 16.
+
+    // weights = e^((x - max) / temperature), at most 1; returns their sum. Exact to about 1e-7 of
+    // the value; 0 below e^-87.
+    double (*exponentials)(const float *x, size_t n, float max, float temperature, float *weights);
+    // The sum of the weights that are at least `least`, which is more than 0, and their number.
+    double (*mass_from)(const float *weights, size_t n, float least, size_t *count);
+    // The weights from `least` to less than `below`, in order, and their ids, to lists that may be
+    // the given ones; returns their number.
+    size_t (*select)(const float *weights, const uint32_t *ids, size_t n, float least, float below,
+                     float *chosen, uint32_t *chosen_ids);
+    // The greatest weight of each of as many groups, of `group` weights at most, as the result is.
+    size_t (*maxima)(const float *weights, size_t n, size_t group, float *greatest);
+    // The first index up to which the weights' sum exceeds `left`, or the last that is above 0.
+    size_t (*draw)(const float *weights, size_t n, double left);
 };
 
 // Each is defined where the build is for its processor.

@@ -17,7 +17,8 @@ struct Nibbles {
     int8x16_t low[4], high[4];
 };
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2;
+constexpr int NT = 2, NG = 4;
+constexpr bool HIGH_BY_16 = false;
 
 // The vectors whose quarters are quarter(0) to quarter(3).
 template <class V, class Quarter> inline V each(Quarter quarter) {
@@ -65,6 +66,9 @@ inline I dot(I acc, const uint8_t *w, int32_t q4) {
     return dot_of(acc, q4, [&](int i) {
         return vld1q_s8(reinterpret_cast<const int8_t *>(w) + 16 * i);
     });
+}
+inline I dot_values(I acc, const int8_t *v, int32_t p) {
+    return dot_of(acc, p, [&](int i) { return vld1q_s8(v + 16 * i); });
 }
 inline Nibbles nibbles(const uint8_t *w) {
     Nibbles out;
@@ -120,6 +124,18 @@ inline I magnitude(F a) {
 inline I max_int(I a, I b) {
     return each<I>([&](int i) { return vmaxq_s32(a.v[i], b.v[i]); });
 }
+inline I and_int(I a, I b) {
+    return each<I>([&](int i) { return vandq_s32(a.v[i], b.v[i]); });
+}
+inline I bits_of(I a, I mask, I others) {
+    return each<I>([&](int i) { return vorrq_s32(vandq_s32(a.v[i], mask.v[i]), others.v[i]); });
+}
+inline I as_int(F a) {
+    return each<I>([&](int i) { return vreinterpretq_s32_f32(a.v[i]); });
+}
+inline F as_float(I a) {
+    return each<F>([&](int i) { return vreinterpretq_f32_s32(a.v[i]); });
+}
 inline I add_int(I a, I b) {
     return each<I>([&](int i) { return vaddq_s32(a.v[i], b.v[i]); });
 }
@@ -138,6 +154,13 @@ inline void store_bytes(int8_t *p, I a) {
     vst1q_s8(p, vcombine_s8(vqmovn_s16(low), vqmovn_s16(high)));
 }
 
+inline void store_bytes(int8_t *p, I a, I b, I c, I d) {
+    store_bytes(p, a);
+    store_bytes(p + 16, b);
+    store_bytes(p + 32, c);
+    store_bytes(p + 48, d);
+}
+
 // The first lane where both are equal, or 16.
 inline uint32_t lane_of(F a, F b) {
     alignas(16) uint32_t equal[16];
@@ -145,6 +168,60 @@ inline uint32_t lane_of(F a, F b) {
     uint32_t lane = 0;
     while (lane < 16 && !equal[lane]) lane++;
     return lane;
+}
+
+struct D {
+    float64x2_t v[8];
+};
+inline D to_double(F x) {
+    D out;
+    for (int i = 0; i < 4; i++) {
+        out.v[2 * i] = vcvt_f64_f32(vget_low_f32(x.v[i]));
+        out.v[2 * i + 1] = vcvt_high_f64_f32(x.v[i]);
+    }
+    return out;
+}
+inline D add(D x, D y) {
+    for (int i = 0; i < 8; i++) x.v[i] = vaddq_f64(x.v[i], y.v[i]);
+    return x;
+}
+inline double sum(D x) {
+    for (int half = 4; half; half /= 2)
+        for (int i = 0; i < half; i++) x.v[i] = vaddq_f64(x.v[i], x.v[i + half]);
+    return vgetq_lane_f64(x.v[0], 0) + vgetq_lane_f64(x.v[0], 1);
+}
+inline F power_of_two(F shifted) {
+    return each<F>([&](int i) {
+        const int32x4_t power = vshlq_n_s32(vreinterpretq_s32_f32(shifted.v[i]), 23);
+        return vreinterpretq_f32_s32(vaddq_s32(power, vdupq_n_s32(0x3F800000)));
+    });
+}
+inline uint32_t lanes_from(F x, F least) {
+    const uint32x4_t bits = {1, 2, 4, 8};
+    uint32_t lanes = 0;
+    for (int i = 0; i < 4; i++)
+        lanes |= vaddvq_u32(vandq_u32(vcgeq_f32(x.v[i], least.v[i]), bits)) << 4 * i;
+    return lanes;
+}
+inline F zero_below(F x, F least) {
+    return each<F>([&](int i) {
+        const uint32x4_t from = vcgeq_f32(x.v[i], least.v[i]);
+        return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(x.v[i]), from));
+    });
+}
+inline I load_ids(const uint32_t *p) {
+    return each<I>([&](int i) { return vreinterpretq_s32_u32(vld1q_u32(p + 4 * i)); });
+}
+inline void pack_lanes(uint32_t lanes, F x, I ids, float *to, uint32_t *ids_to) {
+    float values[16];
+    int32_t numbers[16];
+    store(values, x);
+    for (int i = 0; i < 4; i++) vst1q_s32(numbers + 4 * i, ids.v[i]);
+    for (; lanes; lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        *to++ = values[lane];
+        *ids_to++ = uint32_t(numbers[lane]);
+    }
 }
 
 #include "kernels/impl.h"

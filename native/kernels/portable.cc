@@ -14,7 +14,8 @@ struct Nibbles {
     const uint8_t *w;
 };
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2;
+constexpr int NT = 2, NG = 4;
+constexpr bool HIGH_BY_16 = false;
 
 // The vector whose lanes are lane(0) to lane(15).
 template <class V, class Lane> inline V each(Lane lane) {
@@ -61,6 +62,9 @@ template <class Weight> inline I dot_of(I acc, int32_t q4, Weight weight) {
 }
 inline I dot(const I &acc, const uint8_t *w, int32_t q4) {
     return dot_of(acc, q4, [&](int k) { return int8_t(w[k]); });
+}
+inline I dot_values(const I &acc, const int8_t *v, int32_t p) {
+    return dot_of(acc, p, [&](int k) { return v[k]; });
 }
 inline Nibbles nibbles(const uint8_t *w) { return {w}; }
 inline I dot_low(const I &acc, Nibbles n, int32_t q4) {
@@ -109,6 +113,18 @@ inline I magnitude(const F &a) {
 inline I max_int(const I &a, const I &b) {
     return each<I>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
+inline I and_int(const I &a, const I &b) {
+    return each<I>([&](int i) { return a.v[i] & b.v[i]; });
+}
+inline I bits_of(const I &a, const I &mask, const I &others) {
+    return each<I>([&](int i) { return (a.v[i] & mask.v[i]) | others.v[i]; });
+}
+inline I as_int(const F &a) {
+    return each<I>([&](int i) { return __builtin_bit_cast(int32_t, a.v[i]); });
+}
+inline F as_float(const I &a) {
+    return each<F>([&](int i) { return __builtin_bit_cast(float, a.v[i]); });
+}
 inline I add_int(const I &a, const I &b) {
     return each<I>([&](int i) { return int32_t(uint32_t(a.v[i]) + uint32_t(b.v[i])); });
 }
@@ -133,11 +149,58 @@ inline void store_bytes(int8_t *p, const I &a) {
     for (int i = 0; i < 16; i++) p[i] = int8_t(a.v[i]);
 }
 
+inline void store_bytes(int8_t *p, const I &a, const I &b, const I &c, const I &d) {
+    store_bytes(p, a);
+    store_bytes(p + 16, b);
+    store_bytes(p + 32, c);
+    store_bytes(p + 48, d);
+}
+
 // The first lane where both are equal, or 16.
 inline uint32_t lane_of(const F &a, const F &b) {
     uint32_t lane = 0;
     while (lane < 16 && a.v[lane] != b.v[lane]) lane++;
     return lane;
+}
+
+struct D {
+    double v[16];
+};
+inline D to_double(const F &a) {
+    return each<D>([&](int i) { return double(a.v[i]); });
+}
+inline D add(const D &a, const D &b) {
+    return each<D>([&](int i) { return a.v[i] + b.v[i]; });
+}
+inline double sum(D a) {
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+    return a.v[0];
+}
+inline F power_of_two(const F &shifted) {
+    return each<F>([&](int i) {
+        const auto bits = __builtin_bit_cast(uint32_t, shifted.v[i]);
+        return __builtin_bit_cast(float, (bits << 23) + 0x3F800000u);
+    });
+}
+inline uint32_t lanes_from(const F &x, const F &least) {
+    uint32_t lanes = 0;
+    for (int i = 0; i < 16; i++) lanes |= uint32_t(x.v[i] >= least.v[i]) << i;
+    return lanes;
+}
+inline F zero_below(const F &x, const F &least) {
+    return each<F>([&](int i) { return x.v[i] >= least.v[i] ? x.v[i] : 0.0f; });
+}
+inline I load_ids(const uint32_t *p) {
+    return each<I>([&](int i) { return int32_t(p[i]); });
+}
+inline void pack_lanes(uint32_t lanes, const F &x, const I &ids, float *to, uint32_t *ids_to) {
+    for (int i = 0; i < 16; i++, lanes >>= 1) {  // a branch would be mispredicted
+        *to = x.v[i];
+        *ids_to = uint32_t(ids.v[i]);
+        to += lanes & 1;
+        ids_to += lanes & 1;
+    }
 }
 
 #include "kernels/impl.h"

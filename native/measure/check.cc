@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 
 #include "model/pack.h"
@@ -32,6 +33,7 @@ class Checker {
         ssm();
         for (const size_t length : {1, 15, 16, 17, 130, 700}) attention(length);
         search();
+        sampling();
         return std::move(found_);
     }
 
@@ -194,15 +196,17 @@ class Checker {
         const std::array<size_t, 2> shapes[] = {{5, 32}, {1, 48}, {4, 16}};
         for (const auto &shape : shapes) {
             const size_t heads = shape[0], dim = shape[1];
-            const Numbers q = random(heads * dim, 2), keys = random(room * dim),
-                          values = random(room * dim);
+            Numbers q = random(heads * dim, 2);
+            if (heads > 4) std::fill_n(q.data() + dim, dim, 0.0f);  // the mean of all values
+            const Numbers keys = random(room * dim), values = random(room * dim);
             Numbers scratch(room * 4);
             const auto in_floats = [&](const Kernels &k, float *y) {
                 k.attend(q.data(), keys.data(), values.data(), heads, dim, length, 0.2f,
                          scratch.data(), y);
             };
             const auto in_bytes = [&](const Kernels &k, float *y) {
-                std::vector<uint8_t> k8(room * dim), v8(room * dim);
+                std::vector<uint8_t> k8(room * dim);
+                std::vector<int8_t> v8(room * dim);
                 Numbers key_scales(room), value_scales(room);
                 const Cache8 cache{k8.data(), key_scales.data(), v8.data(), value_scales.data()};
                 for (size_t t = 0; t < length; t++)
@@ -249,6 +253,51 @@ class Checker {
             k.maximum(x.data(), 999, &has_nan);
             *y = has_nan ? 1 : NAN;
         }, 0);
+    }
+
+    // The same bits everywhere, so that the same seed draws the same tokens.
+    void sampling() {
+        constexpr size_t n = 300, room = 304;
+        const Numbers logits = random(n, 4);
+        for (const size_t size : {size_t(1), size_t(16), size_t(129), n})
+            both("exponentials", size + 1, [&](const Kernels &k, float *y) {
+                Numbers weights(room + 32);
+                y[size] = float(k.exponentials(logits.data(), size, 12, 0.7f, weights.data()));
+                std::copy_n(weights.data(), size, y);
+            }, 0);
+        Numbers weights(room);
+        portable_.exponentials(logits.data(), n, 12, 0.7f, weights.data());
+        weights[40] = weights[50];
+        std::vector<uint32_t> ids(room);
+        std::iota(ids.begin(), ids.end(), 7u);
+        for (const float least : {1e-30f, weights[50], 0.5f, 2.0f}) {
+            both("mass_from", 2, [&](const Kernels &k, float *y) {
+                size_t count = 0;
+                y[0] = float(k.mass_from(weights.data(), n, least, &count));
+                y[1] = float(count);
+            }, 0);
+            both("select", 2 * room + 1, [&](const Kernels &k, float *y) {
+                Numbers chosen(room);
+                std::vector<uint32_t> chosen_ids(room);
+                const size_t found = k.select(weights.data(), ids.data(), n, weights[50], least,
+                                              chosen.data(), chosen_ids.data());
+                std::fill_n(y, 2 * room, 0.0f);
+                std::copy_n(chosen.data(), found, y);
+                std::copy_n(chosen_ids.data(), found, y + room);
+                y[2 * room] = float(found);
+            }, 0);
+        }
+        for (const size_t group : {2, 5})
+            both("maxima", room, [&](const Kernels &k, float *y) {
+                const size_t found = k.maxima(weights.data(), n, group, y);
+                std::fill(y + found, y + room, float(found));
+            }, 0);
+        double mass = 0;
+        for (const float weight : weights) mass += weight;
+        for (const double share : {0.0, 0.3, 0.9, 0.9999, 2.0})
+            both("draw", 1, [&](const Kernels &k, float *y) {
+                *y = float(k.draw(weights.data(), n, share * mass));
+            }, 0);
     }
 
     const Kernels &portable_, &k_;

@@ -10,7 +10,7 @@ namespace itera {
 
 namespace {
 
-constexpr uint64_t kMagic = 0x3274617473617469;  // "itastat2"
+constexpr uint64_t kMagic = 0x3374617473617469;  // "itastat3"
 
 struct Header {
     uint64_t magic, fingerprint, length, bytes, checksum;

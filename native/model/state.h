@@ -39,7 +39,7 @@ class State {
     float *values(size_t layer, size_t head) { return at<float>(layer, kValues, head); }
     Cache8 cache8(size_t layer, size_t head) {
         return {at<uint8_t>(layer, kKeys, head), at<float>(layer, kKeyScales, head),
-                at<uint8_t>(layer, kValues, head), at<float>(layer, kValueScales, head)};
+                at<int8_t>(layer, kValues, head), at<float>(layer, kValueScales, head)};
     }
     void advance() { length_++; }
 

@@ -11,8 +11,8 @@
 #include <unordered_map>
 
 #include "gguf/gguf.h"
+#include "kernels/kernels.h"
 #include "text/sampler.h"
-#include "text/softmax.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -28,9 +28,10 @@ double log_probability(const Logits &array, int32_t token) {
     if (token < 0 || size_t(token) >= logits.size())
         throw UsageError("token " + std::to_string(token) + " of " +
                          std::to_string(logits.size()) + " logits: expected an id that has one");
-    const float max = maximum(logits);
-    return double{logits[size_t(token)]} - double{max} -
-           std::log(exponentials(logits, max, 1, {}));
+    const float max = Sampler::greatest(logits);
+    std::vector<float> weights(logits.size() + kLanes);
+    const double mass = kernels().exponentials(logits.data(), logits.size(), max, 1, weights.data());
+    return double{logits[size_t(token)]} - double{max} - std::log(mass);
 }
 
 }  // namespace

@@ -1,16 +1,15 @@
 #include "text/sampler.h"
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <string>
 
 #include "kernels/kernels.h"
 #include "text/hash.h"
-#include "text/softmax.h"
 
 namespace itera {
 namespace {
@@ -26,77 +25,12 @@ void require(bool good, const char *name, T value, const char *expected) {
 }
 
 // The rank of a weight as one integer: the greatest weight has the least, equal ones go by id.
-uint64_t rank_of(float weight, size_t id) {
+uint64_t rank_of(float weight, uint32_t id) {
     return uint64_t{~std::bit_cast<uint32_t>(weight)} << 32 | id;
 }
 
 float weight_of(uint64_t rank) {
     return std::bit_cast<float>(~static_cast<uint32_t>(rank >> 32));
-}
-
-constexpr size_t kLastId = UINT32_MAX;
-
-// The last rank that is kept.
-struct Border {
-    uint64_t rank;
-    double mass;  // of all that are kept
-};
-
-// Weights from 0 to 1 in buckets, four for each binary order of magnitude: finds where the
-// greatest ones reach a number or a mass, and sorts no more than one bucket for it.
-class Ranking {
-  public:
-    explicit Ranking(std::span<const uint64_t> ranks) : ranks_(ranks) {
-        for (const uint64_t rank : ranks) {
-            Bucket &bucket = buckets_[bucket_of(rank)];
-            bucket.mass += weight_of(rank);
-            ++bucket.count;
-        }
-    }
-
-    // The first `count` weights at most, no more of them than it takes to reach `mass`.
-    Border border(size_t count, double mass, std::span<uint64_t> scratch) const {
-        Border border{UINT64_MAX, 0};  // all, where there are no more
-        size_t b = 0, kept = 0;
-        for (; b < kBuckets - 1; ++b) {
-            const Bucket &whole = buckets_[b];
-            if (kept + whole.count >= count || border.mass + whole.mass >= mass) break;
-            kept += whole.count;
-            border.mass += whole.mass;
-        }
-        size_t n = 0;
-        for (const uint64_t rank : ranks_) {
-            if (bucket_of(rank) == b) scratch[n++] = rank;
-        }
-        std::sort(scratch.begin(), scratch.begin() + static_cast<ptrdiff_t>(n));
-        for (size_t i = 0; i < n && kept < count && border.mass < mass; ++i, ++kept) {
-            border = {scratch[i], border.mass + weight_of(scratch[i])};
-        }
-        return border;
-    }
-
-  private:
-    struct Bucket {
-        double mass = 0;
-        uint32_t count = 0;
-    };
-    static constexpr uint64_t kFirst = ~0x3F800000u >> 21;  // the bucket of 1, the greatest
-    static constexpr size_t kBuckets = (~0u >> 21) - kFirst + 1;
-
-    static size_t bucket_of(uint64_t rank) { return (rank >> 53) - kFirst; }
-
-    std::span<const uint64_t> ranks_;
-    std::array<Bucket, kBuckets> buckets_{};
-};
-
-// Keeps the ranks up to the border, in their order.
-std::span<uint64_t> keep(std::span<uint64_t> ranks, uint64_t border) {
-    size_t n = 0;
-    for (const uint64_t rank : ranks) {  // a branch would be mispredicted
-        ranks[n] = rank;
-        n += rank <= border ? 1 : 0;
-    }
-    return ranks.first(n);
 }
 
 }  // namespace
@@ -119,7 +53,13 @@ Sampler::Sampler(const SamplerOptions &options, int32_t vocab_size) : options_(o
         const std::string name = "logit_bias of token " + std::to_string(token);
         require(bias < kInfinity, name.c_str(), bias, "a finite number, or -inf to exclude it");
     }
-    scratch_.resize(2 * static_cast<size_t>(vocab_size));
+    const size_t room = (static_cast<size_t>(vocab_size) + kLanes - 1) / kLanes * kLanes;
+    for (List *list : {&all_, &kept_, &rest_}) {
+        list->weights.resize(room);
+        list->ids.resize(room);
+    }
+    all_.size = static_cast<size_t>(vocab_size);
+    std::iota(all_.ids.begin(), all_.ids.end(), 0u);
     if (o.repetition_penalty != 1) {
         recent_.assign(static_cast<size_t>(o.repetition_window), -1);
         penalised_.assign(static_cast<size_t>(vocab_size), 0);
@@ -160,50 +100,144 @@ void Sampler::adjust(std::span<float> logits) {
     }
 }
 
+float Sampler::greatest(std::span<const float> logits) {
+    bool has_nan = false;
+    const float greatest = kernels().maximum(logits.data(), logits.size(), &has_nan);
+    if (has_nan)
+        throw Error("some of " + std::to_string(logits.size()) +
+                    " logits are NaN: expected numbers; the model or its file is damaged");
+    if (!(greatest > -kInfinity && greatest < kInfinity))
+        throw Error(std::string("the greatest logit is ") + (greatest > 0 ? "inf" : "-inf") +
+                    ": expected a finite one; the model is damaged or a bias excludes all tokens");
+    return greatest;
+}
+
+Sampler::Border Sampler::border(const List &list, float least, size_t count, double mass) {
+    const Kernels &k = kernels();
+    // The weights from `high` on aren't enough; those from `low` on are, or there are no more.
+    // `rest` is what lies between. Positive floats are ordered as their bits are, so that halving
+    // the bits ends after 31 steps at most.
+    constexpr size_t kFew = 16;
+    uint32_t low = std::bit_cast<uint32_t>(least), high = std::bit_cast<uint32_t>(1.0f) + 1;
+    const auto number = [](uint32_t bits) { return std::bit_cast<float>(bits); };
+    Border border{};
+    const List *rest = &list;
+    while (rest->size > kFew && high - low > 1) {
+        const uint32_t middle = low + (high - low) / 2;
+        size_t more = 0;
+        const double more_mass =
+            k.mass_from(rest->weights.data(), rest->size, number(middle), &more);
+        const bool enough = border.count + more >= count || border.mass + more_mass >= mass;
+        (enough ? low : high) = middle;
+        if (!enough) {
+            border.count += more;
+            border.mass += more_mass;
+        }
+        if (more == (enough ? rest->size : 0)) continue;  // all lie on the side that remains
+        rest_.size = k.select(rest->weights.data(), rest->ids.data(), rest->size, number(low),
+                              number(high), rest_.weights.data(), rest_.ids.data());
+        rest = &rest_;
+    }
+    border.rank = rank_of(number(high), UINT32_MAX);
+    // Few are left, or many of one weight, which are in the order of their ids already.
+    uint64_t ranks[kFew];
+    const bool few = rest->size <= kFew;
+    if (few) {
+        for (size_t i = 0; i < rest->size; ++i) {
+            ranks[i] = rank_of(rest->weights[i], rest->ids[i]);
+        }
+        std::sort(ranks, ranks + rest->size);
+    }
+    for (size_t i = 0; i < rest->size && border.count < count && border.mass < mass; ++i) {
+        border.rank = few ? ranks[i] : rank_of(rest->weights[i], rest->ids[i]);
+        border.mass += weight_of(border.rank);
+        ++border.count;
+    }
+    return border;
+}
+
+double Sampler::keep_greatest(float least, size_t count, double mass) {
+    const Border last = border(kept_, least, count, mass);
+    keep_from(kept_, weight_of(last.rank));
+    if (kept_.size == last.count) return last.mass;
+    size_t n = 0;  // some have the weight of the last one, and higher ids
+    for (size_t i = 0; i < kept_.size; ++i) {
+        if (rank_of(kept_.weights[i], kept_.ids[i]) > last.rank) continue;
+        kept_.weights[n] = kept_.weights[i];
+        kept_.ids[n++] = kept_.ids[i];
+    }
+    kept_.size = n;
+    for (; n % kLanes != 0; ++n) kept_.weights[n] = 0;
+    return last.mass;
+}
+
+// A weight that at least `count` tokens have or exceed: found from the greatest ones of groups.
+float Sampler::bound_of(size_t count, float least) {
+    constexpr size_t kMost = 16;  // weights of a group
+    const size_t group = std::min(kMost, all_.size / (2 * count));
+    if (group < 2) return least;
+    kept_.size = kernels().maxima(all_.weights.data(), all_.size, group, kept_.weights.data());
+    std::copy_n(all_.ids.begin(), kept_.size, kept_.ids.begin());
+    keep_from(kept_, least);
+    const Border found = border(kept_, least, count, kInfinity);
+    return found.count == count ? weight_of(found.rank) : least;
+}
+
+void Sampler::keep_from(const List &list, float least) {
+    kept_.size = kernels().select(list.weights.data(), list.ids.data(), list.size, least, kInfinity,
+                                  kept_.weights.data(), kept_.ids.data());
+}
+
+double Sampler::kept_mass(float least) const {
+    size_t count = 0;
+    return kernels().mass_from(kept_.weights.data(), kept_.size, least, &count);
+}
+
 int32_t Sampler::sample(std::span<float> logits) {
     if (logits.size() != static_cast<size_t>(vocab_size_)) {
         throw UsageError(std::to_string(logits.size()) + " logits: expected " +
                          std::to_string(vocab_size_) + ", one for each token");
     }
     adjust(logits);
-    const float max = maximum(logits);
-    if (options_.temperature == 0) {
-        return static_cast<int32_t>(kernels().find(logits.data(), logits.size(), max));
-    }
+    const Kernels &k = kernels();
+    const size_t size = logits.size(), top_k = static_cast<size_t>(options_.top_k);
+    const float max = greatest(logits);
+    if (options_.temperature == 0) return static_cast<int32_t>(k.find(logits.data(), size, max));
     // A subnormal temperature may count as 0 where the processor flushes those.
     const float temperature = std::max(options_.temperature, std::numeric_limits<float>::min());
-    const double mass = exponentials(logits, max, temperature, logits);
-    const size_t size = logits.size(), k = static_cast<size_t>(options_.top_k);
-    const bool by_k = k > 0 && k < size, by_p = options_.top_p < 1;
-
-    // A weight of 0 is never drawn. Weights so small that all of them together are less than what
-    // top-p leaves out needn't be ranked.
-    float least = std::numeric_limits<float>::min();
-    if (by_p && !by_k) {
-        const double left_out = mass * (1 - double{options_.top_p});
-        least = std::max(least, static_cast<float>(0.99 * left_out / static_cast<double>(size)));
+    double mass = k.exponentials(logits.data(), size, max, temperature, all_.weights.data());
+    const bool by_k = top_k > 0 && top_k < size, by_p = options_.top_p < 1;
+    if (!by_k && !by_p && options_.min_p == 0) {
+        return static_cast<int32_t>(k.draw(all_.weights.data(), size, uniform() * mass));
     }
-    const std::span<uint64_t> scratch(scratch_);
-    for (size_t id = 0; id < size; ++id) scratch[id] = rank_of(logits[id], id);
-    std::span<uint64_t> kept = keep(scratch.first(size), rank_of(least, kLastId));
-    Border border{UINT64_MAX, mass};
-    if (by_k || by_p) {
-        const Ranking ranking(kept);
-        const size_t count = by_k ? k : size;
-        if (by_k) border = ranking.border(count, HUGE_VAL, scratch.last(size));
-        if (by_p) border = ranking.border(count, options_.top_p * border.mass, scratch.last(size));
-        kept = keep(kept, border.rank);
+
+    float least = std::numeric_limits<float>::min();  // a weight of 0 is never drawn
+    if (by_k) {
+        least = bound_of(top_k, least);
+        keep_from(all_, least);
+        mass = keep_greatest(least, top_k, kInfinity);
+    }
+    const double target = options_.top_p * mass;
+    if (by_p && by_k) mass = keep_greatest(least, size, target);
+    if (!by_k) {
+        // Weights that min-p drops needn't be ranked, nor those so small that all of them together
+        // are less than what top-p leaves out. Mostly weights that are much greater are enough.
+        const float lowest = std::max(least, options_.min_p);
+        const double left_out = mass - target;
+        least = std::max(lowest, static_cast<float>(left_out / 16));
+        keep_from(all_, least);
+        if (by_p && kept_mass(least) < target) {
+            least = std::max(lowest, static_cast<float>(0.99 * left_out / double(size)));
+            keep_from(all_, least);
+        }
+        if (by_p) mass = keep_greatest(least, size, target);
     }
     if (options_.min_p > 0) {
-        kept = keep(kept, rank_of(options_.min_p, kLastId));
-        border.mass = 0;
-        for (const uint64_t rank : kept) border.mass += weight_of(rank);
+        keep_from(kept_, options_.min_p);
+        mass = kept_mass(options_.min_p);
     }
-    double left = uniform() * border.mass;
-    for (const uint64_t rank : kept) {
-        if ((left -= weight_of(rank)) < 0) return static_cast<int32_t>(rank & kLastId);
-    }
-    return static_cast<int32_t>(kept.back() & kLastId);  // by rounding
+    const size_t at = k.draw(kept_.weights.data(), kept_.size, uniform() * mass);
+    return static_cast<int32_t>(kept_.ids[at]);
 }
 
 }  // namespace itera

@@ -36,15 +36,37 @@ class Sampler {
     int32_t sample(std::span<float> logits);
     // Adds a token of the prompt or of the text to those that the repetition penalty counts.
     void accept(int32_t token);
+    // The greatest logit. Throws `Error` where one is NaN, or the greatest isn't finite.
+    static float greatest(std::span<const float> logits);
 
   private:
     void adjust(std::span<float> logits);  // by bias and repetition penalty
     double uniform();
 
+    // Weights of tokens and their ids in order, with zeros up to a multiple of 16.
+    struct List {
+        std::vector<float> weights;
+        std::vector<uint32_t> ids;
+        size_t size = 0;
+    };
+    // The last weight, by its rank, that is kept of a list; the number and the sum of those kept.
+    struct Border {
+        uint64_t rank;
+        size_t count;
+        double mass;
+    };
+    // The greatest weights of a list, which are at least `least`: the first `count` at most, and no
+    // more than it takes to reach `mass`.
+    Border border(const List &list, float least, size_t count, double mass);
+    double keep_greatest(float least, size_t count, double mass);  // of `kept_`; returns their sum
+    void keep_from(const List &list, float least);                 // fills `kept_`
+    double kept_mass(float least) const;
+    float bound_of(size_t count, float least);
+
     SamplerOptions options_;
     int32_t vocab_size_;
     uint64_t random_[2];  // state of xoroshiro128++
-    std::vector<uint64_t> scratch_;    // room for two numbers of each token
+    List all_, kept_, rest_;
     std::vector<int32_t> recent_;      // ring of the last tokens
     size_t n_recent_ = 0;
     std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that penalised it

@@ -1,7 +1,12 @@
 """The engine's sampler draws from the distribution that its options say, and nothing else."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,6 +223,160 @@ def test_the_same_seed_draws_the_same_on_every_machine() -> None:
     assert drawn(5) == GOLDEN["default"]
     assert drawn(7, top_k=30, top_p=1.0, temperature=2.0) == GOLDEN["top_k"]
     assert drawn(0, top_p=1.0, min_p=0.01) == GOLDEN["min_p"]
+
+
+class Uniform:
+    """Numbers from 0 to 1 of a seed, as `Sampler` draws them: xoroshiro128++ after SplitMix64."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = []
+        for step in (1, 2):
+            value = (seed + step * 0x9E3779B97F4A7C15) % 2**64
+            value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+            value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+            self.state.append(value ^ value >> 31)
+
+    def draw(self) -> float:
+        def rotated(x: int, by: int) -> int:
+            return (x << by | x >> 64 - by) % 2**64
+
+        a, b = self.state
+        bits = (rotated((a + b) % 2**64, 17) + a) % 2**64
+        b ^= a
+        self.state = [rotated(a, 49) ^ b ^ b << 21 & 2**64 - 1, rotated(b, 28)]
+        return (bits >> 11) * 2.0**-53
+
+
+def exponentials(logits: Logits, temperature: float) -> Logits:
+    """The weights of the engine, step by step in float32."""
+
+    def f(number: float) -> np.float32:
+        return np.float32(number)
+
+    x = np.maximum((logits - logits.max()) * (f(1) / f(temperature)), f(-88))
+    shifted = x * f(1.44269504) + f(12582912)
+    power = shifted - f(12582912)
+    rest = (x - power * f(0.693359375)) - power * f(-2.12194440e-4)
+    result = np.full_like(rest, f(1) / f(720))
+    for term in (f(1) / f(120), f(1) / f(24), f(1) / f(6), f(0.5), f(1), f(1)):
+        result = result * rest + term
+    two_to_the_power = (shifted.view(np.uint32) << 23) + np.uint32(0x3F800000)
+    return result * two_to_the_power.view(np.float32)
+
+
+def naive_draw(
+    logits: Logits,
+    uniform: float,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    top_p: float = 0.95,
+    min_p: float = 0.0,
+) -> int:
+    """The token of a random number, by sorting all weights and adding one after the other."""
+    weights = exponentials(logits, temperature)
+    lanes = np.zeros(-(-len(weights) // 128) * 128, np.float32)
+    lanes[: len(weights)] = weights
+    mass = float(np.add.accumulate(lanes.reshape(-1, 8, 16), axis=1)[:, -1].sum(dtype=float))
+    w = weights.astype(np.float64)
+    order = [int(i) for i in np.lexsort((np.arange(len(w)), -w)) if w[i] >= 2.0**-126]
+    if 0 < top_k < len(w):
+        order = order[:top_k]
+        mass = math.fsum(w[order])
+    if top_p < 1:
+        target, before = float(np.float32(top_p)) * mass, 0.0
+        for n, token in enumerate(order):
+            if before >= target:
+                order = order[:n]
+                break
+            before += w[token]
+        mass = before
+    if min_p:
+        order = [token for token in order if w[token] >= np.float32(min_p)]
+        mass = math.fsum(w[order])
+    left = uniform * mass
+    for token in sorted(order):
+        left -= w[token]
+        if left < 0:
+            break
+    return token
+
+
+DRAWN = [
+    {},
+    {"temperature": 2.0},
+    {"temperature": 0.2},
+    {"top_p": 0.5},
+    {"top_p": 1.0},
+    {"top_p": 1.0, "top_k": 1},
+    {"top_p": 1.0, "top_k": 40},
+    {"top_p": 1.0, "top_k": 700, "temperature": 3.0},
+    {"top_k": 7},
+    {"top_k": 200, "min_p": 0.01},
+    {"top_p": 1.0, "min_p": 0.05},
+    {"top_p": 0.9, "min_p": 0.001, "temperature": 1.3},
+]
+
+
+def cases() -> list[tuple[Logits, dict[str, float]]]:
+    """Logits of many lengths and kinds, each with options."""
+    found, numbers = [], np.random.default_rng(11)
+    for size in (1, 15, 16, 17, 60, 300, 2048, 2050):
+        kinds = [
+            numbers.normal(0, 0.1, size),
+            numbers.normal(0, 2, size),
+            numbers.normal(0, 6, size),
+            np.round(numbers.normal(0, 2, size)),  # many equal ones
+            np.zeros(size),
+            np.where(numbers.random(size) < 0.7, -np.inf, numbers.normal(0, 3, size)),
+        ]
+        for kind in kinds:
+            kind[numbers.integers(size)] = 2.0  # or all might be -inf
+            found += [(kind.astype(np.float32), options) for options in DRAWN]
+    return found
+
+
+SETS = """
+import json, sys
+import numpy as np
+from itera_lite import _engine
+with np.load(sys.argv[1]) as arrays:
+    logits = [arrays[f"arr_{i}"] for i in range(len(arrays))]
+out = []
+for i, (x, options) in enumerate(zip(logits, json.loads(sys.argv[2]))):
+    sampler = _engine.Sampler(len(x), seed=i, **options)
+    out.append([sampler.sample(x) for _ in range(4)])
+print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def drawn_by_sorting() -> list[list[int]]:
+    found = []
+    for seed, (logits, options) in enumerate(cases()):
+        uniform = Uniform(seed)
+        found.append([naive_draw(logits, uniform.draw(), **options) for _ in range(4)])
+    return found
+
+
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "neon"])
+def test_every_instruction_set_draws_what_sorting_draws(
+    isa: str, drawn_by_sorting: list[list[int]], tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "logits.npz", *(logits for logits, _ in cases()))
+    options = json.dumps([options for _, options in cases()])
+    done = subprocess.run(
+        [sys.executable, "-c", SETS, str(tmp_path / "logits.npz"), options],
+        env={**os.environ, "ITERA_ISA": isa},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if "no such kernels" in done.stderr and isa != "portable":
+        pytest.skip(f"this processor has no {isa}")
+    assert done.returncode == 0, done.stderr
+    drawn = json.loads(done.stdout)
+    assert len({token for tokens in drawn for token in tokens}) > 300
+    assert drawn == drawn_by_sorting
 
 
 GOLDEN = {

@@ -38,6 +38,7 @@ def training_steps(context: Context) -> str:
     return paragraphs(
         f"Training, tokens/s (higher is better):\n\n{shown}" if shown else "",
         EXPLAINED if shown else "",
+        targets_table(context.models),
         bullets(filter(None, map(_measured_on, context.models))),
         context.gap("steps", "training steps beside `transformers`", _has_peer),
     )
@@ -49,6 +50,17 @@ def steps_table(models: list[ModelResults]) -> str:
     headers = ["Model", "Trained by", "Precision", "tokens/s", "Spread", "Share of the peak",
                "Ratio", "Verdict"]  # fmt: skip
     return table(headers, rows, "lllrrrll") if rows else ""
+
+
+def targets_table(models: list[ModelResults]) -> str:
+    """What training is meant to reach, and what it does; empty where nothing was measured."""
+    rows = [
+        [code(model.name), *map(escape, target.cells)]
+        for model in models
+        if model.training_speed
+        for target in model.training_speed.targets
+    ]
+    return table(["Model", "Target", "Found", "Wanted", "Verdict"], rows, "llrrl") if rows else ""
 
 
 def against_first(model: ModelResults) -> dict[str, Comparison]:
