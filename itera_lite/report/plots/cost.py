@@ -6,7 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from itera_lite.report.ladder import RUNG_COSTS
+from itera_lite.report.ladder import costs_of
 from itera_lite.report.metrics import latencies, speeds, state_bytes
 from itera_lite.report.plots import style
 from itera_lite.report.results import Results
@@ -123,7 +123,7 @@ def ladder(results: Results) -> Figure | None:
     """Every rung of the compression ladder: quality against each measured cost."""
     if results.ladder is None:
         return None
-    rungs, costs = results.ladder.rungs, RUNG_COSTS[:4]
+    rungs, costs = results.ladder.rungs, costs_of(results.ladder.rungs)[:4]
     quantized = results.ladder.quantized
     with style.figure(columns=2, rows=2, height=7.2) as (fig, axes):
         for panel, cost in zip(axes.flat, costs, strict=True):
@@ -141,7 +141,9 @@ def ladder(results: Results) -> Figure | None:
                            color=style.SHADES["itera"][0])  # fmt: skip
                 panel.annotate(name, (x, y), ha="center", va="center_baseline", color="white",
                                fontsize=9, fontweight="bold")  # fmt: skip
-            if quantized is not None:  # its quality is nearly that of rung 0
+            if (
+                quantized is not None and cost.of(quantized) > 0
+            ):  # its quality is nearly that of rung 0
                 x = cost.of(quantized) * cost.scale
                 panel.plot(x, quantized.bpb.median, "s", ms=9, mew=0, color=style.MUTED)
             panel.set_xscale("log")
