@@ -916,7 +916,8 @@ class SeedRun(Part):
     Attributes:
         budget: what all models of a comparison had alike.
         amount: tokens as they were given, such as ``3M``; or minutes.
-        batch_size, precision, git_commit, dataset_sha256: None where an early version ran it.
+        batch_size, precision, git_commit, dataset_sha256, flops_forward: None where an early
+            version ran it; the last is per token.
         load: cores that other programs kept busy meanwhile; None: not measured.
     """
 
@@ -937,6 +938,7 @@ class SeedRun(Part):
     precision: str | None = None
     git_commit: str | None = None
     dataset_sha256: str | None = None
+    flops_forward: float | None = None
     load: Load | None = None
 
 

@@ -6,8 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from itera_lite.config import PRESETS, preset
-from itera_lite.model.cost import cost
+from itera_lite.config import PRESETS
 from itera_lite.records import SeedRun
 from itera_lite.report.metrics import loads_of_seeds
 from itera_lite.report.text import code, fixed, significant, table
@@ -15,7 +14,6 @@ from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare
 
 HEADERS = ["Trained for", "Model", "Seeds", "Tokens", "MFLOP/token", "Bits per byte", "Verdict"]
 BITS = Metric("bpb", "Bits per byte", "bits/byte", "lower", "run", "quality")
-CONTEXT = 256  # of the FLOPs, as in training
 
 Runs = list[SeedRun]  # of one model and budget, by seed
 Budget = tuple[str, str, str | float, int]  # what is equal, text, amount, vocabulary
@@ -68,14 +66,13 @@ def _rows(words: str, models: list[Runs]) -> Iterator[list[str]]:
         if ours and runs in others:
             same = [own for own in ours if own[0].size == first.size]
             verdict = _verdict(_compared((same or ours)[0], runs), (same or ours)[0], runs)
-        shape = preset(first.family, first.size, first.vocab_size)
         bits = Measurement.of_samples([run.valid_bpb for run in runs])
         yield [
             words,
             code(first.name),
             str(len(runs)),
             f"{median(run.tokens for run in runs) / 1e6:.3g} M",
-            significant(cost(shape, CONTEXT).flops_forward / 1e6, 3),
+            significant(first.flops_forward and first.flops_forward / 1e6, 3),
             f"{fixed(bits.value)} [{fixed(bits.low)} – {fixed(bits.high)}]",
             verdict,
         ]

@@ -194,6 +194,7 @@ class SeedStudy:
                     precision=made.precision,
                     git_commit=summary.provenance.git_commit,
                     dataset_sha256=dataset.manifest["sha256"],
+                    flops_forward=summary.flops_per_token and summary.flops_per_token.forward,
                     load=summary.provenance.load,
                 )
             )
@@ -211,6 +212,6 @@ class SeedStudy:
             record.speeds.append(known)
             self._write(record)
         return {
-            family: known.models[f"{name}_{size}"].tokens_per_second.median
+            family: known.models[f"{name}_{wanted[0]}"].tokens_per_second.median
             for family, name in NAMES.items()
         }
