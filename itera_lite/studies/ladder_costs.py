@@ -294,7 +294,7 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         bytes_per_token=bytes_per_token,
         flops_per_byte=counts.flops_forward / bytes_per_token,
         bytes_on_disk=sum(file.stat().st_size for file in deployed.files),
-        bytes_compressed=sum(len(gzipped(file.read_bytes())) for file in deployed.files),
+        bytes_compressed=sum(map(_compressed_bytes, deployed.files)),
         cpu_seconds_per_kb=measured["cpu_seconds_per_kb"],
         ms_per_byte=measured["ms_per_byte"],
         peak_rss_bytes=measured["peak_rss_bytes"],
@@ -303,6 +303,10 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         train_minutes=sum(map(minutes_of, history)),
         own_train_minutes=minutes_of(history[-1]),
     )
+
+
+def _compressed_bytes(file: Path) -> int:
+    return file.stat().st_size if file.suffix == ".gz" else len(gzipped(file.read_bytes()))
 
 
 def _history(plan: LadderPlan, name: str) -> list[Summary]:

@@ -41,7 +41,13 @@ from itera_lite.train.train import Training, run_trainings
 
 MANY_EPOCHS = 8  # from here on a reference is trained with dropout; at 5 it gains without
 DROPOUT = 0.1
-QUANTIZED = ("q8_0", "q4_0")  # stages that leave a GGUF file
+# Stages that leave a GGUF file, and its name.
+QUANTIZED = {
+    "q8_0": "model-q8_0.gguf",
+    "q4_0": "model-q4_0.gguf",
+    "few_levels": "model-q4_0.gguf.gz",
+}
+LEVELS = 7  # of Q4_0's 16, in the last stage
 
 
 @dataclass(frozen=True)
@@ -84,8 +90,7 @@ class LadderPlan:
 
     def weights(self, stage: str) -> Path:
         """The file of weights that a stage leaves to be deployed."""
-        name = f"model-{stage}.gguf" if stage in QUANTIZED else "model.safetensors"
-        return self.folder(stage) / name
+        return self.folder(stage) / QUANTIZED.get(stage, "model.safetensors")
 
     def first(self, stage: str) -> TrainingRun | None:
         """The training of the first seed's stage, which a further seed repeats token for token.
@@ -245,12 +250,19 @@ def _distilled(plan: LadderPlan, minutes: float) -> Summary:
         )
 
 
-def _quantized(kind: Type) -> Make:
+def _quantized(stage: str, kind: Type, levels: int | None = None) -> Make:
+    """Rounds the student; with few ``levels``, into a compressed file."""
+
     def make(plan: LadderPlan, minutes: float) -> Summary:
         start = Start.load(plan.folder(chosen_student(plan)))
-        text = plan.text(kind, minutes)
-        options = QuantizeOptions(kind, usual_method(kind, text))
-        with plan.claimed(kind) as (files, _):
+        text = plan.text(stage, minutes)
+        options = QuantizeOptions(
+            kind,
+            usual_method(kind, text),
+            levels=levels,
+            format="gguf.gz" if levels else "gguf",
+        )
+        with plan.claimed(stage) as (files, _):
             return quantize(Job(start, text, plan.compute, files), options)
 
     return make
@@ -265,14 +277,22 @@ STAGES = (
     Stage("teacher", "the teacher", 2, (), FromScratch("itera", "small"), "student"),
     Stage("alone", "a small model", 4, (), StudentAlone(), "student"),
     Stage("distilled", "distillation", 2, ("teacher",), _distilled),
-    Stage("q8_0", "8-bit weights", 0, STUDENTS, _quantized("q8_0")),
-    Stage("q4_0", "4-bit weights", 0.5, STUDENTS, _quantized("q4_0")),
+    Stage("q8_0", "8-bit weights", 0, STUDENTS, _quantized("q8_0", "q8_0")),
+    Stage("q4_0", "4-bit weights", 0.5, STUDENTS, _quantized("q4_0", "q4_0")),
+    Stage(
+        "few_levels",
+        f"{LEVELS} levels, compressed",
+        2,
+        STUDENTS,
+        _quantized("few_levels", "q4_0", LEVELS),
+    ),
 )
+DEPLOYED = STAGES[-1].name
 
 
 # GPT-2 models of three sizes: the best one on the validation text is the first rung. A reference is
 # trained for as long as the deployed model, its teacher and its rounding together.
-DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in (*TAUGHT, "q4_0"))
+DEPLOYED_SHARE = sum(s.share for s in STAGES if s.name in (*TAUGHT, DEPLOYED))
 REFERENCES = tuple(
     Stage(size, title, DEPLOYED_SHARE, (), FromScratch("gpt2", size), "references")
     for size, title in (
