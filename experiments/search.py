@@ -7,7 +7,9 @@ and the gates of those that were not chosen are zero) and bfloat16 products.
 
     python experiments/search.py PLAN.json DATA OUT.jsonl
 
-PLAN.json is a list of sweeps (`Sweep`); DATA holds token streams, SET_train.npy and SET_valid.npy.
+PLAN.json is a list of sweeps (`Sweep`); DATA holds token streams, SET_train.npy
+and SET_valid.npy, and bytes.json, the bytes of each SET's validation text. What it found is in
+search_results.jsonl.
 """
 
 from __future__ import annotations
