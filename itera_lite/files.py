@@ -9,20 +9,16 @@ searched, `exists` and its like raise PermissionError, for which some versions o
 from __future__ import annotations
 
 import errno
-import gzip
 import json
 import os
 import shutil
 import stat
 import tempfile
 import threading
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import deflate
 
 from itera_lite.errors import IteraError, OutputError, UsageError
 
@@ -32,6 +28,8 @@ GZIP = ".gz"  # ends the name of a compressed file
 def gzipped(data: bytes) -> bytes:
     """The data in gzip's format, in as few bytes as deflate allows; without name or time, so the
     same data give the same bytes."""
+    import deflate
+
     return bytes(deflate.gzip_compress(data, 12))  # beyond zlib's 9: up to 6 % fewer bytes
 
 
@@ -41,6 +39,9 @@ def begins_with(path: str | Path, n: int) -> bytes:
         begins = file.read(max(n, 2))
         if begins[:2] != b"\x1f\x8b":
             return begins[:n]
+        import gzip  # 4 ms of every start otherwise
+        import zlib
+
         file.seek(0)
         try:
             return gzip.GzipFile(fileobj=file).read(n)
