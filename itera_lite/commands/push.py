@@ -24,12 +24,13 @@ def push(
 
     Sends, in one commit, the checkpoint, the GGUF files that lie in it and a model card, which is
     written from the records of the training and of `itera eval`. Never sends training_state. A
-    README.md in the folder is taken as the card instead.
+    README.md of your own in the folder is taken as the card instead.
 
     Args:
         checkpoint: Folder of the model; its name is the NAME of the records.
         repository: OWNER/NAME; it is made where there is none.
-        license: Of the weights: an identifier of the Hub, such as mit.
+        license: Of the weights: an identifier of the Hub, such as mit. Needed where the folder has
+            no card.
         language: Of the text, such as en; several may be given. By default what is known of a
             named set.
         base_model: The model on the Hub that this one was made from, OWNER/NAME; several may be

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
 from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
 from huggingface_hub.utils import yaml_dump
 
@@ -23,6 +23,11 @@ LANGUAGES = {"tinystories": "en", "wikitext-2": "en", "wikitext-103": "en", "pyt
 # The id under which a set's bits per byte stand in .eval_results. A leaderboard takes up a result
 # only under the id of a task of its own, so ours can't get among the scores of another measure.
 TASK_ID = "bits_per_byte"
+# In every card that was written here; a pushed card that lacks it is the user's own.
+MARK = (
+    "<!-- Written by `itera push` from the records, and written anew by the next push: take this "
+    "line out to keep your changes. -->"
+)
 KINDS = {
     "granitemoehybrid": "Mamba-2 layers and attention",
     "llama": "a Transformer of Llama's kind",
@@ -60,6 +65,29 @@ class Facts:
         return self.summary and self.summary.dataset and self.summary.dataset.source
 
 
+class CardMetadata(NamedTuple):
+    """What the user decided, in a card that was written before."""
+
+    license: str | None = None
+    languages: tuple[str, ...] = ()
+    base_models: tuple[str, ...] = ()
+
+
+def metadata_of(card: str) -> CardMetadata:
+    """What a card says of what isn't in the records; nothing where it can't be read."""
+    if not card:
+        return CardMetadata()
+    try:
+        data = ModelCard(card).data
+    except Exception:  # of the YAML parser too; the user's answer is asked for instead
+        return CardMetadata()
+
+    def words(value: Any) -> tuple[str, ...]:
+        return tuple(value) if isinstance(value, list) else (str(value),) if value else ()
+
+    return CardMetadata(data.license, words(data.language), words(data.base_model))
+
+
 def hub_set(source: str | None) -> str | None:
     """The Hub's id of a set that was named ``source``; None for one that isn't there."""
     if source in HUB_SETS:
@@ -76,7 +104,8 @@ def languages_of(source: str | None) -> tuple[str, ...]:
 def write_card(facts: Facts) -> str:
     """README.md: metadata as YAML, then the text."""
     sections = [_what(facts), _quality(facts), _made(facts), _use(facts), _limits(facts)]
-    return f"---\n{_metadata(facts)}\n---\n\n# {facts.name}\n\n" + "\n".join(sections)
+    head = f"---\n{_metadata(facts)}\n---\n\n{MARK}\n\n# {facts.name}\n\n"
+    return head + "\n".join(sections)
 
 
 def eval_results(facts: Facts) -> str | None:
@@ -260,8 +289,8 @@ def _made(facts: Facts) -> str:
     text = summary.dataset
     if text is not None:
         lines.append(
-            f"- Text: {hub_set(text.source) or text.name}, {text.train_bytes:,} bytes for training, "
-            f"{text.valid_bytes:,} held out (SHA-256 of the set `{text.sha256[:16]}...`)."
+            f"- Text: {hub_set(text.source) or text.name}, {text.train_bytes:,} bytes for "
+            f"training, {text.valid_bytes:,} held out (SHA-256 of the set `{text.sha256[:16]}...`)."
         )
     training = summary.training
     if training is not None:

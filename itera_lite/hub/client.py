@@ -118,6 +118,6 @@ def _refusal(repository: str, error: Exception) -> str:
 def _unreachable(repository: str, error: BaseException) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"the Hub can't be reached for '{repository}' ({reason}). Look at the network; run the same "
-        "command again to go on"
+        f"the Hub can't be reached for '{repository}' ({reason}). Look at the network; run the "
+        "same command again to go on"
     )

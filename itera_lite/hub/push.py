@@ -45,13 +45,15 @@ def prepare_upload(
 ) -> Upload:
     """Check a checkpoint, and write its card; nothing is sent and no network is needed.
 
-    A README.md in the folder is taken as the card. Only files of a model are uploaded: neither
+    A README.md of the user's in the folder is taken as the card; so is one that a push wrote, where
+    there are no records to write it anew from. Only files of a model are uploaded: neither
     ``training_state`` nor anything else that lies in the folder.
 
     Args:
         results: folder of the records NAME_summary.json and NAME_eval.json.
-        license: an identifier of the Hub; None where the folder has a card of its own.
-        languages: of the text; by default what is known of a named set.
+        license: an identifier of the Hub; None where the folder has a card.
+        languages: of the text; by default those of the folder's card, or of a named set.
+        base_models: ids on the Hub; by default those of the folder's card.
 
     Raises:
         CheckpointError, ConfigError, ModelFileError: it isn't whole; see `check`.
@@ -67,10 +69,16 @@ def prepare_upload(
         for path in sorted([*folder.iterdir(), *(folder / ".eval_results").glob("*.yaml")])
         if path.is_file() and is_of_model(path.relative_to(folder).as_posix())
     }
-    own_card = CARD in files
-    if own_card:
+    text = ""
+    if CARD in files:
         text = (folder / CARD).read_text(encoding="utf-8", errors="replace")
-    else:
+    summary = evaluation = None
+    if not text or cards.MARK in text:
+        summary, evaluation = _records(folder, results, checked)
+    own_card = bool(text) and summary is None and evaluation is None
+    if not own_card:
+        before = cards.metadata_of(text)
+        license = license or before.license
         if license is None:
             raise HubError(
                 "no licence is given, and the card must name one: add --license, such as "
@@ -78,7 +86,6 @@ def prepare_upload(
             )
         if problem := license_problem(license):
             raise HubError(problem)
-        summary, evaluation = _records(folder, results, checked)
         source = summary and summary.dataset and summary.dataset.source
         facts = cards.Facts(
             repository,
@@ -86,13 +93,13 @@ def prepare_upload(
             summary,
             evaluation,
             license,
-            languages or cards.languages_of(source),
-            base_models,
+            languages or before.languages or cards.languages_of(source),
+            base_models or before.base_models,
         )
         text = cards.write_card(facts)
         files[CARD] = text.encode()
-        measured = cards.eval_results(facts)
-        if measured is not None and RESULTS not in files:
+        files.pop(RESULTS, None)
+        if (measured := cards.eval_results(facts)) is not None:
             files[RESULTS] = measured.encode()
     if problems := card_problems(text):
         where = f"'{folder / CARD}'" if own_card else "the card that was written"
