@@ -177,7 +177,7 @@ def place(tmp_path: Path, tiny_pair: dict[str, Path]) -> Callable[[str], Path]:
         shutil.copytree(tiny_pair[name], folder)
         export_gguf(folder, "q8_0")
         export_gguf(folder, "f32", format="gguf.gz")
-        state = dict.fromkeys(("identity", "state", "loader", "window"), {})
+        state: dict[str, Any] = {part: {} for part in ("identity", "state", "loader", "window")}
         (folder / "training_state").mkdir()
         (folder / "training_state" / "state.json").write_text(json.dumps(state))
         save_file({"rng": torch.zeros(1)}, folder / "training_state" / "tensors.safetensors")
