@@ -379,6 +379,9 @@ class Training:
             f"{config.batch_size} x {config.seq_len} tokens a step, "
             f"{self.compute.precision.reason}"
         )
+        if self.continuation is not None and not self.resume:
+            start, text = self.continuation.start, self.continuation.text
+            print(f"it begins with the weights of '{start.name}': {text.before:.4f} bits per byte")
 
 
 def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
