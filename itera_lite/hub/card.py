@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData
-from huggingface_hub import eval_result_entries_to_yaml as entries_to_yaml
-from huggingface_hub.utils import yaml_dump
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from itera_lite import __version__
 from itera_lite.data.corpus import HUB_SETS
 from itera_lite.engine.check import Checked
 from itera_lite.records import Continuation, Evaluation, Quantization, Summary
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 # Of the named sets. "code" is the Hub's word for source code.
 LANGUAGES = {"tinystories": "en", "wikitext-2": "en", "wikitext-103": "en", "python": "code"}
@@ -75,6 +74,8 @@ class CardMetadata(NamedTuple):
 
 def metadata_of(card: str) -> CardMetadata:
     """What a card says of what isn't in the records; nothing where it can't be read."""
+    from huggingface_hub import ModelCard
+
     if not card:
         return CardMetadata()
     try:
@@ -110,6 +111,9 @@ def write_card(facts: Facts) -> str:
 
 def eval_results(facts: Facts) -> str | None:
     """`.eval_results/itera.yaml`; None where nothing was measured on a set of the Hub."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    from huggingface_hub.utils import yaml_dump
+
     record = facts.evaluation
     dataset = hub_set(record.source) if record else None
     if record is None or dataset is None:
@@ -121,10 +125,12 @@ def eval_results(facts: Facts) -> str | None:
         date=record.provenance.date,
         notes=f"bits per byte on {_split(record.split)} text, lower is better; {record.policy}",
     )
-    return str(yaml_dump(entries_to_yaml([entry]), sort_keys=False))
+    return str(yaml_dump(eval_result_entries_to_yaml([entry]), sort_keys=False))
 
 
 def _metadata(facts: Facts) -> str:
+    from huggingface_hub import ModelCardData
+
     dataset = hub_set(facts.source)
     tags = ["itera-lite", "small-language-model", "cpu"]
     tags += ["gguf"] if facts.checked.files else []
@@ -154,6 +160,8 @@ def _metadata(facts: Facts) -> str:
 
 
 def _results(facts: Facts) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
     found = _scores(facts)
     if found is None:
         return []

@@ -14,11 +14,6 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from huggingface_hub import ModelCard
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import validate_repo_id
-
 MAX_BYTES = 1_000_000  # our own limit: a card is read by people
 _LICENSES = """
     apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0
@@ -54,6 +49,9 @@ def license_problem(name: str) -> str:
 
 def card_problems(card: str) -> list[str]:
     """Everything that is wrong with a card, a sentence each; empty if nothing is."""
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
     if (size := len(card.encode())) > MAX_BYTES:
         return [f"the card has {size:,} bytes: expected at most {MAX_BYTES:,}"]
     block = REGEX_YAML_BLOCK.search(card)
@@ -88,6 +86,9 @@ def _types(metadata: dict[str, Any]) -> list[str]:
 
 
 def _identifiers(metadata: dict[str, Any]) -> list[str]:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     problems = []
     license = metadata.get("license")
     if license is None:
