@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from itera_lite.engine.find import load_model
+from itera_lite.engine.find import find_model, load_model
 from itera_lite.errors import CheckpointError, ConfigError, IteraError, ModelFileError
 from itera_lite.export.summary import StoredTensors
 from itera_lite.files import is_folder, named_in_utf8, read_object
@@ -105,6 +105,7 @@ def check(path: Path) -> Checked:
             reason and what to do.
         ModelFileError: a file that the engine refuses, or whose weights aren't all finite.
     """
+    path = find_model(path)
     return _check_folder(path) if is_folder(path) else _check_file(path)
 
 

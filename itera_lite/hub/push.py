@@ -8,6 +8,7 @@ from pathlib import Path
 
 from itera_lite.checkpoint.folder import LAST
 from itera_lite.checkpoint.hf import read_config
+from itera_lite.checkpoint.weights import require_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.engine.check import Checked, check
 from itera_lite.errors import CheckpointError, HubError, IteraError
@@ -63,6 +64,7 @@ def prepare_upload(
     from itera_lite.hub import card as cards
     from itera_lite.hub.card_check import card_problems, license_problem
 
+    require_checkpoint(folder)
     checked = check(folder)
     files: dict[str, Path | bytes] = {
         path.relative_to(folder).as_posix(): path

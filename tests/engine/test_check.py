@@ -12,13 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from itera_lite import cli
-from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.commands.train import train
+from itera_lite.config import ModelConfig
+from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.engine.check import check
 from itera_lite.engine.find import BOX
 from itera_lite.errors import CheckpointError, IteraError, ModelFileError
 from itera_lite.export.gguf import export_gguf
 from itera_lite.files import write_json
+from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from tests.native.hostile import EITHER, GROUPS, valid
 from tests.train.small import make_small
@@ -31,7 +34,7 @@ def folder(tiny_pair: dict[str, Path], tmp_path: Path) -> Path:
     """A checkpoint with two GGUF files in it."""
     folder = tmp_path / "model"
     shutil.copytree(tiny_pair["itera_lite_test"], folder)
-    export_gguf(folder, "q8_0")
+    export_gguf(folder, "f16")
     export_gguf(folder, "f32", format="gguf.gz")
     return folder
 
@@ -48,7 +51,7 @@ def test_the_facts_of_a_checkpoint_and_its_files(folder: Path) -> None:
     stored = checked.types["F32"]
     assert stored.weights == counts.params_total and stored.bytes == 4 * stored.weights
     assert checked.training is None
-    assert set(checked.files) == {"model-q8_0.gguf", "model-f32.gguf.gz"}
+    assert set(checked.files) == {"model-f16.gguf", "model-f32.gguf.gz"}
     for name, file in checked.files.items():
         assert file == check(folder / name)
         assert file.architecture == "granitehybrid"
@@ -57,7 +60,7 @@ def test_the_facts_of_a_checkpoint_and_its_files(folder: Path) -> None:
         assert file.tokenizer_sha256 == tokenizer.sha256
         assert file.bytes == (folder / name).stat().st_size
     assert checked.files["model-f32.gguf.gz"].kind == "gguf.gz"
-    assert checked.files["model-q8_0.gguf"].types["Q8_0"].weights > 0
+    assert checked.files["model-f16.gguf"].types["F16"].weights > 0
 
 
 def test_the_model_in_the_box() -> None:
@@ -69,19 +72,41 @@ def test_the_model_in_the_box() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_arent_finite(folder: Path, value: float) -> None:
-    (folder / "model-q8_0.gguf").unlink()
+    (folder / "model-f16.gguf").unlink()
     plain = gzip.decompress((folder / "model-f32.gguf.gz").read_bytes())
     weights = load_file(folder / "model.safetensors")
     norm = weights["model.norm.weight"]
     at = plain.index(norm.numpy().tobytes())
     file = folder.parent / "broken.gguf"
     file.write_bytes(plain[:at] + np.float32(value).tobytes() + plain[at + 4 :])
-    with pytest.raises(ModelFileError, match=r"'output_norm.weight' holds numbers that aren't"):
+    with pytest.raises(ModelFileError, match=r"'output_norm.weight' has 1 weights that are NaN"):
         check(file)
     norm[3] = value
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"'model.norm.weight' in .* aren't finite"):
         check(folder)
+
+
+@pytest.mark.parametrize("compressed", ["gguf", "gguf.gz"])
+def test_a_gpt2_and_its_file_which_the_engine_doesnt_run(tmp_path: Path, compressed: str) -> None:
+    shape = ModelConfig(
+        "gpt2", "a", vocab_size=257, d_model=32, head_dim=16, n_kv_heads=2, d_ff=64, max_seq_len=64
+    )
+    tokenizer = Tokenizer.train([b"text"], 256)
+    folder = save_checkpoint(tmp_path / "gpt2", LanguageModel(shape), tokenizer)
+    file = export_gguf(folder, "f16", format=compressed).path
+    checked = check(folder)
+    assert checked.architecture == "gpt2"
+    inside = checked.files[file.name]
+    assert (inside.architecture, inside.vocab_size, inside.context) == ("gpt2", 257, 64)
+    with pytest.raises(ModelFileError, match="gpt2"):
+        check(file)
+    if compressed == "gguf":
+        data = file.read_bytes()
+        at = data.rindex(LanguageModel(shape).norm.weight.detach().numpy().tobytes())
+        file.write_bytes(data[:at] + np.float32("nan").tobytes() + data[at + 4 :])
+        with pytest.raises(ModelFileError, match="holds numbers that aren't finite"):
+            check(folder)
 
 
 def alter_config(folder: Path, **changes: object) -> None:
@@ -101,7 +126,7 @@ def drop_a_tensor(folder: Path) -> None:
 
 def swap_tokens(folder: Path) -> None:
     """Two tokens of a GGUF file change places, which its hash of the tokenizer shows."""
-    path = folder / "model-q8_0.gguf"
+    path = folder / "model-f16.gguf"
     data = path.read_bytes()
     tokens = data.index(b"tokenizer.ggml.tokens")
     one, two = (b"\x01" + b"\0" * 7 + letter for letter in (b"a", b"b"))
@@ -122,7 +147,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: alter_config(f, model_type="mistral"),
         "is a model of the family 'mistral': Itera-Lite reads gpt2, llama, granitemoehybrid",
     ),
-    "a cut file": (lambda f: cut(f / "model-q8_0.gguf"), "model-q8_0.gguf"),
+    "a cut file": (lambda f: cut(f / "model-f16.gguf"), "model-f16.gguf"),
     "a cut compressed file": (lambda f: cut(f / "model-f32.gguf.gz"), "model-f32.gguf.gz"),
     "changed tokens": (swap_tokens, "the tokenizer in it was changed"),
     "no sampling": (
@@ -153,7 +178,7 @@ def test_the_first_reason_of_what_is_broken(
 
 
 def test_a_file_of_an_older_tokenizer_is_found(folder: Path, save_gguf: Path) -> None:
-    shutil.copy(save_gguf, folder / "model-f16.gguf")
+    shutil.copy(save_gguf, folder / "other.gguf")
     with pytest.raises(CheckpointError, match="has another tokenizer than the checkpoint"):
         check(folder)
 
@@ -172,7 +197,7 @@ def test_json_and_text_have_the_same_facts(
     assert cli.main(["check", str(folder), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["whole"] is True and facts["parameters"] == check(folder).parameters
-    assert facts["files"]["model-q8_0.gguf"]["kind"] == "gguf"
+    assert facts["files"]["model-f16.gguf"]["kind"] == "gguf"
     assert cli.main(["check", str(folder)]) == 0
     text = capsys.readouterr().out
     assert f"{facts['parameters']:,} parameters" in text and facts["tokenizer_sha256"] in text

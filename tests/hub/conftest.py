@@ -175,7 +175,7 @@ def place(tmp_path: Path, tiny_pair: dict[str, Path]) -> Callable[[str], Path]:
     def put(name: str = "itera_lite_test") -> Path:
         folder = tmp_path / "checkpoints" / name
         shutil.copytree(tiny_pair[name], folder)
-        export_gguf(folder, "q8_0")
+        export_gguf(folder, "f16")
         export_gguf(folder, "f32", format="gguf.gz")
         state: dict[str, Any] = {part: {} for part in ("identity", "state", "loader", "window")}
         (folder / "training_state").mkdir()
