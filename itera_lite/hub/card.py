@@ -86,7 +86,9 @@ def metadata_of(card: str) -> CardMetadata:
     def words(value: Any) -> tuple[str, ...]:
         return tuple(value) if isinstance(value, list) else (str(value),) if value else ()
 
-    return CardMetadata(data.license, words(data.language), words(data.base_model))
+    return CardMetadata(
+        data.get("license"), words(data.get("language")), words(data.get("base_model"))
+    )
 
 
 def hub_set(source: str | None) -> str | None:
@@ -166,7 +168,7 @@ def _results(facts: Facts) -> list[EvalResult]:
     if found is None:
         return []
     name, source, split, bpb, ppl, _ = found
-    common = {
+    common: dict[str, Any] = {
         "task_type": "text-generation",
         "task_name": "Text generation",
         "dataset_type": hub_set(source) or re.sub(r"[^\w.-]+", "_", name),

@@ -124,6 +124,7 @@ def push(upload: Upload, *, private: bool) -> str:
     """
     from huggingface_hub import (
         CommitOperationAdd,
+        CommitOperationCopy,
         CommitOperationDelete,
         HfApi,
         ModelCard,
@@ -143,7 +144,7 @@ def push(upload: Upload, *, private: bool) -> str:
         api.create_repo(repository, private=private or None, exist_ok=True)
         there = api.list_repo_files(repository)
         old = [name for name in there if WEIGHTS.fullmatch(name) and name not in upload.files]
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
             *(CommitOperationAdd(name, _content(given)) for name, given in upload.files.items()),
             *(CommitOperationDelete(name) for name in old),
         ]

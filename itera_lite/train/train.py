@@ -199,18 +199,17 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
             if family in continued:
                 shape = ModelConfig(**saved[family]["model"])
             config, budget = request.recipe(shape, dataset, saved.get(family))
-            continuation = continued.get(family)
-            if request.beginning is not None and continuation is None:
-                measure = partial(
-                    *(request.beginning.measure, dataset, request.data, files.results),
-                    *(config.seq_len, compute.workers),
+            continuation, beginning = continued.get(family), request.beginning
+            if beginning is not None and continuation is None:
+                measure = partial(beginning.measure, dataset, request.data, files.results)
+                continuation = world.on_leader(
+                    partial(measure, config.seq_len, compute.workers),
                 )
-                continuation = world.on_leader(measure)
             trainings.append(
                 Training(
                     *(shape, config, dataset, budget, files, compute),
                     source=request.data,
-                    initial=request.beginning and request.beginning.model,
+                    initial=None if beginning is None else beginning.model,
                     continuation=continuation,
                     resume=family in saved,
                     patience=request.patience,

@@ -36,7 +36,7 @@ def numbers(tmp_path_factory) -> Path:
     """Another text than the one that the checkpoint was trained on."""
     file = tmp_path_factory.mktemp("numbers") / "numbers.txt"
     words = ("one", "two", "three", "four", "five", "six", "seven")
-    lines = [" ".join(words[(i * j) % 7] for j in range(1, 9)) for i in range(600)]
+    lines = [f"{i} " + " ".join(words[(i * j) % 7] for j in range(1, 9)) for i in range(600)]
     file.write_text("".join(f"{line}.\n<|endoftext|>\n" for line in lines))
     return file
 
@@ -204,17 +204,9 @@ def test_why_the_earlier_text_isnt_scored_is_stated(out, numbers, text, tmp_path
 
 def test_the_command_line(out, numbers, monkeypatch, capsys):
     monkeypatch.chdir(out)
-    command = [
-        "train",
-        str(numbers),
-        "--init",
-        f"c/{START}-last",
-        "--tokens",
-        "1K",
-        "--workers",
-        "1",
-    ]
-    command += ["--checkpoints", "c", "--results", "r", "--precision", "fp32"]
+    command = ["train", str(numbers), "--init", f"c/{START}-last", "--tokens", "1K"]
+    command += ["--checkpoints", "c", "--results", "r", "--precision", "fp32", "--workers", "1"]
+    command += ["--seq-len", "32"]
     assert cli.main(command) == 0
     shown = capsys.readouterr().out
     assert "on the new text" in shown and "on the earlier text" in shown
