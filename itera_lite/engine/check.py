@@ -239,7 +239,7 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
         context = int(_value(reader, f"{architecture}.context_length") or 0)
         vocabulary = len(_value(reader, "tokenizer.ggml.tokens") or ())
     defaults = {} if model is None else model.sampling_defaults
-    sampling = ", ".join(f"{name} {value}" for name, value in defaults.items())
+    sampling = ", ".join(f"{name} {value:g}" for name, value in defaults.items())
     metadata = {key.partition(".")[2]: value for key, value in keys.items() if value}
     return Checked(
         path=str(path),

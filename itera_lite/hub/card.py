@@ -353,9 +353,9 @@ def _use(facts: Facts) -> str:
     ]
     if not files:
         lines.append(f"itera export checkpoints/{name} --type q8_0   # there is no GGUF file here")
+    file = f"checkpoints/{name}/{files[0] if files else 'model-q8_0.gguf'}"
     lines += [
-        f'llama-completion -m {files[0] if files else "model-q8_0.gguf"} -no-cnv -p "Once upon a '
-        'time"',
+        f'llama-completion -m {file} -no-cnv -p "Once upon a time"',
         *("```", "", "A text begins with `<|endoftext|>`, which llama.cpp adds by itself.", ""),
     ]
     return "\n".join(lines)
