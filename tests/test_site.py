@@ -21,7 +21,7 @@ def test_every_page_is_in_the_navigation() -> None:
         str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")
     }
     copied = {str(path.relative_to(ROOT)) for path in site.files()}
-    assert set(pages) <= copied
+    assert set(pages) - {"playground.html"} <= copied  # which `make site` makes
     assert "itera_lite/config.py" in copied  # to which a page links
 
 

@@ -57,13 +57,12 @@ def build() -> None:
         copy = PAGES / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
+    if "playground" in cli.VERBS:
+        page = PAGES / "playground.html"
+        playground = [sys.executable, "-m", "itera_lite", "playground", "--out", page]
+        subprocess.run(playground, check=True)
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     subprocess.run([*zensical, "--config-file", ROOT / "zensical.toml"], check=True, cwd=ROOT)
-    if "playground" in cli.VERBS:
-        page = SITE / "playground.html"
-        subprocess.run(
-            [sys.executable, "-m", "itera_lite", "playground", "--out", page], check=True
-        )
 
 
 if __name__ == "__main__":
