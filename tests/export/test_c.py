@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 (BOXED,) = BOX.glob("*.gguf")
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic")
 PROMPT = "Once upon a time"
+LIBRARY = {"memcpy", "memmove", "memset", "memcmp", "sqrtf", "rintf", "cos", "sin", "sincos"}
 GREEDY, SEEDS, SAMPLED = 40, (1, 2, 3), 24
 BIASES = {"attn_q": D, "attn_k": D // 2, "attn_v": D // 2, "attn_output": D, "ffn_gate": 32}
 
@@ -346,9 +347,24 @@ def sections(c_object: Path, tool: str) -> dict[str, int]:
 @pytest.mark.parametrize("name", drafts())
 def test_ram_is_what_the_compiler_takes(name: str, cases: dict[str, Case], folder: Path) -> None:
     summary = cases[name].summary
-    sizes = sections(compile_c(summary.path, folder / "size.o", "-c", "-O1", "-fno-pie"), "size")
+    options = ("-c", "-O1", "-fno-pie", "-fno-stack-protector")
+    compiled = compile_c(summary.path, folder / "size.o", *options)
+    sizes = sections(compiled, "size")
     assert sizes[".bss"] == summary.ram
     assert sizes[".data"] == 0
+    needed = subprocess.run(["nm", "-u", compiled], capture_output=True, text=True).stdout.split()
+    assert "sqrtf" in needed and set(needed) - {"U"} <= LIBRARY
+
+
+def test_the_example_of_the_page_compiles(cases: dict[str, Case], folder: Path) -> None:
+    page = (HERE.parents[1] / "docs/microcontroller.md").read_text()
+    (example,) = re.findall(r"^```c\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    included = example.replace("model-q8_0.c", str(cases["q4_0"].summary.path))
+    assert included != example
+    (file := folder / "example.c").write_text(
+        f"#include <stdint.h>\nvoid uart_write(const char *, int32_t);\n{included}"
+    )
+    compile_c(file, folder / "example.o", "-c")
 
 
 ARM = {
