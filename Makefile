@@ -77,5 +77,5 @@ neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debia
 	qemu-aarch64 build/neon/itera-run --check
 
 clean: ## Remove .venv, caches and build outputs; results and checkpoints stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
