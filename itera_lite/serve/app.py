@@ -118,7 +118,7 @@ class Server:
                 HTTPException: _http_refusal,
                 Exception: _bug,
             },
-            lifespan=self._lifespan,
+            lifespan=self.running,
         )
         inner.router.redirect_slashes = False
         app: App = Guard(
@@ -140,7 +140,8 @@ class Server:
         return app
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    async def running(self, _: Starlette | None = None) -> AsyncIterator[None]:
+        """The engine's thread runs inside."""
         self.scheduler = Scheduler(
             self.model,
             most_streams=self.settings.most_streams,
@@ -367,7 +368,7 @@ class Server:
         """
         self.scheduler.check_room(1)
         if self._working >= self.settings.most_waiting:
-            raise self.scheduler.busy(self._working)
+            raise self.scheduler.busy()
         self._working += 1
         mailbox = Mailbox()
         try:

@@ -237,11 +237,15 @@ class Scheduler:
                 "server",
                 param="n",
             )
+        raise self.busy()
+
+    def busy(self) -> RequestError:
+        """The refusal where all places are taken, with the time after which one may be free."""
         wait = self._seconds * self.in_flight / self.most_streams
         seconds = min(max(1, math.ceil(wait)), LONGEST_RETRY)
         self.metrics.refused.inc()
-        raise RequestError(
-            f"{self.in_flight:,} texts are written or wait: try again in {seconds} s",
+        return RequestError(
+            f"all places of this server are taken: try again in {seconds} s",
             429,
             code="rate_limit_exceeded",
             headers={"retry-after": str(seconds)},
@@ -454,10 +458,12 @@ class Scheduler:
         data, stream = b"".join(text.parts), text.stream
         text.parts.clear()
         entries = [] if text.top is None else self._entries(text, final=True)
-        tokens = stream.tokens
-        self._keep_end(text, tokens)
+        tokens, reason = stream.tokens, stream.finish_reason
+        if reason:
+            self._keep_end(text, tokens)
         text.stream = None
-        return Piece(text, data, entries, stream.finish_reason, len(tokens))
+        error = "" if reason else stream.error
+        return Piece(text, data, entries, reason or "failed", len(tokens), error)
 
     def _entries(self, text: Text, *, final: bool) -> list[Entry]:
         """The log-probabilities of the tokens whose text was flushed; at the end, of all."""
@@ -472,8 +478,11 @@ class Scheduler:
             if not final and size > text.written:
                 break
             text.told_bytes = size
-            found.append(Entry(tokens[place], values[place], tops[place]))
+            top = tops[place] if tops else []
+            found.append(Entry(tokens[place], values[place], top))
         text.told += len(found)
+        if final and (end := stream.end):
+            found.append(Entry(self.model.eot_id, *end))
         return found
 
     def _keep_end(self, text: Text, tokens: list[int]) -> None:

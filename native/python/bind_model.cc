@@ -135,6 +135,14 @@ std::vector<Likeliest> likeliest(const Stream &stream) {
     return out;
 }
 
+// The log-probability of the end of the document and the likeliest tokens in its place, where it
+// ended the text.
+std::optional<std::pair<double, Likeliest>> end_of(const Stream &stream) {
+    if (!stream.end_log_probability()) return {};
+    const auto top = stream.likeliest(stream.tokens().size());
+    return std::pair(*stream.end_log_probability(), Likeliest(top.begin(), top.end()));
+}
+
 // A stream, with the session that advances it where it is advanced alone.
 struct PythonStream {
     PythonStream(const Model &model, State state, const Ids &prompt,
@@ -388,6 +396,9 @@ void bind_stream(nb::module_ &m) {
                      })
         .def_prop_ro("top_log_probabilities",
                      [](const PythonStream &self) { return between_steps(self, likeliest); })
+        .def_prop_ro("end",
+                     [](const PythonStream &self) { return between_steps(self, end_of); },
+                     "Log-probability of the end of the document, and the likeliest tokens.")
         .def_prop_ro("error",
                      [](const PythonStream &self) { return between_steps(self, error_message); },
                      "Why a stream of a batch ended, where an error ended it.")
