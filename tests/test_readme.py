@@ -35,7 +35,17 @@ SMALLER = {
 }
 LONG = ("itera ladder", "itera compress")  # which have tests of their own
 WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
-OTHER_PROGRAMS = {"llama-completion", "llama-server", "ollama", "lms", "printf", "cmake"}
+OTHER_PROGRAMS = {
+    "curl",
+    "lm_eval",
+    "openssl",
+    "llama-completion",
+    "llama-server",
+    "ollama",
+    "lms",
+    "printf",
+    "cmake",
+}
 
 
 def blocks(language: str, page: str = README) -> list[str]:
