@@ -67,6 +67,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.bench_serve:bench_serve",
         "Measure the server under load, beside the bare engine and llama-cpp-python's server.",
     ),
+    "bench complete": (
+        "itera_lite.commands.bench_complete:bench_complete",
+        "Measure how many keystrokes a model's completions save on held-out text.",
+    ),
     "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
     "bench seeds": (
         "itera_lite.commands.bench_seeds:bench_seeds",

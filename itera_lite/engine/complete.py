@@ -25,10 +25,10 @@ class Completer:
 
         A word is a run of letters, digits, underscores and bytes above 127. Where the prefix ends
         in one, it is completed; else the next one is given, with the spaces before it if they
-        aren't typed yet. Tokens don't end where typing does: those of the last word, and at least
-        the last one, are taken back, and all tokens whose bytes agree with what was typed are
-        followed. A word counts as whole where the next token ends it. What would add nothing to
-        the prefix is left out.
+        aren't typed yet. Tokens don't end where typing does: those of the last word or mark are
+        taken back, and all tokens whose bytes agree with what was typed are followed. A word
+        counts as whole where the next token ends it. What would add nothing to the prefix is left
+        out.
 
         Args:
             prefix: the text before the cursor. Of one longer than the context, the end counts.

@@ -313,6 +313,9 @@ class Model:
         text of each is the one that it would have alone. Where a stream can't go on, it alone is
         done, with the reason in its ``error``, and without a ``finish_reason``.
 
+        ``batch.run(streams, seconds)`` steps until that time is over, at least once, or until all
+        are done: it gives the bytes of each, and which are done.
+
         Args:
             max_rows: tokens that are read in one pass over the weights, 1 to 1,024.
         """

@@ -69,7 +69,6 @@ class Text:
     score: bool = False
     scores: list[TokenScore] = field(default_factory=list)
     stream: Stream | None = None
-    parts: list[bytes] = field(default_factory=list)  # since the last flush
     written: int = 0  # bytes that were flushed
     told: int = 0  # tokens whose log-probabilities were flushed
     told_bytes: int = 0  # of these tokens
@@ -201,6 +200,7 @@ class Scheduler:
         self._waiting: deque[Text] = deque()
         self._readings: dict[int, _Reading] = {}
         self._active: deque[Text] = deque()
+        self._group: list[Text] = []  # whose turn it is
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -297,12 +297,13 @@ class Scheduler:
                 self._round()
             except Exception:  # a bug: the texts end, the server goes on
                 _log.exception("the engine's thread failed")
-                texts = [*self._waiting, *self._active]
-                texts += [text for reading in self._readings.values() for text in reading.texts]
+                texts = {*self._waiting, *self._active, *self._group}
+                texts |= {text for reading in self._readings.values() for text in reading.texts}
                 self._waiting.clear()
                 self._active.clear()
                 self._readings.clear()
-                self._send([Piece(text, b"", [], "failed", error="") for text in texts])
+                self._group = []
+                self._send([Piece(text, b"", [], "failed") for text in texts])
 
     def _round(self) -> None:
         """Take what came, read a part of a prompt, and step a group of texts for a turn."""
@@ -312,9 +313,7 @@ class Scheduler:
         while self._waiting and len(self._active) + self._n_reading() < self.most_streams:
             self._begin(self._waiting.popleft())
         self._read_part()
-        group = [self._active.popleft() for _ in range(min(GROUP, len(self._active)))]
-        if group:
-            self._active.extend(self._turn(group))
+        self._turn()
         self.metrics.active.set(len(self._active) + self._n_reading())
         self.metrics.waiting.set(len(self._waiting))
         self.metrics.cache_bytes.set(self._cache.bytes)
@@ -356,7 +355,8 @@ class Scheduler:
         if text.score:
             self._readings[id(text)] = _Reading(text, self.model.state(), 0)
             return
-        if len(text.ids) <= LEAST_CACHED or not self._cache.most_bytes or text.penalised:
+        is_cheap = len(text.ids) <= LEAST_CACHED or text.max_tokens == 0
+        if is_cheap or text.penalised or not self._cache.most_bytes:
             self._start(text, None, text.ids)
             return
         before = text.ids[:-1]
@@ -424,39 +424,35 @@ class Scheduler:
             return
         self._active.appendleft(text)  # its first token comes with the next step
 
-    def _turn(self, group: list[Text]) -> list[Text]:
-        """Step a group until its turn ends, and flush it; returns those that go on."""
-        end = time.perf_counter() + (SHARED_TURN if self._active else TURN)
-        running, pieces = group, []
-        while True:
-            steps = self._batch.step([text.stream for text in running])
-            ended = False
-            for text, data in zip(running, steps, strict=True):
-                if data:
-                    text.parts.append(data)
-                ended |= text.stream.done
+    def _turn(self) -> None:
+        """Step a group until its turn ends, and flush it."""
+        self._group = [self._active.popleft() for _ in range(min(GROUP, len(self._active)))]
+        if not self._group:
+            return
+        seconds = SHARED_TURN if self._active else TURN
+        if self._readings:
+            seconds = 0.0  # one token, then the next part of a prompt
+        streams = [text.stream for text in self._group if text.stream is not None]
+        written, done = self._batch.run(streams, seconds)
+        pieces = []
+        for text, data, ended in zip(self._group, written, done, strict=True):
             if ended:
-                pieces += [self._last_piece(text) for text in running if text.stream.done]
-                running = [text for text in running if not text.stream.done]
-            if not running or self._readings or not self._inbox.empty():
-                break
-            if time.perf_counter() >= end:
-                break
-        pieces += [self._piece(text) for text in running if text.parts]
-        if pieces:
-            self._send(pieces)
-        return running
+                pieces.append(self._last_piece(text, data))
+                continue
+            self._active.append(text)
+            if data:
+                pieces.append(self._piece(text, data))
+        self._group = []
+        self._send(pieces)
 
-    def _piece(self, text: Text) -> Piece:
-        data = b"".join(text.parts)
-        text.parts.clear()
+    def _piece(self, text: Text, data: bytes) -> Piece:
         text.written += len(data)
         entries = [] if text.top is None else self._entries(text, final=False)
         return Piece(text, data, entries, "")
 
-    def _last_piece(self, text: Text) -> Piece:
-        data, stream = b"".join(text.parts), text.stream
-        text.parts.clear()
+    def _last_piece(self, text: Text, data: bytes) -> Piece:
+        stream = text.stream
+        assert stream is not None
         entries = [] if text.top is None else self._entries(text, final=True)
         tokens, reason = stream.tokens, stream.finish_reason
         if reason:
@@ -468,6 +464,7 @@ class Scheduler:
     def _entries(self, text: Text, *, final: bool) -> list[Entry]:
         """The log-probabilities of the tokens whose text was flushed; at the end, of all."""
         stream = text.stream
+        assert stream is not None
         tokens = stream.tokens
         if text.told == len(tokens) and not final:
             return []
@@ -490,6 +487,7 @@ class Scheduler:
         whole = text.ids + tokens
         if len(whole) <= LEAST_CACHED or not self._cache.most_bytes:
             return
+        assert text.stream is not None
         state = self.model.state_of(text.stream)
         if len(state) <= len(whole):  # more: it has read tokens behind a stop text
             self._cache.put(whole[: len(state)], state)

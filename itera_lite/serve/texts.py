@@ -23,8 +23,9 @@ class Vocabulary:
         self.special = {END: model.eot_id}
         if model.bos_id not in (None, model.eot_id):
             self.special[BEGIN] = model.bos_id  # type: ignore[assignment]
+        self.shown = list(self.bytes)  # with special tokens by their names
         for name, token in self.special.items():
-            self.names[token] = name
+            self.names[token], self.shown[token] = name, name.encode()
 
     @property
     def bos_name(self) -> str | None:
@@ -40,9 +41,7 @@ class Vocabulary:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, so that `encode` gives the same ids again where it can."""
-        special = set(self.special.values())
-        pieces = (self.names[i].encode() if i in special else self.bytes[i] for i in ids)
-        return b"".join(pieces).decode("utf-8", "replace")
+        return b"".join(self.shown[token] for token in ids).decode("utf-8", "replace")
 
     def check(self, ids: Iterable[int], param: str) -> None:
         """Refuse ids that the vocabulary hasn't.
@@ -87,13 +86,9 @@ class LogProbsWriter:
         self._vocabulary = vocabulary
         self._characters = Characters()
 
-    def skip(self, text: str) -> None:
-        """Go on behind a text that stands in front and whose tokens aren't listed."""
-        self._characters.begin_of(text.encode("utf-8", "replace"))
-
     def write(self, entries: Sequence[Entry]) -> LogProbs:
         """The next tokens of the text."""
-        names, pieces = self._vocabulary.names, self._vocabulary.bytes
+        names, pieces = self._vocabulary.names, self._vocabulary.shown
         return LogProbs(
             tokens=[names[one.token] for one in entries],
             token_logprobs=[one.log_probability for one in entries],

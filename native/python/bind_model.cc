@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -279,6 +280,35 @@ std::vector<nb::bytes> step_batch(PythonBatch &self, const std::vector<PythonStr
     return all_bytes(pieces);
 }
 
+// Steps until the time is over, at least once, or until all streams are done: many tokens for one
+// turn of the global lock. The joined pieces, and which streams are done.
+std::pair<std::vector<nb::bytes>, std::vector<bool>>
+run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double seconds) {
+    using Clock = std::chrono::steady_clock;
+    std::vector<std::string> texts(python.size());
+    std::vector<bool> done(python.size());
+    check_streams(python);
+    {
+        const Turn turn(self.mutex);
+        const LockedStreams locked(python);
+        if (!python.empty() && &python[0]->model != &self.batch.model())
+            throw UsageError("streams of another model: expected those of the batch's own");
+        const Clock::time_point begin = Clock::now();
+        bool all_done = python.empty();
+        while (!all_done) {
+            self.batch.step(locked.streams, self.pieces);
+            all_done = true;
+            for (size_t i = 0; i < texts.size(); i++) {
+                texts[i] += self.pieces[i];
+                done[i] = locked.streams[i]->done();
+                all_done = all_done && done[i];
+            }
+            if (std::chrono::duration<double>(Clock::now() - begin).count() >= seconds) break;
+        }
+    }
+    return {all_bytes(texts), std::move(done)};
+}
+
 std::pair<std::vector<double>, std::vector<Likeliest>>
 token_scores(const Model &model, PythonState &python, const Ids &ids, uint32_t top) {
     python.state.check_model(model);
@@ -412,7 +442,9 @@ void bind_stream(nb::module_ &m) {
     nb::class_<PythonBatch>(m, "Batch", "Several texts that are written together.")
         .def(nb::init<const Model &, uint32_t>(), "model"_a, "max_rows"_a, nb::keep_alive<1, 2>())
         .def("step", &step_batch, "streams"_a,
-             "Advance each stream that isn't done by one token; the bytes that are ready of each.");
+             "Advance each stream that isn't done by one token; the bytes that are ready of each.")
+        .def("run", &run_batch, "streams"_a, "seconds"_a,
+             "Step until the time is over or all are done; the bytes of each, and which are done.");
     nb::class_<PythonCompleter>(m, "Completer", "Completes a text while it is typed.")
         .def(nb::init<const Model &>(), "model"_a, nb::keep_alive<1, 2>())
         .def("complete", &complete, "prefix"_a, "k"_a, "lines"_a, nb::kw_only(),

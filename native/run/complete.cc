@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "text/pretokenizer.h"
 #include "text/sampler.h"
 
 namespace itera {
@@ -12,7 +13,8 @@ namespace itera {
 namespace {
 
 constexpr uint32_t kRows = 64;       // tokens read in one pass
-constexpr size_t kTakenBack = 32;    // bytes of the last word that are taken back at most
+constexpr size_t kTakenBack = 32;    // bytes that are taken back at most
+constexpr size_t kDecisive = 6;      // bytes: two characters or more
 constexpr size_t kBases = 8;         // texts whose states are kept: the last words
 constexpr double kTiny = 1e-100;     // probabilities below are scaled up
 
@@ -22,12 +24,22 @@ bool is_word(char c) {
            ((byte | 0x20) >= 'a' && (byte | 0x20) <= 'z');
 }
 
-// Where the last word begins, with the spaces before it.
-size_t begin_of_word(std::string_view text) {
-    const size_t least = text.size() > kTakenBack ? text.size() - kTakenBack : 0;
-    size_t begin = text.size();
-    while (begin > least && is_word(text[begin - 1])) begin--;
-    while (begin > least && text[begin - 1] == ' ') begin--;
+// Where the piece begins in which the last word begins, with the spaces or the apostrophe before
+// it; at most where the last piece does. The pieces before it are the same, whatever is typed next.
+size_t begin_of_last(std::string_view text) {
+    size_t word = text.size();
+    while (word > 0 && is_word(text[word - 1])) word--;
+    if (word > 0 && text[word - 1] == '\'')
+        word--;
+    else
+        while (word > 0 && text[word - 1] == ' ') word--;
+    size_t begin = 0;
+    PreTokenizer pieces(text);
+    for (size_t end = 0; end < text.size();) {
+        const size_t next = end + pieces.next().size();
+        if (end <= word) begin = end;
+        end = next;
+    }
     return begin;
 }
 
@@ -89,23 +101,43 @@ std::span<const int32_t> Completer::beginning_with(std::string_view bytes) const
     return {found.begin(), found.end()};
 }
 
+// Whether the text begins with `text_` and with the same pieces: a piece ends where the characters
+// after it make it end, and two of them decide.
+bool Completer::goes_on(std::string_view prefix) const {
+    if (!prefix.starts_with(text_)) return false;
+    const std::string_view decisive = std::string_view(last_).substr(0, kDecisive);
+    return prefix.substr(text_.size()).starts_with(decisive);
+}
+
 // Takes back what may be written in other tokens, and finds or makes the state before it.
 Completer::Base &Completer::read(std::string_view prefix, Place &place) {
+    if (place != kLine) place = !prefix.empty() && is_word(prefix.back()) ? kInside : kBefore;
+    if (!goes_on(prefix)) {
+        text_.clear();
+        ids_.clear();
+    }
+    const std::string_view tail = prefix.substr(text_.size());
+    const std::vector<int32_t> tail_ids = model_.tokenizer.encode(tail);
+    const size_t begin = begin_of_last(tail);
+    size_t next = 0, end = 0;  // of the tokens of the tail, those that stay, and their bytes
+    const auto keep = [&](std::vector<int32_t> &ids) {
+        ids.push_back(tail_ids[next]);
+        end += model_.tokenizer.bytes(tail_ids[next++]).size();
+    };
+    while (end < begin) keep(ids_);
+    text_ += tail.substr(0, begin);
+    last_ = tail.substr(begin);
     const int32_t bos = model_.tokenizer.bos();
-    std::vector<int32_t> ids = model_.tokenizer.encode(prefix);
+    std::vector<int32_t> ids = ids_;
+    while (next < tail_ids.size() && ((ids.empty() && bos < 0) || tail.size() - end > kTakenBack))
+        keep(ids);
+    typed_ = tail.substr(end);
     if (ids.empty() && bos < 0)
         throw UsageError("an empty text: expected at least one token to go on from, for this "
                          "model's file says that nothing begins a document "
                          "(tokenizer.ggml.add_bos_token)");
-    if (place != kLine) place = !prefix.empty() && is_word(prefix.back()) ? kInside : kBefore;
-    const size_t word = begin_of_word(prefix), least = bos < 0;
-    size_t n = ids.size(), end = prefix.size();
-    while (n > least && (n == ids.size() || end > word))
-        end -= model_.tokenizer.bytes(ids[--n]).size();
-    typed_ = prefix.substr(end);
-    ids.resize(n);
     // A longer text is read from a later beginning, which stays the same for many keystrokes.
-    const size_t most = model_.config.context - room_ - (bos >= 0);
+    const size_t n = ids.size(), most = model_.config.context - room_ - (bos >= 0);
     if (n > most) ids.erase(ids.begin(), ids.begin() + long(round_up(n - most, most / 2 + 1)));
     if (bos >= 0) ids.insert(ids.begin(), bos);
 
@@ -152,8 +184,9 @@ std::vector<Completion> Completer::complete(std::string_view prefix, uint32_t co
     Base &base = read(prefix, start_);
     found_.clear();
     next_.clear();
-    for (const Node &node : level_) free_.push_back(node.slot);  // of the call before
     level_.clear();
+    free_.resize(pool_.size());
+    std::iota(free_.rbegin(), free_.rend(), 0u);
     covered_ = typed_.empty() ? 1 : 0;
     floor_ = typed_.empty() ? search.least : 0;
     const Node root{1, 0, -1, 0, 0, start_};

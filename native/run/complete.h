@@ -4,8 +4,8 @@
 // one, it is completed; else the next word is found, after spaces. A line ends before "\n".
 //
 // Tokens don't end where typing does. Those of the last word with the spaces before it, and at
-// least the last token, are taken back; then every token counts whose bytes agree with those that
-// were typed, also one that goes beyond them. From there a beam search follows the likeliest tokens
+// least those of the pre-tokenizer's last piece, are taken back; then every token counts whose bytes
+// agree with those that were typed, also one that goes beyond them. From there a beam search follows the likeliest tokens
 // until the next one ends the word. The probability of a word is the sum over the paths of tokens
 // that the search found to write it, divided by that of what was typed.
 #pragma once
@@ -82,6 +82,7 @@ class Completer {
     };
 
     static Effect effect(Place place, std::string_view bytes);
+    bool goes_on(std::string_view prefix) const;
     Base &read(std::string_view prefix, Place &place);
     void expand(const Node &node, uint32_t index, const float *logits);
     void expand_typed(const Node &node, uint32_t index, double unit);
@@ -104,6 +105,8 @@ class Completer {
     std::array<std::vector<Effect>, kPlaces> effects_;
     std::array<std::vector<float>, kPlaces> ending_;
 
+    std::string text_, last_;   // of the last call: what stays, and what was taken back
+    std::vector<int32_t> ids_;  // of what stays
     std::deque<Base> bases_;
     uint64_t calls_ = 0;
 

@@ -478,7 +478,7 @@ def test_a_bug_shows_no_traceback(serve, monkeypatch, caplog):
     assert "Traceback" not in response.text and "division" not in response.text
     assert response.json()["error"]["type"] == "server_error"
     assert "division" in caplog.text
-    monkeypatch.setattr(local.server.scheduler, "_turn", lambda group: 1 / 0)
+    monkeypatch.setattr(local.server.scheduler, "_turn", lambda: 1 / 0)
     response = local.post("/v1/completions", prompt="x")
     assert response.status_code == 500 and "division" not in response.text
     monkeypatch.undo()
