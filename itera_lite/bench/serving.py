@@ -29,7 +29,7 @@ import numpy as np
 from itera_lite.bench import runtimes
 from itera_lite.bench.runtimes import LLAMA, OURS
 from itera_lite.engine import Model
-from itera_lite.engine.find import find_model
+from itera_lite.engine.find import BOX, find_model
 from itera_lite.errors import IteraError, UsageError
 from itera_lite.machine.load import LoadMeter
 from itera_lite.machine.provenance import Provenance
@@ -56,12 +56,13 @@ WORDS = (
 
 
 def model_file(given: Path | None) -> Path:
-    """The GGUF file that is served.
+    """The GGUF file that is served; by default the one that comes with this package.
 
     Raises:
         UsageError: it is a folder, which the other server can't load.
+        CheckpointError: there is no model.
     """
-    path = find_model(given)
+    path = find_model(given or next(BOX.glob("*.gguf*"), None))
     if path.is_dir():
         raise UsageError(
             f"'{path}' is a folder: name a GGUF file, as `itera export` writes it, so that both "

@@ -28,7 +28,7 @@ def bench_serve(
     is compared with the one that a single stream gives. Writes NAME_serving.json.
 
     Args:
-        model: A GGUF file; by default the model that `itera serve` takes.
+        model: A GGUF file; by default the model that comes with Itera-Lite.
         streams: Clients at the same time.
         seconds: Time that they ask for.
         rounds: Turns of the bare engine and of the servers, 16 texts at a time.
