@@ -307,8 +307,7 @@ class Scheduler:
 
     def _round(self) -> None:
         """Take what came, read a part of a prompt, and step a group of texts for a turn."""
-        busy = bool(self._active or self._readings)
-        self._receive(wait=not busy)
+        self._receive(wait=not (self._active or self._readings or self._waiting))
         self._drop_cancelled()
         while self._waiting and len(self._active) + self._n_reading() < self.most_streams:
             self._begin(self._waiting.popleft())

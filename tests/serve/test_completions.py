@@ -69,16 +69,18 @@ def test_options_reach_the_sampler(local, model):
     usual = model.tokenize(first()["text"])[0]
     assert model.tokenize(first(logit_bias={str(usual): -100})["text"])[0] != usual
     assert first(logit_bias={}) == first() == first(stop=None, user="me", suffix=None)
+    longer = {"prompt": STORY, "temperature": 0, "max_tokens": 100}
     for name in ("presence_penalty", "frequency_penalty"):
-        expected = greedy(model, STORY, **{name: 2.0})
-        assert first(**{name: 2.0})["text"] == expected != first()["text"]
+        expected = greedy(model, STORY, 100, **{name: 2.0})
+        (found,) = local.answer("/v1/completions", **longer, **{name: 2.0})["choices"]
+        assert found["text"] == expected != greedy(model, STORY, 100)
     assert first(repetition_penalty=1.5)["text"] == greedy(model, STORY, repetition_penalty=1.5)
     assert local.answer("/v1/completions", prompt=STORY, top_p=0, max_tokens=8, seed=1)["choices"][
         0
     ]["text"] == greedy(model, STORY, 8)
 
 
-@pytest.mark.parametrize("stop", ["little", ["zebra", " girl"], ["a little girl named"]])
+@pytest.mark.parametrize("stop", ["little", ["zebra", " girl"], [" girl named L"]])
 def test_a_stop_text_ends_the_text_before_it(local, model, stop):
     whole = greedy(model, STORY, 60)
     stops = [stop] if isinstance(stop, str) else stop
@@ -167,7 +169,8 @@ def test_echo_scores_the_prompt(local, model, max_tokens):
             assert (values.pop(0), tokens.pop(0)) == (None, "<|endoftext|>")
             assert logs["top_logprobs"].pop(0) is None
         else:
-            assert choice["text"] == long + greedy(model, long, max_tokens) * bool(max_tokens)
+            more = greedy(model, long, max_tokens) if max_tokens else ""
+            assert choice["text"] == long + more
         assert values[: len(ids)] == pytest.approx(score.log_probabilities[:-1], abs=1e-5)
         assert len(values) == len(ids) + max_tokens == len(logs["top_logprobs"])
         assert "".join(tokens[: len(ids)]) == long
@@ -253,7 +256,7 @@ REFUSED = [
     ({"prompt": "x", "n": 10**30}, "n", ""),
     ({"prompt": ["x", "y"], "n": 200}, "n", "more than 256 texts"),
     ({"prompt": "x", "logprobs": 21}, "logprobs", "<= 20"),
-    ({"prompt": "x", "stop": [""]}, "stop", "length >= 1"),
+    ({"prompt": "x", "stop": [""]}, "stop[0]", "length >= 1"),
     ({"prompt": "x", "stop": ["a"] * 17}, "stop", "length <= 16"),
     ({"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias", ""),
     ({"prompt": "x", "logit_bias": {"5": 101}}, "logit_bias", "<= 100"),
@@ -284,9 +287,9 @@ def test_what_cannot_be_used_is_refused_by_its_name(local, fields, param, told):
     ("fields", "param"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "robot", "content": "secret"}]}, "messages.role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.content"),
-        ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages.name"),
+        ({"messages": [{"role": "robot", "content": "secret"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
         (
             {
@@ -302,7 +305,7 @@ def test_what_cannot_be_used_is_refused_by_its_name(local, fields, param, told):
 def test_a_chat_refuses_what_it_has_not(local, fields, param):
     response = local.post("/v1/chat/completions", **fields)
     error = response.json()["error"]
-    assert response.status_code == 400 and error["param"].startswith(param)
+    assert response.status_code == 400 and error["param"] == param
     assert "secret" not in response.text and "robot" not in response.text
 
 
