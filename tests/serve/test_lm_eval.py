@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval isn't installed")
+pytest.importorskip("tenacity", reason="lm-eval's extra 'api' isn't installed")
 
 STORIES = (
     "Once upon a time, there was a little girl named Lily. She liked to play in the park.",

@@ -12,26 +12,35 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
     status_code_conformance,
 )
 
+from itera_lite.serve.openapi import OPERATIONS  # noqa: E402
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
 
 @pytest.fixture(scope="module")
 def document(program):
     return schemathesis.openapi.from_url(f"{program.url}/openapi.json")
 
 
-schema = schemathesis.pytest.from_fixture("document")
-
-
-@schema.parametrize()
-@hypothesis.settings(max_examples=12, deadline=None, database=None)
-def test_answers_conform(case):
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+@pytest.mark.parametrize("route", [(one.path, one.method) for one in OPERATIONS], ids=" ".join)
+def test_answers_conform(document, route, mode):
     """Status, type and body are those of the document, no answer is a 500, and what the document
     forbids is refused."""
-    case.call_and_validate(
-        checks=[
-            not_a_server_error,
-            status_code_conformance,
-            content_type_conformance,
-            response_schema_conformance,
-            negative_data_rejection,
-        ]
-    )
+    path, method = route
+    operation = document[path][method]
+    if mode.is_negative and not operation.body:
+        pytest.skip("there is nothing that could be wrong")
+
+    @hypothesis.settings(max_examples=10, deadline=None, database=None)
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def check(case):
+        case.call_and_validate(checks=CHECKS)
+
+    check()

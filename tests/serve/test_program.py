@@ -104,8 +104,8 @@ def test_curl(program, model):
 
 def long_request(**more: Any) -> dict[str, Any]:
     """A text that goes on for as long as the context allows."""
-    end = {"0": -100}  # <|endoftext|> of the model in the box
-    return {"prompt": STORY, "max_tokens": 4000, "temperature": 1, "logit_bias": end} | more
+    end = {"256": -100}  # <|endoftext|> of the model in the box
+    return {"prompt": STORY, "max_tokens": 8000, "temperature": 1, "logit_bias": end} | more
 
 
 def test_a_client_that_goes_away_frees_its_places(start):
@@ -115,7 +115,7 @@ def test_a_client_that_goes_away_frees_its_places(start):
             before = program.metric("itera_disconnects_total")
             with contextlib.suppress(httpx.ReadTimeout):
                 body = long_request(n=4, stream=streamed)
-                with httpx.stream("POST", url, json=body, timeout=1) as response:
+                with httpx.stream("POST", url, json=body, timeout=0.3) as response:
                     assert streamed and next(response.iter_bytes())
             eventually(lambda n=before: program.metric("itera_disconnects_total") == n + 1)
             eventually(lambda: httpx.get(f"{program.url}/healthz").json()["active"] == 0, 1.0)
@@ -126,7 +126,7 @@ def test_a_signal_lets_what_runs_finish(start):
     with start("--max-streams", "1") as program, ThreadPoolExecutor() as pool:
         url = f"{program.url}/v1/completions"
         with httpx.Client() as kept:
-            body = long_request(max_tokens=2000, stream=True)
+            body = long_request(stream=True)
             stream = pool.submit(kept.post, url, json=body, timeout=60)
             eventually(lambda: httpx.get(f"{program.url}/healthz").json()["active"] == 1)
             program.process.send_signal(signal.SIGTERM)
@@ -153,11 +153,12 @@ def test_a_second_signal_ends_at_once(start):
 
 def test_too_many_and_too_long(start):
     options = "--max-streams", "1", "--max-waiting", "0", "--max-body", "2KB", "--timeout", "30"
-    with start(*options) as program, ThreadPoolExecutor() as pool:
+    with start(*options) as program, httpx.Client() as other:
         url = f"{program.url}/v1/completions"
+        other.get(f"{program.url}/healthz")
         with httpx.stream("POST", url, json=long_request(stream=True)) as running:
             next(running.iter_bytes())
-            refused = pool.submit(httpx.post, url, json={"prompt": "x"}).result()
+            refused = other.post(url, json={"prompt": "x"})
             assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
             secret = {"prompt": "secret " * 1000}
             too_long = httpx.post(url, json=secret)
