@@ -7,9 +7,10 @@ import codecs
 import contextlib
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -326,7 +327,7 @@ class Server:
         """POST /score."""
         asked = await self._read(request, protocol.ScoreRequest)
         given = [asked.text] if isinstance(asked.text, str) else asked.text
-        scores = await self._work(request, [lambda text=text: self._score(text) for text in given])
+        scores = await self._work(request, [partial(self._score, text) for text in given])
         return _json(protocol.ScoreAnswer(self.settings.name, scores))
 
     def _score(self, text: str) -> protocol.Scored:
@@ -548,7 +549,7 @@ class _Run:
         self.server, self.request, self.mailbox, self.texts = server, request, mailbox, texts
         self._left = set(texts)
 
-    async def pieces(self) -> AsyncIterator[list[Piece]]:
+    async def pieces(self) -> AsyncGenerator[list[Piece], None]:
         """The pieces as they come, some of each text at a time, until all texts have ended.
 
         Raises:

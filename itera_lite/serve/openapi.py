@@ -106,9 +106,11 @@ REASONS = {
 
 def document() -> dict[str, Any]:
     """The document, as plain objects."""
-    kinds = {protocol.ErrorAnswer}
+    kinds: set[type[msgspec.Struct]] = {protocol.ErrorAnswer}
     for one in OPERATIONS:
-        kinds |= {kind for kind in (one.body, one.answer, one.stream) if not _is_media(kind)}
+        for kind in (one.body, one.answer, one.stream):
+            if kind is not None and not isinstance(kind, str):
+                kinds.add(kind)
     _, components = msgspec.json.schema_components(
         sorted(kinds, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )
@@ -135,18 +137,14 @@ def document() -> dict[str, Any]:
     }
 
 
-def _is_media(kind: object) -> bool:
-    return kind is None or isinstance(kind, str)
-
-
 def _ref(kind: type[msgspec.Struct]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{kind.__name__}"}
 
 
 def _operation(one: Operation) -> dict[str, Any]:
     if isinstance(one.answer, str):
-        kind = {} if one.answer == JSON else {"type": "string"}
-        content: dict[str, Any] = {one.answer: {"schema": kind}}
+        plain = {} if one.answer == JSON else {"type": "string"}
+        content: dict[str, Any] = {one.answer: {"schema": plain}}
     else:
         content = {JSON: {"schema": _ref(one.answer)}}
     if one.stream is not None:
@@ -156,7 +154,8 @@ def _operation(one: Operation) -> dict[str, Any]:
         }
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
     for status in sorted({*one.refusals, *ALWAYS, 500}):
-        kind = protocol.Health if (one.path, status) == ("/healthz", 503) else protocol.ErrorAnswer
+        is_health = (one.path, status) == ("/healthz", 503)
+        kind = protocol.Health if is_health else protocol.ErrorAnswer
         responses[str(status)] = {
             "description": REASONS[status],
             "content": {JSON: {"schema": _ref(kind)}},

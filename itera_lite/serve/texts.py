@@ -22,7 +22,7 @@ class Vocabulary:
         self.names = [_name(piece) for piece in self.bytes]
         self.special = {END: model.eot_id}
         if model.bos_id not in (None, model.eot_id):
-            self.special[BEGIN] = model.bos_id  # type: ignore[assignment]
+            self.special[BEGIN] = model.bos_id
         self.shown = list(self.bytes)  # with special tokens by their names
         for name, token in self.special.items():
             self.names[token], self.shown[token] = name, name.encode()

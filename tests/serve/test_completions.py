@@ -288,7 +288,10 @@ def test_what_cannot_be_used_is_refused_by_its_name(local, fields, param, told):
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "secret"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content[0].type",
+        ),
         ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
         (
