@@ -40,7 +40,7 @@ def check_packages() -> None:
     """
     for module, package in PACKAGES.items():
         if find_spec(module) is None:
-            raise MissingExtra(package, "serve", "`itera serve`")
+            raise MissingExtra(package, extra="serve", purpose="`itera serve`")
 
 
 def is_loopback(host: str) -> bool:
