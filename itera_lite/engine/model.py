@@ -314,7 +314,8 @@ class Model:
         done, with the reason in its ``error``, and without a ``finish_reason``.
 
         ``batch.run(streams, seconds)`` steps until that time is over, at least once, or until all
-        are done: it gives the bytes of each, and which are done.
+        are done, with ``until_one=True`` until one is: it gives the bytes of each, and which are
+        done.
 
         Args:
             max_rows: tokens that are read in one pass over the weights, 1 to 1,024.

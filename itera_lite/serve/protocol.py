@@ -8,6 +8,7 @@ nulls for what they leave out. `RequestError` is every refusal, in OpenAI's shap
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -310,7 +311,7 @@ def decode(body: bytes, kind: type[Text]) -> Text:
     try:
         plain = msgspec.json.decode(body)
         if isinstance(plain, dict):
-            known = {field.encode_name for field in msgspec.structs.fields(kind)}
+            known = _fields(kind)
             for name in [name for name, value in plain.items() if value is None]:
                 del plain[name]  # as if it weren't there
             for name in plain:
@@ -328,6 +329,12 @@ def decode(body: bytes, kind: type[Text]) -> Text:
         raise RequestError("the body isn't JSON: expected an object in UTF-8") from None
     except RecursionError:
         raise RequestError("the body is nested too deeply") from None
+
+
+@cache
+def _fields(kind: type[Struct]) -> frozenset[str]:
+    """The names of a request's fields."""
+    return frozenset(field.encode_name for field in msgspec.structs.fields(kind))
 
 
 def printable(name: str) -> str:

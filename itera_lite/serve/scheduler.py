@@ -432,7 +432,8 @@ class Scheduler:
         if self._readings:
             seconds = 0.0  # one token, then the next part of a prompt
         streams = [text.stream for text in self._group if text.stream is not None]
-        written, done = self._batch.run(streams, seconds)
+        # The end of a text that has the engine for itself is told at once: a client waits for it.
+        written, done = self._batch.run(streams, seconds, not self._active)
         pieces = []
         for text, data, ended in zip(self._group, written, done, strict=True):
             if ended:

@@ -280,10 +280,12 @@ std::vector<nb::bytes> step_batch(PythonBatch &self, const std::vector<PythonStr
     return all_bytes(pieces);
 }
 
-// Steps until the time is over, at least once, or until all streams are done: many tokens for one
-// turn of the global lock. The joined pieces, and which streams are done.
+// Steps until the time is over, at least once, or until all streams are done, or one where
+// `until_one` is true: many tokens for one turn of the global lock. The joined pieces, and which
+// streams are done.
 std::pair<std::vector<nb::bytes>, std::vector<bool>>
-run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double seconds) {
+run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double seconds,
+          bool until_one) {
     using Clock = std::chrono::steady_clock;
     std::vector<std::string> texts(python.size());
     std::vector<bool> done(python.size());
@@ -294,15 +296,16 @@ run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double s
         if (!python.empty() && &python[0]->model != &self.batch.model())
             throw UsageError("streams of another model: expected those of the batch's own");
         const Clock::time_point begin = Clock::now();
-        bool all_done = python.empty();
-        while (!all_done) {
+        size_t n_done = 0;
+        while (n_done < python.size()) {
             self.batch.step(locked.streams, self.pieces);
-            all_done = true;
+            n_done = 0;
             for (size_t i = 0; i < texts.size(); i++) {
                 texts[i] += self.pieces[i];
                 done[i] = locked.streams[i]->done();
-                all_done = all_done && done[i];
+                n_done += done[i];
             }
+            if (until_one && n_done) break;
             if (std::chrono::duration<double>(Clock::now() - begin).count() >= seconds) break;
         }
     }
@@ -443,7 +446,7 @@ void bind_stream(nb::module_ &m) {
         .def(nb::init<const Model &, uint32_t>(), "model"_a, "max_rows"_a, nb::keep_alive<1, 2>())
         .def("step", &step_batch, "streams"_a,
              "Advance each stream that isn't done by one token; the bytes that are ready of each.")
-        .def("run", &run_batch, "streams"_a, "seconds"_a,
+        .def("run", &run_batch, "streams"_a, "seconds"_a, "until_one"_a = false,
              "Step until the time is over or all are done; the bytes of each, and which are done.");
     nb::class_<PythonCompleter>(m, "Completer", "Completes a text while it is typed.")
         .def(nb::init<const Model &>(), "model"_a, nb::keep_alive<1, 2>())

@@ -63,6 +63,9 @@ def test_a_run_is_many_steps(engine: Model) -> None:
     pieces, done = batch.run(streams[:1], 0.0)  # a step
     texts = [*pieces, b"", b"", b"", b"", b""]
     assert done == [False] and len(streams[0].tokens) == 1
+    pieces, done = batch.run(streams, 3600.0, until_one=True)
+    assert 1 <= sum(done) < 6
+    texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
     pieces, done = batch.run(streams, 3600.0)  # ends with the last text
     assert done == [True] * 6
     for one, text, piece in zip(alone, texts, pieces, strict=True):
