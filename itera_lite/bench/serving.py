@@ -41,6 +41,7 @@ from itera_lite.stats.targets import Target, ratio
 
 TOGETHER = 16  # texts at a time, where the server is compared with the bare engine
 ROUND_SECONDS = 3.0
+PEER_SECONDS = 0.1  # each client asks once, which takes that server seconds
 PROMPTS = 64
 START_SECONDS = 60.0  # that a server may take to start
 ANSWER_SECONDS = 120.0
@@ -365,7 +366,7 @@ def measure_serving(
             speeds.append(engine_speed(model, texts, max_tokens, TOGETHER, ROUND_SECONDS))
             together.append(load(port, ours, expected, TOGETHER, ROUND_SECONDS))
             if other is not None:
-                peer.append(load(other, theirs, {}, TOGETHER, ROUND_SECONDS))
+                peer.append(load(other, theirs, {}, TOGETHER, PEER_SECONDS))
         print(f"{streams} clients for {seconds:g} s", flush=True)
         crowd = load(port, ours, expected, streams, seconds)
         by_others = meter.lap()
