@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -34,7 +35,6 @@ from itera_lite.serve.texts import LogProbsWriter, Vocabulary, chat_tokens
 
 BODY_SECONDS = 30.0  # that a body may take to arrive
 LONG_TEXT = 1 << 14  # characters: tokenizing more would hold up the event loop
-METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-store"),
@@ -90,8 +90,8 @@ class Server:
         self.vocabulary = Vocabulary(model)
         self.created = int(time.time())
         self._completer = model.completer()
-        # Scores and completions: one after the other, beside the engine's thread.
-        self._worker = ThreadPoolExecutor(1, "worker")
+        # Scores, and completions of words: each one after the other, beside the engine's thread.
+        self._scorer, self._typist = ThreadPoolExecutor(1, "score"), ThreadPoolExecutor(1, "words")
         self._working = 0
         self._page: bytes | None = None
         self.app = self._build()
@@ -154,7 +154,8 @@ class Server:
             yield
         finally:
             self.scheduler.close()
-            self._worker.shutdown(cancel_futures=True)
+            for worker in (self._scorer, self._typist):
+                worker.shutdown(cancel_futures=True)
 
     # --- Texts ---
 
@@ -327,11 +328,13 @@ class Server:
         """POST /score."""
         asked = await self._read(request, protocol.ScoreRequest)
         given = [asked.text] if isinstance(asked.text, str) else asked.text
-        scores = await self._work(request, [partial(self._score, text) for text in given])
+        scores = await self._work(
+            request, self._scorer, [partial(self._score, text) for text in given]
+        )
         return _json(protocol.ScoreAnswer(self.settings.name, scores))
 
     def _score(self, text: str) -> protocol.Scored:
-        """The score of one text, by the worker's thread."""
+        """The score of one text; the scorer's thread calls it."""
         (found,) = self.model.score(text, log_probabilities=True)
         ids = [*self.model.tokenize(text), self.model.eot_id]
         values: list[float | None] = [None] * (len(ids) - len(found.log_probabilities))
@@ -358,28 +361,34 @@ class Server:
             found = self._completer.complete(asked.prefix, k, lines=lines)
             return [protocol.Candidate(one.text, one.probability) for one in found]
 
-        (candidates,) = await self._work(request, [work])
+        (candidates,) = await self._work(request, self._typist, [work])
         return _json(protocol.CompleteAnswer(self.settings.name, candidates))
 
-    async def _work(self, request: Request, tasks: Sequence[Callable[[], Result]]) -> list[Result]:
-        """What the tasks give, which the worker does one after the other.
+    async def _work(
+        self, request: Request, worker: ThreadPoolExecutor, tasks: Sequence[Callable[[], Result]]
+    ) -> list[Result]:
+        """What the tasks give, which a worker does one after the other.
 
         Raises:
             RequestError: there is no room, it took too long, or the input can't be used.
         """
         self.scheduler.check_room(1)
-        if self._working >= self.settings.most_waiting:
+        if self._working > self.settings.most_waiting:
             raise self.scheduler.busy()
         self._working += 1
-        mailbox = Mailbox()
+        mailbox, loop = Mailbox(), asyncio.get_running_loop()
         try:
             async with _watched(self, request, mailbox):
+                closed = asyncio.create_task(mailbox.take())
                 found = []
                 for task in tasks:
-                    found.append(
-                        await asyncio.get_running_loop().run_in_executor(self._worker, task)
-                    )
-                    self._check_open(mailbox)
+                    done = loop.run_in_executor(worker, task)
+                    await asyncio.wait({done, closed}, return_when=asyncio.FIRST_COMPLETED)
+                    if mailbox.closed:
+                        done.cancel()
+                        self._check_open(mailbox)
+                    found.append(await done)
+                closed.cancel()
                 return found
         except UsageError as error:
             raise RequestError(str(error)) from None
@@ -414,7 +423,7 @@ class Server:
 
     async def metrics_text(self, _: Request) -> Response:
         """GET /metrics."""
-        return Response(self.metrics.text(), media_type=METRICS_TYPE)
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def openapi(self, _: Request) -> Response:
         """GET /openapi.json."""

@@ -577,3 +577,12 @@ def test_every_field_of_a_request_is_in_the_document():
     assert all(
         "200" in one["responses"] for path in document["paths"].values() for one in path.values()
     )
+
+
+def test_a_score_that_takes_too_long_ends(serve, monkeypatch):
+    local = serve(timeout=0.1)
+    go_on = threading.Event()
+    monkeypatch.setattr(local.server, "_score", lambda text: go_on.wait(10))
+    assert local.post("/score", text=["x"] * 100).status_code == 504
+    assert local.answer("/complete", prefix="Once upon a ti")["candidates"]  # isn't held up
+    go_on.set()
