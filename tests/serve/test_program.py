@@ -40,6 +40,7 @@ def client(program):
 
 
 def test_the_openai_package(client, model, program):
+    assert str(model.eot_id) == END
     (card,) = client.models.list().data
     name = card.id
     assert client.models.retrieve(name).id == name == "itera-lite-tiny-tinystories"
@@ -102,10 +103,13 @@ def test_curl(program, model):
     assert "".join(texts) == greedy(model, STORY, 8)
 
 
+END = "256"  # <|endoftext|> of the model in the box
+
+
 def long_request(**more: Any) -> dict[str, Any]:
     """A text that goes on for as long as the context allows."""
-    end = {"256": -100}  # <|endoftext|> of the model in the box
-    return {"prompt": STORY, "max_tokens": 8000, "temperature": 1, "logit_bias": end} | more
+    fields = {"prompt": STORY, "max_tokens": 8000, "temperature": 1, "logit_bias": {END: -100}}
+    return fields | more
 
 
 def test_a_client_that_goes_away_frees_its_places(start):
