@@ -383,7 +383,8 @@ class Server:
                 found = []
                 for task in tasks:
                     done = loop.run_in_executor(worker, task)
-                    await asyncio.wait({done, closed}, return_when=asyncio.FIRST_COMPLETED)
+                    either: set[asyncio.Future[Any]] = {done, closed}
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                     if mailbox.closed:
                         done.cancel()
                         self._check_open(mailbox)
