@@ -50,6 +50,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.score:score_lines",
         "Score each line of a file: bits per byte and perplexity.",
     ),
+    "serve": (
+        "itera_lite.commands.serve:serve",
+        "Answer OpenAI's API, and show the playground, from a model.",
+    ),
     "bench": ("itera_lite.commands.bench:bench", "Measure speed, memory and energy."),
     "bench decode": (
         "itera_lite.commands.bench_decode:bench_decode",
@@ -58,6 +62,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench score": (
         "itera_lite.commands.bench_score:bench_score",
         "Measure the native engine's scoring beside llama.cpp and transformers.",
+    ),
+    "bench serve": (
+        "itera_lite.commands.bench_serve:bench_serve",
+        "Measure the server under load, beside the bare engine and llama-cpp-python's server.",
     ),
     "bench complete": (
         "itera_lite.commands.bench_complete:bench_complete",

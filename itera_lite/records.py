@@ -823,6 +823,56 @@ class Scoring(Measured, tag="scoring"):
     repeated_rounds: int = 0
 
 
+# --- The server: NAME_serving.json ---------------------------------------------------------------
+
+
+class ServerLoad(Part):
+    """Clients that ask one after the other, all at the same time, each for a stream.
+
+    Attributes:
+        runtime: that answers; ``note``: how it was set up.
+        streams: clients.
+        seconds: from the first request to the end of the last answer.
+        requests: that were answered whole; ``lost``: that weren't.
+        different: texts that aren't the single stream's greedy text; None where that isn't
+            expected, as of another runtime.
+        tokens_per_second: a sample a round.
+        first_token_ms_p50, first_token_ms_p99: from a request to its first text.
+    """
+
+    runtime: str
+    streams: PositiveInt
+    seconds: float
+    requests: int
+    lost: int
+    different: int | None
+    tokens_per_second: Stat
+    first_token_ms_p50: float
+    first_token_ms_p99: float
+    note: str = ""
+
+
+class Serving(Measured, tag="serving"):
+    """The server of `itera serve` on this machine, and what it costs against the bare engine.
+
+    Attributes:
+        name: of the model's file; ``file_bytes`` and ``params``: its size.
+        prompts: different ones; ``max_tokens``: of an answer at most.
+        engine_streams: texts that the bare engine decodes together, in this process.
+        engine: its tokens/s, a sample a round.
+    """
+
+    name: str
+    file_bytes: PositiveInt
+    params: PositiveInt
+    prompts: int
+    max_tokens: int
+    engine_streams: int
+    engine: Stat
+    loads: list[ServerLoad]
+    targets: list[Target] = []
+
+
 class Typing(Part):
     """Typing a text with the offers of one completer.
 

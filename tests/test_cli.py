@@ -363,6 +363,11 @@ NUMBERS = {
         "repetition-penalty=0,nan,inf seed=-1,99999999999999999999 logit-bias.5=nan,inf"
     ),
     "score": "max-bits=0,-1,nan,inf window=0,-1 threads=0,-1,99999999999",
+    "serve": (
+        "port=-1,65536 max-streams=0,-1,5000 max-waiting=-1,5000 max-body=0,nan cache=-1,nan "
+        "timeout=0,-1,nan,inf"
+    ),
+    "bench serve": "streams=0,-1,5000 seconds=0,nan,inf rounds=0,-1 max-tokens=0,-1",
     "bench": "repeats=0,-1 threads=0,-1 watts=0,-1,nan,inf",
     "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
     "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
@@ -450,6 +455,7 @@ def test_every_number_is_tried() -> None:
     "command",
     [
         *("demo", "eval", "bench", "bench decode", "bench score", "bench train", "ladder"),
+        "bench serve",
         "bench seeds --tokens 1M",
     ],
 )

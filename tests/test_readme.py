@@ -49,7 +49,17 @@ NOT_RUN = {  # commands, and why
 }
 RUN_TOO = {"cc", "./story"}  # other programs that docs' commands need, where a compiler is there
 WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
-OTHER_PROGRAMS = {"llama-completion", "llama-server", "ollama", "lms", "printf", "cmake"}
+OTHER_PROGRAMS = {
+    "curl",
+    "lm_eval",
+    "openssl",
+    "llama-completion",
+    "llama-server",
+    "ollama",
+    "lms",
+    "printf",
+    "cmake",
+}
 
 
 def blocks(language: str, page: str = README) -> list[str]:

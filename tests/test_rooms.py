@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "itera_lite"
 # From the top to the bottom: a room imports only from those that stand after it.
 # fmt: off
 ROOMS = (
-    "cli", "commands",
-    "hub", "studies", "compress", "bench", "distill", "engine", "export", "train", "evaluate",
+    "cli", "commands", "serve", "hub",
+    "studies", "compress", "bench", "distill", "engine", "export", "train", "evaluate",
     "checkpoint", "model", "ops", "report", "data", "records",
     "machine", "stats", "workers", "quantities", "sampling", "config", "files", "terminal",
     "torchrun", "errors",
