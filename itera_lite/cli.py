@@ -59,6 +59,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.bench_score:bench_score",
         "Measure the native engine's scoring beside llama.cpp and transformers.",
     ),
+    "bench complete": (
+        "itera_lite.commands.bench_complete:bench_complete",
+        "Measure how many keystrokes a model's completions save on held-out text.",
+    ),
     "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
     "bench seeds": (
         "itera_lite.commands.bench_seeds:bench_seeds",

@@ -787,6 +787,45 @@ class Scoring(Measured, tag="scoring"):
     repeated_rounds: int = 0
 
 
+class Typing(Part):
+    """Typing a text with the offers of one completer.
+
+    Attributes:
+        saved: share of the keystrokes that it takes without offers.
+        words_taken: that weren't typed to their end.
+        calls: of the completer, with the time of each.
+    """
+
+    keystrokes: int
+    saved: float
+    words_taken: int
+    calls: int
+    median_ms: float
+    p99_ms: float
+
+
+class Keystrokes(Measured, tag="keystrokes"):
+    """Keystrokes that completions save on held-out text: NAME_keystrokes.json.
+
+    Attributes:
+        source: name of the set; ``split``: the part of it that was typed.
+        characters: of the text, each a keystroke without offers.
+        offered: completions at a time.
+        train_bytes: that the floor counted.
+        completers: the model, and the floor beside it.
+    """
+
+    model: ModelDescription
+    source: str
+    split: str
+    documents: int
+    characters: int
+    words: int
+    offered: int
+    train_bytes: int
+    completers: dict[str, Typing]
+
+
 # --- Studies: ladder.json, seeds.json, NAME_comparison.json --------------------------------------
 
 

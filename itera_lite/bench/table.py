@@ -9,6 +9,7 @@ from itera_lite.records import (
     Benchmark,
     Decode,
     DecodeSpeed,
+    Keystrokes,
     ModelDecoding,
     ModelDescription,
     PrefillSpeed,
@@ -73,6 +74,18 @@ def print_scoring(record: Scoring) -> None:
         _speed(f"{row.type:5} {who:24}", row.tokens_per_second, f", {row.note}" if row.note else "")
     _ratios(record.ratios)
     _targets(record.targets)
+
+
+def print_keystrokes(record: Keystrokes) -> None:
+    """Prints what each completer saved."""
+    text = f"{record.characters:,} characters of {record.source}, {record.split} split"
+    _title(record.model, f"typing {text}, {record.offered} offers at a time")
+    rows = []
+    for who, one in record.completers.items():
+        counts = [f"{one.keystrokes:,}", f"{one.saved:.1%}", f"{one.words_taken:,}"]
+        rows.append([f"  {who}", *counts, f"{one.median_ms:.3f}", f"{one.p99_ms:.3f}"])
+    titles = ["  Offers by", "keystrokes", "saved", f"of {record.words:,} words taken"]
+    print(table([*titles, "ms a keystroke, median", "p99"], rows))
 
 
 def print_training(record: TrainingSpeed) -> None:

@@ -6,7 +6,17 @@ model = Model.load("model-q8_0.gguf")
 print(model.generate("Once upon a time").text)
 """
 
+from itera_lite.engine.complete import Completer
 from itera_lite.engine.model import Model, State
-from itera_lite.engine.results import Generation, TextScore, TextStream
+from itera_lite.engine.results import Completion, Generation, TextScore, TextStream, TokenScore
 
-__all__ = ["Generation", "Model", "State", "TextScore", "TextStream"]
+__all__ = [
+    "Completer",
+    "Completion",
+    "Generation",
+    "Model",
+    "State",
+    "TextScore",
+    "TextStream",
+    "TokenScore",
+]

@@ -23,12 +23,15 @@ class Generation:
             model ended the document).
         log_probabilities: of each token, in nats, before temperature and the other options;
             empty unless asked for.
+        top_log_probabilities: of each token, the (id, log-probability) of the likeliest ones in
+            its place, the largest first; empty unless asked for.
     """
 
     text: str
     token_ids: list[int]
     finish_reason: str
     log_probabilities: list[float] = field(default_factory=list)
+    top_log_probabilities: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,36 @@ class TextScore:
         """Perplexity per token: e to the mean loss."""
         loss = self.nats / self.tokens if self.tokens else 0.0
         return math.exp(loss) if loss < 709 else math.inf  # beyond it, exp raises
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """The probability that a model gives a token after those before it.
+
+    Attributes:
+        id: of the token.
+        log_probability: natural logarithm; None of the first one, which nothing predicts.
+        top: (id, log-probability) of the likeliest tokens in its place, the largest first, equal
+            ones by id. Where the token is among them, its number is the very same.
+    """
+
+    id: int
+    log_probability: float | None
+    top: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A way to go on.
+
+    Attributes:
+        text: what follows the prefix, to the end of the word or of the line.
+        probability: of all that goes on from the prefix, by the tokens that were found to write
+            it; 0 to 1. Those of all completions sum to less than 1.
+    """
+
+    text: str
+    probability: float
 
 
 class TextStream(Iterator[str]):
@@ -85,6 +118,11 @@ class TextStream(Iterator[str]):
     def log_probabilities(self) -> list[float]:
         """Of each of these tokens, where they were asked for."""
         return self._stream.log_probabilities
+
+    @property
+    def top_log_probabilities(self) -> list[list[tuple[int, float]]]:
+        """Of each of these tokens, the likeliest in its place, where they were asked for."""
+        return self._stream.top_log_probabilities
 
     @property
     def finish_reason(self) -> str:

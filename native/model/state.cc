@@ -80,10 +80,29 @@ void State::check_model(const Model &model) const {
 
 State State::fork() const {
     State copy(*model_);
-    copy.length_ = length_;
-    for (const auto &part : used_parts())
-        std::copy(part.begin(), part.end(), copy.memory_ + (part.data() - memory_));
+    copy.assign(*this);
     return copy;
+}
+
+void State::assign(const State &other) {
+    other.check_model(*model_);
+    const auto from = other.used_parts(), to = used_parts();
+    for (size_t i = 0; i < from.size(); i++) {
+        std::ranges::copy(from[i], to[i].data());
+        if (to[i].size() > from[i].size())  // what it doesn't use is zero
+            std::ranges::fill(to[i].subspan(from[i].size()), std::byte{0});
+    }
+    length_ = other.length_;
+}
+
+size_t State::bytes() const {
+    constexpr size_t kPage = 4096;
+    size_t bytes = 0;
+    for (const auto &part : used_parts()) {
+        const auto begin = size_t(part.data() - memory_);
+        if (!part.empty()) bytes += round_up(begin + part.size(), kPage) - begin / kPage * kPage;
+    }
+    return bytes;
 }
 
 void State::clear() {

@@ -23,6 +23,8 @@ class State {
     uint32_t length() const { return length_; }  // tokens read
     uint32_t context() const { return context_; }
     State fork() const;  // an independent copy
+    void assign(const State &other);  // becomes a copy of a state of the same model
+    size_t bytes() const;  // of memory in use, in whole pages
 
     // The used part as bytes, and a state from them. `restore` throws `Error` where the bytes are
     // damaged or of another model.

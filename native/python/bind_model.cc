@@ -1,4 +1,4 @@
-// Binds the model: loading, states, streams of text, logits, scores.
+// Binds the model: loading, states, streams of text, logits, scores, completions.
 #include "python/bindings.h"
 
 #include <nanobind/ndarray.h>
@@ -20,6 +20,8 @@
 #include "model/model.h"
 #include "model/session.h"
 #include "model/state.h"
+#include "run/batch.h"
+#include "run/complete.h"
 #include "run/generate.h"
 #include "run/score.h"
 
@@ -107,19 +109,45 @@ const char *reason(const Stream &stream) {
     switch (stream.finish()) {
     case Finish::length: return "length";
     case Finish::stop: return "stop";
-    case Finish::none: break;
+    case Finish::none:
+    case Finish::failed: break;
     }
     return "";
 }
 
-// A stream with the session that advances it.
+// The message of the error that ended a stream; empty where there was none.
+std::string error_message(const Stream &stream) {
+    if (!stream.error()) return {};
+    try {
+        std::rethrow_exception(stream.error());
+    } catch (const std::exception &error) {
+        return error.what();
+    }
+}
+
+using Likeliest = std::vector<TokenLogProbability>;
+
+// The likeliest tokens in the place of each of the text; nothing where they weren't asked for.
+std::vector<Likeliest> likeliest(const Stream &stream) {
+    std::vector<Likeliest> out;
+    for (size_t i = 0; i < stream.tokens().size() && !stream.likeliest(i).empty(); i++)
+        out.emplace_back(stream.likeliest(i).begin(), stream.likeliest(i).end());
+    return out;
+}
+
+// A stream, with the session that advances it where it is advanced alone.
 struct PythonStream {
     PythonStream(const Model &model, State state, const Ids &prompt,
                  const GenerateOptions &options)
-        : model(model), session(model, std::clamp<uint32_t>(uint32_t(prompt.size()), 1, kRows)),
+        : model(model), rows(std::clamp<uint32_t>(uint32_t(prompt.size()), 1, kRows)),
           stream(model, std::move(state), prompt, options) {}
+    std::string step() {
+        if (!session) session.emplace(model, rows);
+        return itera::step(*session, stream);
+    }
     const Model &model;
-    Session session;
+    const uint32_t rows;
+    std::optional<Session> session;
     Stream stream;
     mutable Mutex mutex;
 };
@@ -128,13 +156,25 @@ PythonStream *start(const Model &model, const PythonState *from, const Ids &prom
                     int32_t max_tokens, float temperature, int32_t top_k, float top_p, float min_p,
                     float repetition_penalty, int32_t repetition_window, uint64_t seed,
                     const std::unordered_map<int32_t, float> &logit_bias,
-                    const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end) {
-    std::vector<std::string> stops;
-    for (const nb::bytes &text : stop) stops.emplace_back(view(text));
-    const GenerateOptions options{max_tokens,
-                                  {temperature, top_k, top_p, min_p, repetition_penalty,
-                                   repetition_window, seed, {logit_bias.begin(), logit_bias.end()}},
-                                  std::move(stops), log_probabilities, ignore_end};
+                    const std::vector<nb::bytes> &stop, bool log_probabilities, bool ignore_end,
+                    float presence_penalty, float frequency_penalty,
+                    uint32_t top_log_probabilities) {
+    GenerateOptions options;
+    options.max_tokens = max_tokens;
+    options.sampler = {.temperature = temperature,
+                       .top_k = top_k,
+                       .top_p = top_p,
+                       .min_p = min_p,
+                       .repetition_penalty = repetition_penalty,
+                       .repetition_window = repetition_window,
+                       .presence_penalty = presence_penalty,
+                       .frequency_penalty = frequency_penalty,
+                       .seed = seed,
+                       .logit_bias = {logit_bias.begin(), logit_bias.end()}};
+    for (const nb::bytes &text : stop) options.stops.emplace_back(view(text));
+    options.log_probabilities = log_probabilities;
+    options.ignore_end = ignore_end;
+    options.top_log_probabilities = top_log_probabilities;
     if (!from) return new PythonStream(model, State(model), prompt, options);
     const Turn turn(from->mutex);
     return new PythonStream(model, from->state.fork(), prompt, options);
@@ -151,48 +191,125 @@ nb::bytes next(PythonStream &self) {
     std::string piece;
     {
         const Turn turn(self.mutex);
-        if (!self.stream.done()) piece = step(self.session, self.stream);
+        if (!self.stream.done()) piece = self.step();
     }
     return to_bytes(piece);
 }
 
-// Locks all streams, always in the same order, so that no two threads wait for each other.
-std::vector<std::unique_lock<Mutex>> lock_all(const std::vector<PythonStream *> &python) {
-    std::vector<PythonStream *> sorted = python;
-    std::sort(sorted.begin(), sorted.end(), std::less<>());
-    if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
-        throw UsageError("one stream twice: expected several, each once");
-    std::vector<std::unique_lock<Mutex>> locks;
-    for (PythonStream *each : sorted) locks.emplace_back(each->mutex);
-    return locks;
-}
-
-// Advances all streams to their ends together; the text of each.
-std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
-    std::vector<std::string> texts(python.size()), pieces;
-    for (PythonStream *each : python)
-        if (!each) throw UsageError("no stream: expected what `stream` gives");
-    if (!python.empty()) {
-        const nb::gil_scoped_release release;
-        const auto locks = lock_all(python);
-        std::vector<Stream *> streams;
+// Several streams of one model, locked in the same order by every thread, so that no two wait for
+// each other.
+struct LockedStreams {
+    explicit LockedStreams(const std::vector<PythonStream *> &python) {
+        std::vector<PythonStream *> sorted = python;
+        std::sort(sorted.begin(), sorted.end(), std::less<>());
+        if (std::adjacent_find(sorted.begin(), sorted.end()) != sorted.end())
+            throw UsageError("one stream twice: expected several, each once");
+        for (PythonStream *each : sorted) locks.emplace_back(each->mutex);
         for (PythonStream *each : python) {
             if (&each->model != &python[0]->model)
                 throw UsageError("streams of several models: expected one model");
             streams.push_back(&each->stream);
         }
-        std::optional<Session> shared;
-        if (python.size() > 1) shared.emplace(python[0]->model, kRows);
-        Session &session = shared ? *shared : python[0]->session;
+    }
+    std::vector<std::unique_lock<Mutex>> locks;
+    std::vector<Stream *> streams;
+};
+
+void check_streams(const std::vector<PythonStream *> &python) {
+    for (const PythonStream *each : python)
+        if (!each) throw UsageError("no stream: expected what `stream` gives");
+}
+
+std::vector<nb::bytes> all_bytes(const std::vector<std::string> &texts) {
+    std::vector<nb::bytes> out;
+    for (const std::string &text : texts) out.push_back(to_bytes(text));
+    return out;
+}
+
+// Advances all streams to their ends together; the text of each.
+std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
+    std::vector<std::string> texts(python.size()), pieces(1);
+    check_streams(python);
+    if (!python.empty()) {
+        const nb::gil_scoped_release release;
+        const LockedStreams locked(python);
+        std::optional<Batch> batch;
+        if (python.size() > 1) batch.emplace(python[0]->model, kRows);
         const auto done = [](const Stream *s) { return s->done(); };
-        for (int i = 1; !std::all_of(streams.begin(), streams.end(), done); i++) {
-            step(session, streams, pieces);
+        for (int i = 1; !std::all_of(locked.streams.begin(), locked.streams.end(), done); i++) {
+            if (batch)
+                batch->step(locked.streams, pieces);
+            else
+                pieces[0] = python[0]->step();
             for (size_t s = 0; s < texts.size(); s++) texts[s] += pieces[s];
             if (i % kStepsBetweenSignals == 0) check_signals();
         }
+        for (const Stream *stream : locked.streams)
+            if (stream->error()) std::rethrow_exception(stream->error());
     }
-    std::vector<nb::bytes> out;
-    for (const std::string &text : texts) out.push_back(to_bytes(text));
+    return all_bytes(texts);
+}
+
+struct PythonBatch {
+    PythonBatch(const Model &model, uint32_t max_rows) : batch(model, max_rows) {}
+    Batch batch;
+    std::vector<std::string> pieces;
+    Mutex mutex;
+};
+
+std::vector<nb::bytes> step_batch(PythonBatch &self, const std::vector<PythonStream *> &python) {
+    std::vector<std::string> pieces;
+    check_streams(python);
+    {
+        const Turn turn(self.mutex);
+        const LockedStreams locked(python);
+        if (!python.empty() && &python[0]->model != &self.batch.model())
+            throw UsageError("streams of another model: expected those of the batch's own");
+        self.batch.step(locked.streams, self.pieces);
+        pieces = self.pieces;
+    }
+    return all_bytes(pieces);
+}
+
+std::pair<std::vector<double>, std::vector<Likeliest>>
+token_scores(const Model &model, PythonState &python, const Ids &ids, uint32_t top) {
+    python.state.check_model(model);
+    TokenScores scores;
+    {
+        const Turn turn(python.mutex);
+        scores = score_tokens(model, python.state, ids, top, check_signals);
+    }
+    const size_t n = scores.log_probabilities.size();
+    std::vector<Likeliest> each(n);
+    const size_t size = n ? scores.likeliest.size() / n : 0;
+    for (size_t i = 0; i < n; i++)
+        each[i].assign(scores.likeliest.begin() + long(i * size),
+                       scores.likeliest.begin() + long((i + 1) * size));
+    return {std::move(scores.log_probabilities), std::move(each)};
+}
+
+struct PythonCompleter {
+    explicit PythonCompleter(const Model &model) : completer(model) {}
+    Completer completer;
+    Mutex mutex;
+};
+
+std::vector<std::pair<nb::bytes, double>>
+complete(PythonCompleter &self, const nb::bytes &prefix, uint32_t k, bool lines,
+         std::optional<uint32_t> width, std::optional<uint32_t> depth,
+         std::optional<double> least) {
+    CompletionSearch search = lines ? CompletionSearch::lines(k) : CompletionSearch::words(k);
+    search.width = width.value_or(search.width);
+    search.depth = depth.value_or(search.depth);
+    search.least = least.value_or(search.least);
+    const std::string_view text = view(prefix);
+    std::vector<Completion> found;
+    {
+        const Turn turn(self.mutex);
+        found = self.completer.complete(text, k, lines, search);
+    }
+    std::vector<std::pair<nb::bytes, double>> out;
+    for (const Completion &one : found) out.emplace_back(to_bytes(one.text), one.probability);
     return out;
 }
 
@@ -227,6 +344,12 @@ void bind_state(nb::module_ &m) {
                      "Tokens read.")
         .def_prop_ro("context", [](const PythonState &self) { return self.state.context(); },
                      "Tokens that there is room for.")
+        .def_prop_ro("bytes",
+                     [](const PythonState &self) {
+                         const Turn turn(self.mutex);
+                         return self.state.bytes();
+                     },
+                     "Bytes of memory in use, in whole pages.")
         .def("fork",
              [](const PythonState &self) {
                  const Turn turn(self.mutex);
@@ -260,9 +383,14 @@ void bind_stream(nb::module_ &m) {
         .def_prop_ro("log_probabilities",
                      [](const PythonStream &self) {
                          return between_steps(self, [](const Stream &s) {
-                             return std::vector<float>(s.log_probabilities());
+                             return std::vector<double>(s.log_probabilities());
                          });
                      })
+        .def_prop_ro("top_log_probabilities",
+                     [](const PythonStream &self) { return between_steps(self, likeliest); })
+        .def_prop_ro("error",
+                     [](const PythonStream &self) { return between_steps(self, error_message); },
+                     "Why a stream of a batch ended, where an error ended it.")
         .def("state",
              [](PythonStream &self) {
                  const Turn turn(self.mutex);
@@ -270,6 +398,15 @@ void bind_stream(nb::module_ &m) {
              },
              nb::rv_policy::take_ownership, nb::keep_alive<0, 1>());
     m.def("finish", &finish, "streams"_a, "Advance all streams to their ends together.");
+    nb::class_<PythonBatch>(m, "Batch", "Several texts that are written together.")
+        .def(nb::init<const Model &, uint32_t>(), "model"_a, "max_rows"_a, nb::keep_alive<1, 2>())
+        .def("step", &step_batch, "streams"_a,
+             "Advance each stream that isn't done by one token; the bytes that are ready of each.");
+    nb::class_<PythonCompleter>(m, "Completer", "Completes a text while it is typed.")
+        .def(nb::init<const Model &>(), "model"_a, nb::keep_alive<1, 2>())
+        .def("complete", &complete, "prefix"_a, "k"_a, "lines"_a, nb::kw_only(),
+             "width"_a = nb::none(), "depth"_a = nb::none(), "least"_a = nb::none(),
+             "The likeliest (text, probability) that go on; the options are of the search.");
 }
 
 void bind_score(nb::module_ &m) {
@@ -345,9 +482,12 @@ void bind_model(nb::module_ &m) {
              "state"_a.none(), "prompt"_a, nb::kw_only(), "max_tokens"_a, "temperature"_a,
              "top_k"_a, "top_p"_a, "min_p"_a, "repetition_penalty"_a, "repetition_window"_a,
              "seed"_a, "logit_bias"_a, "stop"_a, "log_probabilities"_a, "ignore_end"_a,
+             "presence_penalty"_a = 0.0f, "frequency_penalty"_a = 0.0f,
+             "top_log_probabilities"_a = 0,
              nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
         .def("score", &score_texts, "texts"_a, nb::kw_only(), "window"_a, "threads"_a,
-             "log_probabilities"_a, "end"_a);
+             "log_probabilities"_a, "end"_a)
+        .def("token_scores", &token_scores, "state"_a, "ids"_a, "top"_a);
 }
 
 }  // namespace itera

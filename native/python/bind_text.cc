@@ -56,10 +56,11 @@ void bind_text(nb::module_ &m) {
     nb::class_<Sampler>(m, "Sampler", "Picks the next token from logits.")
         .def("__init__",
              [](Sampler *self, int32_t vocab_size, float temperature, int32_t top_k, float top_p,
-                float min_p, float repetition_penalty, int32_t repetition_window, uint64_t seed,
+                float min_p, float repetition_penalty, int32_t repetition_window,
+                float presence_penalty, float frequency_penalty, uint64_t seed,
                 const std::unordered_map<int32_t, float> &logit_bias) {
                  new (self) Sampler({temperature, top_k, top_p, min_p, repetition_penalty,
-                                     repetition_window, seed,
+                                     repetition_window, presence_penalty, frequency_penalty, seed,
                                      {logit_bias.begin(), logit_bias.end()}},
                                     vocab_size);
              },
@@ -68,6 +69,8 @@ void bind_text(nb::module_ &m) {
              "min_p"_a = SamplerOptions{}.min_p,
              "repetition_penalty"_a = SamplerOptions{}.repetition_penalty,
              "repetition_window"_a = SamplerOptions{}.repetition_window,
+             "presence_penalty"_a = SamplerOptions{}.presence_penalty,
+             "frequency_penalty"_a = SamplerOptions{}.frequency_penalty,
              "seed"_a = SamplerOptions{}.seed,
              "logit_bias"_a = std::unordered_map<int32_t, float>{})
         .def("sample",
@@ -76,7 +79,8 @@ void bind_text(nb::module_ &m) {
                  return self.sample(copy);
              },
              "logits"_a, "The next token; the logits (vocab_size,) stay as they are.")
-        .def("accept", &Sampler::accept, "token"_a, "Adds a token of the text to the history.");
+        .def("accept", &Sampler::accept, "token"_a, "generated"_a = true,
+             "Adds a token of the prompt or of the text to the history.");
 
     m.def("log_probability", &log_probability, "logits"_a, "token"_a,
           "Natural logarithm of the softmax of the logits at the token.");

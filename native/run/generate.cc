@@ -1,5 +1,6 @@
 #include "run/generate.h"
 
+#include <algorithm>
 #include <span>
 #include <utility>
 
@@ -15,8 +16,9 @@ Stream::Stream(const Model &model, State state, const std::vector<int32_t> &prom
                          ": expected 1 or more");
     for (const std::string &stop : options.stops)
         if (stop.empty()) throw UsageError("an empty stop text: expected at least one character");
-    if (state_.length() == 0 && model.tokenizer.bos() >= 0)
-        pending_.push_back(model.tokenizer.bos());
+    const int32_t bos = model.tokenizer.bos();
+    if (state_.length() == 0 && bos >= 0 && (prompt.empty() || prompt[0] != bos))
+        pending_.push_back(bos);
     pending_.insert(pending_.end(), prompt.begin(), prompt.end());
     if (pending_.empty())
         throw UsageError(state_.length()
@@ -31,31 +33,35 @@ Stream::Stream(const Model &model, State state, const std::vector<int32_t> &prom
                          " tokens and max_tokens=" + std::to_string(options.max_tokens) +
                          ": there is room for " + std::to_string(state_.context()) +
                          ". Shorten the prompt, lower max_tokens, or load with a larger context");
-    for (const int32_t token : prompt) sampler_.accept(token);
+    for (const int32_t token : prompt) sampler_.accept(token, false);
     tokens_.reserve(size_t(options.max_tokens));
-    if (options.log_probabilities) {
+    n_likeliest_ = std::min(options.top_log_probabilities, model.config.vocab_size);
+    options_.log_probabilities |= n_likeliest_ > 0;
+    if (options_.log_probabilities) {
         log_probabilities_.reserve(size_t(options.max_tokens));
+        likeliest_.reserve(size_t(options.max_tokens) * n_likeliest_ + 1);
         before_.reserve(model.config.vocab_size);
     }
-    pending_.reserve(pending_.size() + 1);
 }
 
-std::string Stream::choose(float *logits) {
+std::string Stream::choose(float *logits) try {
     const auto vocab = size_t(model_.config.vocab_size);
-    float log_sum = 0;
-    if (options_.log_probabilities) log_sum = model_.kernels.log_sum_exp(logits, vocab);
-    if (options_.ignore_end) logits[model_.tokenizer.eot()] = -1e30f;
     if (options_.log_probabilities) before_.assign(logits, logits + vocab);
+    if (options_.ignore_end) logits[model_.tokenizer.eot()] = -1e30f;
     const int32_t token = sampler_.sample({logits, vocab});
     if (token == model_.tokenizer.eot()) {
         finish_ = Finish::stop;
         return text_.finish();
     }
     tokens_.push_back(token);
-    if (options_.log_probabilities)
-        log_probabilities_.push_back(before_[size_t(token)] - log_sum);
+    if (options_.log_probabilities) {
+        const float log_sum = model_.kernels.log_sum_exp(before_.data(), vocab);
+        log_probabilities_.push_back(log_probability(before_[size_t(token)], log_sum));
+        append_likeliest(before_, log_sum, n_likeliest_, likeliest_);
+    }
     sampler_.accept(token);
     pending_.assign(1, token);
+    n_read_ = 0;
     std::string ready = text_.push(model_.tokenizer.bytes(token));
     written_ += ready.size();
     if (text_.stopped()) {
@@ -66,6 +72,10 @@ std::string Stream::choose(float *logits) {
         ready += text_.finish();
     }
     return ready;
+} catch (...) {
+    finish_ = Finish::failed;
+    error_ = std::current_exception();
+    throw;
 }
 
 // Drops the tokens after the text that was written; the last one kept may reach beyond it.
@@ -77,46 +87,17 @@ void Stream::cut_tokens() {
         if (bytes < written_) break;
         tokens_.pop_back();
         if (!log_probabilities_.empty()) log_probabilities_.pop_back();
-    }
-}
-
-void Stream::read_prompt(Session &session) {
-    if (pending_.size() < 2) return;
-    session.read(state_, std::span(pending_).first(pending_.size() - 1));
-    pending_.assign(1, pending_.back());
-}
-
-void step(Session &session, const std::vector<Stream *> &streams,
-          std::vector<std::string> &pieces) {
-    pieces.assign(streams.size(), {});
-    // Kept from step to step, so that a token takes no memory.
-    thread_local std::vector<Row> rows;
-    thread_local std::vector<size_t> indices;  // of the rows' streams
-    // Prompts first, each alone; then the last tokens of all streams together.
-    for (Stream *stream : streams)
-        if (!stream->done()) stream->read_prompt(session);
-    for (size_t next = 0; next < streams.size();) {
-        rows.clear();
-        indices.clear();
-        for (; next < streams.size() && rows.size() < session.max_rows(); next++)
-            if (!streams[next]->done()) {
-                rows.push_back(streams[next]->row());
-                indices.push_back(next);
-            }
-        if (rows.empty()) return;
-        session.forward(rows);
-        session.logits(0, uint32_t(rows.size()), [&](uint32_t row, float *logits) {
-            pieces[indices[row]] = streams[indices[row]]->choose(logits);
-        });
+        likeliest_.resize(tokens_.size() * n_likeliest_);
     }
 }
 
 std::string step(Session &session, Stream &stream) {
     std::string piece;
-    stream.read_prompt(session);
-    const Row row = stream.row();
-    session.forward({&row, 1});
-    session.logits(0, 1, [&](uint32_t, float *logits) { piece = stream.choose(logits); });
+    session.read(stream.state(), stream.pending(), [&](size_t, uint32_t n) {
+        stream.mark_read(n);
+        if (!stream.pending().empty()) return;
+        session.logits(n - 1, n, [&](uint32_t, float *logits) { piece = stream.choose(logits); });
+    });
     return piece;
 }
 

@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "model/session.h"
-#include "model/state.h"
 
 namespace itera {
 
@@ -27,9 +26,10 @@ void score_window(Session &session, State &state, std::span<const int32_t> ids, 
     session.read(state, ids.first(ids.size() - 1), [&](size_t at, uint32_t n) {
         const size_t first = context > at ? std::min<size_t>(n, context - at) : 0;
         session.logits(uint32_t(first), n, [&](uint32_t row, const float *logits) {
-            const float p = logits[ids[at + row + 1]] -
-                            model.kernels.log_sum_exp(logits, model.config.vocab_size);
-            out.nats -= double(p);
+            const double p = log_probability(
+                logits[ids[at + row + 1]],
+                model.kernels.log_sum_exp(logits, model.config.vocab_size));
+            out.nats -= p;
             if (keep) out.log_probabilities.push_back(p);
         });
     });
@@ -123,6 +123,38 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
     work(false);
     for (std::thread &other : others) other.join();
     if (failed) std::rethrow_exception(failed);
+    return out;
+}
+
+TokenScores score_tokens(const Model &model, State &state, std::span<const int32_t> ids,
+                         uint32_t n_likeliest, const std::function<void()> &between_passes) {
+    if (ids.empty()) throw UsageError("no ids: expected at least one");
+    const uint32_t vocab = model.config.vocab_size;
+    for (const int32_t id : ids)
+        if (id < 0 || uint32_t(id) >= vocab)
+            throw UsageError("token " + std::to_string(id) + ": expected 0 to " +
+                             std::to_string(vocab - 1));
+    const size_t read = ids.size() - 1;
+    if (state.length() + read > state.context())
+        throw UsageError(std::to_string(ids.size()) + " ids after " +
+                         std::to_string(state.length()) + " tokens: there is room for " +
+                         std::to_string(state.context()) + ". Load with a larger context");
+    TokenScores out;
+    out.log_probabilities.reserve(read);
+    out.likeliest.reserve(read * std::min(n_likeliest, vocab) + 1);
+    Session session(model, uint32_t(std::clamp<size_t>(read, 1, kRows)));
+    session.read(state, ids.first(read), [&](size_t at, uint32_t n) {
+        session.logits(0, n, [&](uint32_t row, const float *logits) {
+            const float log_sum = model.kernels.log_sum_exp(logits, vocab);
+            const double p = log_probability(logits[ids[at + row + 1]], log_sum);
+            if (!std::isfinite(p))
+                throw Error("a token's log-probability is not a number: the model's numbers "
+                            "overflow; its file is damaged, or the training diverged");
+            out.log_probabilities.push_back(p);
+            append_likeliest({logits, vocab}, log_sum, n_likeliest, out.likeliest);
+        });
+        if (between_passes) between_passes();
+    });
     return out;
 }
 

@@ -3,10 +3,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "model/model.h"
+#include "model/state.h"
+#include "text/likeliest.h"
 
 namespace itera {
 
@@ -17,7 +20,7 @@ struct Score {
     // begins a document, the first one isn't scored, and its bytes don't count.
     uint64_t bytes = 0, tokens = 0;
     double nats = 0;  // minus the sum of their log-probabilities
-    std::vector<float> log_probabilities;  // of each token; empty unless the options ask for it
+    std::vector<double> log_probabilities;  // of each token; empty unless the options ask for it
 
     double bits_per_byte() const;  // 0 for an empty text
 };
@@ -37,5 +40,16 @@ struct ScoreOptions {
 std::vector<Score> score(const Model &model, const std::vector<std::string_view> &texts,
                          const ScoreOptions &options,
                          const std::function<void(uint64_t)> &progress = {});
+
+// The same of tokens, which may go on from a state.
+struct TokenScores {
+    std::vector<double> log_probabilities;       // of each token but the first
+    std::vector<TokenLogProbability> likeliest;  // in the place of each of these
+};
+// Scores ids[i + 1] after ids[i], by the numbers of `score`, with `n_likeliest` (or all) tokens in
+// the place of each. The state ends up after all ids but the last. `between_passes` may throw to
+// stop. Throws `UsageError` where there are no ids, or more than the state has room for.
+TokenScores score_tokens(const Model &model, State &state, std::span<const int32_t> ids,
+                         uint32_t n_likeliest, const std::function<void()> &between_passes = {});
 
 }  // namespace itera

@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "kernels/kernels.h"
 #include "text/hash.h"
@@ -47,6 +48,9 @@ Sampler::Sampler(const SamplerOptions &options, int32_t vocab_size) : options_(o
             o.repetition_penalty, "more than 0; 1 changes nothing");
     require(o.repetition_window >= 0 && o.repetition_window <= kLongestWindow,
             "repetition_window", o.repetition_window, "0 to 1048576 tokens");
+    for (const auto &[name, penalty] : {std::pair("presence_penalty", o.presence_penalty),
+                                        std::pair("frequency_penalty", o.frequency_penalty)})
+        require(penalty >= -2 && penalty <= 2, name, penalty, "-2 to 2; 0 changes nothing");
     for (const auto &[token, bias] : o.logit_bias) {
         const std::string range = "a token from 0 to " + std::to_string(vocab_size - 1);
         require(token >= 0 && token < vocab_size, "logit_bias token", token, range.c_str());
@@ -64,15 +68,21 @@ Sampler::Sampler(const SamplerOptions &options, int32_t vocab_size) : options_(o
         recent_.assign(static_cast<size_t>(o.repetition_window), -1);
         penalised_.assign(static_cast<size_t>(vocab_size), 0);
     }
+    if (o.presence_penalty != 0 || o.frequency_penalty != 0) {
+        counts_.assign(static_cast<size_t>(vocab_size), 0);
+        generated_.reserve(static_cast<size_t>(vocab_size));
+    }
     vocab_size_ = vocab_size;
 
     uint64_t state = o.seed;
     for (uint64_t &word : random_) word = splitmix64(state);  // as xoroshiro's authors advise
 }
 
-void Sampler::accept(int32_t token) {
+void Sampler::accept(int32_t token, bool generated) {
     require(token >= 0 && token < vocab_size_, "token", token, "an id of the vocabulary");
     if (!recent_.empty()) recent_[n_recent_++ % recent_.size()] = token;
+    if (!generated || counts_.empty()) return;
+    if (counts_[static_cast<size_t>(token)]++ == 0) generated_.push_back(token);
 }
 
 // xoroshiro128++ (Blackman and Vigna, 2021), its upper 53 bits: 0 <= result < 1.
@@ -88,7 +98,6 @@ void Sampler::adjust(std::span<float> logits) {
     for (const auto &[token, bias] : options_.logit_bias) {
         logits[static_cast<size_t>(token)] += bias;
     }
-    if (recent_.empty()) return;
     ++calls_;
     for (size_t r = 0; r < std::min(n_recent_, recent_.size()); ++r) {
         const auto i = static_cast<size_t>(recent_[r]);
@@ -97,6 +106,10 @@ void Sampler::adjust(std::span<float> logits) {
         float &logit = logits[i];
         logit = logit > 0 ? logit / options_.repetition_penalty
                           : logit * options_.repetition_penalty;
+    }
+    for (const int32_t token : generated_) {
+        const auto i = static_cast<size_t>(token);
+        logits[i] -= options_.presence_penalty + options_.frequency_penalty * counts_[i];
     }
 }
 

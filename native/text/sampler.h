@@ -1,7 +1,7 @@
-// The next token from logits: greedy, temperature, top-k, top-p, min-p, repetition penalty, bias.
+// The next token from logits: greedy, temperature, top-k, top-p, min-p, penalties, bias.
 //
-// Order: logit bias, repetition penalty, then (temperature 0: the most probable token) temperature,
-// top-k, top-p, min-p, and a draw. All memory is taken in the constructor. The same seed gives the
+// Order: logit bias, repetition penalty, presence and frequency penalty, then (temperature 0: the
+// most probable token) temperature, top-k, top-p, min-p, and a draw. All memory is taken in the constructor. The same seed gives the
 // same tokens on every machine, if this is compiled with -ffp-contract=off and no -ffast-math.
 #pragma once
 
@@ -23,6 +23,9 @@ struct SamplerOptions {
     float min_p = 0.0f;        // of the most probable token's probability; 0: all
     float repetition_penalty = 1.0f;  // logits of recent tokens: divided if positive, else times
     int32_t repetition_window = 64;   // how many recent tokens count
+    // OpenAI's: subtracted from the logits of tokens that were generated, once and as often as
+    // each was; tokens of the prompt don't count. -2 to 2.
+    float presence_penalty = 0.0f, frequency_penalty = 0.0f;
     uint64_t seed = 0;
     std::vector<std::pair<int32_t, float>> logit_bias;  // token, added to its logit
 };
@@ -34,13 +37,13 @@ class Sampler {
 
     // Picks a token; `logits` (vocab_size) are changed. NaN, inf or all -inf logits throw `Error`.
     int32_t sample(std::span<float> logits);
-    // Adds a token of the prompt or of the text to those that the repetition penalty counts.
-    void accept(int32_t token);
+    // Adds a token to those that the penalties count: of the prompt, or one that was generated.
+    void accept(int32_t token, bool generated = true);
     // The greatest logit. Throws `Error` where one is NaN, or the greatest isn't finite.
     static float greatest(std::span<const float> logits);
 
   private:
-    void adjust(std::span<float> logits);  // by bias and repetition penalty
+    void adjust(std::span<float> logits);  // by bias and penalties
     double uniform();
 
     // Weights of tokens and their ids in order, with zeros up to a multiple of 16.
@@ -71,6 +74,8 @@ class Sampler {
     size_t n_recent_ = 0;
     std::vector<uint64_t> penalised_;  // by token: the last call of `adjust` that penalised it
     uint64_t calls_ = 0;
+    std::vector<float> counts_;        // by token: how often it was generated
+    std::vector<int32_t> generated_;   // each token that was, once
 };
 
 }  // namespace itera

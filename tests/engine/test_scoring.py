@@ -98,3 +98,61 @@ def test_a_signal_ends_even_a_single_long_text(engine: Model) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert time.perf_counter() - begin < 30
+
+
+def test_token_scores_are_the_numbers_of_score(engine: Model) -> None:
+    text = "some longer text, of more than one pass: " * 3
+    (score,) = engine.score(text, log_probabilities=True)
+    ids = [engine.eot_id, *engine.tokenize(text), engine.eot_id]
+    found = engine.token_scores(ids, top=5)
+    assert [one.id for one in found] == ids
+    assert found[0].log_probability is None and found[0].top == []
+    assert [one.log_probability for one in found[1:]] == score.log_probabilities
+    logits = engine.logits(ids[:-1])
+    log_p = torch.from_numpy(logits).double().log_softmax(-1).numpy()
+    for row, one in zip(range(len(ids) - 1), found[1:], strict=True):
+        order = np.lexsort((np.arange(engine.vocab_size), -logits[row]))[:5]
+        assert [token for token, _ in one.top] == order.tolist()
+        np.testing.assert_allclose([p for _, p in one.top], log_p[row, order], atol=1e-5)
+        same = dict(one.top).get(one.id)
+        assert same is None or same == one.log_probability
+    assert any(dict(one.top).get(one.id) for one in found[1:])
+    assert engine.token_scores(ids) == [type(o)(o.id, o.log_probability, []) for o in found]
+
+
+def test_token_scores_go_on_from_a_state_and_leave_one(engine: Model) -> None:
+    ids = [engine.eot_id, *engine.tokenize("a text that is read in parts")]
+    whole = engine.token_scores(ids, top=2)
+    state = engine.state()
+    parts = engine.token_scores(ids[:9], state=state, top=2)
+    assert len(state) == 8, "all but the last one are read"
+    parts += engine.token_scores(ids[8:20], state=state, top=2)[1:]
+    parts += engine.token_scores(ids[19:], state=state, top=2)[1:]
+    assert parts == whole and len(state) == len(ids) - 1
+    options = {"temperature": 0, "max_tokens": 9}
+    stream = engine.start(ids[-1:], state=state, **options)  # type: ignore[arg-type]
+    while not stream.done:
+        stream.next()
+    assert stream.tokens == engine.generate(ids, **options).token_ids
+    assert engine.token_scores([5], state=state) == [type(whole[0])(5, None, [])]
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "told"),
+    [
+        ([], {}, "no ids: expected at least one"),
+        ([-1], {}, "token -1: expected an id"),
+        ([1, 9999], {}, "token 9999: expected an id"),
+        ([5] * 514, {}, "514 ids after 0 tokens: there is room for 512"),
+        ([1, 2], {"top": 21}, "top=21: expected 0 to 20"),
+        ([1, 2], {"top": -1}, "top=-1"),
+        ([1, 2], {"state": "saved"}, "state is of type str"),
+        ("text", {}, "expected token ids"),
+    ],
+)
+def test_wrong_token_scores_are_said(
+    ids: list[int], options: dict[str, int], told: str, engine: Model
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        engine.token_scores(ids, **options)  # type: ignore[arg-type]
+    assert len(engine.token_scores([5] * 513)) == 513, "the last one isn't read"

@@ -42,6 +42,15 @@ def test_a_fork_is_independent(model: Model) -> None:
     assert (base.fork().feed("one") != base.fork().feed("two")).any()
 
 
+def test_the_bytes_of_a_state_are_what_it_holds_in_whole_pages(model: Model) -> None:
+    state = model.state()
+    empty = state.bytes
+    state.feed(PROMPT)
+    saved = len(state.save())
+    assert saved - 64 < state.bytes < saved + 64 * 4096 and state.bytes % 4096 == 0
+    assert empty < state.bytes == state.fork().bytes
+
+
 def test_generating_from_a_state_leaves_it_and_equals_the_whole_prompt(model: Model) -> None:
     options = {"max_tokens": 20, "temperature": 1.0, "seed": 4}
     head, tail = model.tokenize(PROMPT)[:30], model.tokenize(PROMPT)[30:]

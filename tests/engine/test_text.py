@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,87 @@ def test_log_probabilities_are_the_models_own(engine: Model) -> None:
     np.testing.assert_allclose(done.log_probabilities, expected, atol=1e-5)
 
 
+def test_the_likeliest_tokens_are_those_of_the_logits(engine: Model) -> None:
+    """Before the options of sampling; the chosen token's number is the very same."""
+    options: dict[str, Any] = {"max_tokens": 40, "temperature": 1.5, "seed": 3, "top_k": 50}
+    options |= {"logit_bias": {5: 3.0}, "ignore_end": True}
+    done = engine.generate("ab", top_log_probabilities=20, **options)
+    row = [engine.eot_id, *engine.tokenize("ab"), *done.token_ids]
+    logits = engine.logits(row)[2:-1]
+    expected = log_softmax(logits)
+    assert len(done.top_log_probabilities) == len(done.token_ids) == 40
+    seen = 0
+    for at, top in enumerate(done.top_log_probabilities):
+        order = np.lexsort((np.arange(engine.vocab_size), -logits[at]))[:20]
+        assert [token for token, _ in top] == order.tolist()
+        np.testing.assert_allclose([p for _, p in top], expected[at, order], atol=1e-5)
+        if done.token_ids[at] in dict(top):
+            seen += 1
+            assert dict(top)[done.token_ids[at]] == done.log_probabilities[at]
+    assert seen > 5
+    fewer = engine.generate("ab", top_log_probabilities=3, **options)
+    assert fewer.token_ids == done.token_ids
+    assert fewer.log_probabilities == done.log_probabilities
+    assert fewer.top_log_probabilities == [top[:3] for top in done.top_log_probabilities]
+    plain = engine.generate("ab", log_probabilities=True, **options)
+    assert (plain.log_probabilities, plain.top_log_probabilities) == (done.log_probabilities, [])
+    stopped = engine.generate("ab", top_log_probabilities=2, stop="e", **options)
+    assert len(stopped.top_log_probabilities) == len(stopped.token_ids)
+
+
+def test_equally_likely_tokens_go_by_their_ids(tmp_path: Path) -> None:
+    from tests.native.gguf_models import llama
+
+    draft = llama(kind="f32", context=64)
+    (name, embedding), *others = draft.tensors
+    assert name == "token_embd.weight"  # which is the output too: all logits are 0
+    draft.tensors = [(name, replace(embedding, data=bytes(len(embedding.data)))), *others]
+    (path := tmp_path / "model.gguf").write_bytes(draft.render())
+    model = Model.load(path)
+    done = model.generate("x", max_tokens=2, top_log_probabilities=20, seed=1, ignore_end=True)
+    for top in done.top_log_probabilities:
+        assert [token for token, _ in top] == list(range(20))
+        assert all(p == pytest.approx(-math.log(model.vocab_size)) for _, p in top)
+
+
+def test_a_prompt_may_be_token_ids(engine: Model) -> None:
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
+    ids = engine.tokenize("héllo")
+    done = engine.generate("héllo", **options)
+    assert engine.generate(ids, **options) == done
+    assert engine.generate([engine.eot_id, *ids], **options) == done, "it begins only once"
+    assert engine.generate(np.array(ids, np.uint16), **options) == done  # type: ignore[arg-type]
+    assert engine.generate_many([ids, "héllo"], **options) == [done, done]
+    assert engine.generate([], **options) == engine.generate("", **options)
+    assert engine.generate([engine.eot_id], **options) == engine.generate("", **options)
+    state = engine.state("a")
+    again = engine.generate(ids, state=state, **options)
+    assert again == engine.generate("héllo", state=state, **options)
+    assert engine.generate(ids, state=engine.start("a").state(), **options).token_ids
+
+
+def test_penalties_count_what_was_generated(engine: Model) -> None:
+    """Of the text alone: the same tokens in the prompt change nothing."""
+    letters = only(engine, "ab")
+    options: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "logit_bias": letters}
+    for penalty in ({"presence_penalty": 2.0}, {"frequency_penalty": 2.0}):
+        for prompt in ("ab", "aaaaaaaabbb"):
+            text = engine.generate(prompt, **options, **penalty).token_ids
+            counts: dict[int, int] = dict.fromkeys(letters, 0)
+            row = [engine.eot_id, *engine.tokenize(prompt), *text]
+            logits = engine.logits(row)[-len(text) - 1 : -1].astype(np.float64)
+            for at, token in enumerate(text):
+                left = {
+                    one: logits[at, one]
+                    - penalty.get("frequency_penalty", 0) * n
+                    - penalty.get("presence_penalty", 0) * (n > 0)
+                    for one, n in counts.items()
+                }
+                best = max(left.values())
+                assert left[token] == pytest.approx(best, abs=1e-3)
+                counts[token] += 1
+
+
 def test_the_same_seed_gives_the_same_text_and_another_another(engine: Model) -> None:
     texts = {engine.generate("a", temperature=1.0, seed=s).text for s in (1, 1, 2, 3)}
     assert len(texts) == 3
@@ -201,6 +283,9 @@ def test_a_bias_allows_and_forbids(engine: Model) -> None:
         ({"repetition_window": -1}, "repetition_window=-1"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"max_tokens": 1 << 70}, "room for 512"),
+        ({"presence_penalty": -2.5}, "presence_penalty=-2.5: expected -2 to 2"),
+        ({"frequency_penalty": math.nan}, "frequency_penalty=nan"),
+        ({"top_log_probabilities": -1}, "top_log_probabilities=-1"),
         ({"stop": ["a", ""]}, "empty stop text"),
         ({"logit_bias": {-1: 1.0}}, "token -1"),
         ({"logit_bias": {257: 1.0}}, "token 257: expected an id from 0 to 256"),

@@ -60,6 +60,23 @@ for _ in range(8):
     many(lambda: _engine.finish(streams[::-1]))
     assert all(s.tokens == alone.token_ids for s in streams)
 
+    streams = [model.start("he", **options) for _ in range(5)]
+    batch = model.batch()
+    def step():
+        while not all(s.done for s in streams):
+            batch.step(streams)
+            model.batch(3).step(streams[:2])
+    many(step, 3)
+    assert all(s.tokens == alone.token_ids and not s.error for s in streams)
+
+    completer = model.completer()
+    expected = {text: completer.complete(text) for text in ("he", "the heat", "hea")}
+    def complete():
+        for text, found in expected.items():
+            assert completer.complete(text) == found
+            assert model.token_scores(model.tokenize(text))
+    many(complete)
+
     state = model.state()
     def use():
         for _ in range(20):

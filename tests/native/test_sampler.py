@@ -34,15 +34,21 @@ def oracle(
     top_p: float = 0.95,
     min_p: float = 0.0,
     repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
     logit_bias: dict[int, float] | None = None,
     recent: list[int] | None = None,
 ) -> Distribution:
-    """The distribution, in double precision and the plainest way."""
+    """The distribution, in double precision and the plainest way; all of `recent` was generated."""
     x = logits.astype(np.float64)
     for token, bias in (logit_bias or {}).items():
         x[token] += bias
     for token in set(recent or []):
         x[token] = x[token] / repetition_penalty if x[token] > 0 else x[token] * repetition_penalty
+    for token in recent or []:
+        x[token] -= frequency_penalty
+    for token in set(recent or []):
+        x[token] -= presence_penalty
     p = np.exp((x - x.max()) / temperature)
     order = np.argsort(-p, kind="stable")
     if top_k:
@@ -99,8 +105,13 @@ OPTIONS = [
     {"top_p": 1.0, "logit_bias": {3: 4.0, 5: -math.inf, 9: -1.5}},
     {"top_p": 1.0, "repetition_penalty": 1.7, "recent": [0, 1, 2, 2, 2, 50]},
     {"top_p": 1.0, "repetition_penalty": 0.5, "recent": [7, 8]},
+    {"top_p": 1.0, "presence_penalty": 1.5, "recent": [0, 1, 2, 2, 2, 50]},
+    {"top_p": 1.0, "frequency_penalty": 0.75, "recent": [0, 1, 2, 2, 2, 50]},
+    {"top_p": 1.0, "presence_penalty": -1.0, "frequency_penalty": -0.5, "recent": [3, 3, 9]},
     {
         "repetition_penalty": 1.3,
+        "presence_penalty": 0.5,
+        "frequency_penalty": -0.25,
         "recent": [4, 11],
         "logit_bias": {4: 3.0, 11: -3.0},
         "top_k": 20,
@@ -209,6 +220,20 @@ def test_the_window_forgets() -> None:
     without = _engine.Sampler(VOCAB, repetition_window=0, **options)
     without.accept(7)
     assert without.sample(logits) == 7
+
+
+def test_of_the_prompt_only_the_repetition_penalty_counts_tokens() -> None:
+    logits = np.zeros(VOCAB, np.float32)
+    logits[[7, 8]] = 1.0, 0.75
+    penalised = _engine.Sampler(VOCAB, temperature=0, presence_penalty=0.5, frequency_penalty=0.5)
+    for _ in range(3):
+        penalised.accept(7, generated=False)
+    assert penalised.sample(logits) == 7
+    penalised.accept(7)
+    assert penalised.sample(logits) == 8
+    repetition = _engine.Sampler(VOCAB, temperature=0, repetition_penalty=2.0)
+    repetition.accept(7, generated=False)
+    assert repetition.sample(logits) == 8
 
 
 def test_the_same_seed_draws_the_same_on_every_machine() -> None:
@@ -408,6 +433,10 @@ def test_the_given_logits_stay_as_they_are() -> None:
         ({"min_p": -0.5}, r"min_p=-0\.5: expected 0"),
         ({"min_p": 1.25}, r"min_p=1\.25"),
         ({"min_p": math.nan}, "min_p=nan"),
+        ({"presence_penalty": 2.5}, r"presence_penalty=2\.5: expected -2 to 2"),
+        ({"presence_penalty": math.nan}, "presence_penalty=nan"),
+        ({"frequency_penalty": -2.5}, r"frequency_penalty=-2\.5: expected -2 to 2"),
+        ({"frequency_penalty": math.inf}, "frequency_penalty=inf"),
         ({"repetition_penalty": 0.0}, "repetition_penalty=0: expected more than 0"),
         ({"repetition_penalty": math.inf}, "repetition_penalty=inf"),
         ({"repetition_penalty": math.nan}, "repetition_penalty=nan"),
