@@ -63,6 +63,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.bench_complete:bench_complete",
         "Measure how many keystrokes a model's completions save on held-out text.",
     ),
+    "bench playground": (
+        "itera_lite.commands.bench_playground:bench_playground",
+        "Measure the playground's engine in a browser, beside wllama.",
+    ),
     "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
     "bench seeds": (
         "itera_lite.commands.bench_seeds:bench_seeds",

@@ -367,6 +367,7 @@ NUMBERS = {
     "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
     "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
     "bench complete": "offered=0,-1,101 max-bytes=0,-5KB,nan",
+    "bench playground": "repeats=0,-1 tokens=0,-1",
     "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 workers=0,-1 repeats=0 steps=0,-1",
     "bench seeds": (
         "seeds=0,1,-1 first-seed=-1,9223372036854775806 minutes=0,nan,inf tokens=0,-3M,nan "

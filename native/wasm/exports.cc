@@ -24,7 +24,7 @@
 #include "run/score.h"
 #include "text/likeliest.h"
 
-#define EXPORT(name) extern "C" [[gnu::export_name(#name)]]
+#define EXPORT(name) extern "C" [[clang::export_name(#name)]]
 
 namespace itera {
 namespace {

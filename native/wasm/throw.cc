@@ -11,7 +11,7 @@
 extern "C" {
 
 // itera.js throws an IteraError with this message.
-[[noreturn, gnu::import_module("itera"), gnu::import_name("raise")]] void itera_raise(
+[[noreturn, clang::import_module("itera"), clang::import_name("raise")]] void itera_raise(
     const char *message, size_t bytes);
 
 void *__cxa_allocate_exception(size_t bytes) noexcept { return ::operator new(bytes); }
