@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format format-check types fuzz readme report neon wasm clean
+.PHONY: help install browser demo test lint format format-check types fuzz readme report neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ format-check: $(STAMP) ## Check the formatting
 
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
+
+browser: ## Install what the tests of the page need from npm: axe, which checks that all can use it
+	npm install --prefix tests/playground --no-package-lock --no-audit --no-fund --silent
 
 MINUTES ?= 1
 # 72: stopped with Ctrl-C.

@@ -50,6 +50,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.score:score_lines",
         "Score each line of a file: bits per byte and perplexity.",
     ),
+    "playground": (
+        "itera_lite.commands.playground:playground",
+        "Write a web page that holds the engine and a model, as one file.",
+    ),
     "bench": ("itera_lite.commands.bench:bench", "Measure speed, memory and energy."),
     "bench decode": (
         "itera_lite.commands.bench_decode:bench_decode",
