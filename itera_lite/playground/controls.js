@@ -91,9 +91,8 @@ export class Controls {
   options() {
     const invalid = this.form.querySelector(":invalid");
     if (invalid) {
-      const group = invalid.closest("details");
-      if (group) group.open = true;
-      find(document, "details.controls").open = true;
+      const groups = [invalid.closest("details"), this.form.closest("details")];
+      for (const group of groups) if (group) group.open = true;
       this.form.reportValidity();
       return null;
     }

@@ -60,10 +60,6 @@ function listen() {
   find(document, "#numbers").addEventListener("change", ({ target }) =>
     document.body.classList.toggle("numbers", target.checked),
   );
-  find(document, "#controls").addEventListener("submit", (/** @type {Event} */ event) => {
-    event.preventDefault();
-    generate();
-  });
   scoredText.addEventListener("input", debounced(score, TYPING_MS));
   document.addEventListener(
     "selectionchange",

@@ -194,6 +194,7 @@ export class Side {
     this.#showError(null);
     this.written.clear(prompt);
     this.written.add(kept);
+    if (kept.length) this.written.focus(kept.length - 1); // the button that was pressed is gone
     this.page.onChange();
     let figures = { bitsPerByte: null, speed: null, tokens: 0 };
     const show = ({ tokens, sums }) => {
@@ -320,6 +321,7 @@ export class Side {
       [words.size, strings.sizeOf(info.fileBytes)],
       [words.kernels, kernels],
       [words.loading, strings.loadTime(engineMs, modelMs)],
+      ...info.notes.map((/** @type {string} */ note) => [words.note, note]),
     ];
     this.parts.rows.replaceChildren(
       ...rows.map(([label, value]) =>

@@ -39,6 +39,8 @@ export const strings = {
   tagline: "A language model inside this page. Nothing that you type leaves it.",
   skip: "Skip to the text",
 
+  entry: "Prompt or text",
+  results: "Models and their texts",
   mode: "What to do",
   modeWrite: "Write",
   modeScore: "Score",
@@ -139,6 +141,7 @@ export const strings = {
     size: "Size",
     kernels: "Kernels",
     loading: "Load time",
+    note: "Note",
   },
   tokensOf: (/** @type {number} */ count) => `${number(count)} tokens`,
   sizeOf: (/** @type {number} */ bytes) => `${number(bytes)} bytes`,

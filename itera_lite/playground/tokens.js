@@ -61,9 +61,10 @@ export class TokenText {
     this.element.append(...spans);
   }
 
-  /** The text before a token. @param {number} index */
-  textBefore(index) {
-    return this.#tokens.slice(0, index).map(({ text }) => text).join("");
+  /** Gives a token the keyboard's focus. @param {number} index */
+  focus(index) {
+    this.#choose(index);
+    this.#spans[index].focus();
   }
 
   /** @param {Token} token @param {number} index */
@@ -116,8 +117,7 @@ export class TokenText {
     const target = targets[event.key]?.();
     if (target === undefined) return;
     event.preventDefault();
-    this.#choose(target);
-    this.#spans[target].focus();
+    this.focus(target);
   }
 
   /** The token on the line below or above that is nearest. @param {1 | -1} step */
