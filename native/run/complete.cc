@@ -184,8 +184,9 @@ std::vector<Completion> Completer::complete(std::string_view prefix, uint32_t co
     Base &base = read(prefix, start_);
     found_.clear();
     next_.clear();
-    for (const Node &node : level_) free_.push_back(node.slot);  // of the call before
     level_.clear();
+    free_.resize(pool_.size());
+    std::iota(free_.rbegin(), free_.rend(), 0u);
     covered_ = typed_.empty() ? 1 : 0;
     floor_ = typed_.empty() ? search.least : 0;
     const Node root{1, 0, -1, 0, 0, start_};
