@@ -69,7 +69,9 @@ export class TokenText {
 
   /** @param {Token} token @param {number} index */
   #span(token, index) {
-    const span = create("span", { class: "token", tabindex: "-1" }, token.text);
+    const [, space, rest] = /** @type {string[]} */ (/^(\s*)([^]*)$/.exec(token.text));
+    const coloured = create("span", { class: "coloured" }, rest || space);
+    const span = create("span", { class: "token", tabindex: "-1" }, rest ? space : "", coloured);
     span.dataset.index = String(index);
     span.dataset.level = String(levelOf(token.bits));
     if (token.bits !== null) span.dataset.bits = strings.bitsShort(token.bits);
@@ -80,8 +82,8 @@ export class TokenText {
 
   /** @param {EventTarget | null} target */
   #indexOf(target) {
-    const index = target instanceof HTMLElement ? target.dataset.index : undefined;
-    return index === undefined ? -1 : Number(index);
+    const token = target instanceof Element ? target.closest(".token") : null;
+    return token instanceof HTMLElement ? Number(token.dataset.index) : -1;
   }
 
   /** @param {number} index */
