@@ -31,8 +31,12 @@ CLANG = "clang++-19"
 FOLDERS = ("gguf", "kernels", "model", "text", "wasm")
 FILES = ("measure/check", "run/generate", "run/score")
 ELSEWHERE = ("gguf/mapping", "kernels/avx2", "kernels/avx512", "kernels/neon")  # other machines'
-# Where the time of a token or of a load goes; the rest is compiled to be small.
-FAST = ("kernels", "model/session", "model/pack", "text/sampler", "text/tokenizer", "wasm/zlib")
+# Where the time of a token or of a load goes; the rest is compiled to be small. The portable
+# kernels, which few will run, would be a third of the file at -O3.
+LEVELS = {
+    **dict.fromkeys(("kernels/wasm", "model/pack", "model/session", "text/sampler"), "-O3"),
+    "kernels/portable": "-Os",
+}
 
 COMPILE = (
     *("--target=wasm32-wasi", "-std=c++20", "-msimd128", "-fvisibility=hidden"),
@@ -78,8 +82,7 @@ def build(out: Path) -> None:
         objects = {name: Path(scratch) / f"{name.replace('/', '-')}.o" for name in units()}
 
         def compile(name: str) -> None:
-            level = "-O3" if name.startswith(FAST) else "-Oz"
-            _run(*COMPILE, level, "-c", f"{name}.cc", "-o", str(objects[name]))
+            _run(*COMPILE, LEVELS.get(name, "-Oz"), "-c", f"{name}.cc", "-o", str(objects[name]))
 
         with ThreadPoolExecutor(usable_cores()) as pool:
             list(pool.map(compile, objects))

@@ -102,13 +102,11 @@ class WordTrigrams:
         scores[~self._is_word[low:high]] = 0
         if typed and low < high and self._symbols[low] == typed:
             scores[0] = 0
-        best = (
-            np.argsort(-scores, kind="stable")[:k] if len(scores) < 50 * k else _largest(scores, k)
-        )
-        return [self._symbols[low + i][len(typed) :] for i in best if scores[i] > 0]
+        return [self._symbols[low + i][len(typed) :] for i in _largest(scores, k)]
 
 
 def _largest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Places of the ``k`` largest, the largest first; without sorting all of them."""
-    some = np.sort(np.argpartition(-scores, k)[:k])
-    return some[np.argsort(-scores[some], kind="stable")]
+    """Places of the ``k`` largest above 0, the largest first, equal ones in order."""
+    least = np.partition(scores, -k)[-k] if len(scores) > k else 0
+    some = np.flatnonzero((scores >= least) & (scores > 0))
+    return some[np.argsort(-scores[some], kind="stable")][:k]

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 #include <numeric>
 #include <utility>
 
@@ -184,6 +185,7 @@ std::vector<Completion> Completer::complete(std::string_view prefix, uint32_t co
     Base &base = read(prefix, start_);
     found_.clear();
     next_.clear();
+    typing_.clear();
     level_.clear();
     free_.resize(pool_.size());
     std::iota(free_.rbegin(), free_.rend(), 0u);
@@ -207,7 +209,7 @@ std::vector<Completion> Completer::complete(std::string_view prefix, uint32_t co
     return best();
 }
 
-// Adds to `next_` the paths that go on from a node by one token, and to `found_` what ends there.
+// Adds the paths that go on from a node by one token, and to `found_` what ends there.
 void Completer::expand(const Node &node, uint32_t index, const float *logits) {
     const auto vocab = size_t(model_.config.vocab_size);
     const float max = Sampler::greatest({logits, vocab});
@@ -228,7 +230,7 @@ void Completer::expand_typed(const Node &node, uint32_t index, double unit) {
         if (found.empty()) break;
         if (model_.tokenizer.bytes(found[0]).size() > n) continue;
         if (const double p = probability(found[0]); p > floor_)
-            next_.push_back({p, index, found[0], node.typed + uint32_t(n), 0, node.place});
+            typing_.push_back({p, index, found[0], node.typed + uint32_t(n), 0, node.place});
     }
     const auto reaching = beginning_with(rest);
     for (const int32_t id : reaching) covered_ += probability(id);
@@ -276,25 +278,32 @@ void Completer::add(std::string_view text, std::string_view more, double probabi
         found_[std::string(text).append(more)] += probability;
 }
 
+// Drops the paths below the floor, and all but the likeliest.
+void Completer::keep_likeliest(std::vector<Node> &paths) const {
+    std::erase_if(paths, [&](const Node &node) { return !(node.probability > floor_); });
+    if (paths.size() <= search_.width) return;
+    std::ranges::nth_element(paths, paths.begin() + search_.width, std::greater<>(),
+                             &Node::probability);
+    paths.resize(search_.width);
+}
+
 // Keeps the likeliest of the paths that go on, and gives each a state; false where there are none.
 bool Completer::select(const State &root) {
-    double most = 0;
-    for (const Node &node : next_) most = std::max(most, node.probability);
-    if (most < kTiny && covered_ < kTiny && most > 0) {  // only ratios count
-        for (Node &node : next_) node.probability /= most;
+    double most = covered_;
+    for (const Node &node : typing_) most = std::max(most, node.probability);
+    if (most > 0 && most < kTiny) {  // only ratios count
+        for (auto *paths : {&typing_, &next_})
+            for (Node &node : *paths) node.probability /= most;
         for (auto &[text, probability] : found_) probability /= most;
         covered_ /= most;
         floor_ /= most;
-        most = 1;
     }
-    if (search_.least > 0)
-        floor_ = std::max({floor_, search_.least * std::max(covered_, most), last_of_best()});
-    std::erase_if(next_, [&](const Node &node) { return !(node.probability > floor_); });
-    if (next_.size() > search_.width) {
-        std::ranges::nth_element(next_, next_.begin() + search_.width, std::greater<>(),
-                                 &Node::probability);
-        next_.resize(search_.width);
-    }
+    if (search_.least > 0) floor_ = std::max(floor_, last_of_best());
+    // Paths that are still within what was typed aren't compared with those that are through.
+    keep_likeliest(typing_);
+    keep_likeliest(next_);
+    std::ranges::move(typing_, std::back_inserter(next_));
+    typing_.clear();
     // By parent, so that the last path of each takes over its state and the others copy it.
     std::ranges::sort(next_, [](const Node &a, const Node &b) {
         return std::pair(a.parent, a.token) < std::pair(b.parent, b.token);

