@@ -124,16 +124,17 @@ export class TokenText {
 
   /** The token on the line below or above that is nearest. @param {1 | -1} step */
   #onNextLine(step) {
-    const { offsetTop: top, offsetLeft: left } = this.#spans[this.#chosen];
+    const word = (/** @type {number} */ index) => /** @type {HTMLElement} */ (this.#spans[index].lastChild);
+    const { offsetTop: top, offsetLeft: left } = word(this.#chosen);
     let best = this.#chosen;
     let line = null;
-    for (let i = this.#chosen + step; this.#spans[i]; i += step) {
-      const span = this.#spans[i];
-      if (span.offsetTop === top) continue;
-      line ??= span.offsetTop;
-      if (span.offsetTop !== line) break;
-      const nearer = Math.abs(span.offsetLeft - left) < Math.abs(this.#spans[best].offsetLeft - left);
-      if (best === this.#chosen || nearer) best = i;
+    for (let i = this.#chosen + step; i >= 0 && i < this.#spans.length; i += step) {
+      const { offsetTop, offsetLeft } = word(i);
+      if (offsetTop === top) continue;
+      line ??= offsetTop;
+      if (offsetTop !== line) break;
+      const isNearer = Math.abs(offsetLeft - left) < Math.abs(word(best).offsetLeft - left);
+      if (best === this.#chosen || isNearer) best = i;
     }
     return best;
   }
