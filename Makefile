@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format format-check types fuzz readme report site recording neon clean
+.PHONY: help install browser demo test lint format format-check types fuzz readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ format-check: $(STAMP) ## Check the formatting
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
+browser: ## Install what the tests of the page need from npm: axe, which checks that all can use it
+	npm install --prefix tests/playground --no-package-lock --no-audit --no-fund --silent
+
 MINUTES ?= 1
 # 72: stopped with Ctrl-C.
 fuzz: $(STAMP) ## Look for a model file that breaks the engine: make fuzz MINUTES=10
@@ -75,6 +78,9 @@ neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debia
 	cmake -S native -B build/neon -DZLIB_INCLUDE_DIR=$(NEON_ZLIB)/include -DZLIB_SHARED=$(NEON_ZLIB)/lib64/libz.so -DZLIB_STATIC=$(NEON_ZLIB)/lib64/libz.a -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++
 	cmake --build build/neon --target itera-run
 	qemu-aarch64 build/neon/itera-run --check
+
+wasm: $(STAMP) ## Build the playground's engine as WebAssembly (Debian: clang-19 and what tools/wasm.py names)
+	$(BIN)/python -m tools.wasm
 
 clean: ## Remove .venv, caches and build outputs; results and checkpoints stay
 	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis

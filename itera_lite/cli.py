@@ -54,6 +54,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.serve:serve",
         "Answer OpenAI's API, and show the playground, from a model.",
     ),
+    "playground": (
+        "itera_lite.commands.playground:playground",
+        "Write a web page that holds the engine and a model, as one file.",
+    ),
     "bench": ("itera_lite.commands.bench:bench", "Measure speed, memory and energy."),
     "bench decode": (
         "itera_lite.commands.bench_decode:bench_decode",
@@ -70,6 +74,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench complete": (
         "itera_lite.commands.bench_complete:bench_complete",
         "Measure how many keystrokes a model's completions save on held-out text.",
+    ),
+    "bench playground": (
+        "itera_lite.commands.bench_playground:bench_playground",
+        "Measure the playground's engine in a browser, beside wllama.",
     ),
     "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
     "bench seeds": (

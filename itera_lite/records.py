@@ -912,6 +912,27 @@ class Keystrokes(Measured, tag="keystrokes"):
     completers: dict[str, Typing]
 
 
+class BrowserDecoding(Measured, tag="browser_decoding"):
+    """The playground's engine in a browser, beside wllama; ``repeated_rounds``: see `Benchmark`.
+
+    Attributes:
+        file: name of the model's file; ``parameters`` of the model.
+        wasm_bytes: of the engine.
+        engine_ms, model_ms: to compile and check the engine, and to load the model, from bytes.
+    """
+
+    file: str
+    file_bytes: PositiveInt
+    parameters: PositiveInt
+    wasm_bytes: PositiveInt
+    engine_ms: Stat
+    model_ms: Stat
+    runtimes: dict[str, RuntimeDecoding]
+    ratios: list[SpeedRatio] = []
+    targets: list[Target] = []
+    repeated_rounds: int = 0
+
+
 # --- Studies: ladder.json, seeds.json, NAME_comparison.json --------------------------------------
 
 

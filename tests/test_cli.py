@@ -372,6 +372,7 @@ NUMBERS = {
     "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
     "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
     "bench complete": "offered=0,-1,101 max-bytes=0,-5KB,nan",
+    "bench playground": "repeats=0,-1 tokens=0,-1",
     "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 workers=0,-1 repeats=0 steps=0,-1",
     "bench seeds": (
         "seeds=0,1,-1 first-seed=-1,9223372036854775806 minutes=0,nan,inf tokens=0,-3M,nan "
@@ -437,7 +438,9 @@ def test_workers_have_the_name_of_an_earlier_version_too(
 def test_every_number_is_tried() -> None:
     """What `test_numbers_out_of_range_are_wrong_use` leaves out is no number."""
     others = {"data", "train"}  # they have tests of their own
-    for name in set(cli.VERBS) - others - {"export", "report", "check", "push", "pull"}:
+    for name in set(cli.VERBS) - others - {
+        "export", "report", "playground", "check", "push", "pull"
+    }:
         function = verb_function(cli.VERBS[name][0])
         tried = {part.partition("=")[0].split(".")[0] for part in NUMBERS[name].split()}
         for parameter in inspect.signature(function).parameters.values():

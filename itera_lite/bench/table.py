@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itera_lite.bench.runtimes import OURS
 from itera_lite.records import (
     Benchmark,
+    BrowserDecoding,
     Decode,
     DecodeSpeed,
     Keystrokes,
@@ -87,6 +88,20 @@ def print_keystrokes(record: Keystrokes) -> None:
         rows.append([f"  {who}", *counts, f"{one.median_ms:.3f}", f"{one.p99_ms:.3f}"])
     titles = ["  Offers by", "keystrokes", "saved", f"of {record.words:,} words taken"]
     print(table([*titles, "ms a keystroke, median", "p99"], rows))
+
+
+def print_browser(record: BrowserDecoding) -> None:
+    """Prints what was measured in a browser, and its target."""
+    browser = record.provenance.versions["chromium"]
+    print(f"\n{record.file}: {record.parameters:,} parameters; Chromium {browser}, one thread")
+    for runtime, speed in record.runtimes.items():
+        _speed(f"{runtime:24}", speed.tokens_per_second)
+    _ratios(record.ratios)
+    print(
+        f"  engine: {record.wasm_bytes:,} bytes, {record.engine_ms.median:.0f} ms to compile and "
+        f"check; model: {record.model_ms.median:.0f} ms to load"
+    )
+    _targets(record.targets)
 
 
 def print_training(record: TrainingSpeed) -> None:

@@ -44,7 +44,8 @@ int64_t integer(const Entry &entry, uint64_t index) {
 }
 
 std::string_view text_at(const std::byte *at) {
-    return {reinterpret_cast<const char *>(at + sizeof(uint64_t)), read_as<uint64_t>(at)};
+    return {reinterpret_cast<const char *>(at + sizeof(uint64_t)),
+            static_cast<size_t>(read_as<uint64_t>(at))};
 }
 
 template <typename Range>

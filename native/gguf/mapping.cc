@@ -30,24 +30,25 @@ Mapping::Mapping(const std::string &path) : of_file_(true) {
     if (fstat(file.number, &status) != 0) throw Error("can't be read: " + reason(errno));
     if (S_ISDIR(status.st_mode)) throw Error(std::string("is a folder") + kExpected);
     if (!S_ISREG(status.st_mode)) throw Error(std::string("is not a regular file") + kExpected);
-    if (static_cast<uintmax_t>(status.st_size) > SIZE_MAX) {
-        throw Error("is too large for this machine's address space");
-    }
-    map(static_cast<size_t>(status.st_size), PROT_READ, MAP_PRIVATE, file.number);
+    map(static_cast<uint64_t>(status.st_size), PROT_READ, MAP_PRIVATE, file.number);
 }
 
-Mapping::Mapping(size_t size) : of_file_(false) {
-    map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+Mapping::Mapping(uint64_t size) : of_file_(false) {
+    map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
 }
 
-void Mapping::map(size_t size, int protection, int flags, int file) {
+void Mapping::map(uint64_t size, int protection, int flags, int file) {
     if (size == 0) return;  // a mapping can't be empty
-    void *start = mmap(nullptr, size, protection, flags, file, 0);
+    if (size > SIZE_MAX) {
+        throw Error("needs " + std::to_string(size) +
+                    " bytes of memory, more than this machine can address");
+    }
+    void *start = mmap(nullptr, static_cast<size_t>(size), protection, flags, file, 0);
     if (start == MAP_FAILED) {
         throw Error("can't be held in memory, " + std::to_string(size) +
                     " bytes: " + reason(errno));
     }
-    bytes_ = {static_cast<std::byte *>(start), size};
+    bytes_ = {static_cast<std::byte *>(start), static_cast<size_t>(size)};
 }
 
 Mapping::Mapping(Mapping &&other) noexcept

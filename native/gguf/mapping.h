@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -13,8 +14,9 @@ class Mapping {
   public:
     // Throws `Error` where the file can't be opened or isn't a regular file.
     explicit Mapping(const std::string &path);
-    // Zeros that may be written. Throws `Error` where there isn't so much memory.
-    explicit Mapping(size_t size);
+    // Zeros that may be written, aligned to 64. The system gives a page where it is touched first,
+    // so that room which isn't used costs nothing. Throws `Error` where there isn't so much memory.
+    explicit Mapping(uint64_t size);
     Mapping(Mapping &&other) noexcept;
     Mapping &operator=(Mapping &&other) noexcept;
     ~Mapping();
@@ -26,7 +28,7 @@ class Mapping {
     void release(std::span<const std::byte> part) const;
 
   private:
-    void map(size_t size, int protection, int flags, int file);
+    void map(uint64_t size, int protection, int flags, int file);
 
     std::span<std::byte> bytes_;
     bool of_file_;

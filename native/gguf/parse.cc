@@ -60,7 +60,7 @@ class Cursor {
         const auto length = take<uint64_t>(what);
         const char *start = reinterpret_cast<const char *>(here());
         skip(length, what);
-        return {start, length};
+        return {start, static_cast<size_t>(length)};
     }
 
     // A count of things that take at least `smallest` bytes each.

@@ -38,6 +38,8 @@ const Kernels *kernels_named(std::string_view name) {
         return &kAvx2;
 #elif defined(ITERA_ARM)
     if (name == "neon" && has_dot_product()) return &kNeon;
+#elif defined(__wasm_simd128__)
+    if (name == "wasm-simd128") return &kWasm;
 #endif
     return nullptr;
 }
@@ -49,9 +51,9 @@ const Kernels &choose() {
         if (const Kernels *found = kernels_named(wanted)) return *found;
         throw Error(std::string("ITERA_ISA=") + wanted +
                     ": this processor or build has no such kernels; expected portable, avx2, "
-                    "avx512 or neon, or nothing for the fastest");
+                    "avx512, neon or wasm-simd128, or nothing for the fastest");
     }
-    for (const char *name : {"avx512", "avx2", "neon"})
+    for (const char *name : {"avx512", "avx2", "neon", "wasm-simd128"})
         if (const Kernels *found = kernels_named(name)) return *found;
     return kPortable;
 }

@@ -137,10 +137,10 @@ struct Kernels {
 };
 
 // Each is defined where the build is for its processor.
-extern const Kernels kPortable, kAvx2, kAvx512, kNeon;
+extern const Kernels kPortable, kAvx2, kAvx512, kNeon, kWasm;
 
 // The fastest table that this processor can run; the environment variable ITERA_ISA (portable,
-// avx2, avx512, neon) names another. Throws `Error` for a name that `kernels_named` doesn't know.
+// avx2, avx512, neon, wasm-simd128) names another. Throws `Error` for a name that `kernels_named` doesn't know.
 const Kernels &kernels();
 // A table by name, or null where this build or this processor lacks it.
 const Kernels *kernels_named(std::string_view name);

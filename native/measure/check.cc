@@ -22,7 +22,8 @@ using Numbers = std::vector<float>;
 
 class Checker {
   public:
-    explicit Checker(const Kernels &kernels) : portable_(*kernels_named("portable")), k_(kernels) {}
+    Checker(const Kernels &kernels, bool quick)
+        : portable_(*kernels_named("portable")), k_(kernels), quick_(quick) {}
 
     std::vector<KernelCheck> run() {
         for (const TensorType type : {TensorType::F32, TensorType::F16, TensorType::BF16,
@@ -31,7 +32,8 @@ class Checker {
         quantize();
         elementwise();
         ssm();
-        for (const size_t length : {1, 15, 16, 17, 130, 700}) attention(length);
+        for (const size_t length : {1, 15, 16, 17, 130, 700})
+            if (!quick_ || length == 17) attention(length);
         search();
         sampling();
         return std::move(found_);
@@ -113,6 +115,7 @@ class Checker {
             const Tensor *const one[] = {&tensor};
             const Matrix a = pack(one, theirs, portable_), b = pack(one, ours, k_);
             for (const uint32_t n : {1u, 2u, 9u, 19u}) {
+                if (quick_ && n > 2) break;
                 const Input in = input(n, columns);
                 const size_t stride = a.padded_rows();
                 const Rows x{in.x.data(), round_up(columns, kBlock), in.q.data(), in.scales.data(),
@@ -301,12 +304,15 @@ class Checker {
     }
 
     const Kernels &portable_, &k_;
+    const bool quick_;
     std::mt19937 generator_{20260917};
     std::vector<KernelCheck> found_;
 };
 
 }  // namespace
 
-std::vector<KernelCheck> check_kernels(const Kernels &kernels) { return Checker(kernels).run(); }
+std::vector<KernelCheck> check_kernels(const Kernels &kernels, bool quick) {
+    return Checker(kernels, quick).run();
+}
 
 }  // namespace itera

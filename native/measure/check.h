@@ -15,7 +15,8 @@ struct KernelCheck {
     bool good() const { return difference <= allowed; }  // false for NaN
 };
 
-// One result a kernel: the worst of all the sizes that were tried.
-std::vector<KernelCheck> check_kernels(const Kernels &kernels);
+// One result a kernel: the worst of all the sizes that were tried, which are few where it is to be
+// quick.
+std::vector<KernelCheck> check_kernels(const Kernels &kernels, bool quick = false);
 
 }  // namespace itera

@@ -1,7 +1,5 @@
 #include "model/arena.h"
 
-#include <sys/mman.h>
-
 #include <utility>
 
 #include "gguf/error.h"
@@ -21,33 +19,27 @@ static void permit(std::byte *, size_t) {}
 
 namespace itera {
 
-Arena::Arena(size_t bytes) : size_(round_up(bytes, 64) + 64) {
-    void *at = mmap(nullptr, size_, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (at == MAP_FAILED) throw Error("no memory for " + std::to_string(size_) + " bytes");
-    base_ = static_cast<std::byte *>(at);
-    forbid(base_, size_);
+Arena::Arena(uint64_t bytes) : memory_(round_up(bytes, 64) + 64) {
+    forbid(memory_.data(), memory_.bytes().size());
 }
 Arena::Arena(Arena &&other) noexcept { *this = std::move(other); }
 Arena &Arena::operator=(Arena &&other) noexcept {
-    std::swap(base_, other.base_);
-    std::swap(size_, other.size_);
+    std::swap(memory_, other.memory_);
     std::swap(used_, other.used_);
     return *this;
 }
 Arena::~Arena() {
-    if (!base_) return;
-    permit(base_, size_);  // something else may be mapped here next
-    munmap(base_, size_);
+    permit(memory_.data(), memory_.bytes().size());  // something else may be mapped here next
 }
-std::byte *Arena::take(size_t bytes) {
+std::byte *Arena::take(uint64_t bytes) {
     bytes = round_up(bytes, 64);
-    if (!base_) {
+    const uint64_t size = memory_.bytes().size();
+    if (!size) {
         used_ += bytes + kGap;
         return nullptr;
     }
-    if (bytes + kGap > size_ - used_) throw Error("internal: the memory plan was too small");
-    std::byte *part = base_ + std::exchange(used_, used_ + bytes + kGap);
+    if (bytes + kGap > size - used_) throw Error("internal: the memory plan was too small");
+    std::byte *part = memory_.data() + std::exchange(used_, used_ + bytes + kGap);
     permit(part, bytes);
     return part;
 }

@@ -2,29 +2,33 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+
+#include "gguf/mapping.h"
 
 namespace itera {
 
-constexpr size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+template <class N> constexpr N round_up(N n, size_t to) { return N((n + to - 1) / to * to); }
 
-// The memory of a model's weights, of a state or of a session.
+// The memory of a model's weights, of a state or of a session. Sizes have 64 bits on every machine:
+// a file's numbers make them larger than 32 bits can count, which must be refused, not cut off.
 class Arena {
   public:
     Arena() = default;
-    explicit Arena(size_t bytes);  // throws `Error` where there is no such memory
+    explicit Arena(uint64_t bytes);  // throws `Error` where there is no such memory
     Arena(Arena &&other) noexcept;
     Arena &operator=(Arena &&other) noexcept;
     ~Arena();
     // Zeros, aligned to 64. An arena without memory only counts, and gives null.
-    std::byte *take(size_t bytes);
-    template <class T> T *take(size_t count) {
+    std::byte *take(uint64_t bytes);
+    template <class T> T *take(uint64_t count) {
         return reinterpret_cast<T *>(take(count * sizeof(T)));
     }
-    size_t used() const { return used_; }
+    uint64_t used() const { return used_; }
 
   private:
-    std::byte *base_ = nullptr;
-    size_t size_ = 0, used_ = 0;
+    Mapping memory_{0};
+    uint64_t used_ = 0;
 };
 
 }  // namespace itera

@@ -14,8 +14,8 @@ namespace {
 constexpr size_t kMostNotes = 16;
 
 // Bytes that the weights take at most once they are packed.
-size_t plan(const Gguf &file) {
-    size_t total = 0;
+uint64_t plan(const Gguf &file) {
+    uint64_t total = 0;
     for (const Tensor &tensor : file.tensors()) total += packed_bytes(tensor) + 256;
     return total;
 }

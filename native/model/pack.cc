@@ -34,11 +34,11 @@ void refuse_not_finite(const Tensor &tensor) {
                 " that are NaN or infinite: the training diverged, or the file is damaged");
 }
 
-size_t row_bytes(TensorType type, uint64_t columns) {
+uint64_t row_bytes(TensorType type, uint64_t columns) {
     return columns / info(type).values * info(type).bytes;
 }
 
-size_t group_bytes(TensorType type, uint64_t columns) {
+uint64_t group_bytes(TensorType type, uint64_t columns) {
     return round_up(row_bytes(type, columns) * kLanes, 64);
 }
 
@@ -109,15 +109,15 @@ float number_at(const std::byte *at, TensorType type) {
 
 }  // namespace
 
-size_t packed_bytes(const Tensor &tensor) {
+uint64_t packed_bytes(const Tensor &tensor) {
     // A stack of experts fills up the last group of each of its parts.
     const uint64_t parts = tensor.shape[0] * tensor.shape[1];
     const uint64_t groups = parts * ((tensor.rows() + kLanes - 1) / kLanes);
-    const size_t as_matrix = groups * group_bytes(tensor.type, tensor.columns());
-    const size_t as_floats = round_up(tensor.numbers() * 4, 64);
+    const uint64_t as_matrix = groups * group_bytes(tensor.type, tensor.columns());
+    const uint64_t as_floats = round_up(tensor.numbers() * 4, 64);
     const bool small = tensor.all_rows() <= 8;  // a vector, a convolution's taps
     const bool thin = tensor.columns() <= 8;  // taps, which are turned into rows: twice
-    return std::max(as_matrix, thin ? 2 * as_floats : small ? as_floats : 0);
+    return std::max(as_matrix, thin ? 2 * as_floats : small ? as_floats : uint64_t{0});
 }
 
 Matrix pack(std::span<const Tensor *const> tensors, Arena &arena, const Kernels &kernels,

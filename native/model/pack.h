@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "gguf/tensor.h"
@@ -14,7 +15,7 @@
 namespace itera {
 
 // Bytes that a tensor takes from an arena at most, as a matrix or as floats.
-size_t packed_bytes(const Tensor &tensor);
+uint64_t packed_bytes(const Tensor &tensor);
 
 // The rows of tensors of one shape and type as one matrix, all leading dimensions taken together.
 // With `stack` > 0 a tensor is a stack of experts of that many rows: each begins a new group, and

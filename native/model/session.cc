@@ -29,19 +29,19 @@ Session::Session(const Model &model, uint32_t max_rows, const Kernels *kernels)
 
 void Session::layout() {
     const Config &c = model_.config;
-    const size_t rows = max_rows_, choices = std::max<size_t>(1, c.top_k);
-    size_t wide = c.d_model, kv = 0;
+    const uint64_t rows = max_rows_, choices = std::max<uint64_t>(1, c.top_k);
+    uint64_t wide = c.d_model, kv = 0;
     for (const Layer &l : model_.layers) {
-        wide = std::max<size_t>(wide, l.in.padded_rows());
-        kv = std::max<size_t>(kv, size_t(l.n_kv_heads) * c.head_dim);
+        wide = std::max<uint64_t>(wide, l.in.padded_rows());
+        kv = std::max<uint64_t>(kv, uint64_t(l.n_kv_heads) * c.head_dim);
     }
-    const size_t q = size_t(c.n_heads) * c.head_dim;
-    const size_t inner = std::max(round_up(c.d_expert, kLanes), round_up(c.d_ff, kLanes));
+    const uint64_t q = uint64_t(c.n_heads) * c.head_dim;
+    const uint64_t inner = std::max(round_up(c.d_expert, kLanes), round_up(c.d_ff, kLanes));
     stream_ = buffer(c.d_model, rows);
     normed_ = buffer(c.d_model, rows);
     added_ = buffer(c.d_model, rows);
     wide_ = buffer(wide, rows * choices);
-    mixed_ = buffer(std::max<size_t>(q, c.d_inner), rows);
+    mixed_ = buffer(std::max<uint64_t>(q, c.d_inner), rows);
     hidden_ = buffer(2 * inner, rows * choices);
     gated_ = buffer(inner, rows * choices);
     queries_ = buffer(q, rows);
@@ -61,9 +61,9 @@ void Session::layout() {
     sines_ = arena_.take<float>(rows * c.rope_dims);
 }
 
-Session::Buffer Session::buffer(size_t width, size_t rows) {
+Session::Buffer Session::buffer(uint64_t width, uint64_t rows) {
     Buffer b;
-    b.width = round_up(width, kBlock);
+    b.width = size_t(round_up(width, kBlock));
     b.x = arena_.take<float>(b.width * rows);
     b.q = arena_.take<int8_t>(b.width * rows);
     b.scales = arena_.take<float>(b.width / kBlock * rows);

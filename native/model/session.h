@@ -67,7 +67,7 @@ class Session {
     void layout();
     void find_positions(std::span<const Row> rows);
     void embed(std::span<const Row> rows);
-    Buffer buffer(size_t width, size_t rows);
+    Buffer buffer(uint64_t width, uint64_t rows);
     Rows input(const Buffer &buffer, uint32_t n, bool quantize, uint32_t first = 0);
     void multiply(const Matrix &matrix, const Rows &in, const Buffer &out,
                   const float *bias = nullptr);

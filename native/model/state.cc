@@ -33,12 +33,12 @@ uint64_t checksum_of(std::string_view bytes) {
 
 State::State(const Model &model) : model_(&model), context_(model.config.context) {
     const Config &c = model.config;
-    const size_t positions = round_up(context_, kCacheStep);  // kernels read whole steps
-    const size_t width = round_up(c.head_dim, kLanes) * (model.cache8 ? 1 : sizeof(float));
-    size_t total = 0;
-    const auto areas = [&](size_t count, size_t fixed, size_t per_position) {
-        const size_t stride = round_up(fixed + per_position * positions, 64);
-        const size_t begin = std::exchange(total, total + count * stride);
+    const uint64_t positions = round_up(context_, kCacheStep);  // kernels read whole steps
+    const uint64_t width = round_up(c.head_dim, kLanes) * (model.cache8 ? 1 : sizeof(float));
+    uint64_t total = 0;
+    const auto areas = [&](uint64_t count, uint64_t fixed, uint64_t per_position) {
+        const uint64_t stride = round_up(fixed + per_position * positions, 64);
+        const uint64_t begin = std::exchange(total, total + count * stride);
         return Areas{begin, stride, count, fixed, per_position};
     };
     for (const Layer &layer : model.layers) {
@@ -50,8 +50,8 @@ State::State(const Model &model) : model_(&model), context_(model.config.context
             of[kKeyScales] = areas(heads, 0, sizeof(float));
             of[kValueScales] = areas(heads, 0, sizeof(float));
         } else {
-            of[kWindow] = areas(1, 4 * size_t(c.d_conv - 1) * c.conv_channels(), 0);
-            of[kSsm] = areas(1, 4 * size_t(c.d_inner) * c.d_state, 0);
+            of[kWindow] = areas(1, 4 * uint64_t(c.d_conv - 1) * c.conv_channels(), 0);
+            of[kSsm] = areas(1, 4 * uint64_t(c.d_inner) * c.d_state, 0);
         }
     }
     arena_ = Arena(total);
@@ -62,12 +62,12 @@ std::vector<std::span<std::byte>> State::used_parts() const {
     std::vector<std::span<std::byte>> parts;
     const size_t used = round_up(length_, kLanes);
     for (const auto &layer : layers_) {
-        const size_t heads = std::max(layer[kKeys].count, layer[kWindow].count);
-        for (size_t h = 0; h < heads; h++)
+        const uint64_t heads = std::max(layer[kKeys].count, layer[kWindow].count);
+        for (uint64_t h = 0; h < heads; h++)
             for (const Areas &a : layer)
                 if (h < a.count)
                     parts.emplace_back(memory_ + a.begin + h * a.stride,
-                                       a.fixed + a.per_position * used);
+                                       size_t(a.fixed + a.per_position * used));
     }
     return parts;
 }

@@ -51,7 +51,7 @@ class State {
     // `fixed` bytes and `per_position` for every token.
     enum Kind { kWindow, kSsm, kKeys, kValues, kKeyScales, kValueScales, kKinds };
     struct Areas {
-        size_t begin = 0, stride = 0, count = 0, fixed = 0, per_position = 0;
+        uint64_t begin = 0, stride = 0, count = 0, fixed = 0, per_position = 0;
     };
     template <class T> T *at(size_t layer, Kind kind, size_t index = 0) {
         const Areas &areas = layers_[layer][kind];

@@ -1,22 +1,14 @@
 #include "run/score.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <exception>
-#include <mutex>
-#include <optional>
 #include <span>
-#include <system_error>
-#include <thread>
 
 #include "model/session.h"
 
 namespace itera {
 
 namespace {
-
-constexpr uint32_t kRows = 64;  // tokens read in one pass
 
 // Reads ids from an empty state, each but the last; ids[i] predicts ids[i + 1], which is scored
 // unless i is less than `context`.
@@ -34,6 +26,8 @@ void score_window(Session &session, State &state, std::span<const int32_t> ids, 
         });
     });
 }
+
+}  // namespace
 
 Score score_text(Session &session, State &state, const Model &model, std::string_view text,
                  const ScoreOptions &options, const std::function<void()> &between_windows) {
@@ -66,64 +60,8 @@ Score score_text(Session &session, State &state, const Model &model, std::string
     return out;
 }
 
-}  // namespace
-
 double Score::bits_per_byte() const {
     return bytes ? nats / std::log(2.0) / double(bytes) : 0.0;
-}
-
-std::vector<Score> score(const Model &model, const std::vector<std::string_view> &texts,
-                         const ScoreOptions &options,
-                         const std::function<void(uint64_t)> &progress) {
-    if (options.threads < 1 || options.threads > kMostThreads)
-        throw UsageError("threads=" + std::to_string(options.threads) + ": expected 1 to " +
-                         std::to_string(kMostThreads));
-    std::vector<Score> out(texts.size());
-    std::atomic<size_t> next = 0;
-    std::mutex mutex;
-    std::exception_ptr failed;
-    uint64_t done = 0;
-    const auto work = [&](bool is_extra) {
-        try {
-            std::optional<Session> session;
-            std::optional<State> state;
-            try {
-                session.emplace(model, kRows);
-                state.emplace(model);
-            } catch (...) {
-                if (is_extra) return;  // too little memory for another thread: the others go on
-                throw;
-            }
-            // A text may be a whole book: `progress` can stop it between two windows.
-            const auto between_windows = [&] {
-                const std::lock_guard lock(mutex);
-                if (failed) std::rethrow_exception(failed);
-                if (progress) progress(done);
-            };
-            for (size_t i; (i = next++) < texts.size();) {
-                out[i] = score_text(*session, *state, model, texts[i], options, between_windows);
-                const std::lock_guard lock(mutex);
-                done += texts[i].size();
-                if (progress) progress(done);
-            }
-        } catch (...) {
-            const std::lock_guard lock(mutex);
-            if (!failed) failed = std::current_exception();
-            next = texts.size();
-        }
-    };
-    const size_t threads = std::min<size_t>(options.threads, texts.size());
-    std::vector<std::thread> others;
-    others.reserve(threads);
-    try {
-        for (size_t t = 1; t < threads; t++) others.emplace_back(work, true);
-    } catch (const std::system_error &) {
-        // The system starts no more threads: those that run do the work.
-    }
-    work(false);
-    for (std::thread &other : others) other.join();
-    if (failed) std::rethrow_exception(failed);
-    return out;
 }
 
 TokenScores score_tokens(const Model &model, State &state, std::span<const int32_t> ids,
@@ -142,7 +80,7 @@ TokenScores score_tokens(const Model &model, State &state, std::span<const int32
     TokenScores out;
     out.log_probabilities.reserve(read);
     out.likeliest.reserve(read * std::min(n_likeliest, vocab) + 1);
-    Session session(model, uint32_t(std::clamp<size_t>(read, 1, kRows)));
+    Session session(model, uint32_t(std::clamp<size_t>(read, 1, kScoreRows)));
     session.read(state, ids.first(read), [&](size_t at, uint32_t n) {
         session.logits(0, n, [&](uint32_t row, const float *logits) {
             const float log_sum = model.kernels.log_sum_exp(logits, vocab);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "model/model.h"
+#include "model/session.h"
 #include "model/state.h"
 #include "text/likeliest.h"
 
@@ -33,6 +34,13 @@ struct ScoreOptions {
     bool log_probabilities = false;
     bool end = true;  // score the <|endoftext|> that ends the text, too
 };
+
+inline constexpr uint32_t kScoreRows = 64;  // tokens read in one pass
+
+// The score of one text, which is read on its own, after the token that begins a document. `state`
+// is cleared, and the session's memory used; `between_windows` may throw to stop.
+Score score_text(Session &session, State &state, const Model &model, std::string_view text,
+                 const ScoreOptions &options, const std::function<void()> &between_windows);
 
 // One score a text, in order. Each text is read on its own, after the token that begins a document.
 // Where the system can't start that many threads, fewer do the work. `progress` is called from one

@@ -8,7 +8,7 @@ NATIVE = Path(__file__).parents[2] / "native"
 
 # From the top to the bottom: a folder includes only from those that stand after it, so that no
 # two folders need each other.
-FOLDERS = ("fuzz", "python", "run", "measure", "model", "text", "kernels", "gguf")
+FOLDERS = ("fuzz", "python", "wasm", "run", "measure", "model", "text", "kernels", "gguf")
 
 
 def includes() -> Iterator[tuple[Path, str]]:
