@@ -217,7 +217,7 @@ def _chromium() -> Iterator[Browser]:
             "the Python package playwright isn't installed: pip install 'itera-lite[clients]'"
         ) from None
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path)
         try:
             yield browser
         finally:
