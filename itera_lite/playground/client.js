@@ -12,10 +12,10 @@ export class Client {
   /** @type {Worker} */
   #worker;
 
-  /** @param {string} source of the worker, a module */
+  /** @param {string} source of the worker: no module, which a page from the disk couldn't start */
   constructor(source) {
     const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
-    this.#worker = new Worker(url, { type: "module" });
+    this.#worker = new Worker(url);
     this.#worker.onmessage = ({ data }) => this.#receive(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();

@@ -47,6 +47,7 @@ export class Controls {
   #inputs = {};
   /** @type {Record<string, number>} */
   #advice = {};
+  #seedButton = create("button", { type: "button", class: "link", hidden: "" });
 
   /** @param {HTMLFormElement} form */
   constructor(form) {
@@ -78,9 +79,15 @@ export class Controls {
     this.#showValues();
   }
 
-  /** @param {number} seed */
-  keepSeed(seed) {
-    this.#inputs.seed.value = String(seed);
+  /** Shows the seed of a text, as a button that keeps it. @param {number} seed */
+  offerSeed(seed) {
+    this.#seedButton.hidden = this.#inputs.seed.value === String(seed);
+    this.#seedButton.textContent = strings.keepSeed(seed);
+    this.#seedButton.onclick = () => {
+      this.#inputs.seed.value = String(seed);
+      this.#seedButton.hidden = true;
+      this.#inputs.seed.focus();
+    };
   }
 
   /**
@@ -118,6 +125,7 @@ export class Controls {
     this.#inputs[name] = input;
     const head = create("div", { class: "head" }, create("label", { for: id }, label));
     if (kind === "range") head.append(create("output", { for: id }));
+    if (name === "seed") head.append(this.#seedButton);
     return create(
       ...["div", { class: `control ${kind}` }, head, input],
       create("p", { id: `${id}-hint`, class: "hint" }, hint),

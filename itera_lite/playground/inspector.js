@@ -66,12 +66,13 @@ function row(likely, isOwn, choose) {
   const parts = [
     create("span", { class: "name" }, name),
     bar,
+    " ",
     create("span", { class: "share" }, strings.probability(likely.probability)),
   ];
   const item = create("li", isOwn ? { "aria-current": "true" } : {});
   if (choose && likely.text) {
-    const label = strings.goOnWith(name, likely.probability);
-    const button = create("button", { type: "button", class: "row", "aria-label": label }, ...parts);
+    const action = create("span", { class: "unseen" }, strings.goOnWith, " ");
+    const button = create("button", { type: "button", class: "row" }, action, ...parts);
     button.addEventListener("click", () => choose(likely));
     item.append(button);
   } else {

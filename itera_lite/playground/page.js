@@ -12,7 +12,6 @@ const MOST_SCORED = 16384; // characters: a longer text would keep the worker bu
 
 const parts = readParts();
 const runButton = find(document, "#run");
-const seedButton = find(document, "#keep-seed");
 const prompt = find(document, "#prompt");
 const scoredText = find(document, "#scored-text");
 const scoredLimit = find(document, "#scored-limit");
@@ -117,6 +116,7 @@ function addSide() {
     onOpen: (opened) => {
       if (opened === sides[0]) controls.advise(opened.info.sampling);
       if (mode === "score") score();
+      showState();
     },
     onClose: removeSide,
   });
@@ -149,9 +149,7 @@ async function generate() {
   const options = controls.options();
   if (!options) return;
   announce(strings.generating);
-  seedButton.hidden = false;
-  seedButton.textContent = strings.keepSeed(options.seed);
-  seedButton.onclick = () => controls.keepSeed(options.seed);
+  controls.offerSeed(options.seed);
   await Promise.all(sides.map((side) => side.generate(prompt.value, options)));
 }
 
@@ -234,7 +232,8 @@ function showExamples() {
 
 function showLegend() {
   const swatches = [0, ...LEVELS].map((least, level) => {
-    const swatch = create("li", { class: "token" }, level ? String(least) : "0");
+    const words = strings.atLeast(least, level === LEVELS.length);
+    const swatch = create("li", { class: "token" }, create("span", { class: "coloured" }, words));
     swatch.dataset.level = String(level);
     return swatch;
   });

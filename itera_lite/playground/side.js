@@ -6,7 +6,7 @@ import { Inspector } from "./inspector.js";
 import { strings } from "./strings.js";
 import { TokenText } from "./tokens.js";
 
-const MOST_BYTES = 2e9; // of a file: the engine's memory ends at 4 GB
+const MOST_BYTES = 1e9; // of a file: an instance of the engine has at most 1 GiB
 
 /**
  * What a model is opened from.
@@ -56,6 +56,7 @@ export class Side {
       ...{ figures: part(".figures"), ending: part(".ending"), next: part(".next") },
       ...{ writing: part(".written"), scoring: part(".scored") },
     };
+    this.parts.writing.dataset.empty = strings.writtenEmpty;
     this.parts.name.id = `model-${number}`;
     this.element.setAttribute("aria-labelledby", this.parts.name.id);
 
@@ -119,7 +120,8 @@ export class Side {
     this.element.setAttribute("aria-busy", "true");
     this.parts.facts.textContent = strings.loading(source.name);
     try {
-      const loaded = await client.request("open", { wasm: this.page.parts.wasm, file: source.file });
+      const file = typeof source.file === "string" ? source.file : await source.file.arrayBuffer();
+      const loaded = await client.request("open", { wasm: this.page.parts.wasm, file });
       await this.stop();
       this.#client?.end();
       this.#client = client;
@@ -257,9 +259,8 @@ export class Side {
     const buttons = likeliest.map((likely) => {
       const name = strings.tokenName(likely);
       const share = create("small", {}, strings.probability(likely.probability));
-      const label = strings.insert(name, likely.probability);
-      const attributes = { type: "button", class: "chip", "aria-label": label };
-      const button = create("button", attributes, name, " ", share);
+      const action = create("span", { class: "unseen" }, strings.insert, " ");
+      const button = create("button", { type: "button", class: "chip" }, action, name, " ", share);
       if (likely.text) button.addEventListener("click", () => this.page.onInsert(likely.text));
       else button.setAttribute("disabled", "");
       return create("li", {}, button);
@@ -301,7 +302,9 @@ export class Side {
   #showModel() {
     const { name, facts, about, useOwn } = this.parts;
     name.textContent = this.name;
-    facts.textContent = this.info ? strings.facts(this.info) : strings.openHint;
+    const { info } = this;
+    const bytes = this.#source?.bytes ?? 0;
+    facts.textContent = info ? strings.facts(info.parameters, bytes) : strings.openHint;
     about.hidden = !this.info;
     const { model } = this.page.parts;
     useOwn.hidden = !model || this.#source === model;
@@ -318,7 +321,7 @@ export class Side {
       [words.parameters, strings.count(info.parameters)],
       [words.vocabulary, strings.tokensOf(info.vocabSize)],
       [words.context, strings.tokensOf(info.context)],
-      [words.size, strings.sizeOf(info.fileBytes)],
+      [words.size, strings.sizeOf(/** @type {Source} */ (this.#source).bytes)],
       [words.kernels, kernels],
       [words.loading, strings.loadTime(engineMs, modelMs)],
       ...info.notes.map((/** @type {string} */ note) => [words.note, note]),

@@ -50,14 +50,13 @@ export const strings = {
   examples: "Try",
   exampleTexts: [
     "Once upon a time",
-    "The little dragon was afraid of",
-    "“I have an idea!” said Lily.",
+    "The little dragon",
+    "“I have an idea!”",
   ],
   run: "Generate",
   runKeys: "Ctrl + Enter",
   stop: "Stop",
   stopKeys: "Esc",
-  keepSeed: (/** @type {number} */ seed) => `Keep seed ${seed}`,
 
   scored: "Your text",
   scoredHint: "Type or paste: each token is coloured by how much it surprises the model.",
@@ -65,18 +64,18 @@ export const strings = {
   scoredLimit: (/** @type {number} */ limit) =>
     `Only the first ${number(limit)} characters are scored.`,
   nextHere: "Likeliest next at the cursor",
-  insert: (/** @type {string} */ text, /** @type {number} */ probability) =>
-    `Insert ${text}, ${percent(probability)}`,
+  insert: "Insert",
 
   legend: "Surprise in bits",
+  atLeast: (/** @type {number} */ bits, /** @type {boolean} */ isLast) =>
+    `${bits === 0.5 ? "½" : bits}${isLast ? "+" : ""}`,
   numbers: "Numbers",
   compare: "Compare two models",
 
   sampling: "Sampling",
   more: "More",
   reset: "Reset to the model’s advice",
-  all: "all",
-  off: "off",
+  keepSeed: (/** @type {number} */ seed) => `keep ${seed}`,
   /** @type {Record<string, {label: string, hint: string, placeholder?: string}>} */
   controls: {
     temperature: {
@@ -117,8 +116,8 @@ export const strings = {
   noModel: "No model yet",
   loading: (/** @type {string} */ name) => `Loading ${name} …`,
   ready: (/** @type {string} */ name) => `${name} is ready`,
-  facts: (/** @type {{parameters: number, fileBytes: number}} */ info) =>
-    `${amount(info.parameters)} parameters, ${size(info.fileBytes)}`,
+  facts: (/** @type {number} */ parameters, /** @type {number} */ bytes) =>
+    `${amount(parameters)} parameters, ${size(bytes)}`,
   broken: (
     /** @type {string} */ name,
     /** @type {string} */ reason,
@@ -171,8 +170,7 @@ export const strings = {
     /** @type {string} */ surprise,
     /** @type {{text: string | null, hex: string, probability: number}[]} */ top,
   ) => `${surprise}. ${top.map((each) => `${token(each)} ${percent(each.probability)}`).join(", ")}`,
-  goOnWith: (/** @type {string} */ name, /** @type {number} */ probability) =>
-    `Go on with ${name}, ${percent(probability)}`,
+  goOnWith: "Go on with",
   likeliest: "Likeliest there",
   likeliestChoose: "Likeliest there: choose one to go on with it",
 
@@ -197,5 +195,4 @@ export const strings = {
   ) => `${better} needs ${percent(share)} fewer bits for this text than ${other}.`,
   footer:
     "The same engine and file run on the command line, from Python and in a server: see the project’s docs.",
-  noScript: "This page is a program: it needs JavaScript and WebAssembly.",
 };

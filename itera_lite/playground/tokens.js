@@ -69,7 +69,9 @@ export class TokenText {
 
   /** @param {Token} token @param {number} index */
   #span(token, index) {
-    const span = create("span", { class: "token", tabindex: "-1" }, token.text);
+    const [, space, rest] = /** @type {string[]} */ (/^(\s*)([^]*)$/.exec(token.text));
+    const coloured = create("span", { class: "coloured" }, rest || space);
+    const span = create("span", { class: "token", tabindex: "-1" }, rest ? space : "", coloured);
     span.dataset.index = String(index);
     span.dataset.level = String(levelOf(token.bits));
     if (token.bits !== null) span.dataset.bits = strings.bitsShort(token.bits);
@@ -80,8 +82,8 @@ export class TokenText {
 
   /** @param {EventTarget | null} target */
   #indexOf(target) {
-    const index = target instanceof HTMLElement ? target.dataset.index : undefined;
-    return index === undefined ? -1 : Number(index);
+    const token = target instanceof Element ? target.closest(".token") : null;
+    return token instanceof HTMLElement ? Number(token.dataset.index) : -1;
   }
 
   /** @param {number} index */
@@ -122,16 +124,17 @@ export class TokenText {
 
   /** The token on the line below or above that is nearest. @param {1 | -1} step */
   #onNextLine(step) {
-    const { offsetTop: top, offsetLeft: left } = this.#spans[this.#chosen];
+    const word = (/** @type {number} */ index) => /** @type {HTMLElement} */ (this.#spans[index].lastChild);
+    const { offsetTop: top, offsetLeft: left } = word(this.#chosen);
     let best = this.#chosen;
     let line = null;
-    for (let i = this.#chosen + step; this.#spans[i]; i += step) {
-      const span = this.#spans[i];
-      if (span.offsetTop === top) continue;
-      line ??= span.offsetTop;
-      if (span.offsetTop !== line) break;
-      const nearer = Math.abs(span.offsetLeft - left) < Math.abs(this.#spans[best].offsetLeft - left);
-      if (best === this.#chosen || nearer) best = i;
+    for (let i = this.#chosen + step; i >= 0 && i < this.#spans.length; i += step) {
+      const { offsetTop, offsetLeft } = word(i);
+      if (offsetTop === top) continue;
+      line ??= offsetTop;
+      if (offsetTop !== line) break;
+      const isNearer = Math.abs(offsetLeft - left) < Math.abs(word(best).offsetLeft - left);
+      if (best === this.#chosen || isNearer) best = i;
     }
     return best;
   }

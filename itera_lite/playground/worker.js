@@ -28,10 +28,13 @@ self.onmessage = async ({ data: { id, type, values } }) => {
   }
 };
 
-/** @param {{wasm: string, file: string | Blob}} values base64 of the gzipped engine; the model */
+/**
+ * @param {{wasm: string, file: string | ArrayBuffer}} values base64 of the gzipped engine; a model,
+ *   also in base64 where it comes from the page
+ */
 async function open({ wasm, file }) {
   const engineBytes = await gunzip(fromBase64(wasm));
-  const bytes = typeof file === "string" ? fromBase64(file) : new Uint8Array(await file.arrayBuffer());
+  const bytes = typeof file === "string" ? fromBase64(file) : new Uint8Array(file);
   const begin = performance.now();
   const engine = await loadEngine(engineBytes);
   const loaded = performance.now();
@@ -148,8 +151,14 @@ function fromBase64(text) {
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }
 
-/** @param {Uint8Array} bytes */
+/**
+ * Not through a Blob: WebKit reads none in the worker of a page from the disk.
+ * @param {Uint8Array} bytes
+ */
 async function gunzip(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const stream = new DecompressionStream("gzip");
+  const writer = stream.writable.getWriter();
+  writer.write(bytes);
+  writer.close();
+  return new Uint8Array(await new Response(stream.readable).arrayBuffer());
 }

@@ -163,21 +163,22 @@ def test_the_page_works(driver: Marionette | WebKit, page_file: Path) -> None:
     def wait(condition: str) -> None:
         until(lambda: driver.run(f"return !!({condition})()"))
 
-    def write(tokens: int, temperature: float) -> None:
+    def write(tokens: int, temperature: float, prompt: str) -> None:
         driver.run(
             f"document.querySelector('#control-maxTokens').value = '{tokens}';"
             f"document.querySelector('#control-temperature').value = '{temperature}';"
-            f"document.querySelector('#prompt').value = {json.dumps(PROMPT)};"
+            f"document.querySelector('#prompt').value = {json.dumps(prompt)};"
             "document.querySelector('#run').click()"
         )
 
     driver.open(page_file.as_uri())
     wait(READY)
-    write(60, 0)
+    write(60, 0, PROMPT)
     wait(FINISHED)
     assert driver.run(f"return {TEXT}") == greedy(PROMPT, 60)
 
-    write(60_000, 2)
+    driver.run("document.querySelector('#control-presencePenalty').value = '-2'")
+    write(8000, 0, "ha ha ha ha ha ha")  # never ends by itself
     wait("() => document.querySelectorAll('.written .token').length > 20")
     driver.run("document.querySelector('#run').click()")
     wait(FINISHED)
