@@ -59,10 +59,10 @@ def build() -> None:
         shutil.copyfile(path, copy)
     if "playground" in cli.VERBS:
         page = PAGES / "playground.html"
-        playground = [sys.executable, "-m", "itera_lite", "playground", "--out", page]
+        playground = [sys.executable, "-m", "itera_lite", "playground", "--out", str(page)]
         subprocess.run(playground, check=True)
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
-    subprocess.run([*zensical, "--config-file", ROOT / "zensical.toml"], check=True, cwd=ROOT)
+    subprocess.run([*zensical, "--config-file", str(ROOT / "zensical.toml")], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":
