@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format format-check types fuzz readme report neon clean
+.PHONY: help install demo test lint format format-check types fuzz readme report site recording neon clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the c
 report: $(STAMP) ## Write the report again from the result files
 	$(BIN)/itera report
 
+site: $(STAMP) ## Build the documentation site in build/site
+	$(BIN)/python -m tools.site
+
+recording: $(STAMP) ## Record the terminal session that the pages show
+	$(BIN)/python -m tools.recording
+
 NEON_ZLIB := $(CURDIR)/build/neon/cmeel.prefix
 neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debian: g++-aarch64-linux-gnu qemu-user cmake)
 	@for p in aarch64-linux-gnu-g++ qemu-aarch64 cmake; do command -v $$p >/dev/null || { echo "make neon needs $$p; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user cmake" >&2; exit 1; }; done
@@ -71,5 +77,5 @@ neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debia
 	qemu-aarch64 build/neon/itera-run --check
 
 clean: ## Remove .venv, caches and build outputs; results and checkpoints stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

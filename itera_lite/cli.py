@@ -80,6 +80,12 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.export:export",
         "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
     ),
+    "check": (
+        "itera_lite.commands.check:check_model",
+        "Read a checkpoint or a GGUF file from end to end, and tell what it is.",
+    ),
+    "push": ("itera_lite.commands.push:push", "Upload a model to the Hugging Face Hub."),
+    "pull": ("itera_lite.commands.pull:pull", "Download a model from the Hugging Face Hub."),
     "compress": (
         "itera_lite.commands.compress:compress",
         "Make a model smaller: say how small, or how much worse it may get.",

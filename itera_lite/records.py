@@ -23,7 +23,7 @@ from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target
 
-Made = Literal["trained", "compressed", "distilled"]
+Made = Literal["trained", "continued", "compressed", "distilled"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, lt=2**53)]  # below: exact as a float
 
@@ -409,6 +409,40 @@ class DistillationRecord(Part):
     cache: TargetsCache
 
 
+class TextBefore(Part):
+    """A model's bits per byte on a validation text, before a training and after it.
+
+    Attributes:
+        source: the set, as it was named; ``sha256``: of the whole set.
+        bytes: of its validation text that were scored.
+        after: None while the training hasn't ended.
+    """
+
+    source: str
+    sha256: str
+    bytes: int
+    before: float
+    after: float | None = None
+
+
+class Continuation(Part):
+    """A training that went on from the weights of a checkpoint (`itera train --init`).
+
+    Attributes:
+        start: the checkpoint.
+        learning_rate_factor: of a new model's learning rates, where the user gave none.
+        text: what is trained on now.
+        earlier: what the checkpoint was trained on; None where that isn't known or can't be had.
+        earlier_missing: why there is no ``earlier``, in words.
+    """
+
+    start: Source
+    learning_rate_factor: float
+    text: TextBefore
+    earlier: TextBefore | None = None
+    earlier_missing: str = ""
+
+
 class LadderOptions(Part):
     """The ladder's settings that a stage of it was made with.
 
@@ -436,6 +470,7 @@ class Summary(Measured, tag="summary"):
         flops_breakdown: of the forward pass, by part of the model.
         expert_load: share of the tokens by expert, a row a layer, at the end of the training.
         ladder: where the model is a stage of a ladder.
+        continuation: where the training went on from another checkpoint's weights.
     """
 
     model: ModelDescription
@@ -450,6 +485,7 @@ class Summary(Measured, tag="summary"):
     compression: Quantization | VocabularyChange | FewerExperts | None = None
     distillation: DistillationRecord | None = None
     ladder: LadderOptions | None = None
+    continuation: Continuation | None = None
 
 
 # --- Evaluation: NAME_eval.json ------------------------------------------------------------------

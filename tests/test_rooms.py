@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "itera_lite"
 # fmt: off
 ROOMS = (
     "cli", "commands", "serve",
-    "studies", "compress", "bench", "distill", "engine", "export", "train", "evaluate",
+    "hub", "studies", "compress", "bench", "distill", "engine", "export", "train", "evaluate",
     "checkpoint", "model", "ops", "report", "data", "records",
     "machine", "stats", "workers", "quantities", "sampling", "config", "files", "terminal",
     "torchrun", "errors",

@@ -272,6 +272,13 @@ class Model:
                 tokens in the place of each, 0 to 20; the likeliest first, equal ones by id.
             ignore_end: never end the document (for benchmarks).
             state: the prompt is read after this state, which stays as it is.
+
+        Returns:
+            A stream. ``next()`` writes a token and gives the bytes that are ready; ``tokens``,
+            ``log_probabilities`` and ``top_log_probabilities`` are of the text so far. ``done`` is
+            true at its end, and ``finish_reason`` is then ``stop`` or ``length``. ``state()``
+            copies the state after what was read: the prompt, and the text but its last token.
+            `batch` advances several streams together.
         """
         advice = self._engine.sampling
         if repetition_window is None:
