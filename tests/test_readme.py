@@ -38,12 +38,18 @@ SMALLER = {
 SMALLER_DOCS = {  # on the pages of docs/
     "--data tinystories": "--data my_texts",
     "itera data tinystories": "itera data my_texts",
-    "--config small --minutes 30": "--config pico --tokens 4096 --workers 1",
+    "--config small --minutes 30": "--config pico --tokens 4096 --workers 1 --evaluations 1",
     "--params 3M": "--params 200K",
-    "--epochs 5": "--tokens 4096 --workers 1",
-    "--tokens 20M": "--tokens 4096 --workers 1 --overwrite",
+    "--epochs 5": "--tokens 4096 --workers 1 --evaluations 1",
+    "--minutes 1": "--tokens 4096 --workers 1 --evaluations 1",
+    "--tokens 20M": "--tokens 4096 --workers 1 --evaluations 1 --overwrite",
 }
 NOT_RUN = {  # commands, and why
+    "itera check checkpoints/stories": "of what `itera pull` fetches",
+    "itera pull": "fetches from the Hub; tests/hub fetches from a stand-in",
+    "itera push": "sends to the Hub; tests/hub sends to a stand-in",
+    "itera bench serve": "takes minutes; tests/bench/test_serving.py measures so",
+    "itera serve": "runs until it is stopped; tests/serve starts it",
     "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",
     "itera compress": "takes minutes; tests/compress and tests/commands/test_compress.py run it",
 }
