@@ -44,7 +44,7 @@ format-check: $(STAMP) ## Check the formatting
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
-browser: ## Install what the tests of the page need from npm: axe, which checks that all can use it
+browser: ## Install from npm what the tests of the page need: axe (accessibility), TypeScript
 	npm install --prefix tests/playground --no-package-lock --no-audit --no-fund --silent
 
 MINUTES ?= 1
