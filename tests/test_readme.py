@@ -303,7 +303,8 @@ def test_the_tables_are_those_of_the_committed_results(name: str, tmp_path: Path
 
 
 def test_the_readme_shows_real_output() -> None:
-    (picture,) = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
-    assert (ROOT / picture).is_file()
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)
     table = README.partition("<!-- table: summary ")[2].partition("<!-- end -->")[0]
     assert len(re.findall(r"^\|", table, re.MULTILINE)) == 2 + 7
