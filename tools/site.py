@@ -58,7 +58,7 @@ def build() -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     if "playground" in cli.VERBS:
-        page = PAGES / "playground.html"
+        page = str(PAGES / "playground.html")
         playground = [sys.executable, "-m", "itera_lite", "playground", "--out", page]
         subprocess.run(playground, check=True)
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
