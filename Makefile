@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test lint format format-check types fuzz readme report site recording neon wasm clean
+.PHONY: help install programs demo test lint format format-check types fuzz readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,11 @@ format-check: $(STAMP) ## Check the formatting
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
-browser: ## Install what the tests of the page need from npm: axe, which checks that all can use it
+PROGRAMS := chromium clang-19 lld-19 libc++-19-dev-wasm32 libc++abi-19-dev-wasm32 \
+	libclang-rt-19-dev-wasm32 wasi-libc gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+programs: ## Install what some tests need beside Python, as root on Debian: a browser, compilers, an emulator, axe
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends $(PROGRAMS)
 	npm install --prefix tests/playground --no-package-lock --no-audit --no-fund --silent
 
 MINUTES ?= 1

@@ -58,11 +58,11 @@ def build() -> None:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     if "playground" in cli.VERBS:
-        page = str(PAGES / "playground.html")
-        playground = [sys.executable, "-m", "itera_lite", "playground", "--out", page]
+        page = PAGES / "playground.html"
+        playground = [sys.executable, "-m", "itera_lite", "playground", "--out", str(page)]
         subprocess.run(playground, check=True)
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
-    subprocess.run([*zensical, "--config-file", ROOT / "zensical.toml"], check=True, cwd=ROOT)
+    subprocess.run([*zensical, "--config-file", str(ROOT / "zensical.toml")], check=True, cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from itera_lite.checkpoint.hf import read_config
 from itera_lite.checkpoint.weights import require_checkpoint
 from itera_lite.config import ModelConfig
 from itera_lite.engine.check import Checked, check
-from itera_lite.errors import CheckpointError, HubError, IteraError
+from itera_lite.errors import CheckpointError, HubError, IteraError, UsageError
 from itera_lite.files import exists, folder_name
 from itera_lite.hub.client import LOGIN, WEIGHTS, hub_errors, is_of_model
 from itera_lite.records import Evaluation, Summary
@@ -59,6 +59,7 @@ def prepare_upload(
     Raises:
         CheckpointError, ConfigError, ModelFileError: it isn't whole; see `check`.
         HubError: the card can't pass; lists everything that is wrong with it.
+        UsageError: the folder has a card, and something is given that a written one would hold.
         IteraError: a record is about another model.
     """
     from itera_lite.hub import card as cards
@@ -78,6 +79,11 @@ def prepare_upload(
     if not text or cards.MARK in text:
         summary, evaluation = _records(folder, results, checked)
     own_card = bool(text) and summary is None and evaluation is None
+    if own_card and (license or languages or base_models):
+        raise UsageError(
+            f"the card is '{folder / CARD}', which is taken as it is: write --license, --language "
+            "and --base-model into it, or move it away, so that a card is written from the records"
+        )
     if not own_card:
         before = cards.metadata_of(text)
         license = license or before.license
@@ -120,7 +126,7 @@ def push(upload: Upload, *, private: bool) -> str:
 
     Raises:
         HubError: no token, no right, no network, or the Hub refuses the card. The repository is as
-            it was before.
+            it was before; a new one may be there, empty.
     """
     from huggingface_hub import (
         CommitOperationAdd,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from itera_lite.engine.check import check
-from itera_lite.errors import CheckpointError
+from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.records import Continuation, Source, TextBefore
 from tests.hub.conftest import evaluation_of, summary_of
 
@@ -195,6 +195,8 @@ def test_a_card_that_was_pulled_keeps_what_the_user_decided(
     options = {"license": None, "languages": (), "base_models": ()}
     kept = prepare_upload(folder, "me/again", tmp_path, **options)
     assert kept.own_card and kept.card == before
+    with pytest.raises(UsageError, match="which is taken as it is: write --license"):
+        prepare_upload(folder, "me/again", tmp_path, **{**options, "license": "mit"})
     summary_of(NAME, folder).write(tmp_path / f"{NAME}_summary.json")
     anew = prepare_upload(folder, "me/again", tmp_path, **options)
     assert not anew.own_card and "me/again" in anew.card and "1.0412" in anew.card
