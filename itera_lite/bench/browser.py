@@ -11,6 +11,7 @@ import functools
 import hashlib
 import http.server
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -179,8 +180,11 @@ def find_wllama(given: Path | None) -> Path:
         npm = _program("npm", "npm", "nodejs, or give --wllama FOLDER")
         into.mkdir(parents=True, exist_ok=True)
         package = f"@wllama/wllama@{WLLAMA_VERSION}"
+        (into / "package.json").write_text('{"private": true}\n')  # or npm looks above this folder
         run = subprocess.run(
-            [npm, "install", "--ignore-scripts", "--no-audit", "--prefix", str(into), package],
+            [npm, "install", package],
+            cwd=into,
+            env={**os.environ, "npm_config_ignore_scripts": "true", "npm_config_audit": "false"},
             capture_output=True,
             text=True,
         )
@@ -213,7 +217,7 @@ def _chromium() -> Iterator[Browser]:
             "the Python package playwright isn't installed: pip install 'itera-lite[clients]'"
         ) from None
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path)
         try:
             yield browser
         finally:

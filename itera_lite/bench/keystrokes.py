@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from itera_lite.data.corpus import Corpus
 from itera_lite.engine import Model
+from itera_lite.errors import DataError
 from itera_lite.evaluate.documents import sample_documents
 from itera_lite.evaluate.words import BEGIN, SYMBOL, WORD, WordTrigrams
 from itera_lite.machine.load import LoadMeter
@@ -87,6 +88,9 @@ def measure_keystrokes(
         split: of it, which is typed.
         offered: completions that are offered at a time.
         max_bytes: of the text that is typed: a random choice of documents (fixed seed).
+
+    Raises:
+        DataError: there is nothing to type, or no word to count.
     """
     train = sample_documents(corpus.splits["train"], MAX_TRAIN_BYTES)
     floor = WordTrigrams(document.decode("utf-8") for document in train)
@@ -99,6 +103,10 @@ def measure_keystrokes(
     }
     texts = sample_documents(corpus.splits[split], max_bytes)
     documents = [document.decode("utf-8", "ignore") for document in texts]  # one may be cut
+    if not any(documents):
+        raise DataError(
+            f"--max-bytes {max_bytes} leaves no character to type: expected some kilobytes"
+        )
     meter = LoadMeter()
     for document in tqdm(documents, desc="bench complete", unit="document", disable=None):
         for typist in typists.values():

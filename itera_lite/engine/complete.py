@@ -33,7 +33,9 @@ class Completer:
         Args:
             prefix: the text before the cursor. Of one longer than the context, the end counts.
             k: completions at most, 1 to 100; fewer where the search finds no more.
-            lines: complete the line, not the word. A line takes several times as long.
+            lines: complete the line, not the word, which takes several times as long. For text
+                with short lines, such as code: of a long paragraph, the likeliest lines are those
+                that end early, and improbable.
 
         Raises:
             UsageError: for ``k`` out of its range; for an empty prefix where no token begins a

@@ -56,7 +56,7 @@ class State:
     @property
     def bytes(self) -> int:
         """Bytes of memory in use, in whole pages; they grow with the text where there is
-        attention. The model in the box: about 0.2 MB after a story of 250 tokens."""
+        attention. The model in the box: 90 kB after a story of 250 tokens."""
         return self._state.bytes
 
     def feed(self, text: Prompt) -> NDArray[np.float32]:
@@ -139,6 +139,15 @@ class Model:
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of the ids; a character that is cut in two becomes U+FFFD."""
         return self._engine.decode(ids_of(ids, self.vocab_size)).decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token; none of one that begins or ends documents."""
+        return self._engine.decode([id_of(token, self.vocab_size)])
+
+    def state_of(self, stream: _engine.Stream) -> State:
+        """A copy of the state after the tokens that a stream has read: all but the last one that
+        it wrote."""
+        return State(self._engine, stream.state())
 
     def state(self, prompt: str | bytes | None = None) -> State:
         """An empty state, or that after a prompt, to fork for each continuation."""
@@ -263,6 +272,13 @@ class Model:
                 tokens in the place of each, 0 to 20; the likeliest first, equal ones by id.
             ignore_end: never end the document (for benchmarks).
             state: the prompt is read after this state, which stays as it is.
+
+        Returns:
+            A stream. ``next()`` writes a token and gives the bytes that are ready; ``tokens``,
+            ``log_probabilities`` and ``top_log_probabilities`` are of the text so far. ``done`` is
+            true at its end, and ``finish_reason`` is then ``stop`` or ``length``. ``state()``
+            copies the state after what was read: the prompt, and the text but its last token.
+            `batch` advances several streams together.
         """
         advice = self._engine.sampling
         if repetition_window is None:
@@ -303,6 +319,10 @@ class Model:
         meanwhile: a long one holds up nobody. Streams may join and leave between two steps; the
         text of each is the one that it would have alone. Where a stream can't go on, it alone is
         done, with the reason in its ``error``, and without a ``finish_reason``.
+
+        ``batch.run(streams, seconds)`` steps until that time is over, at least once, or until all
+        are done, with ``until_one=True`` until one is: it gives the bytes of each, and which are
+        done.
 
         Args:
             max_rows: tokens that are read in one pass over the weights, 1 to 1,024.

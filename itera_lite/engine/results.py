@@ -83,7 +83,7 @@ class Completion:
     Attributes:
         text: what follows the prefix, to the end of the word or of the line.
         probability: of all that goes on from the prefix, by the tokens that were found to write
-            it; 0 to 1. Those of all completions sum to less than 1.
+            it; 0 to 1. Those of all completions sum to 1 at most.
     """
 
     text: str

@@ -12,6 +12,8 @@
 #include <stdexcept>
 #include <vector>
 
+#include "run/batch.h"
+#include "run/complete.h"
 #include "run/generate.h"
 #include "run/score.h"
 
@@ -49,7 +51,8 @@ void write(const itera::Model &model, itera::Session &session, itera::Stream &st
     model.tokenizer.decode(stream.tokens());
 }
 
-// Loads a model, writes text, saves the state, goes on from it, and scores.
+// Loads a model, writes text alone and in a batch, saves the state, goes on from it, scores and
+// completes.
 void use(std::span<const std::byte> bytes) {
     const itera::Model model = itera::Model(itera::Gguf(bytes));
     itera::Session session(model, 8);
@@ -63,15 +66,28 @@ void use(std::span<const std::byte> bytes) {
     write(model, session, first);
 
     options.sampler.temperature = 0;
+    options.sampler.presence_penalty = options.sampler.frequency_penalty = 0.5f;
+    options.top_log_probabilities = 3;
     const std::string saved = first.state().save();
     itera::Stream second(model, itera::State::restore(model, saved), {prompt[0]}, options);
-    write(model, session, second);
+    itera::Stream third(model, itera::State(model), prompt, options);
+    itera::Stream *const both[] = {&second, &third};
+    itera::Batch batch(model, 4);
+    for (std::vector<std::string> pieces; !second.done() || !third.done();)
+        batch.step(both, pieces);
+    for (const itera::Stream *stream : both)
+        if (stream->error()) std::rethrow_exception(stream->error());
 
     itera::ScoreOptions scoring;
     scoring.window = 8;
     for (const itera::Score &score : itera::score(model, {"the hat, the heath", ""}, scoring)) {
         if (!std::isfinite(score.nats)) throw std::logic_error("a score that is no number");
     }
+    itera::Completer completer(model);
+    for (const bool lines : {false, true})
+        for (const auto &found : completer.complete("the heat,\n\xff th", 3, lines, {2, 3, 1e-4}))
+            if (!(found.probability > 0 && found.probability < 1.001))
+                throw std::logic_error("a probability of more than 1");
 }
 
 }  // namespace

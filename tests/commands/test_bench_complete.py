@@ -77,6 +77,9 @@ def test_wrong_use_is_said(
     model = tiny_pair["itera_lite_test"]
     with pytest.raises(DataError, match="no split 'test': expected one of"):
         bench_complete(model, data=str(text), split="test", results=tmp_path / "results")
+    (odd := tmp_path / "odd.txt").write_text("é word\n" * 500)
+    with pytest.raises(DataError, match="--max-bytes 1 leaves no character"):
+        bench_complete(model, data=str(odd), max_bytes=1, results=tmp_path / "results")
     command = ["bench", "complete", str(tmp_path / "nowhere.gguf"), "--data", str(text)]
     assert cli.main([*command, "--results", str(tmp_path / "results")]) == 1
     assert "nowhere.gguf" in capsys.readouterr().err

@@ -19,7 +19,6 @@ WORD = rb"[0-9A-Za-z_\x80-\xff]"
 CASES = [  # prefix: what of it stays, what is taken back
     ("return the h", "return the", " h"),
     ("return the ", "return the", " "),
-    ("return the", "return", " the"),
     ("x = sel", "x =", " sel"),
     ("it doesn't", "it doesn", "'t"),
     ("a\n", "a", "\n"),

@@ -77,7 +77,7 @@ def test_every_word_is_in_strings_js() -> None:
     assert re.findall(r">\s*([A-Za-z][^<$]*)<", shown) == []
 
 
-@pytest.mark.skipif(not TSC.exists(), reason="needs typescript: make browser")
+@pytest.mark.skipif(not TSC.exists(), reason="needs typescript: make programs")
 def test_the_types_in_comments_are_right() -> None:
     """Those of JSDoc, and itera.js as itera.d.ts describes it."""
     options = "--noEmit --allowJs --checkJs --strict --noImplicitAny false --target es2022"

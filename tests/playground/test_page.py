@@ -361,7 +361,7 @@ def test_a_page_without_a_model_asks_for_one(
     opened.close()
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: make browser")
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: make programs")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser: Any, page_file: Path, scheme: str) -> None:
     """In all states: before and after writing, at a token, with an error, two models, scoring."""
