@@ -46,7 +46,7 @@ types: $(STAMP) ## Check the types
 
 PROGRAMS := chromium clang-19 lld-19 libc++-19-dev-wasm32 libc++abi-19-dev-wasm32 \
 	libclang-rt-19-dev-wasm32 wasi-libc gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
-programs: ## Install what some tests need beside Python, as root on Debian: a browser, compilers, an emulator, axe
+programs: ## Install what some tests need beside Python, as root on Debian: a browser, compilers, an emulator, axe, TypeScript
 	apt-get update -qq
 	apt-get install -y -qq --no-install-recommends $(PROGRAMS)
 	npm install --prefix tests/playground --no-package-lock --no-audit --no-fund --silent
