@@ -90,7 +90,9 @@ def test_every_import_is_declared() -> None:
     """At the top of a module: a dependency, and in the server its own extra, which `itera serve`
     looks for before. In a function: a dependency or an extra."""
     required = requirement_names(PROJECT["dependencies"])
-    optional = requirement_names(EXTRAS["hub"] + EXTRAS["peers"] + EXTRAS["llama"])
+    optional = requirement_names(
+        [name for extra in ("hub", "peers", "llama", "clients") for name in EXTRAS[extra]]
+    )
     server = requirement_names(EXTRAS["serve"])
     distributions = packages_distributions()
     for path, tree in sources():
