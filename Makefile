@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser demo test lint format format-check types fuzz readme report neon wasm clean
+.PHONY: help install programs demo test lint format format-check types fuzz readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,11 @@ format-check: $(STAMP) ## Check the formatting
 types: $(STAMP) ## Check the types
 	$(BIN)/mypy
 
-browser: ## Install what the tests of the page need from npm: axe, which checks that all can use it
+PROGRAMS := chromium clang-19 lld-19 libc++-19-dev-wasm32 libc++abi-19-dev-wasm32 \
+	libclang-rt-19-dev-wasm32 wasi-libc gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
+programs: ## Install what some tests need beside Python, as root on Debian: a browser, compilers, an emulator, axe, TypeScript
+	apt-get update -qq
+	apt-get install -y -qq --no-install-recommends $(PROGRAMS)
 	npm install --prefix tests/playground --no-package-lock --no-audit --no-fund --silent
 
 MINUTES ?= 1
@@ -64,6 +68,12 @@ readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the c
 report: $(STAMP) ## Write the report again from the result files
 	$(BIN)/itera report
 
+site: $(STAMP) ## Build the documentation site in build/site
+	$(BIN)/python -m tools.site
+
+recording: $(STAMP) ## Record the terminal session that the pages show
+	$(BIN)/python -m tools.recording
+
 NEON_ZLIB := $(CURDIR)/build/neon/cmeel.prefix
 neon: ## Build itera-run for aarch64 and check its kernels in an emulator (Debian: g++-aarch64-linux-gnu qemu-user cmake)
 	@for p in aarch64-linux-gnu-g++ qemu-aarch64 cmake; do command -v $$p >/dev/null || { echo "make neon needs $$p; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user cmake" >&2; exit 1; }; done
@@ -77,5 +87,5 @@ wasm: $(STAMP) ## Build the playground's engine as WebAssembly (Debian: clang-19
 	$(BIN)/python -m tools.wasm
 
 clean: ## Remove .venv, caches and build outputs; results and checkpoints stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,6 +50,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.score:score_lines",
         "Score each line of a file: bits per byte and perplexity.",
     ),
+    "serve": (
+        "itera_lite.commands.serve:serve",
+        "Answer OpenAI's API, and show the playground, from a model.",
+    ),
     "playground": (
         "itera_lite.commands.playground:playground",
         "Write a web page that holds the engine and a model, as one file.",
@@ -62,6 +66,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench score": (
         "itera_lite.commands.bench_score:bench_score",
         "Measure the native engine's scoring beside llama.cpp and transformers.",
+    ),
+    "bench serve": (
+        "itera_lite.commands.bench_serve:bench_serve",
+        "Measure the server under load, beside the bare engine and llama-cpp-python's server.",
     ),
     "bench complete": (
         "itera_lite.commands.bench_complete:bench_complete",
@@ -80,6 +88,12 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.export:export",
         "Write a checkpoint as one file for llama.cpp, Ollama and LM Studio.",
     ),
+    "check": (
+        "itera_lite.commands.check:check_model",
+        "Read a checkpoint or a GGUF file from end to end, and tell what it is.",
+    ),
+    "push": ("itera_lite.commands.push:push", "Upload a model to the Hugging Face Hub."),
+    "pull": ("itera_lite.commands.pull:pull", "Download a model from the Hugging Face Hub."),
     "compress": (
         "itera_lite.commands.compress:compress",
         "Make a model smaller: say how small, or how much worse it may get.",

@@ -9,6 +9,7 @@
     ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
     ├── ModelFileError         a GGUF file, or a saved state, that the engine can't use
     ├── ExportError            weights that can't be stored in the type asked for
+    ├── HubError               a model that can't be pushed to the Hugging Face Hub, or pulled
     ├── OutputError            a file or folder that can't be written; an OSError too
     ├── TrainingError          a training that can't go on, such as one whose loss isn't finite
     └── MissingExtra           an optional dependency that isn't installed
@@ -56,6 +57,10 @@ class ModelFileError(IteraError):
 
 class ExportError(IteraError):
     """Weights that can't be stored in the type asked for."""
+
+
+class HubError(IteraError):
+    """A model that can't be pushed to the Hugging Face Hub, or pulled from it."""
 
 
 class OutputError(IteraError, OSError):

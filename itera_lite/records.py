@@ -23,7 +23,7 @@ from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target
 
-Made = Literal["trained", "compressed", "distilled"]
+Made = Literal["trained", "continued", "compressed", "distilled"]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0, lt=2**53)]  # below: exact as a float
 
@@ -409,6 +409,40 @@ class DistillationRecord(Part):
     cache: TargetsCache
 
 
+class TextBefore(Part):
+    """A model's bits per byte on a validation text, before a training and after it.
+
+    Attributes:
+        source: the set, as it was named; ``sha256``: of the whole set.
+        bytes: of its validation text that were scored.
+        after: None while the training hasn't ended.
+    """
+
+    source: str
+    sha256: str
+    bytes: int
+    before: float
+    after: float | None = None
+
+
+class Continuation(Part):
+    """A training that went on from the weights of a checkpoint (`itera train --init`).
+
+    Attributes:
+        start: the checkpoint.
+        learning_rate_factor: of a new model's learning rates, where the user gave none.
+        text: what is trained on now.
+        earlier: what the checkpoint was trained on; None where that isn't known or can't be had.
+        earlier_missing: why there is no ``earlier``, in words.
+    """
+
+    start: Source
+    learning_rate_factor: float
+    text: TextBefore
+    earlier: TextBefore | None = None
+    earlier_missing: str = ""
+
+
 class LadderOptions(Part):
     """The ladder's settings that a stage of it was made with.
 
@@ -436,6 +470,7 @@ class Summary(Measured, tag="summary"):
         flops_breakdown: of the forward pass, by part of the model.
         expert_load: share of the tokens by expert, a row a layer, at the end of the training.
         ladder: where the model is a stage of a ladder.
+        continuation: where the training went on from another checkpoint's weights.
     """
 
     model: ModelDescription
@@ -450,6 +485,7 @@ class Summary(Measured, tag="summary"):
     compression: Quantization | VocabularyChange | FewerExperts | None = None
     distillation: DistillationRecord | None = None
     ladder: LadderOptions | None = None
+    continuation: Continuation | None = None
 
 
 # --- Evaluation: NAME_eval.json ------------------------------------------------------------------
@@ -785,6 +821,56 @@ class Scoring(Measured, tag="scoring"):
     targets: list[Target] = []
     interleaved_with: list[str] = []
     repeated_rounds: int = 0
+
+
+# --- The server: NAME_serving.json ---------------------------------------------------------------
+
+
+class ServerLoad(Part):
+    """Clients that ask one after the other, all at the same time, each for a stream.
+
+    Attributes:
+        runtime: that answers; ``note``: how it was set up.
+        streams: clients.
+        seconds: from the first request to the end of the last answer.
+        requests: that were answered whole; ``lost``: that weren't.
+        different: texts that aren't the single stream's greedy text; None where that isn't
+            expected, as of another runtime.
+        tokens_per_second: a sample a round.
+        first_token_ms_p50, first_token_ms_p99: from a request to its first text.
+    """
+
+    runtime: str
+    streams: PositiveInt
+    seconds: float
+    requests: int
+    lost: int
+    different: int | None
+    tokens_per_second: Stat
+    first_token_ms_p50: float
+    first_token_ms_p99: float
+    note: str = ""
+
+
+class Serving(Measured, tag="serving"):
+    """The server of `itera serve` on this machine, and what it costs against the bare engine.
+
+    Attributes:
+        name: of the model's file; ``file_bytes`` and ``params``: its size.
+        prompts: different ones; ``max_tokens``: of an answer at most.
+        engine_streams: texts that the bare engine decodes together, in this process.
+        engine: its tokens/s, a sample a round.
+    """
+
+    name: str
+    file_bytes: PositiveInt
+    params: PositiveInt
+    prompts: int
+    max_tokens: int
+    engine_streams: int
+    engine: Stat
+    loads: list[ServerLoad]
+    targets: list[Target] = []
 
 
 class Typing(Part):

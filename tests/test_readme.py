@@ -3,9 +3,11 @@
 import ast
 import importlib
 import inspect
+import os
 import re
 import shlex
 import shutil
+import subprocess
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -33,9 +35,37 @@ SMALLER = {
     "--epochs 5": "--tokens 8192 --workers 1",
     "itera bench": "itera bench --quick --repeats 1",
 }
-LONG = ("itera ladder", "itera compress")  # which have tests of their own
+SMALLER_DOCS = {  # on the pages of docs/
+    "--data tinystories": "--data my_texts",
+    "itera data tinystories": "itera data my_texts",
+    "--config small --minutes 30": "--config pico --tokens 4096 --workers 1 --evaluations 1",
+    "--params 3M": "--params 200K",
+    "--epochs 5": "--tokens 4096 --workers 1 --evaluations 1",
+    "--minutes 1": "--tokens 4096 --workers 1 --evaluations 1",
+    "--tokens 20M": "--tokens 4096 --workers 1 --evaluations 1 --overwrite",
+}
+NOT_RUN = {  # commands, and why
+    "itera check checkpoints/stories": "of what `itera pull` fetches",
+    "itera pull": "fetches from the Hub; tests/hub fetches from a stand-in",
+    "itera push": "sends to the Hub; tests/hub sends to a stand-in",
+    "itera bench serve": "takes minutes; tests/bench/test_serving.py measures so",
+    "itera serve": "runs until it is stopped; tests/serve starts it",
+    "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",
+    "itera compress": "takes minutes; tests/compress and tests/commands/test_compress.py run it",
+}
+RUN_TOO = {"cc", "./story"}  # other programs that docs' commands need, where a compiler is there
 WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
-OTHER_PROGRAMS = {"llama-completion", "llama-server", "ollama", "lms", "printf", "cmake"}
+OTHER_PROGRAMS = {
+    "curl",
+    "lm_eval",
+    "openssl",
+    "llama-completion",
+    "llama-server",
+    "ollama",
+    "lms",
+    "printf",
+    "cmake",
+}
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -86,7 +116,9 @@ def test_every_command_is_one_that_exists(command: str) -> None:
         if extra:
             assert re.search(rf"^{extra[1]} = \[", (ROOT / "pyproject.toml").read_text(), re.M)
     else:
-        assert words[0] in OTHER_PROGRAMS or (ROOT / words[0]).is_file(), f"unknown: {command}"
+        assert words[0] in OTHER_PROGRAMS | RUN_TOO or (ROOT / words[0]).is_file(), (
+            f"unknown: {command}"
+        )
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -131,10 +163,16 @@ def test_python_examples_import_what_exists(name: str) -> None:
                 assert all(hasattr(module, alias.name) for alias in node.names), example
 
 
-def smaller(command: str) -> str:
-    for plain, small in SMALLER.items():
+def smaller(command: str, budgets: dict[str, str] = SMALLER) -> str:
+    for plain, small in budgets.items():
         command = command.replace(plain, small)
     return command
+
+
+def is_run(command: str) -> bool:
+    """Whether the test runs it: ours, and what ours needs, unless a reason is given."""
+    ours = itera_arguments(shlex.split(command, comments=True)) is not None
+    return (ours or command.split()[0] in RUN_TOO) and not any(part in command for part in NOT_RUN)
 
 
 def alike(*texts: str) -> float:
@@ -143,39 +181,50 @@ def alike(*texts: str) -> float:
     return SequenceMatcher(None, *masked, autojunk=False).ratio()
 
 
-def test_the_commands_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All of the README's `itera` commands, then its Python example, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "my_texts"
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts") / "my_texts"
     folder.mkdir()
     for source in sorted(Path(inspect.__file__).parent.glob("*.py"))[:24]:
         shutil.copy(source, folder / f"{source.stem}.txt")
     (folder / "one.txt").write_text("A line is a document.\nSo is this one.\n")
+    return folder
 
-    def run(command: str) -> tuple[str, str]:
-        """What it prints on standard output and standard error."""
-        arguments = itera_arguments(shlex.split(smaller(command)))
-        assert arguments is not None
-        capsys.readouterr()
-        code = cli.main(arguments)
-        out, err = capsys.readouterr()
-        assert code == 0, f"{command}\n{out}{err}"
-        return out, err
 
+def run(
+    command: str, capsys: pytest.CaptureFixture[str], budgets: dict[str, str]
+) -> tuple[str, str]:
+    """What a command of ours prints on standard output and standard error."""
+    arguments = itera_arguments(shlex.split(smaller(command, budgets), comments=True))
+    assert arguments is not None
+    capsys.readouterr()
+    code = cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert code == 0, f"{command}\n{out}{err}"
+    return out, err
+
+
+def test_the_commands_run(
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All of the README's `itera` commands, then its Python example, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(texts, "my_texts")
     assert all(any(plain in c for c in (*dict(sessions()), *commands(README))) for plain in SMALLER)
     assert len(sessions()) == 3
     for command, shown in sessions():
-        out, err = run(command)  # the README leaves progress bars out
+        out, err = run(command, capsys, SMALLER)  # the README leaves progress bars out
         # The tests have one core, and nothing to choose among.
         shown = re.sub(r"^.* workers: .*\n", "", shown, flags=re.MULTILINE)
         assert max(alike(shown, out), alike(shown, out + err)) > 0.9, f"{command}\n{out}{err}"
 
-    ours = [c for c in commands(README) if c.startswith("itera ") and not any(x in c for x in LONG)]
+    ours = [c for c in commands(README) if is_run(c)]
     assert len(ours) >= 10
     for command in ours:
-        run(command)
+        run(command, capsys, SMALLER)
     for written in (
         "checkpoints/itera_lite_tiny/model.safetensors",
         "checkpoints/itera_lite_tiny/model-q8_0.gguf",
@@ -194,6 +243,55 @@ def test_the_commands_run(
     assert len(capsys.readouterr().out) > 20
 
 
+RUN_PAGES = [
+    page for page in TEXTS if page != "README.md" and any(map(is_run, commands(TEXTS[page])))
+]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model under the usual name, hardly trained."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("ITERA_CACHE", os.environ["ITERA_CACHE"])
+        size = ["--model", "itera", "--config", "pico", "--tokens", "4096", "--workers", "1"]
+        name = ["--name", "itera_lite_tiny", "--data", str(texts)]
+        assert cli.main(["train", *size, *name]) == 0
+        assert cli.main(["export", "checkpoints/itera_lite_tiny"]) == 0
+    return folder / "checkpoints/itera_lite_tiny"
+
+
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_the_commands_of_a_page_run(
+    page: str,
+    texts: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the order of the page, in a folder that has the files that they name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_texts", "my-notes"):
+        shutil.copytree(texts, name)
+    shutil.copytree(checkpoint, "checkpoints/itera_lite_tiny")
+    Path("checkpoints/itera_lite_tiny/model-q8_0.gguf").rename("model-q8_0.gguf")
+    Path("corpus.txt").write_text("A line is a document.\nSo is this one.\n")
+    Path("corpus.jsonl").write_text('{"text": "A line is a document."}\n')
+    for command in filter(is_run, commands(TEXTS[page])):
+        if command.split()[0] not in RUN_TOO:
+            run(command, capsys, SMALLER_DOCS)
+        elif shutil.which("cc"):
+            done = subprocess.run(shlex.split(command), capture_output=True)
+            assert done.returncode == 0, f"{command}\n{done.stderr.decode()}"
+
+
+def test_every_smaller_budget_is_one_of_a_page() -> None:
+    for plain in (*SMALLER_DOCS, *NOT_RUN):
+        assert any(plain in command for page in TEXTS for command in commands(TEXTS[page])), plain
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_the_tables_are_those_of_the_committed_results(name: str, tmp_path: Path) -> None:
     """`make readme` would change nothing."""
@@ -205,7 +303,8 @@ def test_the_tables_are_those_of_the_committed_results(name: str, tmp_path: Path
 
 
 def test_the_readme_shows_real_output() -> None:
-    (picture,) = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
-    assert (ROOT / picture).is_file()
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", README)
+    assert len(pictures) == 2
+    assert all((ROOT / picture).is_file() for picture in pictures)
     table = README.partition("<!-- table: summary ")[2].partition("<!-- end -->")[0]
     assert len(re.findall(r"^\|", table, re.MULTILINE)) == 2 + 7

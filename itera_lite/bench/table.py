@@ -15,6 +15,7 @@ from itera_lite.records import (
     ModelDescription,
     PrefillSpeed,
     Scoring,
+    Serving,
     SpeedRatio,
     TrainingSpeed,
 )
@@ -113,6 +114,30 @@ def print_training(record: TrainingSpeed) -> None:
     for label, ratio in record.speedup_of_first.items():
         first = next(iter(record.runtimes))
         print(f"  {first}: {ratio:.2f} times as fast as {label}")
+    _targets(record.targets)
+
+
+def print_serving(record: Serving) -> None:
+    """Prints what was measured of the server, and its targets."""
+    print(f"\n{record.name}: {record.params:,} parameters; greedy streams over loopback")
+    rows = [["bare engine", f"{record.engine_streams}", "", f"{record.engine.median:,.0f}"]]
+    rows[0] += 4 * [""]
+    for load in record.loads:
+        different = MISSING if load.different is None else f"{load.different:,}"
+        rows.append(
+            [
+                load.runtime + (f" ({load.note})" if load.note else ""),
+                f"{load.streams}",
+                f"{load.seconds:.0f}",
+                f"{load.tokens_per_second.median:,.0f}",
+                f"{load.requests:,}",
+                f"{load.lost:,}",
+                different,
+                f"{load.first_token_ms_p50:,.1f} / {load.first_token_ms_p99:,.1f}",
+            ]
+        )
+    header = ["", "streams", "s", "tokens/s", "answers", "lost", "changed", "first token ms p50/99"]
+    print(table(header, rows))
     _targets(record.targets)
 
 

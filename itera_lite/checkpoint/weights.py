@@ -6,6 +6,8 @@ config.json of a much larger model costs no memory.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +31,8 @@ from itera_lite.files import (
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_FLOATS = {"F64", "F32", "F16", "BF16"}
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of a number
+_FLOATS = set(_BYTES)
 # Tensors that older versions of transformers saved, which follow from the config.
 _DERIVED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _HEAD = "lm_head.weight"  # in some files, a copy of the embedding
@@ -105,6 +108,39 @@ def weight_files(folder: Path) -> list[Path]:
     """
     with _read_errors(folder):
         return sorted(set(_find(folder).values()))
+
+
+def weights_sha256(folder: Path) -> str:
+    """The SHA-256 of a checkpoint's shape and weights: of config.json and the files of weights.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    digest = hashlib.sha256()
+    for file in (folder / "config.json", *weight_files(folder)):
+        with _read_errors(folder):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def stored_types(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """What is stored as which type: (tensors, numbers, bytes), by the type's name.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    found: dict[str, tuple[int, int, int]] = {}
+    with _read_errors(folder):
+        where = _find(folder)
+        for path in sorted(set(where.values())):
+            with named_in_utf8(path) as source, safe_open(source, "pt") as file:
+                for name in list(file.keys()):
+                    part = file.get_slice(name)
+                    kind, numbers = part.get_dtype(), math.prod(part.get_shape())
+                    tensors, weights, n_bytes = found.get(kind, (0, 0, 0))
+                    size = _BYTES.get(kind, 0) * numbers
+                    found[kind] = (tensors + 1, weights + numbers, n_bytes + size)
+    return found
 
 
 def read_weights(folder: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,7 @@ class Tokenizer:
                 self.token_bytes[index] = bytes(_CHARACTER_TO_BYTE[c] for c in token)
         self._byte_ids = [vocab[character] for character in _BYTE_TO_CHARACTER]
         self._merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
-        canonical = {"vocab": vocab, "merges": self._merges, "pre_tokenizer": "gpt-2", "eot": EOT}
-        text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
-        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.sha256 = vocabulary_sha256(vocab, self._merges)
 
     @classmethod
     def train(
@@ -263,6 +261,18 @@ class Tokenizer:
                     yield [self._byte_ids[ord(character) - 0xDC00] for character in part]
                 else:
                     yield from _pieces(part)
+
+
+def vocabulary_sha256(vocab: Mapping[str, int], merges: Sequence[Sequence[str]]) -> str:
+    """The hash of what decides the ids: see `Tokenizer.sha256`.
+
+    Args:
+        vocab: id of each token, in GPT-2's byte characters; ``<|endoftext|>`` as it is.
+        merges: (left, right) by rank.
+    """
+    canonical = {"vocab": vocab, "merges": merges, "pre_tokenizer": "gpt-2", "eot": EOT}
+    text = json.dumps(canonical, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_byte_level(state: dict[str, Any]) -> bool:

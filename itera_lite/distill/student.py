@@ -14,9 +14,7 @@ from itera_lite.errors import UsageError
 from itera_lite.files import exists, folder_name, is_folder
 from itera_lite.model import LanguageModel
 from itera_lite.quantities import number_of
-from itera_lite.train.recipe import Budget, fit_to, gentle, train_config
-
-CONTINUED_RATE = 0.3  # of the learning rates, for a student that is trained already
+from itera_lite.train.recipe import CONTINUED_RATE, Budget, fit_to, gentle, train_config
 
 
 @dataclass(frozen=True)

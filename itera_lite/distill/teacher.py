@@ -8,7 +8,6 @@ model, the head and the probabilities in float32.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from itera_lite.checkpoint.folder import load_checkpoint
-from itera_lite.checkpoint.weights import weight_files
+from itera_lite.checkpoint.weights import weights_sha256
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.distill.alignment import Alignment
 from itera_lite.errors import CheckpointError, ConfigError, UsageError
@@ -63,10 +62,7 @@ class Teacher:
             model, tokenizer = load_checkpoint(folder)
         except ConfigError as error:
             raise CheckpointError(f"the teacher '{folder}' can't be loaded: {error}") from None
-        digest = hashlib.sha256()
-        for file in (Path(folder) / "config.json", *weight_files(Path(folder))):
-            digest.update(file.read_bytes())
-        return cls(Path(folder), model, tokenizer, digest.hexdigest())
+        return cls(Path(folder), model, tokenizer, weights_sha256(Path(folder)))
 
     @property
     def name(self) -> str:

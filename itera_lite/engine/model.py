@@ -140,6 +140,15 @@ class Model:
         """The text of the ids; a character that is cut in two becomes U+FFFD."""
         return self._engine.decode(ids_of(ids, self.vocab_size)).decode("utf-8", "replace")
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token; none of one that begins or ends documents."""
+        return self._engine.decode([id_of(token, self.vocab_size)])
+
+    def state_of(self, stream: _engine.Stream) -> State:
+        """A copy of the state after the tokens that a stream has read: all but the last one that
+        it wrote."""
+        return State(self._engine, stream.state())
+
     def state(self, prompt: str | bytes | None = None) -> State:
         """An empty state, or that after a prompt, to fork for each continuation."""
         state = State(self._engine, self._engine.state())
@@ -310,6 +319,10 @@ class Model:
         meanwhile: a long one holds up nobody. Streams may join and leave between two steps; the
         text of each is the one that it would have alone. Where a stream can't go on, it alone is
         done, with the reason in its ``error``, and without a ``finish_reason``.
+
+        ``batch.run(streams, seconds)`` steps until that time is over, at least once, or until all
+        are done, with ``until_one=True`` until one is: it gives the bytes of each, and which are
+        done.
 
         Args:
             max_rows: tokens that are read in one pass over the weights, 1 to 1,024.

@@ -110,7 +110,7 @@ def write_gguf(
         raise UsageError(
             f"format '{format}': expected an output that {ending} in .gz, not '{path}'"
         )
-    refuse_output(path, [checkpoint / name for name in FILES], b"GGUF")
+    refuse_output(path, [checkpoint / name for name in FILES])
 
     scheme = exact_scheme(gguf_tensors(model)) if type == "auto" else SCHEMES[type]
     writer = _writer(checkpoint, model.config, tokenizer, scheme)
@@ -143,7 +143,9 @@ def _role(name: str) -> str:
     return re.sub(r"^blk\.\d+\.", "", name)
 
 
-def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
+def refuse_output(
+    path: Path, inputs: Iterable[Path], magic: bytes = b"GGUF", kind: str = "GGUF"
+) -> None:
     """Raises `UsageError` if ``path`` may not be written: an input, or another kind of file.
 
     Devices and pipes may be written.
@@ -152,6 +154,7 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
         inputs: the files that are read, whether they exist or not.
         magic: the first bytes of a file that may be replaced, compressed or not. An empty file
             may be too.
+        kind: what such a file is called.
     """
     check_output_file(path)
     if is_special(path):
@@ -167,7 +170,7 @@ def refuse_output(path: Path, inputs: Iterable[Path], magic: bytes) -> None:
         begins = begins_with(path, len(magic))
         if begins and begins != magic:
             raise UsageError(
-                f"the output '{path}' is there already and is no {magic.decode()} file: it isn't "
+                f"the output '{path}' is there already and is no {kind} file: it isn't "
                 "replaced. Give another name, or remove it first"
             )
 

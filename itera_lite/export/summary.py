@@ -71,3 +71,49 @@ class ExportSummary:
         if self.bytes != self.content_bytes:
             lines.append(f"  {self.bytes:,} bytes compressed")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class CSummary:
+    """A model as a C file. As a string: some lines to print.
+
+    Attributes:
+        path: the file.
+        bytes: size of the file, which is source text.
+        by_type: the weights of each stored type, by its name.
+        context: tokens that a text may have.
+        flash: bytes of constants, on a 32-bit processor. The code comes on top.
+        ram: bytes of variables. The stack comes on top.
+        multiply_adds: of a token in the middle of the context.
+        instructions: about how many that are on a Cortex-M7.
+    """
+
+    path: Path
+    bytes: int
+    by_type: dict[str, StoredTensors]
+    context: int
+    flash: int
+    ram: int
+    multiply_adds: int
+    instructions: int
+
+    @property
+    def parameters(self) -> int:
+        return sum(stored.weights for stored in self.by_type.values())
+
+    def __str__(self) -> str:
+        types = ", ".join(
+            f"{stored.weights:,} in {name}"
+            for name, stored in sorted(self.by_type.items(), key=lambda item: -item[1].weights)
+        )
+        return "\n".join(
+            [
+                str(self.path),
+                f"  {self.parameters:,} parameters: {types}; context {self.context:,} tokens",
+                f"  flash: {self.flash:,} bytes of constants, and some 10,000 of code",
+                f"  RAM:   {self.ram:,} bytes, and 1,000 of stack",
+                f"  a token after {self.context // 2:,} others: {self.multiply_adds:,} "
+                f"multiply-adds, some {self.instructions / 1e6:.1f} million instructions of a "
+                "Cortex-M7",
+            ]
+        )

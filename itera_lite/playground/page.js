@@ -121,7 +121,6 @@ function addSide() {
     onClose: removeSide,
   });
   sides.push(side);
-  side.show(mode);
   find(document, "#sides").append(side.element);
   showState();
   return side;
@@ -139,7 +138,7 @@ function removeSide() {
 async function setMode(chosen) {
   mode = chosen;
   document.body.dataset.mode = mode;
-  for (const side of sides) side.show(mode);
+  for (const side of sides) side.inspector.clear();
   showState();
   await stop();
   if (mode === "score") score();

@@ -176,12 +176,6 @@ export class Side {
     this.#isScoring = false;
   }
 
-  /** Shows what belongs to a mode. @param {"write" | "score"} mode */
-  show(mode) {
-    this.element.dataset.mode = mode;
-    this.inspector.clear();
-  }
-
   end() {
     this.#opening?.end();
     this.#client?.end();
@@ -198,6 +192,7 @@ export class Side {
     this.written.add(kept);
     if (kept.length) this.written.focus(kept.length - 1); // the button that was pressed is gone
     this.page.onChange();
+    /** @type {{bitsPerByte: number | null, speed: number | null, tokens: number}} */
     let figures = { bitsPerByte: null, speed: null, tokens: 0 };
     const show = ({ tokens, sums }) => {
       this.written.add(tokens);

@@ -69,7 +69,7 @@ async function generate({ prompt, options }, report) {
         const raw = model.tokenBytes(step.token);
         sums.tokens += 1;
         sums.bytes += raw.length;
-        sums.bits += token.bits;
+        sums.bits += token.bits ?? 0;
         tokens.push(...aligned.add({ ...token, raw }, step.text));
       }
       sums.seconds += (performance.now() - begin) / 1e3;
@@ -153,7 +153,7 @@ function fromBase64(text) {
 
 /**
  * Not through a Blob: WebKit reads none in the worker of a page from the disk.
- * @param {Uint8Array} bytes
+ * @param {Uint8Array<ArrayBuffer>} bytes
  */
 async function gunzip(bytes) {
   const stream = new DecompressionStream("gzip");

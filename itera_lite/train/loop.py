@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -36,7 +37,9 @@ from itera_lite.machine.load import LoadMeter
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
+from itera_lite.records import Continuation
 from itera_lite.train.compute import Compute
+from itera_lite.train.events import Events
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
 from itera_lite.train.optim import Optimizer
@@ -65,6 +68,8 @@ class Trainer:
 
     Args:
         final_bytes: of validation text that are scored at the end, for `seconds_left`.
+        continuation: of which checkpoint's weights ``initial`` are, for the saved state.
+        events: write the log for TensorBoard too, as a run does that did so before.
     """
 
     def __init__(
@@ -80,6 +85,8 @@ class Trainer:
         initial: LanguageModel | None = None,
         objective: Objective | None = None,
         final_bytes: int = FINAL_BYTES,
+        continuation: Continuation | None = None,
+        events: bool = False,
     ) -> None:
         self.config, self.dataset, self.budget, self.files = config, dataset, budget, files
         self.compute, self.world, self.patience = compute, compute.world, patience
@@ -109,6 +116,8 @@ class Trainer:
         self.pace = Pace()
         self.speed = 0.0  # tokens/s of the last step
         self.smooth_loss: float | None = None
+        self.continuation = continuation
+        self.events = Events(files.events) if events and self.world.is_leader else None
         self._final_bytes = min(final_bytes, dataset.n_bytes("valid"))
         self._score_seconds = 0.0  # of the last evaluation
         self._trial_seconds = 0.0  # of trying the score at the end, in the last evaluation
@@ -247,7 +256,7 @@ class Trainer:
         factor = config.factor(self.progress)
         speed = w.steps * config.batch_size * config.seq_len / w.seconds
         load, entropy = w.balance()
-        self.state.add(
+        self._add_row(
             self._row()
             | {
                 "train_loss": w.loss / w.steps,
@@ -262,6 +271,12 @@ class Trainer:
             }
         )
         self.window = self._new_window()
+
+    def _add_row(self, row: dict[str, Any]) -> None:
+        """Add to the log, and to that for TensorBoard."""
+        self.state.add(row)
+        if self.events is not None:
+            self.events.add(row)
 
     def _row(self) -> dict[str, Any]:
         """The columns of the log that say how far the run is."""
@@ -303,7 +318,7 @@ class Trainer:
         self._score_seconds = time.monotonic() - begin
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
-        state.add(self._row() | scores)
+        self._add_row(self._row() | scores)
         self._trial_seconds = 0.0
         if self._final_in_scores is None and self.progress < 1 and not self.quiet:
             begin = time.monotonic()
@@ -330,6 +345,8 @@ class Trainer:
         self.state.add_load(self._load_meter.lap())
 
     def _write(self) -> None:
+        if self.events is not None:
+            self.events.flush()
         loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(self.model)]
         self.state.expert_load = loads or self.state.expert_load
         save_checkpoint(
@@ -352,6 +369,7 @@ class Trainer:
 
     def _settings(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the saved one, and the budget."""
+        start = self.continuation
         return {
             "model": self.model.config.to_dict(),
             "train": asdict(self.config),
@@ -360,6 +378,7 @@ class Trainer:
             "dataset_sha256": self.dataset.manifest["sha256"],
             "precision": self.compute.precision.name,
             "objective": self.objective.identity(),
+            **({} if start is None else {"continuation": msgspec.to_builtins(start)}),
         }
 
     def resume(self) -> None:
@@ -405,6 +424,8 @@ class Trainer:
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:
             raise self.files.unusable_state(error) from None
         self.state = state
+        if self.events is not None:
+            self.events.replace_after(state.step)
         # The run may be evaluated less often than before.
         state.evaluations = min(state.evaluations, int(self.progress * self.evaluations))
         before = Budget(**settings["budget"])
@@ -495,6 +516,7 @@ _IN_WORDS = {
     "dataset_sha256": "the text",
     "tokenizer_sha256": "the tokenizer",
     "objective": "what is learned from (teachers, rounding)",
+    "continuation": "the checkpoint that it began from",
     "lr_matrix": "--lr-matrix",
     "lr_embedding": "--lr-embedding",
     "lr_other": "--lr-other",

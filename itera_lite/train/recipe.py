@@ -19,6 +19,7 @@ from itera_lite.model.cost import cost
 from itera_lite.quantities import number_of
 
 DEFAULT_MINUTES = 10.0
+LEARNING_RATES = ("lr_matrix", "lr_embedding", "lr_other")
 LEAST_SHARE = 0.5  # of the parameters asked for, that the model must have
 # Up to here, the number of optimizer steps limits quality, so the batch is small.
 SHORT = {"tokens": 4e6, "seconds": 240.0}
@@ -26,6 +27,7 @@ SHORT = {"tokens": 4e6, "seconds": 240.0}
 # second beta) keep a half: the same for every batch, within what was tried.
 HALF_LIVES = {"momentum": 27_000, "beta2": 280_000}
 LONGEST = {"momentum": 0.95, "beta2": 0.997}
+CONTINUED_RATE = 0.3  # of a new model's learning rates, for one that is trained already
 # Of a gpt2 training on two cores with bfloat16 products; only `Budget.tokens` depends on it.
 USUAL_FLOPS = 270e9
 
@@ -168,12 +170,16 @@ def means_of(batch_size: int, seq_len: int) -> dict[str, float]:
     }
 
 
-def gentle(shape: ModelConfig, budget: Budget, rate: float, seed: int) -> TrainConfig:
-    """The recipe for training further from trained weights: every learning rate times ``rate``."""
-    config = train_config(shape, budget, {}, seed)
-    return replace(
-        config,
-        lr_matrix=config.lr_matrix * rate,
-        lr_embedding=config.lr_embedding * rate,
-        lr_other=config.lr_other * rate,
-    )
+def gentle(
+    shape: ModelConfig,
+    budget: Budget,
+    rate: float,
+    seed: int,
+    overrides: dict[str, Any] | None = None,
+) -> TrainConfig:
+    """The recipe for training further from trained weights: every learning rate times ``rate``,
+    but those that ``overrides`` has."""
+    asked = overrides or {}
+    config = train_config(shape, budget, asked, seed)
+    rates = [name for name in LEARNING_RATES if asked.get(name) is None]
+    return replace(config, **{name: rate * getattr(config, name) for name in rates})

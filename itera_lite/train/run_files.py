@@ -1,7 +1,8 @@
 """The files of a run: where they lie, who may write them, and what a stopped run saved.
 
 A run NAME owns CHECKPOINTS/NAME (the best model), CHECKPOINTS/NAME-last (to resume from),
-RESULTS/NAME_metrics.csv and RESULTS/NAME_summary.json. A run claims these before it does any
+RESULTS/NAME_metrics.csv, RESULTS/NAME_summary.json and the event files in RESULTS/NAME_tensorboard,
+where it has such. A run claims these before it does any
 work. The claim fails where a folder isn't this program's, where it holds a model and nobody asked
 to replace it, or where another process has claimed the name.
 """
@@ -34,6 +35,7 @@ from itera_lite.checkpoint.folder import (
 )
 from itera_lite.errors import CheckpointError, OutputError, UsageError
 from itera_lite.files import output_errors
+from itera_lite.train.events import remove_events
 from itera_lite.train.log import is_log
 from itera_lite.train.recipe import Budget
 
@@ -92,6 +94,10 @@ class RunFiles:
     @property
     def summary(self) -> Path:
         return self.results / f"{self.name}_summary.json"
+
+    @property
+    def events(self) -> Path:
+        return self.results / f"{self.name}_tensorboard"
 
     @property
     def resumable(self) -> bool:
@@ -180,6 +186,7 @@ class RunFiles:
             remove_checkpoint(self.last)
         for file in (self.metrics, self.summary):
             file.unlink(missing_ok=True)
+        remove_events(self.events)
 
     def _refuse_foreign(self, folder: Path) -> None:
         if not os.path.lexists(folder) or is_own(folder):
@@ -221,6 +228,11 @@ class RunFiles:
                     f"'{file}', where a result is to be written, holds something that Itera-Lite "
                     "didn't write. It isn't touched: give another --name or --results"
                 )
+        if os.path.lexists(self.events) and not self.events.is_dir():
+            raise UsageError(
+                f"'{self.events}' is no folder, where the log for TensorBoard has its place: "
+                "give another --name or --results"
+            )
 
     def _is_summary(self, file: Path) -> bool:
         """Whether a file is a summary of this name, or empty: then a run may replace it."""
@@ -249,7 +261,7 @@ class RunFiles:
                 f"'{folder}' holds a model already{score}: {going_on}--overwrite replaces it, "
                 "another name or folder leaves it as it is"
             )
-        for file in filter(os.path.lexists, (self.summary, self.metrics)):
+        for file in filter(os.path.lexists, (self.summary, self.metrics, self.events)):
             raise UsageError(
                 f"'{file}' is the result of another run of this name, whose model isn't in "
                 f"'{self.checkpoints}'{score}: --overwrite replaces it, another name or folder for "

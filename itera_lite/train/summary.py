@@ -13,6 +13,7 @@ from itera_lite.model.cost import cost, describe
 from itera_lite.records import (
     Best,
     BudgetRecord,
+    Continuation,
     DistillationRecord,
     FewerExperts,
     Flops,
@@ -40,6 +41,7 @@ def model_summary(
     *,
     compression: AnyCompression | None = None,
     distillation: DistillationRecord | None = None,
+    continuation: Continuation | None = None,
     load_by_others: float | None = None,
     **more: Any,
 ) -> Summary:
@@ -51,6 +53,7 @@ def model_summary(
         source: how the set was named.
         compression: what the model was made from, and how; None if it wasn't compressed.
         distillation: who taught it; None if nobody did.
+        continuation: the checkpoint whose weights it began from; None for random ones.
         load_by_others: while it was trained; see `Provenance`.
         more: further fields of `Summary`.
     """
@@ -61,7 +64,10 @@ def model_summary(
     if distillation is not None:
         teachers = distillation.teachers
         made_from += [Source(teacher.name, "teacher", teacher.sha256) for teacher in teachers]
-    made = "compressed" if compression else "distilled" if distillation else "trained"
+    if continuation is not None:
+        made_from.append(continuation.start)
+    ways = {"compressed": compression, "distilled": distillation, "continued": continuation}
+    made: Any = next((way for way, record in ways.items() if record is not None), "trained")
     return Summary(
         model=describe(name, config, seed=seed, made=made, made_from=made_from),
         valid=ValidScore(
@@ -72,6 +78,7 @@ def model_summary(
         flops_breakdown=counts.breakdown,
         compression=compression,
         distillation=distillation,
+        continuation=continuation,
         provenance=Provenance.now(seed=seed, load_by_others=load_by_others),
         **more,
     )

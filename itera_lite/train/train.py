@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import msgspec
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import (
@@ -19,18 +21,27 @@ from itera_lite.config import (
 )
 from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import UsageError
+from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.evaluate.bits import FINAL_BYTES, first_bytes, score_documents
 from itera_lite.machine.peak import torch_threads
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.records import DistillationRecord, Summary
+from itera_lite.records import Continuation, DistillationRecord, Summary
 from itera_lite.train.compute import Compute
+from itera_lite.train.continuation import Beginning, after, in_words
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
-from itera_lite.train.recipe import DEFAULT_MINUTES, Budget, budget_of, fit_to, train_config
+from itera_lite.train.recipe import (
+    CONTINUED_RATE,
+    DEFAULT_MINUTES,
+    Budget,
+    budget_of,
+    fit_to,
+    gentle,
+    train_config,
+)
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.summary import AnyCompression, summary_of_finished, training_summary
 from itera_lite.train.turns import train_in_turns
@@ -50,7 +61,10 @@ class TrainingRequest:
             Itera model.
         epochs, minutes, tokens: the budget; at most one is given.
         vocab_size: of a tokenizer that is made from the text; ``tokenizer``: use this one instead.
+        beginning: the checkpoint to go on from, whose shape and ``tokenizer`` the model has; None:
+            random weights.
         overrides: fields of `TrainConfig`; None where the recipe decides.
+        events: write the log for TensorBoard too.
     """
 
     data: str
@@ -63,6 +77,7 @@ class TrainingRequest:
     tokens: str | None
     vocab_size: int | None
     tokenizer: Tokenizer | None
+    beginning: Beginning | None
     overrides: dict[str, Any]
     seed: int | None
     resume: bool
@@ -71,6 +86,7 @@ class TrainingRequest:
     evaluations: int
     precision: Precision
     workers: int | None
+    events: bool
     quiet: bool
 
     def shape(self, family: Family, vocab_size: int) -> ModelConfig:
@@ -79,6 +95,8 @@ class TrainingRequest:
         Raises:
             ConfigError: there is none of this size or pattern.
         """
+        if self.beginning is not None:
+            return self.beginning.shape
         pattern = self.pattern if family == "itera" else None
         if self.params is not None:
             return fit_to(family, self.params, vocab_size, pattern)
@@ -126,7 +144,8 @@ class TrainingRequest:
             }
             seed = saved["train"].get("seed", 0) if self.seed is None else seed
         budget = budget_of(dataset, self.epochs, self.minutes, self.tokens, before)
-        return train_config(shape, budget, overrides, seed), budget
+        rate = 1.0 if self.beginning is None or saved is not None else CONTINUED_RATE
+        return gentle(shape, budget, rate, seed, overrides), budget
 
 
 def train_models(request: TrainingRequest) -> dict[str, Summary]:
@@ -157,6 +176,7 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
                 saved[family] = files.saved_settings()
             elif world.is_leader:
                 print(f"{files.name}: nothing is saved yet, so it begins anew")
+        request, continued = _resumed(request, saved)
         vocab_size, precision = request.vocab_size, request.precision
         for settings in saved.values():
             size = settings["model"]["vocab_size"]
@@ -176,18 +196,58 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         trainings = []
         for family, files in request.files.items():
             shape = request.shape(family, dataset.tokenizer.vocab_size)
+            if family in continued:
+                shape = ModelConfig(**saved[family]["model"])
             config, budget = request.recipe(shape, dataset, saved.get(family))
+            continuation, beginning = continued.get(family), request.beginning
+            if beginning is not None and continuation is None:
+                measure = partial(beginning.measure, dataset, request.data, files.results)
+                continuation = world.on_leader(
+                    partial(measure, config.seq_len, compute.workers),
+                )
             trainings.append(
                 Training(
                     *(shape, config, dataset, budget, files, compute),
                     source=request.data,
+                    initial=None if beginning is None else beginning.model,
+                    continuation=continuation,
                     resume=family in saved,
                     patience=request.patience,
                     evaluations=request.evaluations,
+                    events=request.events or (family in saved and files.events.is_dir()),
                 )
             )
         summaries = run_trainings(trainings)
         return {summary.model.name: summary for summary in summaries}
+
+
+def _resumed(
+    request: TrainingRequest, saved: dict[Family, dict[str, Any]]
+) -> tuple[TrainingRequest, dict[Family, Continuation]]:
+    """What runs that are resumed had begun from, by family; with their tokenizer in the request.
+
+    Raises:
+        CheckpointError: the request names another checkpoint to begin from, or the record of it
+            in the saved state is damaged.
+    """
+    continued: dict[Family, Continuation] = {}
+    for family, settings in saved.items():
+        files, own = request.files[family], request.beginning
+        if (record := settings.get("continuation")) is not None:
+            try:
+                continued[family] = msgspec.convert(record, Continuation)
+            except msgspec.ValidationError as error:
+                raise files.unusable_state(error) from None
+            if own is None:
+                request = replace(request, tokenizer=Tokenizer.load(files.last), vocab_size=None)
+        before = continued[family].start if family in continued else None
+        if own is not None and (before is None or before.sha256 != own.sha256):
+            what = "random weights" if before is None else f"another '{before.name}'"
+            raise CheckpointError(
+                f"'{files.last}' began from {what}, not from '{own.folder}': leave out --init to "
+                "go on with it, or train anew with --overwrite or another --name"
+            )
+    return request, continued
 
 
 @dataclass(frozen=True)
@@ -199,12 +259,14 @@ class Training:
     Attributes:
         source: how the set was named, for the summary.
         initial: a model to begin with, instead of random weights; it is changed.
+        continuation: the record of the checkpoint that ``initial`` is, with its scores.
         objective: what a step minimises; the next token by default.
         resume: go on where the run of this name was stopped. One that is finished is left as it is.
         compression: gives how the model was made, for the summary, from the last score in bits per
             byte; the best checkpoint is written then.
         distillation: who taught the model, for the summary.
         final_bytes: of validation text for the last score.
+        events: write the log for TensorBoard too.
     """
 
     shape: ModelConfig
@@ -215,6 +277,7 @@ class Training:
     compute: Compute
     source: str = field(kw_only=True)
     initial: LanguageModel | None = field(default=None, kw_only=True)
+    continuation: Continuation | None = field(default=None, kw_only=True)
     objective: Objective | None = field(default=None, kw_only=True)
     resume: bool = field(default=False, kw_only=True)
     patience: int = field(default=6, kw_only=True)
@@ -222,6 +285,7 @@ class Training:
     compression: Callable[[float], AnyCompression] | None = field(default=None, kw_only=True)
     distillation: DistillationRecord | None = field(default=None, kw_only=True)
     final_bytes: int = field(default=FINAL_BYTES, kw_only=True)
+    events: bool = field(default=False, kw_only=True)
 
     def run(self) -> Summary:
         """Train the model alone; see `run_trainings`."""
@@ -239,6 +303,8 @@ class Training:
             initial=self.initial,
             objective=self.objective,
             final_bytes=self.final_bytes,
+            continuation=self.continuation,
+            events=self.events,
         )
         if self.resume:
             trainer.resume()
@@ -274,8 +340,13 @@ class Training:
             seq_len=self.config.seq_len,
             workers=self.compute.workers,
         )
+        continuation = self.continuation and after(
+            *(self.continuation, model, tokenizer, self.dataset),
+            *(self.config.seq_len, self.compute.workers),
+        )
         summary = training_summary(
             *(trainer, model.config, score, self.source),
+            continuation=continuation,
             compression=self.compression and self.compression(score.bpb),
             distillation=self.distillation,
         )
@@ -288,6 +359,8 @@ class Training:
                 f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {trainer.mfu(speed):.0%} of the "
                 f"peak; checkpoint {self.files.best}"
             )
+            for line in in_words(continuation) if continuation else ():
+                print(line)
         return summary
 
     def _announce(self) -> None:
@@ -305,6 +378,9 @@ class Training:
             f"{config.batch_size} x {config.seq_len} tokens a step, "
             f"{self.compute.precision.reason}"
         )
+        if self.continuation is not None and not self.resume:
+            start, text = self.continuation.start, self.continuation.text
+            print(f"it begins with the weights of '{start.name}': {text.before:.4f} bits per byte")
 
 
 def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
@@ -322,6 +398,9 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
     train_in_turns(
         [trainer for trainer, summary in zip(trainers, finished, strict=True) if summary is None]
     )
+    for trainer in trainers:
+        if trainer.events is not None:
+            trainer.events.close()
     return [
         summary or trainer.world.on_leader(partial(training.finish, trainer))
         for (training, trainer), summary in zip(pairs, finished, strict=True)

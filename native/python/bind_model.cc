@@ -9,6 +9,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -133,6 +134,14 @@ std::vector<Likeliest> likeliest(const Stream &stream) {
     for (size_t i = 0; i < stream.tokens().size() && !stream.likeliest(i).empty(); i++)
         out.emplace_back(stream.likeliest(i).begin(), stream.likeliest(i).end());
     return out;
+}
+
+// The log-probability of the end of the document and the likeliest tokens in its place, where it
+// ended the text.
+std::optional<std::pair<double, Likeliest>> end_of(const Stream &stream) {
+    if (!stream.end_log_probability()) return {};
+    const auto top = stream.likeliest(stream.tokens().size());
+    return std::pair(*stream.end_log_probability(), Likeliest(top.begin(), top.end()));
 }
 
 // A stream, with the session that advances it where it is advanced alone.
@@ -271,6 +280,38 @@ std::vector<nb::bytes> step_batch(PythonBatch &self, const std::vector<PythonStr
     return all_bytes(pieces);
 }
 
+// Steps until the time is over, at least once, or until all streams are done, or one where
+// `until_one` is true: many tokens for one turn of the global lock. The joined pieces, and which
+// streams are done.
+std::pair<std::vector<nb::bytes>, std::vector<bool>>
+run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double seconds,
+          bool until_one) {
+    using Clock = std::chrono::steady_clock;
+    std::vector<std::string> texts(python.size());
+    std::vector<bool> done(python.size());
+    check_streams(python);
+    {
+        const Turn turn(self.mutex);
+        const LockedStreams locked(python);
+        if (!python.empty() && &python[0]->model != &self.batch.model())
+            throw UsageError("streams of another model: expected those of the batch's own");
+        const Clock::time_point begin = Clock::now();
+        size_t n_done = 0;
+        while (n_done < python.size()) {
+            self.batch.step(locked.streams, self.pieces);
+            n_done = 0;
+            for (size_t i = 0; i < texts.size(); i++) {
+                texts[i] += self.pieces[i];
+                done[i] = locked.streams[i]->done();
+                n_done += done[i];
+            }
+            if (until_one && n_done) break;
+            if (std::chrono::duration<double>(Clock::now() - begin).count() >= seconds) break;
+        }
+    }
+    return {all_bytes(texts), std::move(done)};
+}
+
 std::pair<std::vector<double>, std::vector<Likeliest>>
 token_scores(const Model &model, PythonState &python, const Ids &ids, uint32_t top) {
     python.state.check_model(model);
@@ -388,6 +429,9 @@ void bind_stream(nb::module_ &m) {
                      })
         .def_prop_ro("top_log_probabilities",
                      [](const PythonStream &self) { return between_steps(self, likeliest); })
+        .def_prop_ro("end",
+                     [](const PythonStream &self) { return between_steps(self, end_of); },
+                     "Log-probability of the end of the document, and the likeliest tokens.")
         .def_prop_ro("error",
                      [](const PythonStream &self) { return between_steps(self, error_message); },
                      "Why a stream of a batch ended, where an error ended it.")
@@ -401,7 +445,9 @@ void bind_stream(nb::module_ &m) {
     nb::class_<PythonBatch>(m, "Batch", "Several texts that are written together.")
         .def(nb::init<const Model &, uint32_t>(), "model"_a, "max_rows"_a, nb::keep_alive<1, 2>())
         .def("step", &step_batch, "streams"_a,
-             "Advance each stream that isn't done by one token; the bytes that are ready of each.");
+             "Advance each stream that isn't done by one token; the bytes that are ready of each.")
+        .def("run", &run_batch, "streams"_a, "seconds"_a, "until_one"_a = false,
+             "Step until the time is over or all are done; the bytes of each, and which are done.");
     nb::class_<PythonCompleter>(m, "Completer", "Completes a text while it is typed.")
         .def(nb::init<const Model &>(), "model"_a, nb::keep_alive<1, 2>())
         .def("complete", &complete, "prefix"_a, "k"_a, "lines"_a, nb::kw_only(),

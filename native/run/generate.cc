@@ -51,6 +51,11 @@ std::string Stream::choose(float *logits) try {
     const int32_t token = sampler_.sample({logits, vocab});
     if (token == model_.tokenizer.eot()) {
         finish_ = Finish::stop;
+        if (options_.log_probabilities) {
+            const float log_sum = model_.kernels.log_sum_exp(before_.data(), vocab);
+            end_log_probability_ = log_probability(before_[size_t(token)], log_sum);
+            append_likeliest(before_, log_sum, n_likeliest_, likeliest_);
+        }
         return text_.finish();
     }
     tokens_.push_back(token);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,6 +48,9 @@ class Stream {
     std::span<const TokenLogProbability> likeliest(size_t i) const {
         return std::span(likeliest_).subspan(i * n_likeliest_, n_likeliest_);
     }
+    // Of <|endoftext|>, where it ended the text; its likeliest tokens are those of place
+    // tokens().size().
+    std::optional<double> end_log_probability() const { return end_log_probability_; }
     State &state() { return state_; }
 
     // What is to be read before the next token can be chosen: the prompt, or the last token.
@@ -71,6 +75,7 @@ class Stream {
     size_t n_read_ = 0;   // of the pending ones
     size_t written_ = 0;  // bytes of the text that `choose` gave
     std::vector<double> log_probabilities_;
+    std::optional<double> end_log_probability_;
     std::vector<TokenLogProbability> likeliest_;  // n_likeliest_ a token
     size_t n_likeliest_ = 0;
     std::vector<float> before_;  // logits before sampling options

@@ -1,4 +1,5 @@
-"""Writes text/unicode.h: the kind of every code point according to the `tokenizers` package.
+"""Writes the kind of every code point according to the `tokenizers` package, for the engine (C++)
+and for the C export.
 
 GPT-2's pre-tokenizer distinguishes letters, numbers and white space. Which is which depends on the
 Unicode version of the regex engine, so the package itself is asked, whose splits the engine has to
@@ -6,9 +7,12 @@ repeat: after a letter, a number or a sign, a code point stays in the piece exac
 the same kind; white space never stays.
 
     python native/tools/make_unicode.py > native/text/unicode.h
+    python native/tools/make_unicode.py c > itera_lite/export/c/unicode.h
 
-Run it again when the pinned version of `tokenizers` changes; a test compares the two.
+Run both again when the pinned version of `tokenizers` changes; a test compares the two.
 """
+
+import sys
 
 import tokenizers
 from tokenizers import pre_tokenizers
@@ -17,6 +21,14 @@ KINDS = ("Other", "Letter", "Number", "Space")
 SAMPLES = {"!": 0, "a": 1, "5": 2}  # a sample of the kinds that grow
 BLOCK = 1 << 14
 
+C_HEADER = """\
+/* The kind of each code point in GPT-2's pre-tokenizer. Made by native/tools/make_unicode.py from
+   tokenizers {version}; don't edit. A run of one kind begins at `entry >> 2`, the kind is
+   `entry & 3`; ascending, the first is 0. */
+static const uint32_t char_runs[{count}] = {{
+{rows}
+}};
+"""
 HEADER = """\
 // The kind of each code point in GPT-2's pre-tokenizer. Made by tools/make_unicode.py from
 // tokenizers {version}; don't edit.
@@ -60,7 +72,8 @@ def main() -> None:
             runs.append((point, kind))
     words = [f"0x{point << 2 | kind:06x}," for point, kind in runs]
     rows = "\n".join("    " + " ".join(words[i : i + 9]) for i in range(0, len(words), 9))
-    print(HEADER.format(version=tokenizers.__version__, count=len(runs), rows=rows), end="")
+    header = C_HEADER if sys.argv[1:] == ["c"] else HEADER
+    print(header.format(version=tokenizers.__version__, count=len(runs), rows=rows), end="")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,19 @@
-"""Sets from the Hub, against a small stand-in that speaks its protocol on this machine."""
+"""Sets from the Hub, against a stand-in that speaks its protocol on this machine."""
 
-import hashlib
 import json
-import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
-from itera_lite.data import hub
+from itera_lite.data import hub as hub_module
 from itera_lite.data.corpus import load_documents
 from itera_lite.data.hub import HubSet, choose_files, split_name
 from itera_lite.errors import DataError, MissingExtra
-
-COMMIT = "c" * 40
+from tests.hub_stand_in import COMMIT, Hub, environment, running
 
 
 @pytest.mark.parametrize(
@@ -50,7 +45,7 @@ def test_choice_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = HubSet("o/n")
     names = ["data/validation-0.parquet", "data/train-0.parquet", "data/train-1.parquet"]
     assert choose_files(sizes, wanted) == (names, [])
-    monkeypatch.setattr(hub, "MAX_BYTES", 15)
+    monkeypatch.setattr(hub_module, "MAX_BYTES", 15)
     taken, notes = choose_files(sizes, wanted)
     assert taken == names[:2] and "only 2 of 3 files were taken" in notes[0]
     assert choose_files({"README.md": 1, "model.bin": 9}, wanted) == ([], [])
@@ -62,68 +57,19 @@ def test_choice_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_files({"b/train.csv": 1, "a/train.csv": 1}, wanted)
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """The part of the Hub's protocol that listing and downloading need."""
-
-    files: ClassVar[dict[str, dict[str, bytes]]] = {}  # repository -> name -> content
-
-    def log_message(self, *args: Any) -> None:
-        pass
-
-    def answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        if path.startswith("/api/datasets/"):
-            repository = "/".join(path.split("/")[3:5])
-            files = self.files.get(repository)
-            if files is None:
-                self.answer(404, b"{}", X_Error_Code="RepoNotFound")
-                return
-            if "convert" in self.path:
-                repository, files = repository + "@convert", self.files[repository + "@convert"]
-            siblings = [{"rfilename": name, "size": len(body)} for name, body in files.items()]
-            commit = COMMIT[:-7] + "convert" if "@" in repository else COMMIT
-            info = {"id": repository, "sha": commit, "siblings": siblings}
-            self.answer(200, json.dumps(info).encode())
-            return
-        _, _, owner, name, _, revision, *rest = path.split("/")
-        key = f"{owner}/{name}" + ("@convert" if revision.endswith("convert") else "")
-        body = self.files[key]["/".join(rest)]
-        tag = f'"{hashlib.sha256(body).hexdigest()}"'
-        self.answer(200, body, ETag=tag, X_Repo_Commit=revision)
-
-    do_HEAD = do_GET
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path) -> Iterator[dict[str, str]]:
+def stand_in(hub: Hub, tmp_path: Path) -> Iterator[dict[str, str]]:
     """Environment of a process that takes the stand-in for the Hub."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    yield {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running(hub) as address:
+        yield environment(address, tmp_path / "hf")
 
 
-def in_process(environment: dict[str, str], *specs: str) -> list[Any]:
+def in_process(variables: dict[str, str], *specs: str) -> list[Any]:
     """Name, splits, source and notes of each set, or the error's text, in a fresh process."""
     code = """if True:
         import json, sys
@@ -141,7 +87,7 @@ def in_process(environment: dict[str, str], *specs: str) -> list[Any]:
     """
     run = subprocess.run(
         [sys.executable, "-c", code, *specs],
-        env=environment,
+        env=variables,
         capture_output=True,
         text=True,
         check=True,
@@ -150,7 +96,7 @@ def in_process(environment: dict[str, str], *specs: str) -> list[Any]:
     return result
 
 
-def test_sets_come_from_the_hub(stand_in: dict[str, str], tmp_path: Path) -> None:
+def test_sets_come_from_the_hub(hub: Hub, stand_in: dict[str, str], tmp_path: Path) -> None:
     pytest.importorskip("huggingface_hub")
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -161,7 +107,7 @@ def test_sets_come_from_the_hub(stand_in: dict[str, str], tmp_path: Path) -> Non
         return file.read_bytes()
 
     article = ["", " = A = \n", "", " one . \n"]
-    StandIn.files = {
+    hub.datasets = {
         "roneneldan/TinyStories": {
             "TinyStories-train.txt": b"not this one",
             "data/train-00000-of-00002-ab.parquet": table("text", "one", "two"),

@@ -56,6 +56,49 @@ def test_streams_that_join_and_leave_write_their_own_texts(max_rows: int, engine
     assert batch.step([]) == []
 
 
+def test_a_run_is_many_steps(engine: Model) -> None:
+    jobs: list[dict[str, Any]] = [
+        {"prompt": tokens_of(engine, 20 * i + 1), "max_tokens": 5 + i, "seed": i} for i in range(6)
+    ]
+    alone = [engine.generate(**job) for job in jobs]
+    batch, streams = engine.batch(), [engine.start(**job) for job in jobs]
+    pieces, done = batch.run(streams[:1], 0.0)  # a step
+    texts = [*pieces, b"", b"", b"", b"", b""]
+    assert done == [False] and len(streams[0].tokens) == 1
+    pieces, done = batch.run(streams, 3600.0, until_one=True)
+    assert 1 <= sum(done) < 6
+    texts = [text + piece for text, piece in zip(texts, pieces, strict=True)]
+    pieces, done = batch.run(streams, 3600.0)  # ends with the last text
+    assert done == [True] * 6
+    for one, text, piece in zip(alone, texts, pieces, strict=True):
+        assert (text + piece).decode("utf-8", "replace") == one.text
+    assert batch.run(streams, 1.0) == ([b""] * 6, [True] * 6)
+    assert batch.run([], 1.0) == ([], [])
+
+
+def test_the_end_of_a_document_has_a_log_probability(engine: Model) -> None:
+    bias = {engine.eot_id: 1000.0}
+    stream = engine.start("abc", logit_bias=bias, top_log_probabilities=2)
+    assert stream.end is None
+    while not stream.done:
+        stream.next()
+    assert stream.tokens == [] and stream.finish_reason == "stop"
+    first = [] if engine.bos_id is None else [engine.bos_id]
+    score = engine.token_scores([*first, *engine.tokenize("abc"), engine.eot_id], top=2)[-1]
+    assert stream.end is not None
+    value, top = stream.end
+    assert value == pytest.approx(score.log_probability, abs=1e-5)
+    assert [token for token, _ in top] == [token for token, _ in score.top]
+    assert len(engine.state_of(stream)) == len(first) + 3
+    assert (
+        engine.token_bytes(engine.eot_id) == b""
+        and engine.token_bytes(engine.tokenize("a")[0]) == b"a"
+    )
+    written = engine.start("abc", max_tokens=1, log_probabilities=True, ignore_end=True)
+    written.next()
+    assert written.end is None and len(engine.state_of(written)) == len(first) + 3
+
+
 def test_a_long_prompt_holds_up_nobody(engine: Model) -> None:
     rows = 16
     batch = engine.batch(rows)

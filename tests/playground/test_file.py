@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from itera_lite.errors import ModelFileError
 from tests.playground.tab import BOX_FILE
 
 SOURCES = Path(room.__file__).parent
+TSC = Path(__file__).parent / "node_modules/typescript/bin/tsc"
 MODULES = sorted(path for path in SOURCES.glob("*.js") if path.name != "itera.js")
 
 
@@ -73,6 +75,16 @@ def test_every_word_is_in_strings_js() -> None:
     assert defined - used == set()
     shown = re.sub(r"<(title|noscript)>.*?</\1>", "", html.partition("<body")[2])
     assert re.findall(r">\s*([A-Za-z][^<$]*)<", shown) == []
+
+
+@pytest.mark.skipif(not TSC.exists(), reason="needs typescript: make programs")
+def test_the_types_in_comments_are_right() -> None:
+    """Those of JSDoc, and itera.js as itera.d.ts describes it."""
+    options = "--noEmit --allowJs --checkJs --strict --noImplicitAny false --target es2022"
+    command = ["node", str(TSC), *options.split(), "--lib", "dom,dom.iterable,es2022"]
+    entries = [str(SOURCES / name) for name in ("page.js", "worker.js")]
+    done = subprocess.run([*command, *entries], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "" and done.returncode == 0
 
 
 def test_a_module_of_another_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,10 +93,13 @@ def test_the_greedy_text_is_the_native_engines(tab: Any) -> None:
 
 
 def test_the_text_streams(tab: Any) -> None:
-    """It comes in many pieces, and the page answers meanwhile."""
+    """It comes in many pieces, and the page answers meanwhile. Screen readers hear of the
+    beginning and the end, not of every token."""
     tab.evaluate(
-        "() => { window.pieces = 0; new MutationObserver(() => { pieces += 1; }).observe("
-        "document.querySelector('.written'), {childList: true}); }"
+        "() => { const count = (name, selector) => { window[name] = 0;"
+        " new MutationObserver(() => { window[name] += 1; }).observe("
+        "document.querySelector(selector), {childList: true}); };"
+        " count('pieces', '.written'); count('announced', '#status'); }"
     )
     begin(tab, **ENDLESS, maxTokens=8000)
     tab.wait_for_function("() => window.pieces > 3")
@@ -104,6 +107,7 @@ def test_the_text_streams(tab: Any) -> None:
     tab.keyboard.press("Escape")
     finished(tab)
     assert tab.evaluate("window.pieces") > 4
+    assert tab.evaluate("window.announced") == 2
 
 
 @pytest.mark.parametrize("way", ["button", "key"])
@@ -357,7 +361,7 @@ def test_a_page_without_a_model_asks_for_one(
     opened.close()
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: make browser")
+@pytest.mark.skipif(not AXE.exists(), reason="needs axe-core: make programs")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser: Any, page_file: Path, scheme: str) -> None:
     """In all states: before and after writing, at a token, with an error, two models, scoring."""

@@ -1,0 +1,46 @@
+"""The server keeps to its own OpenAPI document, whatever it is asked."""
+
+import pytest
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis isn't installed")
+import hypothesis  # noqa: E402
+from schemathesis.checks import not_a_server_error  # noqa: E402
+from schemathesis.specs.openapi.checks import (  # noqa: E402
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from itera_lite.serve.openapi import OPERATIONS  # noqa: E402
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+
+@pytest.fixture(scope="module")
+def document(program):
+    return schemathesis.openapi.from_url(f"{program.url}/openapi.json")
+
+
+@pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
+@pytest.mark.parametrize("route", [(one.path, one.method) for one in OPERATIONS], ids=" ".join)
+def test_answers_conform(document, route, mode):
+    """Status, type and body are those of the document, no answer is a 500, and what the document
+    forbids is refused."""
+    path, method = route
+    operation = document[path][method]
+    if mode.is_negative and not operation.body:
+        pytest.skip("there is nothing that could be wrong")
+
+    @hypothesis.settings(max_examples=10, deadline=None, database=None)
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def check(case):
+        case.call_and_validate(checks=CHECKS)
+
+    check()
