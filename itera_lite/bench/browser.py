@@ -81,11 +81,12 @@ _WLLAMA = """async ({ prompt, tokens }) => {
 }"""
 
 _TURN = """async (milliseconds) => {
-  const passes = [];
+  let [seconds, tokens, last] = [0, 0, 0];
   for (const end = performance.now() + milliseconds; performance.now() < end; ) {
-    passes.push(await decode());
+    const [spent, done] = await decode();
+    [seconds, tokens, last] = [seconds + spent, tokens + done, done];
   }
-  return passes;
+  return [seconds, tokens, last];
 }"""
 
 
@@ -97,11 +98,10 @@ class Tab(Entry[float]):
     tokens: int = 0  # decoded a pass
 
     def measure(self) -> float:
-        passes = self.page.evaluate(_TURN, 1e3 * TURN_SECONDS)
-        self.tokens = passes[0][1]
+        seconds, tokens, self.tokens = self.page.evaluate(_TURN, 1e3 * TURN_SECONDS)
         if self.tokens < 1:
             raise IteraError(f"{self.name} wrote nothing: there is nothing to measure")
-        return sum(tokens for _, tokens in passes) / sum(seconds for seconds, _ in passes)
+        return tokens / seconds
 
     def record(self) -> RuntimeDecoding:
         return RuntimeDecoding(
