@@ -44,6 +44,8 @@ SMALLER_DOCS = {  # on the pages of docs/
     "--tokens 20M": "--tokens 4096 --workers 1 --overwrite",
 }
 NOT_RUN = {  # commands, and why
+    "itera serve": "ends with a signal; tests/serve/test_program.py runs it",
+    "itera bench serve": "takes minutes; tests/bench/test_serving.py runs it",
     "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",
     "itera compress": "takes minutes; tests/compress and tests/commands/test_compress.py run it",
 }
