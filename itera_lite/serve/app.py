@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any, TypeVar
 
 import msgspec
@@ -437,11 +436,10 @@ class Server:
         return Response(self._page, media_type="text/html")
 
     def _make_page(self) -> bytes:
-        try:
-            playground = import_module("itera_lite.playground")
-        except ImportError:
-            raise RequestError("this installation has no playground page", 404) from None
-        return bytes(playground.page(self.settings.file() if self.settings.file else None))
+        from itera_lite.playground import page  # only who asks for it waits for it
+
+        model = self.settings.file() if self.settings.file else None
+        return page(model, f"{self.settings.name}.gguf")
 
     # --- Requests ---
 
