@@ -9,13 +9,21 @@ FOLDER holds result files and is relative to the root of the repository.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from itera_lite.errors import IteraError
 from itera_lite.files import write_text
 from itera_lite.model.cost import cost
-from itera_lite.records import Quantization, SpeedRatio, TeacherComparison
+from itera_lite.records import (
+    BrowserDecoding,
+    Keystrokes,
+    Quantization,
+    ServerLoad,
+    Serving,
+    SpeedRatio,
+    TeacherComparison,
+)
 from itera_lite.report.ladder import CPU, findings, rungs_table
 from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.results import ModelResults, Results, load_results
@@ -40,6 +48,7 @@ from itera_lite.report.text import (
     table,
 )
 from itera_lite.stats.comparison import times
+from itera_lite.stats.targets import Target
 from itera_lite.studies.teacher_or_not import SIDES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -211,7 +220,82 @@ def teachers_table(results: Results) -> str:
     return table(headers, rows, "lrrrl")
 
 
+def applications_table(results: Results) -> str:
+    """The server, the page and the completions, each beside what else there is.
+
+    Raises:
+        IteraError: where one of them wasn't measured.
+    """
+    folder = results.folder
+    serving = Serving.read(folder / "serving.json")
+    browser = BrowserDecoding.read(folder / "browser.json")
+    (keystrokes,) = folder.glob("*_keystrokes.json")
+    typed = Keystrokes.read(keystrokes)
+    first, many, *others = serving.loads
+    rows = [
+        [
+            f"Server, {first.streams} clients, tokens/s",
+            count(first.tokens_per_second.median),
+            f"{count(serving.engine.median)}: the bare engine",
+            _judged(serving.targets),
+        ]
+    ]
+    for other in others:
+        rate = first.tokens_per_second.median / other.tokens_per_second.median
+        speed = count(other.tokens_per_second.median)
+        rows.append(["", "", f"{speed}: {other.runtime}", f"{times(rate)} as fast"])
+    rows += [
+        ["First text, 50 % and 99 % of the answers", _first_text(first), MISSING, ""],
+        [
+            f"Server, {many.streams} clients for {duration(many.seconds)}, tokens/s",
+            count(many.tokens_per_second.median),
+            MISSING,
+            f"{many.lost:,} of {many.requests:,} answers lost, {many.different or 0:,} texts that "
+            "aren't the single stream's",
+        ],
+        ["First text, 50 % and 99 % of the answers", _first_text(many), MISSING, ""],
+    ]
+    (_, speed), *peers = browser.runtimes.items()
+    rows += [
+        [
+            "In Chromium, one thread, tokens/s",
+            count(speed.tokens_per_second.median),
+            f"{count(peer.tokens_per_second.median)}: {name}",
+            _judged(browser.targets),
+        ]
+        for name, peer in peers
+    ]
+    (_, model), (floor, counted) = typed.completers.items()
+    rows += [
+        [
+            f"Keystrokes saved with {typed.offered} offers",
+            f"{model.saved:.1%}",
+            f"{counted.saved:.1%}: {floor}",
+            "",
+        ],
+        [
+            "A keystroke's completions, median and 99 %",
+            f"{model.median_ms:.2f} and {model.p99_ms:.2f} ms",
+            f"{counted.median_ms:.2f} and {counted.p99_ms:.2f} ms: {floor}",
+            "",
+        ],
+    ]
+    return table(["", "Itera-Lite", "compared with", ""], rows, "lrrl")
+
+
+def _judged(targets: Sequence[Target]) -> str:
+    """What was found of one target, what was wanted, and the verdict."""
+    (target,) = targets
+    _, found, wanted, verdict = target.cells
+    return f"{found}; {wanted} wanted: {verdict}"
+
+
+def _first_text(load: ServerLoad) -> str:
+    return f"{load.first_token_ms_p50:.1f} and {load.first_token_ms_p99:.1f} ms"
+
+
 TABLES = {
+    "applications": applications_table,
     "summary": summary_table,
     "models": models_table,
     "seeds": all_seeds_table,

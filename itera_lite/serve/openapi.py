@@ -148,9 +148,15 @@ def _operation(one: Operation) -> dict[str, Any]:
     else:
         content = {JSON: {"schema": _ref(one.answer)}}
     if one.stream is not None:
+        part = {"anyOf": [_ref(one.stream), _ref(protocol.ErrorAnswer)]}
+        encoded = {"type": "string", "contentMediaType": JSON, "contentSchema": part}
+        # Of each event: before OpenAPI 3.2 a schema can't be of the whole stream.
         content[EVENTS] = {
-            "schema": {"type": "string"},
-            "x-event": _ref(one.stream),  # of the data of each event but the last, [DONE]
+            "schema": {
+                "type": "object",
+                "required": ["data"],
+                "properties": {"data": {"anyOf": [{"const": "[DONE]"}, encoded]}},
+            }
         }
     responses: dict[str, Any] = {"200": {"description": "The answer.", "content": content}}
     for status in sorted({*one.refusals, *ALWAYS, 500}):

@@ -44,3 +44,21 @@ def test_answers_conform(document, route, mode):
         case.call_and_validate(checks=CHECKS)
 
     check()
+
+
+STREAMS = {
+    "/v1/completions": {"prompt": "Once"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Once"}]},
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_events_of_a_stream_conform(document, path):
+    body = {"max_tokens": 4, "logprobs": 1 if path == "/v1/completions" else True}
+    case = document[path]["post"].Case(
+        body={**STREAMS[path], **body, "stream": True, "stream_options": {"include_usage": True}},
+        media_type="application/json",
+    )
+    answer = case.call_and_validate(checks=CHECKS)
+    assert answer.headers["content-type"][0].startswith("text/event-stream")
+    assert answer.content.endswith(b"data: [DONE]\n\n")
