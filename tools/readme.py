@@ -9,7 +9,7 @@ FOLDER holds result files and is relative to the root of the repository.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from itera_lite.errors import IteraError
@@ -232,12 +232,12 @@ def applications_table(results: Results) -> str:
     (keystrokes,) = folder.glob("*_keystrokes.json")
     typed = Keystrokes.read(keystrokes)
     first, many, *others = serving.loads
-    rows = [
+    rows: list[list[str]] = [
         [
             f"Server, {first.streams} clients, tokens/s",
             count(first.tokens_per_second.median),
             f"{count(serving.engine.median)}: the bare engine",
-            _judged(serving.targets),
+            _judged(serving.targets[0]),
         ]
     ]
     for other in others:
@@ -255,15 +255,15 @@ def applications_table(results: Results) -> str:
         ],
         ["First text, 50 % and 99 % of the answers", _first_text(many), MISSING, ""],
     ]
-    (_, speed), *peers = browser.runtimes.items()
+    ours, *peers = browser.runtimes
     rows += [
         [
             "In Chromium, one thread, tokens/s",
-            count(speed.tokens_per_second.median),
-            f"{count(peer.tokens_per_second.median)}: {name}",
-            _judged(browser.targets),
+            count(browser.runtimes[ours].tokens_per_second.median),
+            f"{count(browser.runtimes[name].tokens_per_second.median)}: {name}",
+            _judged(browser.targets[0]),
         ]
-        for name, peer in peers
+        for name in peers
     ]
     (_, model), (floor, counted) = typed.completers.items()
     rows += [
@@ -283,9 +283,8 @@ def applications_table(results: Results) -> str:
     return table(["", "Itera-Lite", "compared with", ""], rows, "lrrl")
 
 
-def _judged(targets: Sequence[Target]) -> str:
-    """What was found of one target, what was wanted, and the verdict."""
-    (target,) = targets
+def _judged(target: Target) -> str:
+    """What was found, what was wanted, and the verdict."""
     _, found, wanted, verdict = target.cells
     return f"{found}; {wanted} wanted: {verdict}"
 
