@@ -373,6 +373,7 @@ def _limits(facts: Facts) -> str:
     return (
         "## Limits\n\n"
         "A base model of this size goes on from a text; it answers no questions, follows no "
-        f"instructions, and what it writes may be false or offensive as its text may be.{known}"
+        "instructions, and a chat is plain text to it, without roles; "
+        f"what it writes may be false or offensive as its text may be.{known}"
         f"{context} Nothing was done to make its output safe, and it wasn't tested for bias.\n"
     )
