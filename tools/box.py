@@ -8,29 +8,25 @@ Needs TinyStories with its official validation file.
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from pathlib import Path
 
+from itera_lite.compress.quantize import WINDOW, engine_score
 from itera_lite.data.corpus import load_documents
-from itera_lite.engine import Model
 from itera_lite.export.gguf import export_gguf
+from itera_lite.machine.processor import default_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.records import StoredQuality, StoredType, TextBits
-
-WINDOW = 256  # tokens, as in training
 
 
 def stored_type(file: Path, splits: dict[str, list[bytes]]) -> StoredType:
     """Size of a file, and its score on the two texts."""
-    model = Model.load(file)
 
     def bits(split: str) -> TextBits:
-        scores = model.score(splits[split], window=WINDOW, threads=2)
-        nats, tokens = sum(s.nats for s in scores), sum(s.tokens for s in scores)
-        size = sum(s.bytes for s in scores)
-        bpb = sum(s.bits_per_byte * s.bytes for s in scores) / size
-        return TextBits(bpb=bpb, nats_per_token=nats / tokens)
+        nats, tokens, size = engine_score(file, splits[split], default_threads())
+        return TextBits(bpb=nats / math.log(2) / size, nats_per_token=nats / tokens)
 
     return StoredType(
         bytes=file.stat().st_size, valid=bits("valid"), official=bits("official-valid")

@@ -227,7 +227,8 @@ def applications_table(results: Results) -> str:
         IteraError: where one of them wasn't measured.
     """
     folder = results.folder
-    serving = Serving.read(folder / "serving.json")
+    (server,) = folder.glob("*_serving.json")
+    serving = Serving.read(server)
     browser = BrowserDecoding.read(folder / "browser.json")
     (keystrokes,) = folder.glob("*_keystrokes.json")
     typed = Keystrokes.read(keystrokes)
@@ -250,7 +251,7 @@ def applications_table(results: Results) -> str:
             f"Server, {many.streams} clients for {duration(many.seconds)}, tokens/s",
             count(many.tokens_per_second.median),
             MISSING,
-            f"{many.lost:,} of {many.requests:,} answers lost, {many.different or 0:,} texts that "
+            f"{many.lost:,} of {many.requests:,} answers lost, {many.different} texts that "
             "aren't the single stream's",
         ],
         ["First text, 50 % and 99 % of the answers", _first_text(many), MISSING, ""],

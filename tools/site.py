@@ -16,8 +16,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from itera_lite import cli
-
 ROOT = Path(__file__).parents[1]
 PAGES, SITE = ROOT / "build/pages", ROOT / "build/site"
 _LINK = re.compile(r"\]\(([^)\s#]+)")
@@ -57,10 +55,9 @@ def build() -> None:
         copy = PAGES / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    if "playground" in cli.VERBS:
-        page = PAGES / "playground.html"
-        playground = [sys.executable, "-m", "itera_lite", "playground", "--out", str(page)]
-        subprocess.run(playground, check=True)
+    page = PAGES / "playground.html"
+    playground = [sys.executable, "-m", "itera_lite", "playground", "--out", str(page)]
+    subprocess.run(playground, check=True)
     zensical = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     subprocess.run([*zensical, "--config-file", str(ROOT / "zensical.toml")], check=True, cwd=ROOT)
 
