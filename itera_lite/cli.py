@@ -90,7 +90,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "check": (
         "itera_lite.commands.check:check_model",
-        "Read a checkpoint or a GGUF file from end to end, and tell what it is.",
+        "Read a checkpoint or a GGUF file from end to end, and describe it.",
     ),
     "push": ("itera_lite.commands.push:push", "Upload a model to the Hugging Face Hub."),
     "pull": ("itera_lite.commands.pull:pull", "Download a model from the Hugging Face Hub."),

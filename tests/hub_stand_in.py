@@ -1,4 +1,4 @@
-"""A stand-in of the Hugging Face Hub on this machine: the parts of its protocol that we use.
+"""A small server in the place of the Hugging Face Hub: the parts of its protocol that we use.
 
 Data sets are given as files. Models are made, committed to (large files by Git LFS) and read as on
 the Hub: with tokens, revisions, hashes, ranges.
@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "c" * 40  # of every data set
-WRITE, READ = "hf_write", "hf_read"  # tokens that the stand-in knows
+WRITE, READ = "hf_write", "hf_read"  # the tokens that the stand-in accepts
 LFS_FROM = 1_000  # bytes; other files are sent in the commit itself
 
 

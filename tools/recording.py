@@ -57,7 +57,7 @@ def run(command: str, folder: Path) -> Lines:
     while True:
         try:
             piece = os.read(controller, 4096)
-        except OSError:  # how Linux tells the end of a terminal
+        except OSError:  # on Linux, at the end of a terminal
             break
         if not piece:
             break

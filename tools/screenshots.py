@@ -10,6 +10,7 @@ import argparse
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -34,17 +35,14 @@ def main() -> None:
         browser = playwright.chromium.launch(
             executable_path=given.browser, args=["--no-sandbox", "--hide-scrollbars"]
         )
-        write(opened(browser, file, "light", 1100, 860), given.into / "playground.png")
-        score(opened(browser, file, "dark", 1100, 860), given.into / "playground-score.png")
+        write(opened(browser, file, "light"), given.into / "playground.png")
+        score(opened(browser, file, "dark"), given.into / "playground-score.png")
         browser.close()
 
 
-def opened(browser: Browser, file: Path, scheme: str, width: int, height: int) -> Page:
+def opened(browser: Browser, file: Path, scheme: Literal["light", "dark"]) -> Page:
     """The page with its model loaded."""
-    tab = browser.new_page(
-        color_scheme="dark" if scheme == "dark" else "light",
-        viewport={"width": width, "height": height},
-    )
+    tab = browser.new_page(color_scheme=scheme, viewport={"width": 1100, "height": 860})
     tab.goto(file.as_uri())
     tab.wait_for_selector("#run:enabled")
     return tab
@@ -63,7 +61,7 @@ def write(tab: Page, path: Path) -> None:
 
 
 def score(tab: Page, path: Path) -> None:
-    """A text that is typed, scored by two models."""
+    """A text that is scored, with what was likely at one of its tokens."""
     tab.check("input[value=score]", force=True)
     tab.wait_for_selector(".scored .token")
     tab.locator(".scored .token").nth(12).click()

@@ -183,7 +183,7 @@ def find_wllama(given: Path | None) -> Path:
     into = cache_folder() / f"wllama-{WLLAMA_VERSION}"
     found = into / "node_modules" / "@wllama" / "wllama"
     if not (found / "esm" / "index.js").is_file():
-        npm = _program("npm", "npm", "nodejs, or give --wllama FOLDER")
+        npm = _program("npm", ["npm"], "npm, or give --wllama FOLDER")
         into.mkdir(parents=True, exist_ok=True)
         package = f"@wllama/wllama@{WLLAMA_VERSION}"
         (into / "package.json").write_text('{"private": true}\n')  # or npm looks above this folder
@@ -204,8 +204,7 @@ def _wllama_version(folder: Path) -> str:
     return str(json.loads((folder / "package.json").read_text())["version"])
 
 
-def _program(package: str, *names_and_remedy: str) -> str:
-    *names, remedy = names_and_remedy
+def _program(package: str, names: list[str], remedy: str) -> str:
     for name in names:
         if path := shutil.which(name):
             return path
@@ -215,7 +214,7 @@ def _program(package: str, *names_and_remedy: str) -> str:
 @contextmanager
 def _chromium() -> Iterator[Browser]:
     """The system's Chromium, without a window."""
-    path = _program("Chromium", "chromium", "chromium-browser", "google-chrome", "chromium")
+    path = _program("Chromium", ["chromium", "chromium-browser", "google-chrome"], "chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -242,8 +241,7 @@ def _served(model: Path, wllama: Path) -> Iterator[str]:
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(_Handler, paths=paths)
     )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/"
     finally:

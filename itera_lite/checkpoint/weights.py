@@ -31,8 +31,7 @@ from itera_lite.files import (
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of a number
-_FLOATS = set(_BYTES)
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number
 # Tensors that older versions of transformers saved, which follow from the config.
 _DERIVED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _HEAD = "lm_head.weight"  # in some files, a copy of the embedding
@@ -138,7 +137,7 @@ def stored_types(folder: Path) -> dict[str, tuple[int, int, int]]:
                     part = file.get_slice(name)
                     kind, numbers = part.get_dtype(), math.prod(part.get_shape())
                     tensors, weights, n_bytes = found.get(kind, (0, 0, 0))
-                    size = _BYTES.get(kind, 0) * numbers
+                    size = _FLOATS.get(kind, 0) * numbers
                     found[kind] = (tensors + 1, weights + numbers, n_bytes + size)
     return found
 

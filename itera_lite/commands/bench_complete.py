@@ -38,10 +38,10 @@ def bench_complete(
     """
     whole_number("offered", offered, most=MOST_OFFERED)
     limit = bytes_of("max_bytes", max_bytes)
-    from itera_lite.engine.find import find_model, load_model
+    from itera_lite.engine.find import find_model, load_model, model_name
 
     path = find_model(model)
-    name = path.resolve().name.removesuffix(".gz").removesuffix(".gguf")
+    name = model_name(path)
     output = Path(results) / f"{name}_keystrokes.json"
     check_writable(output)
     from itera_lite.bench.keystrokes import measure_keystrokes

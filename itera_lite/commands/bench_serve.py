@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from itera_lite.commands.serve import MOST_STREAMS
 from itera_lite.files import check_writable
 from itera_lite.quantities import finite_number, whole_number
 from itera_lite.records import Serving
-
-MOST_STREAMS = 4096
 
 
 def bench_serve(
@@ -38,6 +37,7 @@ def bench_serve(
     """
     from itera_lite.bench.serving import measure_serving, model_file
     from itera_lite.bench.table import print_serving
+    from itera_lite.engine.find import model_name
     from itera_lite.serve.run import check_packages
 
     check_packages()
@@ -46,7 +46,7 @@ def bench_serve(
     whole_number("rounds", rounds)
     whole_number("max_tokens", max_tokens)
     path = model_file(model)
-    name = path.name.removesuffix(".gz").removesuffix(".gguf")
+    name = model_name(path)
     file = Path(results) / f"{name}_serving.json"
     check_writable(file)
     record = measure_serving(

@@ -12,7 +12,7 @@ from itera_lite.errors import IteraError
 
 
 def check_model(model: Path, *, json: bool = False) -> dict[str, Any]:
-    """Read a checkpoint or a GGUF file from end to end, and tell what it is.
+    """Read a checkpoint or a GGUF file from end to end, and describe it.
 
     Every weight is read, shapes are compared with the config, the tokenizer with the model, and a
     saved training with both. What isn't whole or not ours to read ends with its first reason and

@@ -73,12 +73,12 @@ def serve(
         )
     key = read_key(api_key_file) if api_key_file else None
     with bind(host, port) as listening:  # before the model is loaded: a busy port shows at once
-        from itera_lite.engine.find import find_model, load_model
+        from itera_lite.engine.find import find_model, load_model, model_name
         from itera_lite.serve.app import Settings
 
         path = find_model(model)
         loaded = load_model(path)
-        name = served_name(path)
+        name = model_name(path)
         settings = Settings(
             name=name,
             file=path.read_bytes if path.is_file() else None,
@@ -95,11 +95,3 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listening.getsockname()[1]}"
         run(loaded, settings, listening, f"'{name}' at {address} (OpenAI's API: {address}/v1)")
-
-
-def served_name(path: Path) -> str:
-    """The model's name in the API: that of its file or folder."""
-    name = path.resolve().name
-    for end in (".gz", ".gguf"):
-        name = name.removesuffix(end)
-    return name

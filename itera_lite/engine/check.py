@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itera_lite.engine.find import find_model, load_model
 from itera_lite.errors import CheckpointError, ConfigError, IteraError, ModelFileError
+from itera_lite.export.reading import inflated, is_gzip
 from itera_lite.export.summary import StoredTensors
-from itera_lite.files import is_folder, named_in_utf8, read_object
+from itera_lite.files import is_folder, read_object
 
 if TYPE_CHECKING:
     from itera_lite.data.tokenizer import Tokenizer
@@ -44,8 +40,8 @@ class Checked:
         kind: ``checkpoint``, ``gguf`` or ``gguf.gz``.
         architecture: as transformers or llama.cpp name it.
         parameters: numbers in all tensors, the embedding once.
-        active_parameters: that a token uses; None where it isn't known.
-        context: tokens that it reads at most.
+        active_parameters: those that a token uses; None where their number isn't known.
+        context: the most tokens of a text that the model can read.
         tokenizer_sha256: of `Tokenizer`; None for another kind of tokenizer.
         types: the tensors of each stored type.
         bytes: of the file, or of the folder's files of weights.
@@ -101,8 +97,8 @@ def check(path: Path) -> Checked:
     are found. The engine reads a GGUF file as it does to run it.
 
     Raises:
-        CheckpointError, ConfigError: a folder that isn't whole, or of another kind; says the first
-            reason and what to do.
+        CheckpointError, ConfigError: a folder that isn't whole, or of another kind; the
+            message has the first reason and what to do.
         ModelFileError: a file that the engine refuses, or whose weights aren't all finite.
     """
     path = find_model(path)
@@ -220,7 +216,7 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
 
     model = load_model(path) if runs else None
     types: dict[str, StoredTensors] = {}
-    with _inflated(path) as plain:
+    with inflated(path) as plain:
         reader = gguf.GGUFReader(plain)
         for tensor in reader.tensors:
             values = dequantize(tensor.data, tensor.tensor_type)
@@ -243,7 +239,7 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
     metadata = {key.partition(".")[2]: value for key, value in keys.items() if value}
     return Checked(
         path=str(path),
-        kind="gguf.gz" if _is_gzip(path) else "gguf",
+        kind="gguf.gz" if is_gzip(path) else "gguf",
         architecture=architecture,
         parameters=sum(stored.weights for stored in types.values()),
         vocab_size=vocabulary,
@@ -253,25 +249,6 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
         bytes=path.stat().st_size,
         metadata=metadata | ({"sampling": sampling} if sampling else {}),
     )
-
-
-def _is_gzip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-@contextmanager
-def _inflated(path: Path) -> Iterator[Path]:
-    """A path to the GGUF file without compression, which the engine has read already."""
-    if not _is_gzip(path):
-        with named_in_utf8(path) as named:
-            yield named
-        return
-    with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-        plain = Path(folder) / "model.gguf"
-        with gzip.open(path, "rb") as source, open(plain, "wb") as sink:
-            shutil.copyfileobj(source, sink)
-        yield plain
 
 
 def _value(reader: Any, key: str) -> Any:

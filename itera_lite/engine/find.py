@@ -52,6 +52,11 @@ def display_name(path: Path) -> str:
     return str(path if path.name.strip(".") else path.resolve())
 
 
+def model_name(path: Path) -> str:
+    """A model's name: that of its file or folder."""
+    return path.resolve().name.removesuffix(".gz").removesuffix(".gguf")
+
+
 def load_model(path: Path) -> Model:
     """The engine's model of a GGUF file, or of a checkpoint with its exact weights.
 

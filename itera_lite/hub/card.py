@@ -65,7 +65,7 @@ class Facts:
 
 
 class CardMetadata(NamedTuple):
-    """What the user decided, in a card that was written before."""
+    """The parts of a card that the user chose, which no record holds."""
 
     license: str | None = None
     languages: tuple[str, ...] = ()
@@ -73,7 +73,10 @@ class CardMetadata(NamedTuple):
 
 
 def metadata_of(card: str) -> CardMetadata:
-    """What a card says of what isn't in the records; nothing where it can't be read."""
+    """The licence, languages and base models that a card names.
+
+    The records don't hold these. All are empty for a card that can't be read.
+    """
     from huggingface_hub import ModelCard
 
     if not card:
@@ -196,9 +199,11 @@ def _results(facts: Facts) -> list[EvalResult]:
 
 
 def _scores(facts: Facts) -> tuple[str, str, str, float, float | None, int] | None:
-    """Set, as it was named, split, bits per byte, perplexity, bytes; None: nothing was measured.
+    """The scores of the evaluation, or else those at the end of the training.
 
-    The evaluation's, else those at the end of the training.
+    Returns:
+        Name of the set, its source as it was given, split, bits per byte, perplexity and bytes;
+        None where nothing was measured.
     """
     record, summary = facts.evaluation, facts.summary
     if record is not None:

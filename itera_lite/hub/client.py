@@ -101,8 +101,8 @@ def hub_errors(repository: str, revision: str | None = None) -> Iterator[None]:
 
 def _refusal(repository: str, error: Exception) -> str:
     status = getattr(getattr(error, "response", None), "status_code", 0)
-    said = (getattr(error, "server_message", None) or str(error)).strip().splitlines()
-    reason = said[0] if said else f"status {status}"
+    lines = (getattr(error, "server_message", None) or str(error)).strip().splitlines()
+    reason = lines[0] if lines else f"status {status}"
     if status == 401:
         return f"the Hub doesn't accept the token ({reason}). {LOGIN}"
     if status == 403:

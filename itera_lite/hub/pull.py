@@ -28,17 +28,17 @@ def pull(
     """Download the files of a model into a folder.
 
     They are collected beside it, in a folder for the commit, where an interrupted pull goes on;
-    each is compared with its hash on the Hub. Only when all are there and `check` has read them,
-    the folder gets its name.
+    each is compared with its hash on the Hub. The folder gets its name only
+    when all are there and `check` has read them.
 
     Returns:
-        The commit, and what `check` says: of the checkpoint, or of each GGUF file where there are
-        only such.
+        The commit, and the results of `check`: one of the checkpoint, or one of each GGUF file
+        where the repository has no checkpoint.
 
     Raises:
         UsageError: something lies there already.
-        HubError: no such model or revision, no right, no network, or a file that isn't what the
-            Hub says that it is.
+        HubError: no such model or revision, no right, no network, or a file whose hash isn't the
+            one that the Hub lists.
         CheckpointError, ConfigError, ModelFileError: the model isn't one of ours, or isn't whole.
     """
     from huggingface_hub import HfApi, hf_hub_download
@@ -51,7 +51,7 @@ def pull(
         tree = api.list_repo_tree(repository, recursive=True, revision=commit)
         files = sorted(
             (item for item in tree if isinstance(item, RepoFile) and is_of_model(item.path)),
-            # config.json first: it may tell that the rest is of no use here
+            # config.json first: a model of another family is refused before its weights are loaded
             key=lambda item: (item.path != "config.json", item.path),
         )
     names = [file.path for file in files]

@@ -59,7 +59,7 @@ def prepare_upload(
     Raises:
         CheckpointError, ConfigError, ModelFileError: it isn't whole; see `check`.
         HubError: the card can't pass; lists everything that is wrong with it.
-        UsageError: the folder has a card, and something is given that a written one would hold.
+        UsageError: the folder's own card is taken, and an option is given that belongs in it.
         IteraError: a record is about another model.
     """
     from itera_lite.hub import card as cards
@@ -151,15 +151,11 @@ def push(upload: Upload, *, private: bool) -> str:
         there = api.list_repo_files(repository)
         old = [name for name in there if WEIGHTS.fullmatch(name) and name not in upload.files]
         operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
-            *(CommitOperationAdd(name, _content(given)) for name, given in upload.files.items()),
+            *(CommitOperationAdd(name, given) for name, given in upload.files.items()),
             *(CommitOperationDelete(name) for name in old),
         ]
         info = api.create_commit(repository, operations, commit_message="Model by Itera-Lite")
     return str(info.commit_url)
-
-
-def _content(given: Path | bytes) -> str | bytes:
-    return given if isinstance(given, bytes) else str(given)
 
 
 def _records(
@@ -172,19 +168,17 @@ def _records(
     """
     name = folder_name(folder)
     shape = read_config(folder)
-    paths = {
-        kind: results / f"{name.removesuffix(LAST)}_{kind}.json" for kind in ("summary", "eval")
-    }
-    summary = Summary.read(paths["summary"]) if exists(paths["summary"]) else None
-    path = results / f"{name}_eval.json"
-    evaluation = Evaluation.read(path) if exists(path) else None
+    trained = results / f"{name.removesuffix(LAST)}_summary.json"
+    evaluated = results / f"{name}_eval.json"
+    summary = Summary.read(trained) if exists(trained) else None
+    evaluation = Evaluation.read(evaluated) if exists(evaluated) else None
     if summary is not None:
-        _refuse_another(paths["summary"], summary.model.config, shape, "train")
+        _refuse_another(trained, summary.model.config, shape, "train")
         text = summary.dataset
         if text is not None and text.tokenizer_sha256 != checked.tokenizer_sha256:
-            raise _another(paths["summary"], "has another tokenizer", "train")
+            raise _another(trained, "has another tokenizer", "train")
     if evaluation is not None:
-        _refuse_another(path, evaluation.model.config, shape, "eval")
+        _refuse_another(evaluated, evaluation.model.config, shape, "eval")
     return summary, evaluation
 
 

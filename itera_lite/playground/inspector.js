@@ -30,9 +30,8 @@ export class Inspector {
   show(token, choose) {
     const surprise = strings.bits(token.bits);
     this.summary.textContent = strings.tokenSummary(surprise, token.top);
-    const own = token.text === "" && token.hex ? { text: null, hex: token.hex } : token;
     const facts = [
-      create("strong", { class: "name" }, strings.tokenName(own)),
+      create("strong", { class: "name" }, strings.tokenName(named(token))),
       create("span", { class: "surprise" }, surprise),
     ];
     if (token.bits !== null) facts.push(create("span", {}, strings.probability(2 ** -token.bits)));
@@ -49,9 +48,13 @@ export class Inspector {
   /** The likeliest tokens, and the token itself where it isn't one of them. @param {Token} token */
   #rows(token) {
     if (token.bits === null || token.top.some(({ id }) => id === token.id)) return token.top;
-    const text = token.text === "" && token.hex ? null : token.text;
-    return [...token.top, { ...token, text, probability: 2 ** -token.bits }];
+    return [...token.top, { ...named(token), probability: 2 ** -token.bits }];
   }
+}
+
+/** The token with null for its text where it ends no character. @param {Token} token */
+function named(token) {
+  return { ...token, text: token.text === "" && token.hex ? null : token.text };
 }
 
 /**

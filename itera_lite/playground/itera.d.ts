@@ -14,8 +14,8 @@ export interface Engine {
    * Reads a model. Throws IteraError where the file is damaged, or of another kind.
    * @param bytes a file, .gguf or .gguf.gz. They are kept and must stay as they are: after an error
    *     the file is loaded again, by itself.
-   * @param options context: tokens that a text may have; by default what the file says, at most
-   *     8,192.
+   * @param options context: tokens that a text may have; by default the file's own context, at
+   *     most 8,192.
    */
   load(bytes: Uint8Array, options?: { context?: number }): Model;
 }
@@ -72,9 +72,9 @@ export interface Score {
 export interface StartOptions extends Partial<Sampling> {
   /** By default 200. */
   maxTokens?: number;
-  /** Subtracted from the logit of each token that the text has; -2 to 2. */
+  /** Subtracted from the logit of each token that was written after the prompt; -2 to 2. */
   presencePenalty?: number;
-  /** The same, as often as the text has it. */
+  /** The same, as often as the token was written. */
   frequencyPenalty?: number;
   /** 0 to 2^63-1: the same seed gives the same text. By default a random one. */
   seed?: number | bigint;

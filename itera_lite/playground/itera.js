@@ -53,8 +53,8 @@ class Engine {
   /**
    * Reads a model.
    * @param {Uint8Array} bytes a file, .gguf or .gguf.gz; not to be changed while the model is used
-   * @param {{context?: number}} [options] tokens that a text may have; by default what the file
-   *     says, at most 8,192
+   * @param {{context?: number}} [options] tokens that a text may have; by default the file's
+   *     own context, at most 8,192
    */
   load(bytes, { context = 0 } = {}) {
     if (!(bytes instanceof Uint8Array)) {

@@ -189,7 +189,7 @@ const announceScore = debounced(() => {
   );
 }, ANNOUNCE_MS);
 
-/** Says something to screen readers, once something is over: never for each token. */
+/** Gives a sentence to screen readers, where work begins or ends: never for each token. */
 function announce(/** @type {string} */ text) {
   status.textContent = text;
 }

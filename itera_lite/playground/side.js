@@ -111,18 +111,16 @@ export class Side {
   async open(source) {
     this.#opening?.end();
     this.#showError(null);
-    if (source.bytes > MOST_BYTES) {
-      this.#showError(this.#broken(source, strings.tooLarge(source.bytes, MOST_BYTES)));
-      return;
-    }
     const client = new Client(this.page.parts.worker);
     this.#opening = client;
     this.element.setAttribute("aria-busy", "true");
     this.parts.facts.textContent = strings.loading(source.name);
     try {
+      if (source.bytes > MOST_BYTES) throw new Error(strings.tooLarge(source.bytes, MOST_BYTES));
       const file = typeof source.file === "string" ? source.file : await source.file.arrayBuffer();
       const loaded = await client.request("open", { wasm: this.page.parts.wasm, file });
       await this.stop();
+      if (this.#opening !== client) return; // another file was opened meanwhile
       this.#client?.end();
       this.#client = client;
       this.#source = source;
@@ -131,7 +129,7 @@ export class Side {
       this.page.announce(strings.ready(source.name));
       this.page.onOpen(this);
     } catch (error) {
-      if (error instanceof Ended) return; // another file was opened meanwhile
+      if (this.#opening !== client) return;
       client.end();
       this.#showError(this.#broken(source, reasonOf(error)));
     }
@@ -147,7 +145,8 @@ export class Side {
    * @param {import("./tokens.js").Token[]} [kept] tokens that follow the prompt already
    */
   async generate(prompt, options, kept = []) {
-    await this.stop();
+    do await this.stop();
+    while (this.#isGenerating); // another text may have begun meanwhile
     if (!this.#client) return;
     this.#generation = this.#generate(this.#client, prompt, options, kept);
     await this.#generation;
@@ -179,7 +178,7 @@ export class Side {
   end() {
     this.#opening?.end();
     this.#client?.end();
-    this.#client = null;
+    this.#opening = this.#client = null;
   }
 
   async #generate(client, prompt, options, kept) {

@@ -90,17 +90,26 @@ export const strings = {
       placeholder: "new each time",
     },
     topK: { label: "Top-k", hint: "Only the k likeliest tokens; 0 means all." },
-    minP: { label: "Min-p", hint: "Only tokens with this share of the likeliest one’s." },
+    minP: {
+      label: "Min-p",
+      hint: "Only tokens with at least this share of the likeliest token’s probability.",
+    },
     repetitionPenalty: {
       label: "Repetition penalty",
-      hint: "Above 1, tokens of the last few become less likely.",
+      hint: "Above 1, tokens in the repetition window become less likely.",
     },
     repetitionWindow: {
       label: "Repetition window",
-      hint: "How many tokens back the three penalties look.",
+      hint: "The repetition penalty applies to so many of the last tokens.",
     },
-    presencePenalty: { label: "Presence penalty", hint: "Against tokens that were there already." },
-    frequencyPenalty: { label: "Frequency penalty", hint: "The same, once for each time." },
+    presencePenalty: {
+      label: "Presence penalty",
+      hint: "Above 0, tokens that were written already become less likely.",
+    },
+    frequencyPenalty: {
+      label: "Frequency penalty",
+      hint: "The same, once for each time that a token was written.",
+    },
     stop: {
       label: "Stop texts",
       hint: "One a line; the text ends before it. \\n stands for a new line.",

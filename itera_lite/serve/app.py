@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import contextlib
+import math
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -40,6 +41,10 @@ EVENT_HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 GONE = 499  # nginx' status for a client that went away; nobody reads it
+LATE, LEFT = "late", "left"  # why a mailbox was closed
+GRACE = 5.0  # seconds
+DEFAULT_COMPLETIONS = 5
+BUG = "a bug in the server; its log has more"
 
 _encode = msgspec.json.Encoder().encode
 Kind = TypeVar("Kind", bound=msgspec.Struct)
@@ -210,7 +215,7 @@ class Server:
         return await asyncio.to_thread(self.vocabulary.encode, prompt)
 
     def _led(self, ids: list[int]) -> tuple[int, list[int]]:
-        """Ids that begin with the token that begins every document, and whether it was added."""
+        """The ids with the token that begins every document in front, after how many were added."""
         bos = self.model.bos_id
         if bos is None or ids[:1] == [bos]:
             return 0, ids
@@ -345,7 +350,7 @@ class Server:
             bits_per_byte=found.bits_per_byte if found.bytes else None,
             surprises=[
                 protocol.TokenSurprise(
-                    token, self.vocabulary.names[token], None if p is None else -p / LN2
+                    token, self.vocabulary.names[token], None if p is None else -p / math.log(2)
                 )
                 for token, p in zip(ids, values, strict=True)
             ],
@@ -376,9 +381,9 @@ class Server:
             raise self.scheduler.busy()
         self._working += 1
         mailbox, loop = Mailbox(), asyncio.get_running_loop()
+        closed = asyncio.create_task(mailbox.take())
         try:
             async with _watched(self, request, mailbox):
-                closed = asyncio.create_task(mailbox.take())
                 found = []
                 for task in tasks:
                     done = loop.run_in_executor(worker, task)
@@ -388,11 +393,11 @@ class Server:
                         done.cancel()
                         self._check_open(mailbox)
                     found.append(await done)
-                closed.cancel()
                 return found
         except UsageError as error:
             raise RequestError(str(error)) from None
         finally:
+            closed.cancel()
             self._working -= 1
 
     def _check_open(self, mailbox: Mailbox) -> None:
@@ -486,12 +491,6 @@ class Server:
             )
 
 
-LN2 = 0.6931471805599453
-LATE, LEFT = "late", "left"
-GRACE = 5.0  # seconds
-DEFAULT_COMPLETIONS = 5
-
-
 def _too_long(most: int) -> RequestError:
     return RequestError(
         f"the body is longer than {most:,} bytes: send less, or give the server a larger "
@@ -522,7 +521,7 @@ async def _http_refusal(request: Request, error: Exception) -> Response:
 
 async def _bug(request: Request, _: Exception) -> Response:
     """What a client gets of a bug; the guard logs it."""
-    return await _refusal(request, RequestError("a bug in the server; its log has more", 500))
+    return await _refusal(request, RequestError(BUG, 500))
 
 
 @contextlib.asynccontextmanager
@@ -538,7 +537,7 @@ async def _watched(server: Server, request: Request, mailbox: Mailbox) -> AsyncI
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None
     timers = [loop.call_later(server.settings.timeout, mailbox.close, LATE)]
-    # A client that reads nothing holds up the sending: then nobody looks into the mailbox.
+    # While a client reads nothing, the task waits to send and doesn't look into the mailbox.
     timers.append(loop.call_later(server.settings.timeout + GRACE, task.cancel))
     try:
         yield
@@ -574,11 +573,7 @@ class _Run:
                     self._left -= {piece.text for piece in pieces if piece.finish}
                     for piece in pieces:
                         if piece.finish == "failed":
-                            raise (
-                                RequestError(piece.error)
-                                if piece.error
-                                else RequestError("a bug in the server; its log has more", 500)
-                            )
+                            raise RequestError(piece.error or BUG, 400 if piece.error else 500)
                     yield pieces
         finally:
             if self._left:

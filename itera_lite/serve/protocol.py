@@ -240,7 +240,7 @@ class Message(Struct, kw_only=True, forbid_unknown_fields=True):
 
 class ChatRequest(Generating, kw_only=True, forbid_unknown_fields=True):
     """POST /v1/chat/completions. The texts of the messages are joined by line breaks, and the
-    model goes on from there: it is a base model, which knows no roles."""
+    model goes on from there: a base model wasn't trained on roles."""
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_tokens: Positive | None = None
@@ -342,11 +342,11 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name[:64])
 
 
-def _invalid(told: str) -> RequestError:
+def _invalid(message: str) -> RequestError:
     """The refusal for a message of msgspec's, such as "Expected `int`, got `str` - at `$.n`"."""
-    place = _PATH.search(told)
+    place = _PATH.search(message)
     path = place[1] if place else ""
-    reason = told.removesuffix(place[0]) if place else told
+    reason = message.removesuffix(place[0]) if place else message
     if "enum value" in reason:  # msgspec quotes what was given
         reason = "a value that isn't supported"
     if field := _FIELD.search(reason):

@@ -29,8 +29,8 @@ from itera_lite.serve.prefixes import PrefixCache
 from itera_lite.serve.protocol import RequestError
 
 GROUP = 32  # texts that are stepped together
-TURN = 0.005  # seconds between two flushes of a text that has the engine for itself
-SHARED_TURN = 0.01  # and of a group's turn where there are several
+TURN = 0.005  # seconds of a turn where there is one group; its end flushes what was written
+SHARED_TURN = 0.01  # seconds of a turn where there are several groups
 PART = 64  # tokens of a prompt read at a time
 LEAST_CACHED = 16  # tokens: a shorter beginning is read as fast as its state is found
 LONGEST_RETRY = 60  # seconds
@@ -57,7 +57,7 @@ class Text:
         index: of the text in its request.
         top: how many of the likeliest tokens are wanted; None: no log-probabilities.
         score: whether the log-probabilities of the prompt are wanted, too.
-        scores: they, once they are known.
+        scores: these log-probabilities, once the prompt is read.
     """
 
     ids: list[int]
@@ -70,11 +70,11 @@ class Text:
     scores: list[TokenScore] = field(default_factory=list)
     stream: Stream | None = None
     written: int = 0  # bytes that were flushed
-    told: int = 0  # tokens whose log-probabilities were flushed
-    told_bytes: int = 0  # of these tokens
+    listed: int = 0  # tokens whose log-probabilities were flushed
+    listed_bytes: int = 0  # of these tokens
     cancelled: bool = False
     submitted: float = 0.0
-    begun: float = 0.0
+    begun: bool = False  # whether its first piece was delivered
 
     @property
     def penalised(self) -> bool:
@@ -188,6 +188,7 @@ class Scheduler:
         self.stopping = False  # no new requests are taken
         self.in_flight = 0  # texts that were submitted and aren't finished
         self._seconds = 1.0  # that a text takes, about
+        self._closed = False
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[Text | None] = queue.SimpleQueue()
         self._cancelled = threading.Event()  # some text was
@@ -197,10 +198,10 @@ class Scheduler:
         self._batch = model.batch()
         self._bytes_of = [model.token_bytes(i) for i in range(model.vocab_size)]
         self._cache = PrefixCache(cache_bytes)
+        self._unfinished: set[Text] = set()  # taken from the inbox
         self._waiting: deque[Text] = deque()
         self._readings: dict[int, _Reading] = {}
         self._active: deque[Text] = deque()
-        self._group: list[Text] = []  # whose turn it is
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -271,15 +272,13 @@ class Scheduler:
         self._inbox.put(None)
         self._thread.join()
 
-    _closed = False
-
     def _deliver(self, pieces: list[Piece]) -> None:
         """Put pieces into the mailboxes; called by the event loop."""
         now = time.perf_counter()
         for piece in pieces:
             text = piece.text
-            if text.begun == 0.0 and (piece.data or piece.finish):
-                text.begun = now
+            if not text.begun and (piece.data or piece.finish):
+                text.begun = True
                 self.metrics.first_token.observe(now - text.submitted)
             if piece.finish:
                 self.in_flight -= 1
@@ -297,13 +296,10 @@ class Scheduler:
                 self._round()
             except Exception:  # a bug: the texts end, the server goes on
                 _log.exception("the engine's thread failed")
-                texts = {*self._waiting, *self._active, *self._group}
-                texts |= {text for reading in self._readings.values() for text in reading.texts}
                 self._waiting.clear()
                 self._active.clear()
                 self._readings.clear()
-                self._group = []
-                self._send([Piece(text, b"", [], "failed") for text in texts])
+                self._send([Piece(text, b"", [], "failed") for text in self._unfinished])
 
     def _round(self) -> None:
         """Take what came, read a part of a prompt, and step a group of texts for a turn."""
@@ -326,17 +322,17 @@ class Scheduler:
                 text = self._inbox.get(block=wait)
                 wait = False
                 if text is not None:
+                    self._unfinished.add(text)
                     self._waiting.append(text)
 
     def _drop_cancelled(self) -> None:
         if not self._cancelled.is_set():
             return
         self._cancelled.clear()
-        dropped = [text for text in (*self._waiting, *self._active) if text.cancelled]
+        dropped = [text for text in self._unfinished if text.cancelled]
         self._waiting = deque(text for text in self._waiting if not text.cancelled)
         self._active = deque(text for text in self._active if not text.cancelled)
         for key, reading in list(self._readings.items()):
-            dropped += [text for text in reading.texts if text.cancelled]
             reading.texts = [text for text in reading.texts if not text.cancelled]
             if not reading.texts:
                 del self._readings[key]
@@ -425,24 +421,24 @@ class Scheduler:
 
     def _turn(self) -> None:
         """Step a group until its turn ends, and flush it."""
-        self._group = [self._active.popleft() for _ in range(min(GROUP, len(self._active)))]
-        if not self._group:
+        group = [self._active.popleft() for _ in range(min(GROUP, len(self._active)))]
+        if not group:
             return
         seconds = SHARED_TURN if self._active else TURN
         if self._readings:
             seconds = 0.0  # one token, then the next part of a prompt
-        streams = [text.stream for text in self._group if text.stream is not None]
-        # The end of a text that has the engine for itself is told at once: a client waits for it.
+        streams = [text.stream for text in group if text.stream is not None]
+        # Where no other group waits, the turn ends with the first text that ends, so that its
+        # client gets the end at once.
         written, done = self._batch.run(streams, seconds, not self._active)
         pieces = []
-        for text, data, ended in zip(self._group, written, done, strict=True):
+        for text, data, ended in zip(group, written, done, strict=True):
             if ended:
                 pieces.append(self._last_piece(text, data))
                 continue
             self._active.append(text)
             if data:
                 pieces.append(self._piece(text, data))
-        self._group = []
         self._send(pieces)
 
     def _piece(self, text: Text, data: bytes) -> Piece:
@@ -466,18 +462,18 @@ class Scheduler:
         stream = text.stream
         assert stream is not None
         tokens = stream.tokens
-        if text.told == len(tokens) and not final:
+        if text.listed == len(tokens) and not final:
             return []
         values, tops = stream.log_probabilities, stream.top_log_probabilities
         found = []
-        for place in range(text.told, len(tokens)):
-            size = text.told_bytes + len(self._bytes_of[tokens[place]])
+        for place in range(text.listed, len(tokens)):
+            size = text.listed_bytes + len(self._bytes_of[tokens[place]])
             if not final and size > text.written:
                 break
-            text.told_bytes = size
+            text.listed_bytes = size
             top = tops[place] if tops else []
             found.append(Entry(tokens[place], values[place], top))
-        text.told += len(found)
+        text.listed += len(found)
         if final and (end := stream.end):
             found.append(Entry(self.model.eot_id, *end))
         return found
@@ -493,6 +489,7 @@ class Scheduler:
             self._cache.put(whole[: len(state)], state)
 
     def _send(self, pieces: list[Piece]) -> None:
+        self._unfinished -= {piece.text for piece in pieces if piece.finish}
         if pieces:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 self._loop.call_soon_threadsafe(self._deliver, pieces)

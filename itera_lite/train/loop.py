@@ -68,8 +68,8 @@ class Trainer:
 
     Args:
         final_bytes: of validation text that are scored at the end, for `seconds_left`.
-        continuation: of which checkpoint's weights ``initial`` are, for the saved state.
-        events: write the log for TensorBoard too, as a run does that did so before.
+        continuation: the record of the checkpoint that ``initial`` is; it is saved with the state.
+        events: write the log for TensorBoard too.
     """
 
     def __init__(

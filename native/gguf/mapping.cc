@@ -51,15 +51,6 @@ void Mapping::map(uint64_t size, int protection, int flags, int file) {
     bytes_ = {static_cast<std::byte *>(start), static_cast<size_t>(size)};
 }
 
-Mapping::Mapping(Mapping &&other) noexcept
-    : bytes_(std::exchange(other.bytes_, {})), of_file_(other.of_file_) {}
-
-Mapping &Mapping::operator=(Mapping &&other) noexcept {
-    std::swap(bytes_, other.bytes_);
-    std::swap(of_file_, other.of_file_);
-    return *this;
-}
-
 Mapping::~Mapping() {
     if (!bytes_.empty()) munmap(bytes_.data(), bytes_.size());
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "gguf/error.h"
 
@@ -17,8 +18,13 @@ class Mapping {
     // Zeros that may be written, aligned to 64. The system gives a page where it is touched first,
     // so that room which isn't used costs nothing. Throws `Error` where there isn't so much memory.
     explicit Mapping(uint64_t size);
-    Mapping(Mapping &&other) noexcept;
-    Mapping &operator=(Mapping &&other) noexcept;
+    Mapping(Mapping &&other) noexcept
+        : bytes_(std::exchange(other.bytes_, {})), of_file_(other.of_file_) {}
+    Mapping &operator=(Mapping &&other) noexcept {
+        std::swap(bytes_, other.bytes_);
+        std::swap(of_file_, other.of_file_);
+        return *this;
+    }
     ~Mapping();
 
     std::span<const std::byte> bytes() const { return bytes_; }

@@ -131,23 +131,22 @@ inline F power_of_two(F shifted) {
 inline F scale2(F a, F k) { return mul(a, power_of_two(add(k, set(12582912.0f)))); }
 inline float sum(F a) {
     float total = 0;
-    const auto quarter = [&](v128_t four) {
+    for (const v128_t four : a.v) {
         total += wasm_f32x4_extract_lane(four, 0);
         total += wasm_f32x4_extract_lane(four, 1);
         total += wasm_f32x4_extract_lane(four, 2);
         total += wasm_f32x4_extract_lane(four, 3);
-    };
-    for (const v128_t four : a.v) quarter(four);
+    }
     return total;
 }
 inline v128_t upper_half(v128_t x) { return wasm_i64x2_shuffle(x, x, 1, 0); }
-inline float top(F a) {
-    v128_t best = wasm_f32x4_pmax(wasm_f32x4_pmax(a.v[0], a.v[1]),
-                                  wasm_f32x4_pmax(a.v[2], a.v[3]));
-    best = wasm_f32x4_pmax(best, upper_half(best));
-    best = wasm_f32x4_pmax(best, wasm_i32x4_shuffle(best, best, 1, 0, 3, 2));
-    return wasm_f32x4_extract_lane(best, 0);
+// A vector whose first lane is `combine` of all 16 lanes.
+template <class Combine> inline v128_t reduced(const v128_t (&v)[4], Combine combine) {
+    v128_t all = combine(combine(v[0], v[1]), combine(v[2], v[3]));
+    all = combine(all, upper_half(all));
+    return combine(all, wasm_i32x4_shuffle(all, all, 1, 0, 3, 2));
 }
+inline float top(F a) { return wasm_f32x4_extract_lane(reduced(a.v, wasm_f32x4_pmax), 0); }
 inline I magnitude(F a) {
     return each<I>([&](int i) {
         return wasm_v128_and(a.v[i], wasm_i32x4_const_splat(INT32_MAX));
@@ -169,19 +168,8 @@ inline F as_float(I a) { return each<F>([&](int i) { return a.v[i]; }); }
 inline I add_int(I a, I b) {
     return each<I>([&](int i) { return wasm_i32x4_add(a.v[i], b.v[i]); });
 }
-inline int32_t top_int(I a) {
-    v128_t best = wasm_i32x4_max(wasm_i32x4_max(a.v[0], a.v[1]),
-                                 wasm_i32x4_max(a.v[2], a.v[3]));
-    best = wasm_i32x4_max(best, upper_half(best));
-    best = wasm_i32x4_max(best, wasm_i32x4_shuffle(best, best, 1, 0, 3, 2));
-    return wasm_i32x4_extract_lane(best, 0);
-}
-inline int32_t sum_int(I a) {
-    v128_t all = wasm_i32x4_add(wasm_i32x4_add(a.v[0], a.v[1]), wasm_i32x4_add(a.v[2], a.v[3]));
-    all = wasm_i32x4_add(all, upper_half(all));
-    all = wasm_i32x4_add(all, wasm_i32x4_shuffle(all, all, 1, 0, 3, 2));
-    return wasm_i32x4_extract_lane(all, 0);
-}
+inline int32_t top_int(I a) { return wasm_i32x4_extract_lane(reduced(a.v, wasm_i32x4_max), 0); }
+inline int32_t sum_int(I a) { return wasm_i32x4_extract_lane(reduced(a.v, wasm_i32x4_add), 0); }
 inline I to_int(F a) {
     return each<I>([&](int i) {
         return wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(a.v[i]));

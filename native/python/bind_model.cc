@@ -266,20 +266,6 @@ struct PythonBatch {
     Mutex mutex;
 };
 
-std::vector<nb::bytes> step_batch(PythonBatch &self, const std::vector<PythonStream *> &python) {
-    std::vector<std::string> pieces;
-    check_streams(python);
-    {
-        const Turn turn(self.mutex);
-        const LockedStreams locked(python);
-        if (!python.empty() && &python[0]->model != &self.batch.model())
-            throw UsageError("streams of another model: expected those of the batch's own");
-        self.batch.step(locked.streams, self.pieces);
-        pieces = self.pieces;
-    }
-    return all_bytes(pieces);
-}
-
 // Steps until the time is over, at least once, or until all streams are done, or one where
 // `until_one` is true: many tokens for one turn of the global lock. The joined pieces, and which
 // streams are done.
@@ -310,6 +296,10 @@ run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double s
         }
     }
     return {all_bytes(texts), std::move(done)};
+}
+
+std::vector<nb::bytes> step_batch(PythonBatch &self, const std::vector<PythonStream *> &python) {
+    return run_batch(self, python, 0, false).first;
 }
 
 std::pair<std::vector<double>, std::vector<Likeliest>>

@@ -4,10 +4,11 @@
 // one, it is completed; else the next word is found, after spaces. A line ends before "\n".
 //
 // Tokens don't end where typing does. Those of the last word with the spaces before it, and at
-// least those of the pre-tokenizer's last piece, are taken back; then every token counts whose bytes
-// agree with those that were typed, also one that goes beyond them. From there a beam search follows the likeliest tokens
-// until the next one ends the word. The probability of a word is the sum over the paths of tokens
-// that the search found to write it, divided by that of what was typed.
+// least those of the pre-tokenizer's last piece, are taken back; then every token counts whose
+// bytes agree with those that were typed, also one that goes beyond them. From there a beam search
+// follows the likeliest tokens until the next one ends the word. The probability of a word is the
+// sum over the paths of tokens that the search found to write it, divided by that of what was
+// typed.
 #pragma once
 
 #include <array>

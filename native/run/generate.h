@@ -33,8 +33,8 @@ struct GenerateOptions {
 class Stream {
   public:
     // Goes on from `state` with the prompt's tokens. A state without tokens reads the token that
-    // begins a document first, where the file has one and the prompt doesn't begin with it. Throws `UsageError` where an option is out
-    // of range or the text would not fit the context.
+    // begins a document first, where the file has one and the prompt doesn't begin with it. Throws
+    // `UsageError` where an option is out of range or the text would not fit the context.
     Stream(const Model &model, State state, const std::vector<int32_t> &prompt,
            const GenerateOptions &options);
 

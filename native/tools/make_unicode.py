@@ -6,13 +6,13 @@ Unicode version of the regex engine, so the package itself is asked, whose split
 repeat: after a letter, a number or a sign, a code point stays in the piece exactly when it is of
 the same kind; white space never stays.
 
-    python native/tools/make_unicode.py > native/text/unicode.h
-    python native/tools/make_unicode.py c > itera_lite/export/c/unicode.h
+    python native/tools/make_unicode.py
 
-Run both again when the pinned version of `tokenizers` changes; a test compares the two.
+writes native/text/unicode.h and itera_lite/export/c/unicode.h, of which the wheel has the latter.
+Run it again when the pinned version of `tokenizers` changes; a test compares the two files.
 """
 
-import sys
+from pathlib import Path
 
 import tokenizers
 from tokenizers import pre_tokenizers
@@ -21,6 +21,7 @@ KINDS = ("Other", "Letter", "Number", "Space")
 SAMPLES = {"!": 0, "a": 1, "5": 2}  # a sample of the kinds that grow
 BLOCK = 1 << 14
 
+ROOT = Path(__file__).parents[2]
 C_HEADER = """\
 /* The kind of each code point in GPT-2's pre-tokenizer. Made by native/tools/make_unicode.py from
    tokenizers {version}; don't edit. A run of one kind begins at `entry >> 2`, the kind is
@@ -72,8 +73,12 @@ def main() -> None:
             runs.append((point, kind))
     words = [f"0x{point << 2 | kind:06x}," for point, kind in runs]
     rows = "\n".join("    " + " ".join(words[i : i + 9]) for i in range(0, len(words), 9))
-    header = C_HEADER if sys.argv[1:] == ["c"] else HEADER
-    print(header.format(version=tokenizers.__version__, count=len(runs), rows=rows), end="")
+    for header, file in (
+        (HEADER, "native/text/unicode.h"),
+        (C_HEADER, "itera_lite/export/c/unicode.h"),
+    ):
+        text = header.format(version=tokenizers.__version__, count=len(runs), rows=rows)
+        (ROOT / file).write_text(text)
 
 
 if __name__ == "__main__":

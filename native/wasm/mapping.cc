@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <utility>
 
 namespace itera {
 
@@ -24,15 +23,6 @@ Mapping::Mapping(uint64_t size) : of_file_(false) {
     }
     std::memset(start, 0, room);
     bytes_ = {static_cast<std::byte *>(start), static_cast<size_t>(size)};
-}
-
-Mapping::Mapping(Mapping &&other) noexcept
-    : bytes_(std::exchange(other.bytes_, {})), of_file_(other.of_file_) {}
-
-Mapping &Mapping::operator=(Mapping &&other) noexcept {
-    std::swap(bytes_, other.bytes_);
-    std::swap(of_file_, other.of_file_);
-    return *this;
 }
 
 Mapping::~Mapping() { std::free(bytes_.data()); }

@@ -90,8 +90,8 @@ class Inflation {
         return false;
     }
 
-    // Bits come from the lowest of a byte on. After the input's end they are 0, and `count_` tells
-    // how many there really are.
+    // Bits come from the lowest of a byte on. After the input's end they are 0, and `count_` is
+    // the number of those that were read.
     void fill() {
         for (; count_ <= 56 && in_ < in_end_; count_ += 8) hold_ |= uint64_t{*in_++} << count_;
     }

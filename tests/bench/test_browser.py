@@ -1,4 +1,4 @@
-"""`itera bench playground`: both decode the same file in Chromium, and verdicts follow numbers."""
+"""`itera bench playground`: two runtimes decode the same file, and their speeds are compared."""
 
 import json
 import os
@@ -33,7 +33,7 @@ export class Wllama {
 
 @pytest.fixture
 def peer(tmp_path: Path) -> Path:
-    """A package in wllama's place that says it writes 16 tokens in half a second."""
+    """The folder of a package that replaces wllama; it reports 0.5 s for each text."""
     (tmp_path / "peer" / "esm" / "wasm").mkdir(parents=True)
     (tmp_path / "peer" / "esm" / "index.js").write_text(PEER)
     (tmp_path / "peer" / "esm" / "wasm" / "wllama.wasm").write_bytes(b"")
@@ -97,5 +97,5 @@ def test_npm_puts_wllama_into_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.is_relative_to(cache)
     assert (found / "esm" / "index.js").read_text() == "install @wllama/wllama@3.13.0\n"
     npm.unlink()
-    assert browser.find_wllama(None) == found  # it isn't asked again
+    assert browser.find_wllama(None) == found  # npm isn't run again
     assert json.loads((found.parents[2] / "package.json").read_text()) == {"private": True}

@@ -1,4 +1,4 @@
-"""Sets from the Hub, against a stand-in that speaks its protocol on this machine."""
+"""Sets are downloaded from a small server on this machine, which stands in for the Hub."""
 
 import json
 import subprocess

@@ -184,7 +184,7 @@ def files(folder: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def cases(files: dict[str, Path], folder: Path) -> dict[str, Case]:
-    """Each model as a library, and what the portable engine says of it."""
+    """Each model, compiled as a library, with the results of the portable engine for it."""
     lengths = {"long": 1100, "llama": 200, "box": 200}
     wanted = {
         name: (str(path), PROMPT if name == "box" else "the heat", lengths.get(name, 64))
@@ -436,6 +436,8 @@ def test_a_checkpoint_and_its_gguf_file_give_the_same_tables(save_random, tmp_pa
     assert (tmp_path / "x.c").read_bytes() == ours.read_bytes()
     assert export_c(checkpoint, "q4_0").path.read_bytes() == ours.read_bytes()
     assert write_c(packed).path == ours
+    shutil.copy(packed, tmp_path / "renamed.gguf")  # compressed by its content alone
+    assert write_c(tmp_path / "renamed.gguf").path.read_bytes() == ours.read_bytes()
 
 
 def test_wrong_use_of_the_verb(save_random, tmp_path, capsys) -> None:
@@ -464,7 +466,7 @@ def test_wrong_use_of_the_verb(save_random, tmp_path, capsys) -> None:
     assert (tmp_path / "letter.c").read_text() == "int main;"
 
 
-def test_what_a_file_advises_and_the_c_code_lacks_is_said(tmp_path: Path) -> None:
+def test_what_a_file_advises_and_the_c_code_lacks_is_a_warning(tmp_path: Path) -> None:
     draft = hybrid().set("general.sampling.top_k", scalar(U32, 40))
     (path := tmp_path / "model.gguf").write_bytes(draft.render())
     with pytest.warns(IteraWarning, match="top_k=40, which the C code leaves out"):

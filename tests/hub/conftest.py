@@ -1,4 +1,4 @@
-"""Checkpoints with records, a stand-in of the Hub, and processes that run the command line."""
+"""Checkpoints with records, a server that stands in for the Hub, and a process for commands."""
 
 import json
 import shutil
@@ -11,22 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import save_file
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.export.gguf import export_gguf
-from itera_lite.machine.provenance import Provenance
 from itera_lite.model.cost import describe
-from itera_lite.records import (
-    Baseline,
-    BudgetRecord,
-    DatasetDescription,
-    Evaluation,
-    Summary,
-    TrainingRun,
-    ValidScore,
-)
+from itera_lite.records import Evaluation, Summary
 from tests.hub_stand_in import Hub, environment, running
+from tests.report import synthetic
 
 RUN = """
 import contextlib, io, json, os, sys
@@ -96,76 +89,19 @@ def itera(hub: Hub, tmp_path: Path) -> Iterator[Commands]:
 def summary_of(name: str, folder: Path, **changes: Any) -> Summary:
     """A record of a training, of the model in a folder."""
     model, tokenizer = load_checkpoint(folder)
-    dataset = DatasetDescription(
-        name="tinystories",
-        source="tinystories",
-        sha256="ab" * 32,
-        tokenizer_sha256=tokenizer.sha256,
-        vocab_size=tokenizer.vocab_size,
-        train_bytes=14_300_000,
-        train_tokens=3_840_000,
-        valid_bytes=700_000,
-        valid_tokens=190_000,
-        bytes_per_token=3.72,
-    )
-    training = TrainingRun(
-        batch_size=16,
-        seq_len=256,
-        steps=732,
-        tokens=3_000_000,
-        epochs=0.78,
-        seconds=254.0,
-        minutes_wall=5.0,
-        tokens_per_second=11_800.0,
-        mfu=0.3,
-        peak_gflops=100.0,
-        precision="bf16",
-        precision_reason="",
-        fused_operations=True,
-        threads=2,
-        processes=1,
-        lr_matrix=0.015,
-        lr_embedding=0.02,
-        lr_other=0.02,
-        weight_decay=0.1,
-        budget=BudgetRecord("tokens", 3e6),
-        stopped="budget",
-    )
-    fields: dict[str, Any] = {
-        "model": describe(name, model.config, seed=0, made="trained"),
-        "training": training,
-        "valid": ValidScore(bpb=1.0412, loss=2.68, ppl=14.6, tokens=190_000, bytes=700_000),
-        "dataset": dataset,
-        "provenance": Provenance.now(seed=0),
-    }
-    return Summary(**fields | changes)
+    record = synthetic.summary(describe(name, model.config, seed=0, made="trained"), 1.0412)
+    assert record.dataset is not None and record.training is not None
+    named = {"name": "tinystories", "source": "tinystories"}
+    dataset = replace(record.dataset, tokenizer_sha256=tokenizer.sha256, **named)
+    training = replace(record.training, tokens=3_000_000, epochs=0.78, seconds=254.0)
+    return replace(record, **{"dataset": dataset, "training": training, **changes})
 
 
 def evaluation_of(name: str, folder: Path, **changes: Any) -> Evaluation:
     """A record of `itera eval`, of the model in a folder."""
     model, _ = load_checkpoint(folder)
-    fields: dict[str, Any] = {
-        "model": describe(name, model.config),
-        "source": "tinystories",
-        "split": "valid",
-        "bpb": 1.0398,
-        "loss": 2.677,
-        "ppl": 14.54,
-        "word_ppl": None,
-        "accuracy": 0.44,
-        "tokens": 190_000,
-        "bytes": 700_000,
-        "words": None,
-        "documents": 900,
-        "sampled": False,
-        "seq_len": 256,
-        "policy": "each document starts fresh",
-        "by_position": [(64, 2.9)],
-        "fused_operations": True,
-        "baselines": {"xz": Baseline(bpb=2.4, train_bytes=14_300_000, how="xz -9e")},
-        "provenance": Provenance.now(),
-    }
-    return Evaluation(**fields | changes)
+    record = synthetic.evaluation(describe(name, model.config), 1.0398)
+    return replace(record, **{"source": "tinystories", "ppl": 14.54, **changes})
 
 
 @pytest.fixture

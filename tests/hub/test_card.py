@@ -57,7 +57,7 @@ def test_every_number_comes_from_a_record(facts: Facts) -> None:
         f"{facts.checked.parameters:,} parameters",
         "| bits per byte | 1.0398 |",
         "3,000,000 tokens (0.78 passes over the text) in 4.23 minutes",
-        "2.4000 bits per byte",
+        "2.3100 bits per byte",
         "itera pull me/stories",
         'AutoModelForCausalLM.from_pretrained("me/stories")',
         "trained on 256 tokens of context",

@@ -1,4 +1,4 @@
-"""Models to the Hub and back, against a stand-in that speaks its protocol on this machine."""
+"""Models are pushed to, and pulled from, a small server that stands in for the Hub."""
 
 import subprocess
 import sys

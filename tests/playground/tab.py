@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from itera_lite.engine.find import BOX
+from tests.playground.node import run_portable
 
 (BOX_FILE,) = BOX.glob("*.gguf")
 READY = "() => !document.querySelector('#run').disabled"
@@ -46,25 +43,10 @@ class Tab:
         assert [url for url in left if not url.startswith(("blob:null/", "data:"))] == []
 
 
-def portable(code: str, *arguments: str) -> Any:
-    """What Python code prints as JSON, run with the engine's portable kernels."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "ITERA_ISA": "portable"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return json.loads(done.stdout)
-
-
 def greedy(prompt: str, tokens: int) -> str:
     """The native engine's greedy text of the model in the box, with its portable kernels."""
-    code = (
-        "import json, sys; from itera_lite.engine import Model\n"
-        "model = Model.load(sys.argv[1])\n"
-        "options = {'max_tokens': int(sys.argv[3]), 'temperature': 0}\n"
-        "print(json.dumps(model.generate(sys.argv[2], **options).text))"
-    )
-    return str(portable(code, str(BOX_FILE), prompt, str(tokens)))
+    script = """
+model = Model.load(given["path"])
+result = model.generate(given["prompt"], max_tokens=given["tokens"], temperature=0).text
+"""
+    return str(run_portable(script, path=str(BOX_FILE), prompt=prompt, tokens=tokens))

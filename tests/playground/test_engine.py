@@ -14,13 +14,12 @@ from typing import Any
 
 import pytest
 
-from itera_lite.engine.find import BOX
 from tests.native.gguf_models import hybrid
 from tests.native.hostile import EITHER, GROUPS, valid, write
 from tests.playground.node import WASM, needs_node, run_node, run_portable
+from tests.playground.tab import BOX_FILE
 from tools import wasm
 
-(BOXED,) = BOX.glob("*.gguf")
 PROMPTS = ["Once upon a time", "", "Tom and Anna were", "Ünï\u00e7ode \U0001f600 and\n  spaces"]
 TEXT = "Once upon a time there was a little girl named Lily. She didn't like 42 cats. \U0001f431\n"
 SAMPLING = [
@@ -59,7 +58,9 @@ def test_the_compiler_makes_it_again(tmp_path: Path) -> None:
         assert built.read_bytes() == WASM.read_bytes()
         return
     script = "result = write((await loadEngine(wasm)).load(read(given.box)), 'Once', {seed: 1});"
-    ours, committed = (run_node(tmp_path, script, path, box=str(BOXED)) for path in (built, WASM))
+    ours, committed = (
+        run_node(tmp_path, script, path, box=str(BOX_FILE)) for path in (built, WASM)
+    )
     assert ours == committed
 
 
@@ -68,7 +69,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The model in the box, and files of every type and shape that the engine knows."""
     files = {name: data for name, data in valid().items() if "gzipped" not in name}
     paths = write(tmp_path_factory.mktemp("models"), files)
-    return [str(BOXED), *map(str, paths)]
+    return [str(BOX_FILE), *map(str, paths)]
 
 
 ALL = """
@@ -216,7 +217,7 @@ def test_text_ends_before_a_stop_text_and_at_the_length(tmp_path: Path) -> None:
     short.next();
     result = [whole, word, stopped, before, short.finishReason, short.next()];
     """
-    whole, word, stopped, before, after, none = run_node(tmp_path, script, box=str(BOXED))
+    whole, word, stopped, before, after, none = run_node(tmp_path, script, box=str(BOX_FILE))
     assert stopped["finishReason"] == "stop"
     assert stopped["text"] == whole["text"][: whole["text"].index(word)]
     assert (before, after, none) == ("", "length", None)
@@ -257,7 +258,7 @@ def test_wrong_use_is_told_and_the_model_goes_on(tmp_path: Path) -> None:
     told.push([message(() => model.tokenize("a")), "was freed"]);
     result = [first, again, told];
     """
-    first, again, told = run_node(tmp_path, script, box=str(BOXED))
+    first, again, told = run_node(tmp_path, script, box=str(BOX_FILE))
     assert first == again
     wrong = [(said, expected) for said, expected in told if expected not in (said or "")]
     assert not wrong

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.playground.node import FOLDER, WASM, run_portable
-from tests.playground.test_engine import BOXED
+from tests.playground.tab import BOX_FILE
 
 DOCS = Path(__file__).parents[2] / "docs" / "playground.md"
 
@@ -20,7 +20,7 @@ def test_the_example_writes_and_scores(browser: Any, tmp_path: Path) -> None:
     for source, name in (
         (FOLDER / "itera.js", "itera.js"),
         (WASM, "itera.wasm"),
-        (BOXED, "model.gguf"),
+        (BOX_FILE, "model.gguf"),
     ):
         shutil.copy(source, tmp_path / name)
     handler = functools.partial(Quiet, directory=str(tmp_path))
@@ -40,7 +40,7 @@ model = Model.load(given["path"])
 text = model.generate("Once upon a time", max_tokens=60, temperature=0).text
 result = [text, f"{model.score('Once upon a time')[0].bits_per_byte:.2f} bits per byte"]
 """
-    assert [text, title] == run_portable(native, path=str(BOXED))
+    assert [text, title] == run_portable(native, path=str(BOX_FILE))
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):

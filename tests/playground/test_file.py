@@ -34,7 +34,8 @@ def test_everything_is_inside(page_file: Path) -> None:
     if model[:2] == b"\x1f\x8b":
         model = gzip.decompress(model)
     assert model == BOX_FILE.read_bytes()
-    assert "import " not in re.findall(r'<script type="module">(.*?)</script>', page, re.S)[0][:9]
+    (script,) = re.findall(r'<script type="module">(.*?)</script>', page, re.S)
+    assert not re.search(r"^(import|export)\b", script + block(page, "worker"), re.M)
 
 
 def test_nothing_is_loaded_and_only_this_script_runs(page_file: Path) -> None:

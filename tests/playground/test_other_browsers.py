@@ -1,4 +1,4 @@
-"""The page in Firefox and WebKitGTK, where installed: writes, stops, scores, tells a broken file.
+"""The page in Firefox and WebKitGTK, where installed: writes, stops, scores, refuses a broken file.
 
 Each is driven by commands of WebDriver: Firefox over its own socket (Marionette), WebKitGTK over
 HTTP. Nothing is needed but the browsers; WebKitGTK wants a display, Xvfb gives one.

@@ -1,5 +1,6 @@
 """The page in Chromium: writes, scores, compares, with the engine's own numbers, for everybody."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 from itera_lite.export.gguf import export_gguf
 from itera_lite.files import gzipped
 from itera_lite.playground import page as page_bytes
-from tests.playground.tab import BOX_FILE, Tab, greedy, portable
+from tests.playground.node import run_portable
+from tests.playground.tab import BOX_FILE, Tab, greedy
 
 AXE = Path(__file__).parent / "node_modules/axe-core/axe.min.js"
 PROMPT = "Once upon a time"
@@ -126,6 +128,22 @@ def test_stop(tab: Any, way: str) -> None:
     assert generate(tab, maxTokens=10), "the model can be used again"
 
 
+def test_of_two_texts_at_once_the_later_is_written(tab: Any) -> None:
+    """Ctrl+Enter twice, while another text is being written."""
+    begin(tab, **ENDLESS, maxTokens=8000)
+    tab.wait_for_function("() => document.querySelectorAll('.written .token').length > 20")
+    set_control(tab, "presencePenalty", "0")
+    set_control(tab, "maxTokens", "40")
+    tab.fill("#prompt", PROMPT)
+    tab.evaluate(
+        "() => { for (let i = 0; i < 2; i++) document.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'Enter', ctrlKey: true})); }"
+    )
+    tab.wait_for_function("() => document.querySelector('.before').textContent.startsWith('Once')")
+    finished(tab)
+    assert text_of(tab) == greedy(PROMPT, 40)
+
+
 def test_a_seed_gives_the_same_text_again(tab: Any) -> None:
     first = generate(tab, maxTokens=40)
     tab.click("#controls .link")
@@ -160,13 +178,12 @@ def test_a_wrong_control_is_told_and_nothing_begins(tab: Any) -> None:
 
 def test_scores_are_the_engines(tab: Any) -> None:
     """Bits per byte and each token's bits; characters that tokens cut are whole in the text."""
-    code = (
-        "import json, math, sys; from itera_lite.engine import Model\n"
-        "(score,) = Model.load(sys.argv[1]).score(sys.argv[2], log_probabilities=True)\n"
-        "bits = [-value / math.log(2) for value in score.log_probabilities]\n"
-        "print(json.dumps([score.bits_per_byte, bits]))"
-    )
-    expected, bits = portable(code, str(BOX_FILE), STORY)
+    native = """
+(score,) = Model.load(given["path"]).score(given["text"], log_probabilities=True)
+result = score.bits_per_byte, score.log_probabilities
+"""
+    expected, log_probabilities = run_portable(native, path=str(BOX_FILE), text=STORY)
+    bits = [-value / math.log(2) for value in log_probabilities]
     score(tab, STORY)
     assert float(figures(tab, "score")["bits/byte"]) == pytest.approx(expected, abs=6e-4)
     shown = tab.eval_on_selector_all(".scored .token", "all => all.map(t => t.dataset.bits)")

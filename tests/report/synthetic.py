@@ -1,4 +1,4 @@
-"""Records with INVENTED numbers, for tests of the report only.
+"""Records with INVENTED numbers, for tests only.
 
 They are shaped like real ones and written to a temporary folder, never to
 ``results/``. Nothing here was measured.

@@ -1,9 +1,7 @@
 """`itera train --init`: going on from a checkpoint's weights, with both texts scored."""
 
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,7 @@ from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import CONTINUED_RATE, Budget, train_config
 from itera_lite.train.terminal import Stopped
 from tests.train.small import make_small
-from tests.train.test_train import SETTINGS, curve, run
+from tests.train.test_train import SETTINGS, curve, run, stop_at
 
 pytestmark = pytest.mark.usefixtures("small")
 START = "itera_lite_tiny"
@@ -121,17 +119,10 @@ def test_resume_repeats_the_uninterrupted_curve(out, numbers, tmp_path, monkeypa
     whole = tmp_path / "whole"
     shutil.copytree(out, whole)
     summary = go_on(whole, numbers)
-    original = Trainer._step
-
-    def step(self):
-        if self.state.step == 33:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "_step", step)
-    with pytest.raises(Stopped):
-        go_on(out, numbers)
-    monkeypatch.setattr(Trainer, "_step", original)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 33)
+        with pytest.raises(Stopped):
+            go_on(out, numbers)
     other = out / "c" / "another"
     shutil.copytree(out / "c" / f"{START}-last", other)
     config = json.loads((other / "config.json").read_text())

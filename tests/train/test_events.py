@@ -1,7 +1,6 @@
 """`--log tensorboard`: the events hold what the CSV holds, each step once."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -13,10 +12,9 @@ import pytest
 from itera_lite.errors import MissingExtra, UsageError
 from itera_lite.train import events
 from itera_lite.train.events import TAGS
-from itera_lite.train.loop import Trainer
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.terminal import Stopped
-from tests.train.test_train import run
+from tests.train.test_train import run, stop_at
 
 pytestmark = pytest.mark.usefixtures("small")
 tensorboard = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -56,17 +54,10 @@ def test_without_the_option_there_are_none(text, tmp_path):
 
 def test_resume_goes_on_without_doubled_steps(text, tmp_path, monkeypatch):
     """Stopped with everything saved; `--log` needn't be given again."""
-    original = Trainer._step
-
-    def step(self):
-        if self.state.step == 33:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "_step", step)
-    with pytest.raises(Stopped):
-        run(text, tmp_path, log="tensorboard")
-    monkeypatch.setattr(Trainer, "_step", original)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 33)
+        with pytest.raises(Stopped):
+            run(text, tmp_path, log="tensorboard")
     run(text, tmp_path, resume=True)
     check_equal_to_the_csv(tmp_path)
     assert len(list((tmp_path / "r" / f"{NAME}_tensorboard").iterdir())) == 2

@@ -26,7 +26,7 @@ from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import fit_to
 from itera_lite.train.terminal import Stopped
 from tests.train.small import make_small
-from tests.train.test_train import SETTINGS, curve, run
+from tests.train.test_train import SETTINGS, curve, run, stop_at
 
 pytestmark = pytest.mark.usefixtures("small")
 NAME = "itera_lite_tiny"
@@ -40,18 +40,6 @@ def done(text, tmp_path_factory):
         make_small(patch)
         summary = run(text, out)[NAME]
     return out, summary
-
-
-def stop_at(monkeypatch, step: int, number: int = signal.SIGINT, of: str | None = None) -> None:
-    """Send this process a signal before a step of the training."""
-    original = Trainer._step
-
-    def stepping(self):
-        if self.state.step == step and of in (None, self.files.name):
-            os.kill(os.getpid(), number)
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "_step", stepping)
 
 
 @pytest.mark.parametrize(

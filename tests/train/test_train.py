@@ -54,6 +54,18 @@ def curve(out: Path, name: str = "itera_lite_tiny") -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
 
+def stop_at(monkeypatch, step: int, number: int = signal.SIGINT, of: str | None = None) -> None:
+    """Send this process a signal before a step of the training."""
+    original = Trainer._step
+
+    def stepping(self):
+        if self.state.step == step and of in (None, self.files.name):
+            os.kill(os.getpid(), number)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_step", stepping)
+
+
 @pytest.fixture(scope="module")
 def whole(text, tmp_path_factory):
     """One run that nobody disturbed; several tests compare with it."""
@@ -104,17 +116,10 @@ def test_a_golden_curve(whole):
 def test_ctrl_c_saves_and_resume_repeats_the_uninterrupted_curve(
     text, tmp_path, monkeypatch, whole
 ):
-    original = Trainer._step
-
-    def step(self):
-        if self.state.step == 33:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "_step", step)
-    with pytest.raises(KeyboardInterrupt):
-        run(text, tmp_path / "cut")
-    monkeypatch.setattr(Trainer, "_step", original)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 33)
+        with pytest.raises(KeyboardInterrupt):
+            run(text, tmp_path / "cut")
     state = tmp_path / "cut/c/itera_lite_tiny-last/training_state/state.json"
     assert json.loads(state.read_text())["state"]["step"] == 34
     run(text, tmp_path / "cut", resume=True)

@@ -28,7 +28,7 @@ from itera_lite.train.run_files import RunFiles
 from itera_lite.train.terminal import Stopped
 from itera_lite.train.train import Training, run_trainings
 from tests.train.small import make_small
-from tests.train.test_train import curve, run
+from tests.train.test_train import curve, run, stop_at
 
 pytestmark = pytest.mark.usefixtures("small")
 BOTH = ("itera_lite_tiny", "transformer_tiny")
@@ -136,17 +136,10 @@ def test_a_turn_of_seconds_counts_steps_alone(text, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_saves_all_and_each_goes_on(text, tmp_path, monkeypatch, whole, capsys):
-    original = Trainer._step
-
-    def stepping(self):
-        if self.state.step == 33 and self.files.name == "transformer_tiny":
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "_step", stepping)
-    with pytest.raises(Stopped):
-        run(text, tmp_path, model="both", quiet=False)
-    monkeypatch.setattr(Trainer, "_step", original)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 33, of="transformer_tiny")
+        with pytest.raises(Stopped):
+            run(text, tmp_path, model="both", quiet=False)
     said = capsys.readouterr().err
     for name in BOTH:
         state = tmp_path / "c" / f"{name}-last" / "training_state" / "state.json"

@@ -7,13 +7,11 @@ there. docs/microcontroller.md has what it costs on a processor.
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,15 @@ from gguf import GGMLQuantizationType as Type
 from gguf.vocab import bytes_to_unicode
 from numpy.typing import NDArray
 
+from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.errors import ExportError, IteraWarning, UsageError
 from itera_lite.export.gguf import FILES, check_engine_runs, refuse_output, write_gguf
+from itera_lite.export.reading import inflated
 from itera_lite.export.summary import CSummary, StoredTensors
 from itera_lite.export.types import BLOCK
-from itera_lite.files import GZIP, replacing
+from itera_lite.files import replacing
 
-TYPES = ("f32", "q8_0", "q4_0", "mixed", "auto")  # of those that `itera export` knows
+TYPES = ("f32", "q8_0", "q4_0", "mixed", "auto")  # of the types of `itera export`
 MAGIC = b"/* Itera-Lite model in C99"
 CONTEXT = 256  # tokens, unless the model's own is shorter or another is asked for
 MOST_BYTES = 64_000_000  # of weights; beyond, compilers need tens of GB for the file
@@ -63,8 +63,6 @@ def export_c(
         CheckpointError: a checkpoint that is missing or damaged.
         ExportError: weights that the type can't store, or a model of another family.
     """
-    from itera_lite.checkpoint.folder import load_checkpoint  # PyTorch, which a GGUF doesn't need
-
     if type not in TYPES:
         raise UsageError(
             f"type='{type}': a C file has weights in {', '.join(TYPES[:-1])}, or auto of these"
@@ -97,8 +95,8 @@ def write_c(file: Path, output: str | Path | None = None, context: int | None = 
         output = file.with_name(re.sub(r"(\.gguf)?(\.gz)?$", "", file.name) + ".c")
     path = Path(output)
     refuse_output(path, [file], MAGIC, "exported C")
-    with _reader(file) as reader:
-        model = _Model(reader, context)
+    with inflated(file) as plain:
+        model = _Model(gguf.GGUFReader(plain), context)
         parts = {
             "tables.h": "\n".join(model.tables()) + "\n",
             "unicode.h": (_CODE / "unicode.h").read_text(encoding="utf-8"),
@@ -118,17 +116,6 @@ def write_c(file: Path, output: str | Path | None = None, context: int | None = 
             multiply_adds=model.multiply_adds(),
             instructions=model.instructions(),
         )
-
-
-@contextmanager
-def _reader(file: Path) -> Iterator[gguf.GGUFReader]:
-    if file.suffix != GZIP:
-        yield gguf.GGUFReader(file)
-        return
-    with tempfile.TemporaryDirectory(prefix="itera-") as temporary:
-        plain = Path(temporary) / "model.gguf"
-        plain.write_bytes(gzip.decompress(file.read_bytes()))
-        yield gguf.GGUFReader(plain)
 
 
 class _Model:
