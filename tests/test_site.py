@@ -45,7 +45,6 @@ def test_the_site_is_built_and_a_link_to_nowhere_is_an_error(
     monkeypatch.setattr(site, "ROOT", tmp_path)
     monkeypatch.setattr(site, "PAGES", tmp_path / "build/pages")
     monkeypatch.setattr(site, "SITE", tmp_path / "build/site")
-    monkeypatch.setattr(site.cli, "VERBS", {})
     site.build()
     built = tmp_path / "build/site"
     home, inner = (built / name for name in ("index.html", "docs/page.html"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,19 @@ class Events:
             check_tensorboard()
             from torch.utils.tensorboard import SummaryWriter
 
+            self._date_before(int(time.time()))
             self._writer = SummaryWriter(str(self.folder), purge_step=self._purge)
         return self._writer
+
+    def _date_before(self, now: int) -> None:
+        """Have the files of earlier processes before this one's in the order of their names, in
+        which TensorBoard reads them: a name begins with a time in whole seconds, which two
+        processes can share, and which is later where the clock was set back."""
+        files = sorted(self.folder.glob(PREFIX + "*"))
+        names = [file.name.removeprefix(PREFIX).partition(".") for file in files]
+        if any(stamp >= f"{now:010d}" for stamp, _, _ in names):
+            for index, (file, (_, _, rest)) in enumerate(zip(files, names, strict=True)):
+                file.rename(self.folder / f"{PREFIX}{now - len(files) + index:010d}.{rest}")
 
 
 def remove_events(folder: Path) -> None:

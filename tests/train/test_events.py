@@ -4,6 +4,7 @@ import csv
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -94,6 +95,22 @@ run(Path({str(text)!r}), Path({str(tmp_path)!r}), log="tensorboard", evaluations
     steps = [step for step, _ in scalars(folder)["loss/train"]]
     assert before and set(before) <= set(steps)
     assert max(Counter(steps).values()) == 1
+
+
+@pytest.mark.parametrize("later", [0, 3600])
+def test_files_of_the_same_second_and_of_a_clock_set_back_are_read_first(tmp_path, later):
+    row = dict.fromkeys(TAGS, 1.0)
+    for steps in ((20, 40, 60), (40, 50), (50, 70)):
+        new = events.Events(tmp_path)
+        new.replace_after(steps[0] - 1)
+        for step in steps:
+            new.add(row | {"step": step})
+        new.close()
+        file = max(tmp_path.iterdir())
+        _, _, rest = file.name.removeprefix(events.PREFIX).partition(".")
+        stamp = int(time.time()) + later
+        file.rename(tmp_path / f"{events.PREFIX}{stamp:010d}.z{rest}")
+    assert [step for step, _ in scalars(tmp_path)["loss/train"]] == [20, 40, 50, 70]
 
 
 def test_overwrite_removes_them_and_nothing_else(text, tmp_path):
