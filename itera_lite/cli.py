@@ -50,6 +50,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.score:score_lines",
         "Score each line of a file: bits per byte and perplexity.",
     ),
+    "watch": (
+        "itera_lite.commands.watch:watch",
+        "Show the lines of a log that a model didn't expect.",
+    ),
     "serve": (
         "itera_lite.commands.serve:serve",
         "Answer OpenAI's API, and show the playground, from a model.",
@@ -129,6 +133,7 @@ DASHES = {
     ("eval", "data"),
     ("score", "file"),
     ("score", "output"),
+    ("watch", "file"),
 }
 # Verbs that measure time: before them, `main` prints whether other programs keep the machine busy
 TIMED = ("demo", "train", *(verb for verb in VERBS if verb.startswith("bench")))

@@ -1,0 +1,266 @@
+"""Finds the lines of a log that a model didn't expect, and the parts that surprised it.
+
+A line is unusual where its bits per byte lie above a threshold. The threshold comes from normal
+lines that the model wasn't trained on: at most a given share of further lines like them lies above
+it (split conformal prediction; Vovk, Gammerman and Shafer, 'Algorithmic Learning in a Random
+World', 2005). It is stored by the hash of the model, so it fits the model wherever that lies.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+from itera_lite.data.compression import decompressed
+from itera_lite.data.follow import MOST_LINE, LineSplitter
+from itera_lite.engine.model import Model
+from itera_lite.engine.results import TextScore
+from itera_lite.engine.score_resume import _hash_of_model
+from itera_lite.errors import DataError, IteraError, IteraWarning, OutputError, UsageError
+from itera_lite.files import cache_folder, exists, read_object, write_json
+
+BATCH_BYTES = 1 << 16  # of text that is read, then judged, at a time; for each thread
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is unusual for a model.
+
+    Attributes:
+        threshold: bits per byte; lines above it are unusual.
+        false_alarms: share of normal lines that lie above it at most, 0 to 1.
+        lines: normal lines that it comes from.
+        file: that they stand in.
+    """
+
+    threshold: float
+    false_alarms: float
+    lines: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A part of a line that the model didn't expect.
+
+    Attributes:
+        begin, end: in bytes of the line's text in UTF-8; equal where the line ended unexpectedly.
+        bits: minus the base-2 logarithm of its tokens' probability.
+    """
+
+    begin: int
+    end: int
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnusualLine:
+    """A line above the threshold.
+
+    Attributes:
+        line: its number, from 1, among all that were read.
+        text: without the line break; bytes that aren't UTF-8 became U+FFFD.
+        bytes: of the text.
+        bits_per_byte: of the text, as `itera score` gives it.
+        marks: the fewest tokens without whose bits the line would not lie above the threshold,
+            neighbours joined, in their order.
+        cut: whether the line was longer than `MOST_LINE` bytes, and was judged by those.
+    """
+
+    line: int
+    text: str
+    bytes: int
+    bits_per_byte: float
+    marks: list[Mark]
+    cut: bool
+
+
+class Watcher:
+    """Judges lines, and counts.
+
+    Args:
+        model: what scores them.
+        threshold: bits per byte.
+        threads: lines scored at the same time.
+
+    Attributes:
+        lines: read so far; ``bytes``: of their texts.
+        unusual: of the lines.
+        busy_seconds: spent on judging; ``seconds``: since the watcher was made.
+    """
+
+    def __init__(self, model: Model, threshold: float, threads: int = 1) -> None:
+        self.model, self.threshold, self.threads = model, threshold, threads
+        self.lines = self.unusual = self.bytes = 0
+        self.busy_seconds = 0.0
+        self._begin = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._begin
+
+    def judge(self, lines: Sequence[bytes]) -> list[UnusualLine]:
+        """The unusual ones of some lines, which go on after those of the last call.
+
+        Args:
+            lines: as `itera_lite.data.follow` gives them; blank ones are never unusual.
+        """
+        begin = time.perf_counter()
+        first = self.lines + 1
+        texts = [_text_of(line) for line in lines]
+        places = [place for place, text in enumerate(texts) if text.strip()]
+        scores = self.model.score([texts[place] for place in places], threads=self.threads)
+        above = [
+            place
+            for place, score in zip(places, scores, strict=True)
+            if score.bits_per_byte > self.threshold
+        ]
+        # Few lines are unusual, so scoring these once more is cheaper than keeping all tokens' bits.
+        details = self.model.score(
+            [texts[place] for place in above], threads=self.threads, log_probabilities=True
+        )
+        found = [
+            UnusualLine(
+                first + place,
+                texts[place],
+                len(texts[place].encode()),
+                detail.bits_per_byte,
+                _marks(self.model, texts[place].encode(), detail, self.threshold),
+                len(lines[place]) > MOST_LINE,
+            )
+            for place, detail in zip(above, details, strict=True)
+        ]
+        self.lines += len(lines)
+        self.bytes += sum(score.bytes for score in scores)
+        self.unusual += len(found)
+        self.busy_seconds += time.perf_counter() - begin
+        return found
+
+
+def calibration_of(model: Model, file: Path, false_alarms: float, threads: int = 1) -> Calibration:
+    """The threshold above which at most a share of lines like those of ``file`` lies.
+
+    Args:
+        model: what scores them.
+        file: normal lines, which the model wasn't trained on; gzip or Zstandard by its ending.
+        false_alarms: the share, between 0 and 1.
+
+    Raises:
+        DataError: the file can't be read, or holds too few lines for so small a share.
+    """
+    from tqdm import tqdm
+
+    scores = array("d")
+    size = BATCH_BYTES * threads
+    with tqdm(desc="calibrating", unit=" lines", disable=None, leave=False) as bar:
+        for lines in _lines_of_file(file, size):
+            texts = [text for text in map(_text_of, lines) if text.strip()]
+            scores.extend(score.bits_per_byte for score in model.score(texts, threads=threads))
+            bar.update(len(texts))
+    n = len(scores)
+    above = math.floor((n + 1) * false_alarms + 1e-9)  # lines of n + 1 that may lie above
+    if above < 1:
+        raise DataError(
+            f"{file}: {n:,} lines, too few for false alarms of {false_alarms:.6g} of the lines: "
+            f"expected {math.ceil(1 / false_alarms) - 1:,} or more. Give more normal lines, or a "
+            "larger share"
+        )
+    return Calibration(sorted(scores)[n - above], false_alarms, n, str(file))
+
+
+def stored_calibration(model: Path) -> Calibration | None:
+    """What `store_calibration` stored for a model; None where there is nothing.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = _place_of(model)
+    if not exists(path):
+        return None
+    fields = read_object(path, DataError)
+    try:
+        found = Calibration(
+            float(fields["threshold"]),
+            float(fields["false_alarms"]),
+            int(fields["lines"]),
+            str(fields["file"]),
+        )
+        if not math.isfinite(found.threshold):
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"'{path}' is damaged: expected the calibration of `itera watch`. Calibrate again with "
+            "--calibrate FILE"
+        ) from None
+    return found
+
+
+def store_calibration(model: Path, calibration: Calibration) -> None:
+    """Store what is unusual for a model in the cache; warns where that can't be done."""
+    try:
+        write_json(_place_of(model), asdict(calibration))
+    except (OutputError, UsageError) as error:
+        warnings.warn(f"the calibration isn't stored: {error}", IteraWarning, stacklevel=2)
+
+
+def _place_of(model: Path) -> Path:
+    return cache_folder() / "watch" / f"{_hash_of_model(model)}.json"
+
+
+def _text_of(line: bytes) -> str:
+    # A program that goes on writing where it was after its log was truncated leaves NUL bytes.
+    return line[:MOST_LINE].lstrip(b"\0").removesuffix(b"\r").decode("utf-8", "replace")
+
+
+def _lines_of_file(file: Path, size: int) -> Iterator[list[bytes]]:
+    splitter = LineSplitter()
+    try:
+        raw = file.open("rb")
+    except OSError as error:
+        raise DataError(f"{file}: can't be read ({error.strerror or error})") from error
+    with raw, decompressed(raw, file) as data:
+        while piece := data.read(size):
+            yield splitter.feed(piece)
+    yield splitter.end()
+
+
+def _marks(model: Model, text: bytes, score: TextScore, threshold: float) -> list[Mark]:
+    """The fewest tokens without whose bits the score would not be above the threshold."""
+    ids = model.tokenize(text)
+    ends = [0, *accumulate(len(model.token_bytes(token)) for token in ids)]
+    spans = [*pairwise(ends), (len(text), len(text))]  # the last: of the end
+    bits = [-value / math.log(2) for value in score.log_probabilities]
+    spans = spans[len(spans) - len(bits) :]  # where no token begins a text, the first has no bits
+    if len(spans) != len(bits) or ends[-1] != len(text):
+        raise IteraError(f"{model.path.name}: its tokenizer doesn't give back the text")
+    excess = sum(bits) - threshold * score.bytes
+    chosen = []
+    for place in sorted(range(len(bits)), key=lambda i: -bits[i]):
+        chosen.append(place)
+        excess -= bits[place]
+        if excess <= 0:
+            break
+    marks: list[Mark] = []
+    for place in sorted(chosen):
+        begin, end = _whole_characters(text, *spans[place])
+        new = Mark(begin, end, bits[place])
+        if marks and begin <= marks[-1].end and begin < end:
+            last = marks.pop()
+            new = Mark(last.begin, max(end, last.end), last.bits + bits[place])
+        marks.append(new)
+    return marks
+
+
+def _whole_characters(text: bytes, begin: int, end: int) -> tuple[int, int]:
+    """The span, with the rest of characters that a token cut in two."""
+    while begin < end and text[begin] & 0xC0 == 0x80:
+        begin -= 1
+    while begin < end < len(text) and text[end] & 0xC0 == 0x80:
+        end += 1
+    return begin, end
