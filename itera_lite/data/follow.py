@@ -81,7 +81,7 @@ class _File:
             os.close(self._descriptor)
             raise
         self._splitter = LineSplitter()
-        self.read_at = time.monotonic()  # when something was last found in it
+        self.quiet_since = time.monotonic()
 
     def read(self, size: int) -> tuple[list[bytes], int]:
         """Lines that are complete now, and how many bytes were read."""
@@ -91,7 +91,7 @@ class _File:
         data = os.pread(self._descriptor, size, self._at)
         self._at += len(data)
         if data:
-            self.read_at = time.monotonic()
+            self.quiet_since = time.monotonic()
         return begun + self._splitter.feed(data), len(data)
 
     def close(self) -> list[bytes]:
@@ -110,10 +110,10 @@ def follow(
     """The lines that are written to a file from now on, without end.
 
     A file that is there at the beginning is read from its end, one that comes later from its
-    beginning. One that was renamed is read on until nothing was written to it for `QUIET_SECONDS`
-    after the new one appeared, because its writer may still have it open. What is written between
-    the last look at a file and its truncation is lost, and a file that grows beyond its old size
-    within one look after its truncation isn't recognised as truncated; ``tail`` has the same limits.
+    beginning. One that was renamed is read on until nothing was written to it for `QUIET_SECONDS`,
+    because its writer may still have it open. Two limits, which ``tail`` has too: what is written
+    between the last look at a file and its truncation is lost, and a file that has grown beyond
+    its old size by the next look isn't recognised as truncated.
 
     Args:
         path: of the file.
@@ -133,7 +133,10 @@ def follow(
                 if not files or not os.path.samestat(status, files[-1].status):
                     if stat.S_ISDIR(status.st_mode):
                         raise IsADirectoryError(0, "it is a folder")
-                    files.append(_File(path, from_end=not files and not noted))
+                    new = _File(path, from_end=not files and not noted)
+                    for old in files:  # a writer that was quiet may not have noticed yet
+                        old.quiet_since = new.quiet_since
+                    files.append(new)
                 noted = ""
             except OSError as error:
                 missing = isinstance(error, FileNotFoundError)
@@ -154,7 +157,7 @@ def follow(
 
 
 def _read(files: list[_File], size: int) -> tuple[list[bytes], bool]:
-    """New lines of all files, and whether anything was read; forgets files that are written no more.
+    """New lines of all files, and whether anything was read; closes those that nobody writes.
 
     A file is read only where the ones before it are read to their ends, so lines keep their order.
     """
@@ -166,7 +169,8 @@ def _read(files: list[_File], size: int) -> tuple[list[bytes], bool]:
         total += n
         if n == size:
             break
-        if not n and file is not files[-1] and time.monotonic() - file.read_at > QUIET_SECONDS:
+        quiet = time.monotonic() - file.quiet_since
+        if not n and quiet > QUIET_SECONDS and file is not files[-1]:
             lines += file.close()
             files.remove(file)
     return lines, total > 0

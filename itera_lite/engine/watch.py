@@ -121,7 +121,7 @@ class Watcher:
             for place, score in zip(places, scores, strict=True)
             if score.bits_per_byte > self.threshold
         ]
-        # Few lines are unusual, so scoring these once more is cheaper than keeping all tokens' bits.
+        # Few lines are unusual: to score these again is cheaper than to keep all tokens' bits.
         details = self.model.score(
             [texts[place] for place in above], threads=self.threads, log_probabilities=True
         )
