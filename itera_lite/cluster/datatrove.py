@@ -62,7 +62,7 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
         UsageError: an option is out of its range.
     """
 
-    name = "Itera-Lite: bits per byte"
+    name = "Itera-Lite bits per byte"
 
     def __init__(
         self,

@@ -1,6 +1,8 @@
 """A callable for Ray Data's `map_batches`: adds the bits per byte of each text, as `itera score`.
 
 import ray
+from ray.data.expressions import col
+
 from itera_lite.cluster.ray import BitsPerByte
 
 (
@@ -11,7 +13,7 @@ from itera_lite.cluster.ray import BitsPerByte
         batch_format="pyarrow",
         batch_size=1024,
     )
-    .filter(expr="bits_per_byte <= 1.2")
+    .filter(expr=col("bits_per_byte") <= 1.2)
     .write_parquet("s3://kept/")
 )
 """

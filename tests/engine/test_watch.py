@@ -1,0 +1,345 @@
+"""`itera watch`: which lines it shows, what it marks, how it ends."""
+
+import gzip
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from itera_lite import cli
+from itera_lite.commands.watch import shown
+from itera_lite.data import follow
+from itera_lite.engine import Model, watch
+from itera_lite.engine.watch import (
+    Calibration,
+    Mark,
+    UnusualLine,
+    Watcher,
+    calibration_of,
+    store_calibration,
+    stored_calibration,
+)
+from itera_lite.errors import DataError, IteraWarning
+
+LINES = [
+    b"2026-11-27 10:00:01 INFO request 17 took 12 ms",
+    b"",
+    b"   ",
+    "naïve café ✓ ✓".encode(),
+    b"carriage return\r",
+    b"\0\0\0after a hole",
+    b"not \xff UTF-8",
+    b"x",
+    b"z" * 300,
+]
+TEXTS = ["2026-11-27 10:00:01 INFO request 17 took 12 ms", "", "   ", "naïve café ✓ ✓"]
+TEXTS += ["carriage return", "after a hole", "not \ufffd UTF-8", "x", "z" * 300]
+
+
+@pytest.fixture
+def normal(tmp_path: Path) -> Path:
+    """A log of 500 lines of many lengths."""
+    path = tmp_path / "normal.log"
+    path.write_text(
+        "".join(f"line {i * i * 7919 % 100_003:x} {'ab' * (i % 9)}\n" for i in range(500))
+    )
+    return path
+
+
+def expected_marks(model: Model, text: str, threshold: float) -> set[int]:
+    """Tokens to mark, by trying numbers of them from the smallest on; log-probabilities from
+    another function of the engine than the one that is tested."""
+    ids = model.tokenize(text)
+    scores = model.token_scores([model.bos_id, *ids, model.eot_id])[1:]
+    bits = {place: -score.log_probability / math.log(2) for place, score in enumerate(scores)}
+    for n in range(len(bits) + 1):
+        chosen = set(sorted(bits, key=lambda place: -bits[place])[:n])
+        rest = sum(value for place, value in bits.items() if place not in chosen)
+        if rest <= threshold * len(text.encode()):
+            return chosen
+    raise AssertionError
+
+
+def test_lines_above_the_threshold_are_found_and_marked(engine: Model) -> None:
+    """As scoring each text alone would find them; in batches of any size, with any threads."""
+    alone = [engine.score(text)[0].bits_per_byte if text.strip() else 0.0 for text in TEXTS]
+    threshold = sorted(alone)[-5]
+    for batch, threads in ((1, 1), (4, 2), (len(LINES), 1)):
+        watcher = Watcher(engine, threshold, threads)
+        found = [
+            line
+            for begin in range(0, len(LINES), batch)
+            for line in watcher.judge(LINES[begin : begin + batch])
+        ]
+        assert [line.line for line in found] == [
+            i for i, bits in enumerate(alone, 1) if bits > threshold
+        ]
+        assert (watcher.lines, watcher.unusual) == (len(LINES), len(found)) and len(found) == 4
+        assert watcher.bytes == sum(len(text.encode()) for text in TEXTS if text.strip())
+        for line in found:
+            assert line.text == TEXTS[line.line - 1] and not line.cut
+            assert (line.bytes, line.bits_per_byte) == (
+                len(line.text.encode()),
+                alone[line.line - 1],
+            )
+            data = line.text.encode()
+            # The tokens of this tokenizer are bytes, so a token's number is its place; a mark
+            # also has the other bytes of its characters, and the end is a mark of no bytes.
+            covered: set[int] = set()
+            for mark in line.marks:
+                data[mark.begin : mark.end].decode()  # whole characters
+                covered |= set(range(mark.begin, mark.end)) or {len(data)}
+            wanted = expected_marks(engine, line.text, threshold)
+            assert wanted and wanted <= covered
+            for extra in covered - wanted:
+                assert data[extra] >= 0x80
+            ends = [mark.end for mark in line.marks]
+            begins = [mark.begin for mark in line.marks]
+            assert all(
+                end < begin
+                for end, begin in zip(ends, begins[1:], strict=False)
+                if begin < len(data)
+            )
+
+
+def test_marks_have_the_bits_that_were_above(engine: Model) -> None:
+    text = TEXTS[0]
+    (score,) = engine.score(text)
+    watcher = Watcher(engine, 0.0)
+    (line,) = watcher.judge([text.encode()])
+    assert line.marks[0].begin == 0, "without any bits allowed, all is marked"
+    assert sum(mark.bits for mark in line.marks) == pytest.approx(score.nats / math.log(2))
+
+
+def test_a_long_line_is_cut(engine: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "MOST_LINE", 40)
+    monkeypatch.setattr(follow, "MOST_LINE", 40)
+    lines = follow.LineSplitter().feed(b"y" * 1000 + b"\n" + b"y" * 40 + b"\n")
+    long, exact = Watcher(engine, 0.0).judge(lines)
+    assert (long.text, long.cut, exact.text, exact.cut) == ("y" * 40, True, "y" * 40, False)
+    assert shown(long, False).endswith(" [cut]") and "[cut]" not in shown(exact, False)
+
+
+@pytest.mark.parametrize("share", [0.001997, 0.002, 0.01, 0.5])
+def test_the_threshold_lets_a_share_pass(share: float, engine: Model, normal: Path) -> None:
+    """Of 501 lines, the 500 and a new one like them, at most the share lies above; and no lower
+    threshold has that property."""
+    found = calibration_of(engine, normal, share, threads=2)
+    scores = [s.bits_per_byte for s in engine.score(normal.read_text().splitlines())]
+    assert (found.lines, found.false_alarms, found.file) == (500, share, str(normal))
+    assert found.threshold in scores
+
+    def most_above(threshold: float) -> int:
+        """Lines above, where the new one is too."""
+        return sum(score > threshold for score in scores) + 1
+
+    assert most_above(found.threshold) <= 501 * share + 1e-6
+    lower = max(score for score in scores if score < found.threshold)
+    assert most_above(lower) > 501 * share
+
+
+def test_calibration_reads_compressed_logs(engine: Model, normal: Path) -> None:
+    packed = normal.with_name("normal.log.gz")
+    packed.write_bytes(gzip.compress(normal.read_bytes()))
+    found, plain = (calibration_of(engine, path, 0.01) for path in (packed, normal))
+    assert found.threshold == plain.threshold
+    packed.write_bytes(packed.read_bytes()[:-30])
+    with pytest.raises(DataError, match="damaged"):
+        calibration_of(engine, packed, 0.01)
+
+
+def test_too_few_lines_are_an_error(engine: Model, normal: Path) -> None:
+    with pytest.raises(DataError, match=r"500 lines, too few .* 0\.0001 .* 9,999 or more"):
+        calibration_of(engine, normal, 0.0001)
+    with pytest.raises(DataError, match="can't be read"):
+        calibration_of(engine, normal.with_name("none.log"), 0.1)
+
+
+def test_a_calibration_belongs_to_the_weights(
+    itera_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
+    (moved := tmp_path / "moved.gguf").write_bytes(itera_file.read_bytes())
+    assert stored_calibration(moved) is None
+    store_calibration(itera_file, calibration := Calibration(1.5, 0.01, 100, "a.log"))
+    assert stored_calibration(moved) == calibration, "the same weights elsewhere"
+    moved.write_bytes(itera_file.read_bytes() + b"\0")
+    assert stored_calibration(moved) is None, "other weights under the same name"
+    (stored,) = (tmp_path / "cache" / "watch").iterdir()
+    for damage in ("{}", '{"threshold": NaN, "false_alarms": 1, "lines": 1, "file": ""}', "["):
+        stored.write_text(damage)
+        with pytest.raises(DataError, match="is damaged"):
+            stored_calibration(itera_file)
+
+
+def test_where_nothing_can_be_stored_a_warning_says_so(
+    itera_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "file"))
+    with pytest.warns(IteraWarning, match="isn't stored"):
+        store_calibration(itera_file, Calibration(1.5, 0.01, 100, "a.log"))
+
+
+def test_what_people_see() -> None:
+    """Marks, also of an unexpected end; and no bytes that would act on their terminal."""
+    text = "a\x1b[2Jbé\tc"
+    marks = [Mark(6, 8, 9.0), Mark(10, 10, 5.0)]
+    line = UnusualLine(1, text, 10, 2.5, marks, False)
+    assert shown(line, False) == "  2.500  a\\x1b[2Jb>>>é<<<\tc>>><<<"
+    assert shown(line, True) == "  2.500  a\\x1b[2Jb\x1b[1;31mé\x1b[0m\tc>>><<<"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["a.log"], "no calibration is stored for"),
+        (["a.log.gz"], "zcat a.log.gz | itera watch"),
+        (["--false-alarms", "1%"], "give --calibrate FILE too"),
+    ],
+)
+def test_wrong_use(
+    arguments: list[str],
+    told: str,
+    itera_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ITERA_CACHE", str(tmp_path))
+    assert cli.main(["watch", *arguments, "--model", str(itera_file)]) == 2
+    assert told in capsys.readouterr().err
+
+
+class Running:
+    """`itera watch` in a process of its own."""
+
+    def __init__(self, *arguments: str | Path, cache: Path) -> None:
+        code = (
+            "import sys; from itera_lite.cli import main; code = main(sys.argv[1:])\n"
+            "assert not {'torch', 'numpy'} & set(sys.modules); sys.exit(code)"
+        )
+        command = [sys.executable, "-c", code, "watch", *map(str, arguments)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(
+            command,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            env={**os.environ, "ITERA_CACHE": str(cache)},
+        )
+
+    def write(self, data: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode()
+
+    def error(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.readline().decode()
+
+    def end(self, *, timeout: float = 60) -> tuple[int, str, str]:
+        out, err = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out.decode(), err.decode()
+
+
+@pytest.fixture
+def unusual(itera_file: Path) -> bytes:
+    """Of some lines, the one with the most bits per byte."""
+    lines = [f"{chr(33 + i) * 3} {i}" for i in range(60)]
+    scores = Model.load(itera_file).score(lines)
+    return max(zip(scores, lines, strict=True), key=lambda pair: pair[0].bits_per_byte)[1].encode()
+
+
+@pytest.fixture
+def calibrated(itera_file: Path, tmp_path: Path, unusual: bytes) -> Iterator[Path]:
+    """A cache with a threshold just below the unusual line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
+        bits = Model.load(itera_file).score(unusual)[0].bits_per_byte
+        store_calibration(itera_file, Calibration(bits - 1e-6, 0.01, 100, "a.log"))
+    yield tmp_path / "cache"
+
+
+def test_a_pipe_is_watched(itera_file: Path, calibrated: Path, unusual: bytes) -> None:
+    """A line is shown when it is complete, not at the end; no PyTorch, no NumPy."""
+    running = Running("--model", itera_file, "--jsonl", cache=calibrated)
+    assert "threshold: " in running.error()
+    running.write(b"x\n" + unusual[:3])
+    running.write(unusual[3:] + b"\nx\n")
+    record = json.loads(running.read())
+    assert (record["line"], record["text"]) == (2, unusual.decode())
+    assert set(record) == {"line", "text", "bytes", "bits_per_byte", "marks", "cut"}
+    assert set(record["marks"][0]) == {"begin", "end", "bits"}
+    running.process.send_signal(signal.SIGUSR1)
+    assert running.error().startswith("[3 lines, "), "the rates so far"
+    running.write(unusual)  # no line break ends it
+    code, out, err = running.end()
+    assert (code, json.loads(out)["line"]) == (0, 4)
+    assert err.startswith("[4 lines, ") and "2 shown" in err and " lines/s" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_file_is_watched_until_a_signal(
+    number: int, expected: int, itera_file: Path, calibrated: Path, unusual: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.log"
+    running = Running(path, "--model", itera_file, cache=calibrated)
+    assert "threshold: " in running.error()
+    assert running.error() == f"{path} isn't there: waiting for it\n"
+    path.write_bytes(b"x\n" + unusual + b"\n")
+    assert ">>>" in running.read()
+    running.process.send_signal(number)
+    code, out, err = running.end()
+    assert (code, out) == (expected, "")
+    assert err.startswith("[2 lines, ") and err.endswith("\nitera: stopped\n")
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_away_ends_it(
+    itera_file: Path, calibrated: Path, unusual: bytes
+) -> None:
+    """As in `itera watch | head`."""
+    running = Running("--model", itera_file, cache=calibrated)
+    assert running.process.stdout is not None and running.process.stdin is not None
+    running.process.stdout.close()
+    running.process.stdout = None
+    running.write(unusual + b"\n")
+    assert running.process.wait(timeout=60) == 1
+    assert running.process.stderr is not None
+    err = running.process.stderr.read().decode()
+    assert "Traceback" not in err and "Exception ignored" not in err and "[1 lines, " in err
+    running.process.stdin.close()
+
+
+def test_calibrating_then_watching(
+    itera_file: Path,
+    normal: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The same threshold again without --calibrate; the lines that were normal are mostly quiet."""
+    monkeypatch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
+    model = ["--model", str(itera_file)]
+    told = []
+    for options in (["--calibrate", str(normal), "--false-alarms", "2%"], []):
+        with normal.open("rb") as file:
+            monkeypatch.setattr("sys.stdin", file)
+            assert cli.main(["watch", *model, *options]) == 0
+        out, err = capsys.readouterr()
+        told.append((out, err.splitlines()[0]))
+        assert len(out.splitlines()) == math.floor(501 * 0.02) - 1
+    assert told[0] == told[1] and "at most 2 %" in told[0][1]
