@@ -68,6 +68,8 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     try:
         cluster.add_node(**node)
         ray.init(address=cluster.address, log_to_driver=False)
+        # Else the first worker may have done all before the second one has started.
+        monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
         yield ray
     finally:
         ray.shutdown()
