@@ -5,9 +5,10 @@
 
 `write` makes day1.log (to train on), day2.log (to calibrate on), day3.log (to watch) and
 incidents.tsv (number and kind of each line of day3.log that is none of a normal day). FIRST is the
-date of the first day. `measure` prints, for each model (GGUF files) and for a byte n-gram that is
-counted on day1.log: the share of normal lines of day3.log above the threshold from day2.log, and,
-for each kind of incident, the AUC and the share that lies above it.
+date of the first day. `measure` prints how well incidents are told from normal lines of day3.log:
+by the excess of `itera watch` and the bits per byte of each model (GGUF files), and the bits per byte
+of an n-gram that is counted on day1.log. Columns: the AUC, and the share of lines above the
+threshold that day2.log gives; in the first row, of normal lines, which are false alarms.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from random import Random
 
 import numpy as np
 
-from itera_lite.engine.scorer import Scorer
+from itera_lite.engine import Model
+from itera_lite.engine.find import load_model
+from itera_lite.engine.watch import Watcher
 from itera_lite.evaluate.ngram import ByteNgram
 from itera_lite.terminal import table
 
@@ -217,6 +220,12 @@ def auc(normal: np.ndarray, unusual: np.ndarray) -> float:
     return float(below.mean() / 2 / len(ordered))
 
 
+def model_scores(model: Model, lines: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """The excess of each line in bits, and its bits per byte (N,)."""
+    judged = Watcher(model, -np.inf).judge(lines)
+    return np.array([line.excess for line in judged]), np.array([x.bits_per_byte for x in judged])
+
+
 def ngram_scores(model: ByteNgram, lines: Sequence[bytes]) -> np.ndarray:
     """Bits per byte of each line (N,)."""
     sizes = np.array([len(line) for line in lines])
@@ -230,29 +239,24 @@ def measure(folder: Path, models: Sequence[Path]) -> str:
     kind_of = dict(line.split("\t") for line in (folder / "incidents.tsv").read_text().splitlines())
     kinds = np.array([kind_of.get(str(number), "") for number in range(1, len(days[2]) + 1)])
 
-    scorers: dict[str, Callable[[list[bytes]], np.ndarray]] = {}
+    scored: dict[str, list[np.ndarray]] = {}  # the lines of the days 2 and 3, by each scorer
     for path in models:
-        scorer = Scorer(path)
-        scorers[path.stem] = lambda lines, s=scorer: np.array(s.score(lines), float)  # type: ignore[misc]
+        both = [model_scores(load_model(path), day) for day in days[1:]]
+        scored[f"{path.stem}, excess"] = [excess for excess, _ in both]
+        scored[f"{path.stem}, bits per byte"] = [bits for _, bits in both]
     ngram = ByteNgram(days[0], ORDER)
-    scorers[f"{ORDER}-gram"] = lambda lines: ngram_scores(ngram, lines)
+    scored[f"{ORDER}-gram, bits per byte"] = [ngram_scores(ngram, day) for day in days[1:]]
 
     header, columns = ["incident"], []
-    for name, score in scorers.items():
-        calibration, scores = np.sort(score(days[1])), score(days[2])
+    for name, (calibration, scores) in scored.items():
+        calibration.sort()
         above = int((len(calibration) + 1) * FALSE_ALARMS + 1e-9)
         threshold = calibration[len(calibration) - above]
         normal = scores[kinds == ""]
-        aucs, found = (
-            ["", f"{auc(normal, scores[kinds != '']):.4f}"],
-            [
-                f"{(normal > threshold).mean():.2%}",
-                f"{(scores[kinds != ''] > threshold).mean():.1%}",
-            ],
-        )
-        for kind in KINDS:
-            aucs.append(f"{auc(normal, scores[kinds == kind]):.4f}")
-            found.append(f"{(scores[kinds == kind] > threshold).mean():.1%}")
+        groups = [kinds != "", *(kinds == kind for kind in KINDS)]
+        aucs = ["", *(f"{auc(normal, scores[group]):.4f}" for group in groups)]
+        found = [f"{np.mean(normal > threshold):.2%}"]
+        found += [f"{np.mean(scores[group] > threshold):.1%}" for group in groups]
         header += [f"{name}: AUC", "found"]
         columns += [aucs, found]
     rows = ["none (false alarms)", "all", *KINDS]

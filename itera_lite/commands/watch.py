@@ -44,10 +44,10 @@ def watch(
 ) -> Watcher:
     """Show the lines of a log that a model didn't expect.
 
-    Each line is judged as soon as it is complete, and written with its bits per byte and marks
-    around the parts that surprised the model. A file is followed from its end on, also when it is
-    renamed, made anew or truncated; standard input is read to its end. SIGUSR1 writes the rates to
-    standard error, and so does the end.
+    Each line is judged as soon as it is complete. One that is shown has in front the bits by which
+    a part of it surprised the model more than it expected, and marks around such parts. A file is
+    followed from its end on, also when it is renamed, made anew or truncated; standard input is
+    read to its end. SIGUSR1 writes the rates to standard error, and so does the end.
 
     Args:
         file: File to follow; by default, or with -, standard input.
@@ -95,7 +95,7 @@ def watch(
             "trained on, as --calibrate yesterday.log"
         )
     _note(
-        f"threshold: {found.threshold:.4f} bits per byte, for false alarms of at most "
+        f"threshold: {found.threshold:.3f} bits more than expected, for false alarms of at most "
         f"{found.false_alarms * 100:.6g} % of lines like the {found.lines:,} of {found.file}"
     )
     watcher = Watcher(loaded, found.threshold, threads)
@@ -110,7 +110,7 @@ def watch(
 
 
 def shown(line: UnusualLine, colour: bool) -> str:
-    """A line for people: its bits per byte, and the text with its marks.
+    """A line for people: its excess in bits, and the text with its marks.
 
     Args:
         colour: mark with the colours of a terminal.
@@ -125,7 +125,7 @@ def shown(line: UnusualLine, colour: bool) -> str:
     parts.append(_harmless(text[at:]))
     if line.cut:
         parts.append(" [cut]")
-    return f"{line.bits_per_byte:7.3f}  {''.join(parts)}"
+    return f"{line.excess:5.1f}  {''.join(parts)}"
 
 
 def rates(watcher: Watcher, model: Path) -> str:

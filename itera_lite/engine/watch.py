@@ -1,9 +1,12 @@
 """Finds the lines of a log that a model didn't expect, and the parts that surprised it.
 
-A line is unusual where its bits per byte lie above a threshold. The threshold comes from normal
-lines that the model wasn't trained on: at most a given share of further lines like them lies above
-it (split conformal prediction; Vovk, Gammerman and Shafer, 'Algorithmic Learning in a Random
-World', 2005). It is stored by the hash of the model, so it fits the model wherever that lies.
+A token's excess is minus the base-2 logarithm of its probability less the entropy of what the model
+expected in its place: the digits of an address are improbable, all of them, and have no excess.
+(Bao and others, 'Fast-DetectGPT', 2024, compare the same two numbers for whole texts.) A line is
+unusual where a token's excess lies above a threshold. The threshold comes from normal lines that
+the model wasn't trained on: at most a given share of further lines like them lies above it (split
+conformal prediction; Vovk, Gammerman and Shafer, 'Algorithmic Learning in a Random World', 2005).
+It is stored by the hash of the model, so it fits the model wherever that lies.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Calibration:
     """What is unusual for a model.
 
     Attributes:
-        threshold: bits per byte; lines above it are unusual.
+        threshold: bits; a line is unusual where a token's excess lies above it.
         false_alarms: share of normal lines that lie above it at most, 0 to 1.
         lines: normal lines that it comes from.
         file: that they stand in.
@@ -51,12 +54,12 @@ class Mark:
 
     Attributes:
         begin, end: in bytes of the line's text in UTF-8; equal where the line ended unexpectedly.
-        bits: minus the base-2 logarithm of its tokens' probability.
+        excess: of its tokens, the greatest, in bits.
     """
 
     begin: int
     end: int
-    bits: float
+    excess: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +70,16 @@ class UnusualLine:
         line: its number, from 1, among all that were read.
         text: without the line break; bytes that aren't UTF-8 became U+FFFD.
         bytes: of the text.
+        excess: of its tokens, the greatest, in bits.
         bits_per_byte: of the text, as `itera score` gives it.
-        marks: the fewest tokens without whose bits the line would not lie above the threshold,
-            neighbours joined, in their order.
+        marks: the tokens above the threshold, neighbours joined, in their order.
         cut: whether the line was longer than `MOST_LINE` bytes, and was judged by those.
     """
 
     line: int
     text: str
     bytes: int
+    excess: float
     bits_per_byte: float
     marks: list[Mark]
     cut: bool
@@ -86,7 +90,7 @@ class Watcher:
 
     Args:
         model: what scores them.
-        threshold: bits per byte.
+        threshold: bits; as in `Calibration`.
         threads: lines scored at the same time.
 
     Attributes:
@@ -115,27 +119,15 @@ class Watcher:
         first = self.lines + 1
         texts = [_text_of(line) for line in lines]
         places = [place for place, text in enumerate(texts) if text.strip()]
-        scores = self.model.score([texts[place] for place in places], threads=self.threads)
-        above = [
-            place
-            for place, score in zip(places, scores, strict=True)
-            if score.bits_per_byte > self.threshold
-        ]
-        # Few lines are unusual: to score these again is cheaper than to keep all tokens' bits.
-        details = self.model.score(
-            [texts[place] for place in above], threads=self.threads, log_probabilities=True
-        )
-        found = [
-            UnusualLine(
-                first + place,
-                texts[place],
-                len(texts[place].encode()),
-                detail.bits_per_byte,
-                _marks(self.model, texts[place].encode(), detail, self.threshold),
-                len(lines[place]) > MOST_LINE,
-            )
-            for place, detail in zip(above, details, strict=True)
-        ]
+        scores = _scores(self.model, [texts[place] for place in places], self.threads)
+        found = []
+        for place, score in zip(places, scores, strict=True):
+            if (excess := _excess(score)) > self.threshold:
+                data = texts[place].encode()
+                marks = _marks(self.model, data, score, self.threshold)
+                values = (len(data), excess, score.bits_per_byte, marks)
+                cut = len(lines[place]) > MOST_LINE
+                found.append(UnusualLine(first + place, texts[place], *values, cut))
         self.lines += len(lines)
         self.bytes += sum(score.bytes for score in scores)
         self.unusual += len(found)
@@ -161,7 +153,7 @@ def calibration_of(model: Model, file: Path, false_alarms: float, threads: int =
     with tqdm(desc="calibrating", unit=" lines", disable=None, leave=False) as bar:
         for lines in _lines_of_file(file, size):
             texts = [text for text in map(_text_of, lines) if text.strip()]
-            scores.extend(score.bits_per_byte for score in model.score(texts, threads=threads))
+            scores.extend(map(_excess, _scores(model, texts, threads)))
             bar.update(len(texts))
     n = len(scores)
     above = math.floor((n + 1) * false_alarms + 1e-9)  # lines of n + 1 that may lie above
@@ -230,30 +222,38 @@ def _lines_of_file(file: Path, size: int) -> Iterator[list[bytes]]:
     yield splitter.end()
 
 
+def _scores(model: Model, texts: Sequence[str], threads: int) -> list[TextScore]:
+    return model.score(texts, threads=threads, log_probabilities=True, entropies=True)
+
+
+def _excesses(score: TextScore) -> Iterator[float]:
+    """Of each token, in nats."""
+    return (-p - h for p, h in zip(score.log_probabilities, score.entropies, strict=True))
+
+
+def _excess(score: TextScore) -> float:
+    """The greatest one, in bits."""
+    return max(_excesses(score)) / math.log(2)
+
+
 def _marks(model: Model, text: bytes, score: TextScore, threshold: float) -> list[Mark]:
-    """The fewest tokens without whose bits the score would not be above the threshold."""
-    ids = model.tokenize(text)
-    ends = [0, *accumulate(len(model.token_bytes(token)) for token in ids)]
-    spans = [*pairwise(ends), (len(text), len(text))]  # the last: of the end
-    bits = [-value / math.log(2) for value in score.log_probabilities]
-    spans = spans[len(spans) - len(bits) :]  # where no token begins a text, the first has no bits
-    if len(spans) != len(bits) or ends[-1] != len(text):
+    """The tokens above the threshold."""
+    ends = [0, *accumulate(len(model.token_bytes(token)) for token in model.tokenize(text))]
+    if ends[-1] != len(text):
         raise IteraError(f"{model.path.name}: its tokenizer doesn't give back the text")
-    excess = sum(bits) - threshold * score.bytes
-    chosen = []
-    for place in sorted(range(len(bits)), key=lambda i: -bits[i]):
-        chosen.append(place)
-        excess -= bits[place]
-        if excess <= 0:
-            break
+    spans = [*pairwise(ends), (len(text), len(text))]  # the last one: the end
+    # Where no token begins a text, nothing is known of its first one.
+    spans = spans[len(spans) - score.tokens :]
     marks: list[Mark] = []
-    for place in sorted(chosen):
-        begin, end = _whole_characters(text, *spans[place])
-        new = Mark(begin, end, bits[place])
+    for span, nats in zip(spans, _excesses(score), strict=True):
+        excess = nats / math.log(2)
+        if excess <= threshold:
+            continue
+        begin, end = _whole_characters(text, *span)
         if marks and begin <= marks[-1].end and begin < end:
             last = marks.pop()
-            new = Mark(last.begin, max(end, last.end), last.bits + bits[place])
-        marks.append(new)
+            begin, end, excess = last.begin, max(end, last.end), max(excess, last.excess)
+        marks.append(Mark(begin, end, excess))
     return marks
 
 

@@ -5,24 +5,45 @@
 #include <span>
 
 #include "model/session.h"
+#include "text/sampler.h"
 
 namespace itera {
 
 namespace {
 
+// The entropy in nats of the softmax of the logits. `weights` has room for them and one vector.
+double entropy(const Kernels &kernels, std::span<const float> logits, float *weights) {
+    constexpr size_t kSums = 16, kFloatSums = 128;  // few enough additions in float to stay exact
+    const float max = Sampler::greatest(logits);
+    const double mass = kernels.exponentials(logits.data(), logits.size(), max, 1, weights);
+    // -sum(p log p) = log(mass) + sum(w (max - logit)) / mass, in which no term is negative
+    double total = 0;
+    for (size_t begin = 0; begin < logits.size(); begin += kFloatSums) {
+        const size_t end = std::min(begin + kFloatSums, logits.size());
+        float sums[kSums] = {};
+        for (size_t i = begin; i < end; i++)
+            sums[i % kSums] += weights[i] > 0 ? weights[i] * (max - logits[i]) : 0;
+        for (const float sum : sums) total += sum;
+    }
+    return std::log(mass) + total / mass;
+}
+
 // Reads ids from an empty state, each but the last; ids[i] predicts ids[i + 1], which is scored
 // unless i is less than `context`.
 void score_window(Session &session, State &state, std::span<const int32_t> ids, size_t context,
-                  const Model &model, bool keep, Score &out) {
+                  const Model &model, const ScoreOptions &options, Score &out) {
+    const uint32_t vocab = model.config.vocab_size;
+    std::vector<float> weights(options.entropies ? vocab + kLanes : 0);
     state.clear();
     session.read(state, ids.first(ids.size() - 1), [&](size_t at, uint32_t n) {
         const size_t first = context > at ? std::min<size_t>(n, context - at) : 0;
         session.logits(uint32_t(first), n, [&](uint32_t row, const float *logits) {
             const double p = log_probability(
-                logits[ids[at + row + 1]],
-                model.kernels.log_sum_exp(logits, model.config.vocab_size));
+                logits[ids[at + row + 1]], model.kernels.log_sum_exp(logits, vocab));
             out.nats -= p;
-            if (keep) out.log_probabilities.push_back(p);
+            if (options.log_probabilities) out.log_probabilities.push_back(p);
+            if (options.entropies)
+                out.entropies.push_back(entropy(model.kernels, {logits, vocab}, weights.data()));
         });
     });
 }
@@ -50,7 +71,7 @@ Score score_text(Session &session, State &state, const Model &model, std::string
         const size_t end = std::min(n, scored ? scored + stride : window);
         const size_t begin = scored ? end - window : 0;
         score_window(session, state, std::span(ids).subspan(begin, end + 1 - begin),
-                     scored - begin, model, options.log_probabilities, out);
+                     scored - begin, model, options, out);
         scored = end;
         between_windows();
     }

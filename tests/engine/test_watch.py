@@ -8,9 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from itera_lite import cli
 from itera_lite.commands.watch import shown
@@ -52,24 +56,21 @@ def normal(tmp_path: Path) -> Path:
     return path
 
 
-def expected_marks(model: Model, text: str, threshold: float) -> set[int]:
-    """Tokens to mark, by trying numbers of them from the smallest on; log-probabilities from
-    another function of the engine than the one that is tested."""
-    ids = model.tokenize(text)
-    scores = model.token_scores([model.bos_id, *ids, model.eot_id])[1:]
-    bits = {place: -score.log_probability / math.log(2) for place, score in enumerate(scores)}
-    for n in range(len(bits) + 1):
-        chosen = set(sorted(bits, key=lambda place: -bits[place])[:n])
-        rest = sum(value for place, value in bits.items() if place not in chosen)
-        if rest <= threshold * len(text.encode()):
-            return chosen
-    raise AssertionError
+def excesses(model: Model, text: str) -> np.ndarray:
+    """Of each token in bits, from the logits in double precision."""
+    ids = [model.bos_id, *model.tokenize(text), model.eot_id]
+    log_p = torch.from_numpy(model.logits(ids[:-1])).double().log_softmax(-1).numpy()
+    surprise = -log_p[range(len(ids) - 1), ids[1:]]
+    return (surprise + (np.exp(log_p) * log_p).sum(-1)) / math.log(2)
 
 
 def test_lines_above_the_threshold_are_found_and_marked(engine: Model) -> None:
-    """As scoring each text alone would find them; in batches of any size, with any threads."""
-    alone = [engine.score(text)[0].bits_per_byte if text.strip() else 0.0 for text in TEXTS]
-    threshold = sorted(alone)[-5]
+    """As each text alone would be judged; in batches of any size, with any threads."""
+    expected = {i: excesses(engine, text) for i, text in enumerate(TEXTS, 1) if text.strip()}
+    greatest = sorted(found.max() for found in expected.values())
+    threshold = (greatest[-5] + greatest[-4]) / 2
+    distances = np.abs(np.concatenate(list(expected.values())) - threshold)
+    assert distances.min() > 1e-4, "rounding decides nothing here"
     for batch, threads in ((1, 1), (4, 2), (len(LINES), 1)):
         watcher = Watcher(engine, threshold, threads)
         found = [
@@ -77,51 +78,46 @@ def test_lines_above_the_threshold_are_found_and_marked(engine: Model) -> None:
             for begin in range(0, len(LINES), batch)
             for line in watcher.judge(LINES[begin : begin + batch])
         ]
-        assert [line.line for line in found] == [
-            i for i, bits in enumerate(alone, 1) if bits > threshold
-        ]
-        assert (watcher.lines, watcher.unusual) == (len(LINES), len(found)) and len(found) == 4
+        numbers = [i for i, values in expected.items() if values.max() > threshold]
+        assert [line.line for line in found] == numbers and len(found) == 4
+        assert (watcher.lines, watcher.unusual) == (len(LINES), len(found))
         assert watcher.bytes == sum(len(text.encode()) for text in TEXTS if text.strip())
         for line in found:
-            assert line.text == TEXTS[line.line - 1] and not line.cut
-            assert (line.bytes, line.bits_per_byte) == (
-                len(line.text.encode()),
-                alone[line.line - 1],
-            )
             data = line.text.encode()
+            assert line.text == TEXTS[line.line - 1] and not line.cut
+            assert line.bytes == len(data)
+            assert line.bits_per_byte == engine.score(line.text)[0].bits_per_byte
+            assert line.excess == pytest.approx(expected[line.line].max(), abs=1e-4)
+            assert line.excess == max(mark.excess for mark in line.marks)
             # The tokens of this tokenizer are bytes, so a token's number is its place; a mark
             # also has the other bytes of its characters, and the end is a mark of no bytes.
             covered: set[int] = set()
             for mark in line.marks:
                 data[mark.begin : mark.end].decode()  # whole characters
                 covered |= set(range(mark.begin, mark.end)) or {len(data)}
-            wanted = expected_marks(engine, line.text, threshold)
-            assert wanted and wanted <= covered
-            for extra in covered - wanted:
-                assert data[extra] >= 0x80
-            ends = [mark.end for mark in line.marks]
-            begins = [mark.begin for mark in line.marks]
-            assert all(
-                end < begin
-                for end, begin in zip(ends, begins[1:], strict=False)
-                if begin < len(data)
-            )
+            wanted = set(np.flatnonzero(expected[line.line] > threshold).tolist())
+            assert wanted <= covered
+            assert all(data[extra] >= 0x80 for extra in covered - wanted)
+            for before, after in pairwise(line.marks):
+                assert before.end < after.begin or after.begin == after.end == len(data)
 
 
-def test_marks_have_the_bits_that_were_above(engine: Model) -> None:
-    text = TEXTS[0]
-    (score,) = engine.score(text)
-    watcher = Watcher(engine, 0.0)
-    (line,) = watcher.judge([text.encode()])
-    assert line.marks[0].begin == 0, "without any bits allowed, all is marked"
-    assert sum(mark.bits for mark in line.marks) == pytest.approx(score.nats / math.log(2))
+def test_neighbours_are_one_mark(engine: Model) -> None:
+    """Without any threshold, all tokens are marked: the whole text, and its end."""
+    (line,) = Watcher(engine, -math.inf).judge([TEXTS[3].encode()])
+    expected = excesses(engine, TEXTS[3])
+    size = len(TEXTS[3].encode())
+    assert [(mark.begin, mark.end) for mark in line.marks] == [(0, size), (size, size)]
+    assert [mark.excess for mark in line.marks] == pytest.approx(
+        [expected[:-1].max(), expected[-1]], abs=1e-4
+    )
 
 
 def test_a_long_line_is_cut(engine: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "MOST_LINE", 40)
     monkeypatch.setattr(follow, "MOST_LINE", 40)
     lines = follow.LineSplitter().feed(b"y" * 1000 + b"\n" + b"y" * 40 + b"\n")
-    long, exact = Watcher(engine, 0.0).judge(lines)
+    long, exact = Watcher(engine, -math.inf).judge(lines)
     assert (long.text, long.cut, exact.text, exact.cut) == ("y" * 40, True, "y" * 40, False)
     assert shown(long, False).endswith(" [cut]") and "[cut]" not in shown(exact, False)
 
@@ -131,7 +127,9 @@ def test_the_threshold_lets_a_share_pass(share: float, engine: Model, normal: Pa
     """Of 501 lines, the 500 and a new one like them, at most the share lies above; and no lower
     threshold has that property."""
     found = calibration_of(engine, normal, share, threads=2)
-    scores = [s.bits_per_byte for s in engine.score(normal.read_text().splitlines())]
+    lines = Watcher(engine, -math.inf).judge(normal.read_bytes().splitlines())
+    scores = [line.excess for line in lines]
+    assert len(scores) == 500
     assert (found.lines, found.false_alarms, found.file) == (500, share, str(normal))
     assert found.threshold in scores
 
@@ -191,9 +189,9 @@ def test_what_people_see() -> None:
     """Marks, also of an unexpected end; and no bytes that would act on their terminal."""
     text = "a\x1b[2Jbé\tc"
     marks = [Mark(6, 8, 9.0), Mark(10, 10, 5.0)]
-    line = UnusualLine(1, text, 10, 2.5, marks, False)
-    assert shown(line, False) == "  2.500  a\\x1b[2Jb>>>é<<<\tc>>><<<"
-    assert shown(line, True) == "  2.500  a\\x1b[2Jb\x1b[1;31mé\x1b[0m\tc>>><<<"
+    line = UnusualLine(1, text, 10, 9.0, 2.5, marks, False)
+    assert shown(line, False) == "  9.0  a\\x1b[2Jb>>>é<<<\tc>>><<<"
+    assert shown(line, True) == "  9.0  a\\x1b[2Jb\x1b[1;31mé\x1b[0m\tc>>><<<"
 
 
 @pytest.mark.parametrize(
@@ -254,36 +252,37 @@ class Running:
 
 
 @pytest.fixture
-def unusual(itera_file: Path) -> bytes:
-    """Of some lines, the one with the most bits per byte."""
-    lines = [f"{chr(33 + i) * 3} {i}" for i in range(60)]
-    scores = Model.load(itera_file).score(lines)
-    return max(zip(scores, lines, strict=True), key=lambda pair: pair[0].bits_per_byte)[1].encode()
+def unusual(itera_file: Path) -> UnusualLine:
+    """Of some lines, the one with the greatest excess."""
+    lines = [f"{chr(33 + i) * 3} {i}".encode() for i in range(60)]
+    judged = Watcher(Model.load(itera_file), -math.inf).judge([*lines, b"x"])
+    most = max(judged, key=lambda line: line.excess)
+    assert judged[-1].excess < most.excess
+    return most
 
 
 @pytest.fixture
-def calibrated(itera_file: Path, tmp_path: Path, unusual: bytes) -> Iterator[Path]:
-    """A cache with a threshold just below the unusual line."""
+def calibrated(itera_file: Path, tmp_path: Path, unusual: UnusualLine) -> Iterator[Path]:
+    """A cache with a threshold just below that line, and above the line `x`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITERA_CACHE", str(tmp_path / "cache"))
-        bits = Model.load(itera_file).score(unusual)[0].bits_per_byte
-        store_calibration(itera_file, Calibration(bits - 1e-6, 0.01, 100, "a.log"))
+        store_calibration(itera_file, Calibration(unusual.excess - 1e-6, 0.01, 100, "a.log"))
     yield tmp_path / "cache"
 
 
-def test_a_pipe_is_watched(itera_file: Path, calibrated: Path, unusual: bytes) -> None:
+def test_a_pipe_is_watched(itera_file: Path, calibrated: Path, unusual: UnusualLine) -> None:
     """A line is shown when it is complete, not at the end; no PyTorch, no NumPy."""
     running = Running("--model", itera_file, "--jsonl", cache=calibrated)
     assert "threshold: " in running.error()
-    running.write(b"x\n" + unusual[:3])
-    running.write(unusual[3:] + b"\nx\n")
+    line = unusual.text.encode()
+    running.write(b"x\n" + line[:3])
+    running.write(line[3:] + b"\nx\n")
     record = json.loads(running.read())
-    assert (record["line"], record["text"]) == (2, unusual.decode())
-    assert set(record) == {"line", "text", "bytes", "bits_per_byte", "marks", "cut"}
-    assert set(record["marks"][0]) == {"begin", "end", "bits"}
+    assert (record["line"], record["text"]) == (2, unusual.text)
+    assert record == {**asdict(unusual), "line": 2}
     running.process.send_signal(signal.SIGUSR1)
     assert running.error().startswith("[3 lines, "), "the rates so far"
-    running.write(unusual)  # no line break ends it
+    running.write(line)  # no line break ends it
     code, out, err = running.end()
     assert (code, json.loads(out)["line"]) == (0, 4)
     assert err.startswith("[4 lines, ") and "2 shown" in err and " lines/s" in err
@@ -293,13 +292,18 @@ def test_a_pipe_is_watched(itera_file: Path, calibrated: Path, unusual: bytes) -
     ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 def test_a_file_is_watched_until_a_signal(
-    number: int, expected: int, itera_file: Path, calibrated: Path, unusual: bytes, tmp_path: Path
+    number: int,
+    expected: int,
+    itera_file: Path,
+    calibrated: Path,
+    unusual: UnusualLine,
+    tmp_path: Path,
 ) -> None:
     path = tmp_path / "app.log"
     running = Running(path, "--model", itera_file, cache=calibrated)
     assert "threshold: " in running.error()
     assert running.error() == f"{path} isn't there: waiting for it\n"
-    path.write_bytes(b"x\n" + unusual + b"\n")
+    path.write_bytes(b"x\n" + unusual.text.encode() + b"\n")
     assert ">>>" in running.read()
     running.process.send_signal(number)
     code, out, err = running.end()
@@ -309,14 +313,14 @@ def test_a_file_is_watched_until_a_signal(
 
 
 def test_a_reader_that_goes_away_ends_it(
-    itera_file: Path, calibrated: Path, unusual: bytes
+    itera_file: Path, calibrated: Path, unusual: UnusualLine
 ) -> None:
     """As in `itera watch | head`."""
     running = Running("--model", itera_file, cache=calibrated)
     assert running.process.stdout is not None and running.process.stdin is not None
     running.process.stdout.close()
     running.process.stdout = None
-    running.write(unusual + b"\n")
+    running.write(unusual.text.encode() + b"\n")
     assert running.process.wait(timeout=60) == 1
     assert running.process.stderr is not None
     err = running.process.stderr.read().decode()
