@@ -8,12 +8,12 @@ is left out. Order and repeats stay.
 - ``paragraph``: what stands between blank lines.
 - ``line``: what ends with a line feed; blank lines are left out.
 - ``sentence``: a part of a paragraph that ends with one or more of ``. ! ? …``, closing quotes and
-  brackets after them, where white space follows and then no lower-case letter and none of
-  ``, ; : )``. A single point ends nothing after an abbreviation of `ABBREVIATIONS`, an initial
-  (``J. Smith``; ``I`` is a word), letters with points between (``U.S.``; but ``a.m.`` and ``p.m.``
-  may end a sentence), or, before a digit, after one of `BEFORE_NUMBERS`. The Chinese and Japanese
-  marks ``。！？`` end a sentence whatever follows. A part without a letter or digit is joined to
-  what follows. A single line break ends no sentence.
+  brackets after them, where white space follows and then no lower-case letter, none of ``, ; : )``
+  and no further mark. A single point ends nothing after an abbreviation of `ABBREVIATIONS`, an
+  initial (``J. Smith``; ``I`` is a word), letters with points between (``U.S.``; but ``a.m.`` and
+  ``p.m.`` may end a sentence), or, before a digit, after one of `BEFORE_NUMBERS`. The Chinese and
+  Japanese marks ``。！？`` end a sentence whatever follows. A part without a letter or digit is
+  joined to what follows. A single line break ends no sentence.
 
 The rule is here, in a page, and not a library's: prepared sets are cached by their text, so the
 same document must give the same units after every update of what is installed.
@@ -46,7 +46,7 @@ _MARK = re.compile(
     rf"(?P<wide>(?<![。！？])[。！？]+[{_CLOSING}」』）]*)\s*"
     rf"|(?P<mark>(?<![.!?…])(?P<points>[.!?…]+)[{_CLOSING}]*)\s+"
 )
-_CONTINUES = frozenset(",;:)")
+_CONTINUES = frozenset(",;:).!?…")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 _VISIBLE = re.compile(r"[^\W_]")
 
