@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 import msgspec
 
-from itera_lite.config import Family, ModelConfig
+from itera_lite.config import Family, ModelConfig, Unit
 from itera_lite.errors import ConfigError, IteraError
 from itera_lite.files import write_json
 from itera_lite.machine.energy import Energy
@@ -187,7 +187,13 @@ class Best(Part):
 
 
 class DatasetDescription(Part):
-    """A prepared set; ``source`` is the name or path that was given."""
+    """A prepared set.
+
+    Attributes:
+        source: the name or path that was given.
+        unit: what of the text is a document of the set; records of an earlier version, which had
+            documents alone, lack it.
+    """
 
     name: str
     source: str
@@ -199,6 +205,7 @@ class DatasetDescription(Part):
     valid_bytes: int
     valid_tokens: int
     bytes_per_token: float
+    unit: Unit = "document"
 
 
 class Sample(Part):
@@ -416,6 +423,7 @@ class TextBefore(Part):
         source: the set, as it was named; ``sha256``: of the whole set.
         bytes: of its validation text that were scored.
         after: None while the training hasn't ended.
+        unit: what of the text is a document of the set.
     """
 
     source: str
@@ -423,6 +431,7 @@ class TextBefore(Part):
     bytes: int
     before: float
     after: float | None = None
+    unit: Unit = "document"
 
 
 class Continuation(Part):

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
+from itera_lite.config import Unit
+from itera_lite.data.units import UNITS
 from itera_lite.engine.arguments import (
     bytes_of,
     id_of,
@@ -88,6 +90,8 @@ class Model:
         eot_id: id of ``<|endoftext|>``, which ends every document.
         bos_id: id of the token that begins every document; None if the file has none.
         isa: instruction set in use: avx512, avx2, neon or portable.
+        unit: of the text that it was trained on: document, paragraph, line or sentence; None where
+            the file doesn't have it.
     """
 
     def __init__(self, engine: _engine.Model, path: Path) -> None:
@@ -96,6 +100,8 @@ class Model:
         self.parameters, self.vocab_size = engine.parameters, engine.vocab_size
         self.context, self.eot_id = engine.context, engine.eot
         self.bos_id = None if engine.bos < 0 else engine.bos
+        unit = engine.unit.decode("ascii", "replace")
+        self.unit: Unit | None = next((known for known in UNITS if known == unit), None)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, context: int | None = None) -> Model:

@@ -7,13 +7,14 @@ score in each. Lower is better: a filter keeps the texts with the lowest scores.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from itera_lite.engine.find import display_name, find_model, load_model
 from itera_lite.engine.results import TextScore
-from itera_lite.errors import DataError, ModelFileError, UsageError
+from itera_lite.errors import DataError, IteraWarning, ModelFileError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,48 +75,77 @@ class Scorer:
         self.unit: str | None = getattr(self._good, "unit", None)
         self.details([])  # a bad option shows now
 
+    @property
+    def quantity(self) -> str:
+        """What the scores are."""
+        return quantity_of(self.bad is not None)
+
     def score(self, texts: Sequence[str | bytes]) -> list[float | None]:
         """The score of each text, in their order; lower is better. None for an empty text.
 
         Raises:
             ModelFileError: a text has no finite probability.
         """
-        return [scored.score for scored in self.details(texts)]
+        found = self.details(texts)
+        for number, scored in enumerate(found, 1):
+            for result, model in ((scored.good, self.path), (scored.bad, self.bad)):
+                if result is not None and model is not None and not math.isfinite(result.nats):
+                    raise ModelFileError(
+                        f"{display_name(model)} gives text {number:,} of {len(found):,} no finite "
+                        f"probability ({result.nats} nats): its weights are damaged. Take another "
+                        "model"
+                    )
+        return [scored.score for scored in found]
 
     def details(self, texts: Sequence[str | bytes]) -> list[Scored]:
-        """As `score`, with the bytes, tokens and nats of each text under each model."""
-        options = {"window": self.window, "threads": self.threads}
-        good = self._good.score(texts, **options)
-        _check_finite(good, self.path)
-        if self._bad is None or self.bad is None:
-            return [Scored(each) for each in good]
-        bad = self._bad.score(texts, **options)
-        _check_finite(bad, self.bad)
+        """What each model gives each text: bytes, tokens, nats; these may be infinite."""
+        good = self._good.score(texts, window=self.window, threads=self.threads)
+        if self._bad is None:
+            return list(map(Scored, good))
+        bad = self._bad.score(texts, window=self.window, threads=self.threads)
         return list(map(Scored, good, bad))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _loaded, (self.path, self.bad, self.window, self.threads)
 
 
+def quantity_of(contrast: bool) -> str:
+    """What a score is, with one model or with two."""
+    return "difference of bits per byte" if contrast else "bits per byte"
+
+
 def _loaded(path: Path, bad: Path | None, window: int | None, threads: int) -> Scorer:
     return Scorer(path, bad=bad, window=window, threads=threads)
 
 
-def _check_finite(scores: Sequence[TextScore], model: Path) -> None:
-    wrong = next((i for i, score in enumerate(scores) if not math.isfinite(score.nats)), None)
-    if wrong is not None:
-        raise ModelFileError(
-            f"{display_name(model)} gives text {wrong + 1:,} of {len(scores):,} no finite "
-            f"probability ({scores[wrong].nats} nats): its weights are damaged. Take another model"
+def check_unit(trained: str | None, scored: set[str]) -> None:
+    """Warn where the texts are of another unit than those that the model was trained on.
+
+    Args:
+        trained: the model's unit; None where it isn't known.
+        scored: units of the texts.
+    """
+    others = sorted(scored - {trained})
+    if trained is not None and others:
+        texts = " and ".join(f"{unit}s" for unit in others)
+        warnings.warn(
+            f"the model was trained on {trained}s, and {texts} are scored: it separates less well "
+            f"so. Give it texts that are {trained}s, or train one with `itera train --unit "
+            f"{others[0]}`",
+            IteraWarning,
+            stacklevel=2,
         )
 
 
-def threshold_of(scores: Sequence[float], keep: float) -> float:
+def threshold_of(
+    scores: Sequence[float], keep: float, weights: Sequence[float] | None = None
+) -> float:
     """The highest score of the lowest ``keep`` share: texts with at most this score are kept.
 
     Args:
         scores: of a sample of the texts.
         keep: more than 0, at most 1. The nearest whole number of scores is kept, at least one.
+        weights: how many texts each score stands for; by default as many as any other.
 
     Raises:
         UsageError: ``keep`` is out of its range.
@@ -125,4 +155,14 @@ def threshold_of(scores: Sequence[float], keep: float) -> float:
         raise UsageError(f"keep={keep}: expected a share of more than 0 and at most 1")
     if not scores:
         raise DataError("there are no scores to find a threshold from: the sample has no text")
-    return sorted(scores)[max(1, round(keep * len(scores))) - 1]
+    weights = [1.0] * len(scores) if weights is None else weights
+    pairs = sorted(zip(scores, weights, strict=True))
+    half = 0.5 * sum(weights) / len(pairs)  # of a score of mean weight: for the nearest number
+    reached, wanted = 0.0, keep * sum(weights)
+    found = pairs[0][0]
+    for score, weight in pairs:
+        reached += weight
+        if reached > wanted + half:
+            break
+        found = score
+    return found

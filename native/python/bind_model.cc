@@ -459,6 +459,8 @@ void bind_score(nb::module_ &m) {
 void bind_facts(nb::class_<Model> &model) {
     model.def_prop_ro("architecture", [](const Model &self) { return self.config.architecture; })
         .def_ro("name", &Model::name)
+        .def_prop_ro("unit",
+                     [](const Model &self) { return nb::bytes(self.unit.data(), self.unit.size()); })
         .def_prop_ro("isa", [](const Model &self) { return self.kernels.name; })
         .def_prop_ro("vocab_size", [](const Model &self) { return self.config.vocab_size; })
         .def_prop_ro("n_layers", [](const Model &self) { return self.config.n_layers; })
