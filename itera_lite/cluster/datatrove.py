@@ -53,7 +53,8 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
             under ``bad``.
         window: tokens of context at most, as in `itera score`.
         threads: documents scored at the same time, in each of datatrove's tasks.
-        field: name of the number in the metadata.
+        field: name of the number in the metadata; by default that of `itera score`, which is
+            bits_per_byte, and with ``bad`` difference.
         batch_size: documents that are scored together.
         exclusion_writer: gets the documents that are dropped.
 
@@ -72,14 +73,15 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
         bad: str | Path | None = None,
         window: int | None = None,
         threads: int = 1,
-        field: str = "bits_per_byte",
+        field: str | None = None,
         batch_size: int = 256,
         exclusion_writer: DiskWriter | None = None,
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch_size={batch_size}: expected 1 or more documents")
         super().__init__(exclusion_writer, batch_size)
-        self.max_bits, self.field = max_bits, field
+        self.max_bits = max_bits
+        self.field = field or ("bits_per_byte" if bad is None else "difference")
         # Loaded here too: a model that can't be used fails before any task is sent.
         self.scorer = Scorer(
             None if model is None else Path(model),

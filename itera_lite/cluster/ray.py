@@ -45,7 +45,8 @@ class BitsPerByte:
         window: tokens of context at most, as in `itera score`.
         threads: texts scored at the same time; reserve as many with Ray's ``num_cpus``.
         text_column: the texts; a null counts as an empty one.
-        column: the numbers; null for an empty text.
+        column: the numbers; null for an empty text. By default its name is that of `itera score`:
+            bits_per_byte, and with ``bad`` difference.
 
     Raises:
         CheckpointError, ModelFileError: there is no model, or it can't be used.
@@ -61,13 +62,14 @@ class BitsPerByte:
         window: int | None = None,
         threads: int = 1,
         text_column: str = "text",
-        column: str = "bits_per_byte",
+        column: str | None = None,
     ) -> None:
         try:
             import pyarrow  # noqa: F401  (a missing package shows before any batch is sent)
         except ImportError as error:
             raise MissingExtra("pyarrow", "cluster", "Scoring in Ray Data") from error
-        self.text_column, self.column = text_column, column
+        self.text_column = text_column
+        self.column = column or ("bits_per_byte" if bad is None else "difference")
         self.scorer = Scorer(
             None if model is None else Path(model),
             bad=None if bad is None else Path(bad),

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from types import FrameType
 
 from itera_lite.data.follow import lines_of
 from itera_lite.engine.find import display_name, find_model, load_model
+from itera_lite.engine.scorer import check_unit
 from itera_lite.engine.watch import (
     BATCH_BYTES,
     Calibration,
@@ -25,7 +25,7 @@ from itera_lite.engine.watch import (
     store_calibration,
     stored_calibration,
 )
-from itera_lite.errors import IteraWarning, UsageError
+from itera_lite.errors import UsageError
 from itera_lite.quantities import check_numbers, share_of
 
 FALSE_ALARMS = "0.1%"
@@ -76,13 +76,7 @@ def watch(
         )
     path = find_model(model)
     loaded = load_model(path)
-    if (unit := getattr(loaded, "unit", None)) not in (None, "line"):
-        warnings.warn(
-            f"{display_name(path)} was trained on text in the unit '{unit}', and lines are scored: "
-            "one that is trained with --unit line judges them better",
-            IteraWarning,
-            stacklevel=2,
-        )
+    check_unit(loaded.unit, {"line"})
     found: Calibration | None
     if calibrate is not None:
         found = calibration_of(loaded, calibrate, share, threads)

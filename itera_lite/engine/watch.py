@@ -24,7 +24,7 @@ from itera_lite.data.compression import decompressed
 from itera_lite.data.follow import MOST_LINE, LineSplitter
 from itera_lite.engine.model import Model
 from itera_lite.engine.results import TextScore
-from itera_lite.engine.score_resume import _hash_of_model
+from itera_lite.engine.score_resume import hash_of_model
 from itera_lite.errors import DataError, IteraError, IteraWarning, OutputError, UsageError
 from itera_lite.files import cache_folder, exists, read_object, write_json
 
@@ -202,7 +202,7 @@ def store_calibration(model: Path, calibration: Calibration) -> None:
 
 
 def _place_of(model: Path) -> Path:
-    return cache_folder() / "watch" / f"{_hash_of_model(model)}.json"
+    return cache_folder() / "watch" / f"{hash_of_model(model)}.json"
 
 
 def _text_of(line: bytes) -> str:

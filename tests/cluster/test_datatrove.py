@@ -106,7 +106,7 @@ def test_tasks_give_what_the_verb_gives(
 
 
 def test_the_difference_of_two_models(model_file: Path, other_file: Path) -> None:
-    step = BitsPerByteFilter(model_file, bad=other_file, max_bits=0.0, field="difference")
+    step = BitsPerByteFilter(model_file, bad=other_file, max_bits=0.0)
     documents = [Document(text, str(i)) for i, text in enumerate([*TEXTS[:20], ""])]
     results = step.filter_batch(documents)
     scores = [document.metadata["difference"] for document in documents]

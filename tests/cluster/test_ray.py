@@ -33,10 +33,10 @@ def test_a_batch_gets_a_column(model_file: Path, other_file: Path) -> None:
         None,
         None,
     ]
-    options = {"text_column": "body", "column": "score", "window": 16}
+    options = {"text_column": "body", "window": 16}
     both = BitsPerByte(str(model_file), bad=str(other_file), **options)
     found = both(batch.rename_columns(["id", "body"]))
-    assert found.column("score").to_pylist()[:9] == Scorer(
+    assert found.column("difference").to_pylist()[:9] == Scorer(
         model_file, bad=other_file, window=16
     ).score(TEXTS[:9])
 
