@@ -6,9 +6,9 @@
 `write` makes day1.log (to train on), day2.log (to calibrate on), day3.log (to watch) and
 incidents.tsv (number and kind of each line of day3.log that is none of a normal day). FIRST is the
 date of the first day. `measure` prints how well incidents are told from normal lines of day3.log:
-by the excess of `itera watch` and the bits per byte of each model (GGUF file), and the bits per byte
-of an n-gram that is counted on day1.log. Columns: the AUC, and the share of lines above the
-threshold that day2.log gives; in the first row, of normal lines, which are false alarms.
+by the excess of `itera watch` and by the bits per byte of each model (GGUF file), and by the bits
+per byte of an n-gram that is counted on day1.log. Columns: the AUC, and the share of lines above
+the threshold that day2.log gives; in the first row, of normal lines, which are false alarms.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 A token's excess is minus the base-2 logarithm of its probability less the entropy of what the model
 expected in its place: the digits of an address are improbable, all of them, and have no excess.
+Tokens of dates don't count.
 (Bao and others, 'Fast-DetectGPT', 2024, compare the same two numbers for whole texts.) A line is
 unusual where a token's excess lies above a threshold. The threshold comes from normal lines that
 the model wasn't trained on: at most a given share of further lines like them lies above it (split
@@ -12,12 +13,14 @@ It is stored by the hash of the model, so it fits the model wherever that lies.
 from __future__ import annotations
 
 import math
+import re
 import time
 import warnings
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 from itera_lite.data.compression import decompressed
@@ -28,6 +31,11 @@ from itera_lite.engine.score_resume import hash_of_model
 from itera_lite.errors import DataError, IteraError, IteraWarning, OutputError, UsageError
 from itera_lite.files import cache_folder, exists, read_object, write_json
 
+_MONTH = b"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_DATE = re.compile(  # with the seconds since 1970, whose first digits change once a day
+    rb"\d{4}[-/.]\d{2}[-/.]\d{2}|\d{2}/" + _MONTH + rb"/\d{4}|"
+    rb"\b" + _MONTH + rb" [ \d]\d\b|\b1[6-9]\d{8}(?:\d{3})?\b"
+)
 BATCH_BYTES = 1 << 16  # of text that is read, then judged, at a time; for each thread
 
 
@@ -85,6 +93,68 @@ class UnusualLine:
     cut: bool
 
 
+class Surprise:
+    """Finds the excess of each token of a line.
+
+    Args:
+        model: what scores the lines.
+        threads: lines scored at the same time.
+    """
+
+    def __init__(self, model: Model, threads: int = 1) -> None:
+        self.model, self.threads = model, threads
+        self._sizes = [len(model.token_bytes(token)) for token in range(model.vocab_size)]
+
+    def scores(self, texts: Sequence[str]) -> list[tuple[TextScore, list[float]]]:
+        """Of each text, its score and the excess in bits of its tokens, and of its end.
+
+        Tokens of dates have none: they would surprise in every line, each day anew. Where no token
+        begins a document, the first one has none either.
+        """
+        found = self.model.score(
+            texts, threads=self.threads, log_probabilities=True, entropies=True
+        )
+        return [
+            (score, self._excesses(text.encode(), score))
+            for text, score in zip(texts, found, strict=True)
+        ]
+
+    def _excesses(self, text: bytes, score: TextScore) -> list[float]:
+        excesses = [
+            (-log_probability - entropy) / math.log(2)
+            for log_probability, entropy in zip(
+                score.log_probabilities, score.entropies, strict=True
+            )
+        ]
+        ends = self._ends(text)
+        excesses[:0] = [-math.inf] * (len(ends) + 1 - len(excesses))
+        for date in _DATE.finditer(text):
+            first, last = bisect_right(ends, date.start()), bisect_left(ends, date.end())
+            excesses[first : last + 1] = [-math.inf] * (last + 1 - first)
+        return excesses
+
+    def _ends(self, text: bytes) -> list[int]:
+        """Where each token ends, in bytes."""
+        ends = list(accumulate(self._sizes[token] for token in self.model.tokenize(text)))
+        if (ends[-1] if ends else 0) != len(text):
+            raise IteraError(f"{self.model.path.name}: its tokenizer doesn't give back the text")
+        return ends
+
+    def marks(self, text: bytes, excesses: Sequence[float], threshold: float) -> list[Mark]:
+        """The tokens above a threshold."""
+        ends = [0, *self._ends(text), len(text)]
+        marks: list[Mark] = []
+        for place, excess in enumerate(excesses):
+            if excess <= threshold:
+                continue
+            begin, end = _whole_characters(text, ends[place], ends[place + 1])
+            if marks and begin <= marks[-1].end and begin < end:
+                last = marks.pop()
+                begin, end, excess = last.begin, max(end, last.end), max(excess, last.excess)
+            marks.append(Mark(begin, end, excess))
+        return marks
+
+
 class Watcher:
     """Judges lines, and counts.
 
@@ -100,9 +170,10 @@ class Watcher:
     """
 
     def __init__(self, model: Model, threshold: float, threads: int = 1) -> None:
-        self.model, self.threshold, self.threads = model, threshold, threads
+        self.threshold = threshold
         self.lines = self.unusual = self.bytes = 0
         self.busy_seconds = 0.0
+        self._surprise = Surprise(model, threads)
         self._begin = time.perf_counter()
 
     @property
@@ -119,17 +190,17 @@ class Watcher:
         first = self.lines + 1
         texts = [_text_of(line) for line in lines]
         places = [place for place, text in enumerate(texts) if text.strip()]
-        scores = _scores(self.model, [texts[place] for place in places], self.threads)
+        scores = self._surprise.scores([texts[place] for place in places])
         found = []
-        for place, score in zip(places, scores, strict=True):
-            if (excess := _excess(score)) > self.threshold:
+        for place, (score, excesses) in zip(places, scores, strict=True):
+            self.bytes += score.bytes
+            if (excess := max(excesses)) > self.threshold:
                 data = texts[place].encode()
-                marks = _marks(self.model, data, score, self.threshold)
+                marks = self._surprise.marks(data, excesses, self.threshold)
                 values = (len(data), excess, score.bits_per_byte, marks)
                 cut = len(lines[place]) > MOST_LINE
                 found.append(UnusualLine(first + place, texts[place], *values, cut))
         self.lines += len(lines)
-        self.bytes += sum(score.bytes for score in scores)
         self.unusual += len(found)
         self.busy_seconds += time.perf_counter() - begin
         return found
@@ -142,20 +213,21 @@ def calibration_of(model: Model, file: Path, false_alarms: float, threads: int =
         model: what scores them.
         file: normal lines, which the model wasn't trained on; gzip or Zstandard by its ending.
         false_alarms: the share, between 0 and 1.
+        threads: lines scored at the same time.
 
     Raises:
         DataError: the file can't be read, or holds too few lines for so small a share.
     """
     from tqdm import tqdm
 
-    scores = array("d")
-    size = BATCH_BYTES * threads
+    greatest = array("d")
+    surprise = Surprise(model, threads)
     with tqdm(desc="calibrating", unit=" lines", disable=None, leave=False) as bar:
-        for lines in _lines_of_file(file, size):
+        for lines in _lines_of_file(file, BATCH_BYTES * threads):
             texts = [text for text in map(_text_of, lines) if text.strip()]
-            scores.extend(map(_excess, _scores(model, texts, threads)))
+            greatest.extend(max(excesses) for _, excesses in surprise.scores(texts))
             bar.update(len(texts))
-    n = len(scores)
+    n = len(greatest)
     above = math.floor((n + 1) * false_alarms + 1e-9)  # lines of n + 1 that may lie above
     if above < 1:
         raise DataError(
@@ -163,7 +235,7 @@ def calibration_of(model: Model, file: Path, false_alarms: float, threads: int =
             f"expected {math.ceil(1 / false_alarms) - 1:,} or more. Give more normal lines, or a "
             "larger share"
         )
-    return Calibration(sorted(scores)[n - above], false_alarms, n, str(file))
+    return Calibration(sorted(greatest)[n - above], false_alarms, n, str(file))
 
 
 def stored_calibration(model: Path) -> Calibration | None:
@@ -220,41 +292,6 @@ def _lines_of_file(file: Path, size: int) -> Iterator[list[bytes]]:
         while piece := data.read(size):
             yield splitter.feed(piece)
     yield splitter.end()
-
-
-def _scores(model: Model, texts: Sequence[str], threads: int) -> list[TextScore]:
-    return model.score(texts, threads=threads, log_probabilities=True, entropies=True)
-
-
-def _excesses(score: TextScore) -> Iterator[float]:
-    """Of each token, in nats."""
-    return (-p - h for p, h in zip(score.log_probabilities, score.entropies, strict=True))
-
-
-def _excess(score: TextScore) -> float:
-    """The greatest one, in bits."""
-    return max(_excesses(score)) / math.log(2)
-
-
-def _marks(model: Model, text: bytes, score: TextScore, threshold: float) -> list[Mark]:
-    """The tokens above the threshold."""
-    ends = [0, *accumulate(len(model.token_bytes(token)) for token in model.tokenize(text))]
-    if ends[-1] != len(text):
-        raise IteraError(f"{model.path.name}: its tokenizer doesn't give back the text")
-    spans = [*pairwise(ends), (len(text), len(text))]  # the last one: the end
-    # Where no token begins a text, nothing is known of its first one.
-    spans = spans[len(spans) - score.tokens :]
-    marks: list[Mark] = []
-    for span, nats in zip(spans, _excesses(score), strict=True):
-        excess = nats / math.log(2)
-        if excess <= threshold:
-            continue
-        begin, end = _whole_characters(text, *span)
-        if marks and begin <= marks[-1].end and begin < end:
-            last = marks.pop()
-            begin, end, excess = last.begin, max(end, last.end), max(excess, last.excess)
-        marks.append(Mark(begin, end, excess))
-    return marks
 
 
 def _whole_characters(text: bytes, begin: int, end: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from itera_lite.engine import Model, watch
 from itera_lite.engine.watch import (
     Calibration,
     Mark,
+    Surprise,
     UnusualLine,
     Watcher,
     calibration_of,
@@ -57,11 +58,14 @@ def normal(tmp_path: Path) -> Path:
 
 
 def excesses(model: Model, text: str) -> np.ndarray:
-    """Of each token in bits, from the logits in double precision."""
+    """Of each token in bits, from the logits in double precision; tokens are bytes here."""
     ids = [model.bos_id, *model.tokenize(text), model.eot_id]
     log_p = torch.from_numpy(model.logits(ids[:-1])).double().log_softmax(-1).numpy()
     surprise = -log_p[range(len(ids) - 1), ids[1:]]
-    return (surprise + (np.exp(log_p) * log_p).sum(-1)) / math.log(2)
+    found = (surprise + (np.exp(log_p) * log_p).sum(-1)) / math.log(2)
+    if text.startswith("2026-11-27"):
+        found[:10] = -np.inf
+    return found
 
 
 def test_lines_above_the_threshold_are_found_and_marked(engine: Model) -> None:
@@ -111,6 +115,28 @@ def test_neighbours_are_one_mark(engine: Model) -> None:
     assert [mark.excess for mark in line.marks] == pytest.approx(
         [expected[:-1].max(), expected[-1]], abs=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "date"),
+    [
+        ("at 2026-11-27T10:00:01.5Z ok", "2026-11-27"),
+        ('1.2.3.4 - - [26/Nov/2026:10:00:01 +0000] "GET /"', "26/Nov/2026"),
+        ("Nov  6 10:00:00 web-2 sshd[17]: closed", "Nov  6"),
+        ("[1764284400.25] usb 1-1: new device", "1764284400"),
+        ("1764284400123 é", "1764284400123"),
+        ("order 17642844001 from November 2", None),
+        ("version 12.26-11-2", None),
+        ("Sunday", None),
+    ],
+)
+def test_dates_have_no_excess(text: str, date: str | None, engine: Model) -> None:
+    """They would surprise in every line, each day anew; times of day are learned."""
+    ((_, excesses),) = Surprise(engine).scores([text])
+    begin = text.index(date) if date else 0
+    left_out = [place for place, excess in enumerate(excesses) if excess == -math.inf]
+    assert left_out == list(range(begin, begin + len(date or "")))
+    assert len(excesses) == len(text.encode()) + 1
 
 
 def test_a_long_line_is_cut(engine: Model, monkeypatch: pytest.MonkeyPatch) -> None:
