@@ -68,6 +68,7 @@ def watch(
         )
     if false_alarms is not None and calibrate is None:
         raise UsageError("--false-alarms decides how to calibrate: give --calibrate FILE too")
+    file = Path(file)
     if file.suffix in (".gz", ".zst"):
         program = "zcat" if file.suffix == ".gz" else "zstdcat"
         raise UsageError(
