@@ -111,9 +111,10 @@ def follow(
 
     A file that is there at the beginning is read from its end, one that comes later from its
     beginning. One that was renamed is read on until nothing was written to it for `QUIET_SECONDS`,
-    because its writer may still have it open. Two limits, which ``tail`` has too: what is written
-    between the last look at a file and its truncation is lost, and a file that has grown beyond
-    its old size by the next look isn't recognised as truncated.
+    because its writer may still have it open. Three limits, which ``tail`` has too: what is written
+    between the last look at a file and its truncation is lost, a file that has grown beyond its old
+    size by the next look isn't recognised as truncated, and one that came and went between two
+    looks isn't seen.
 
     Args:
         path: of the file.

@@ -170,6 +170,8 @@ def test_every_line_of_a_busy_log_comes_once(tmp_path: Path) -> None:
         for number in range(total):
             file.write(b"%d\n" % number)
             if number % 3000 == 2500:
+                while len(found) < number - 2500:  # each file is seen
+                    time.sleep(0.001)
                 path.rename(tmp_path / f"a.log.{number}")
                 path.touch()
             if number % 3000 == 2600:
@@ -177,7 +179,7 @@ def test_every_line_of_a_busy_log_comes_once(tmp_path: Path) -> None:
                 file = path.open("ab", buffering=0)
         file.close()
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write, daemon=True)
     writer.start()
     found: list[int] = []
     deadline = time.monotonic() + 60

@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -49,11 +51,11 @@ TEXTS += ["carriage return", "after a hole", "not \ufffd UTF-8", "x", "z" * 300]
 
 @pytest.fixture
 def normal(tmp_path: Path) -> Path:
-    """A log of 500 lines of many lengths."""
+    """A log of 500 lines."""
+    source = Random(0)
     path = tmp_path / "normal.log"
-    path.write_text(
-        "".join(f"line {i * i * 7919 % 100_003:x} {'ab' * (i % 9)}\n" for i in range(500))
-    )
+    letters = [chr(code) for code in range(33, 127)]
+    path.write_text("".join(f"{''.join(source.choices(letters, k=20))}\n" for _ in range(500)))
     return path
 
 
@@ -259,6 +261,17 @@ class Running:
             env={**os.environ, "ITERA_CACHE": str(cache)},
         )
 
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
     def write(self, data: bytes) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(data)
@@ -279,12 +292,13 @@ class Running:
 
 @pytest.fixture
 def unusual(itera_file: Path) -> UnusualLine:
-    """Of some lines, the one with the greatest excess."""
+    """Of some lines, the one with the greatest excess, as it is with a threshold just below."""
     lines = [f"{chr(33 + i) * 3} {i}".encode() for i in range(60)]
-    judged = Watcher(Model.load(itera_file), -math.inf).judge([*lines, b"x"])
+    model = Model.load(itera_file)
+    judged = Watcher(model, -math.inf).judge([*lines, b"x"])
     most = max(judged, key=lambda line: line.excess)
     assert judged[-1].excess < most.excess
-    return most
+    return Watcher(model, most.excess - 1e-6).judge([most.text.encode()])[0]
 
 
 @pytest.fixture
@@ -298,20 +312,20 @@ def calibrated(itera_file: Path, tmp_path: Path, unusual: UnusualLine) -> Iterat
 
 def test_a_pipe_is_watched(itera_file: Path, calibrated: Path, unusual: UnusualLine) -> None:
     """A line is shown when it is complete, not at the end; no PyTorch, no NumPy."""
-    running = Running("--model", itera_file, "--jsonl", cache=calibrated)
-    assert "threshold: " in running.error()
-    line = unusual.text.encode()
-    running.write(b"x\n" + line[:3])
-    running.write(line[3:] + b"\nx\n")
-    record = json.loads(running.read())
-    assert (record["line"], record["text"]) == (2, unusual.text)
-    assert record == {**asdict(unusual), "line": 2}
-    running.process.send_signal(signal.SIGUSR1)
-    assert running.error().startswith("[3 lines, "), "the rates so far"
-    running.write(line)  # no line break ends it
-    code, out, err = running.end()
-    assert (code, json.loads(out)["line"]) == (0, 4)
-    assert err.startswith("[4 lines, ") and "2 shown" in err and " lines/s" in err
+    with Running("--model", itera_file, "--jsonl", cache=calibrated) as running:
+        assert "threshold: " in running.error()
+        line = unusual.text.encode()
+        running.write(b"x\n" + line[:3])
+        running.write(line[3:] + b"\nx\n")
+        record = json.loads(running.read())
+        assert (record["line"], record["text"]) == (2, unusual.text)
+        assert record == {**asdict(unusual), "line": 2}
+        running.process.send_signal(signal.SIGUSR1)
+        assert running.error().startswith("[3 lines, "), "the rates so far"
+        running.write(line)  # no line break ends it
+        code, out, err = running.end()
+        assert (code, json.loads(out)["line"]) == (0, 4)
+        assert err.startswith("[4 lines, ") and "2 shown" in err and " lines/s" in err
 
 
 @pytest.mark.parametrize(
@@ -326,32 +340,32 @@ def test_a_file_is_watched_until_a_signal(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "app.log"
-    running = Running(path, "--model", itera_file, cache=calibrated)
-    assert "threshold: " in running.error()
-    assert running.error() == f"{path} isn't there: waiting for it\n"
-    path.write_bytes(b"x\n" + unusual.text.encode() + b"\n")
-    assert ">>>" in running.read()
-    running.process.send_signal(number)
-    code, out, err = running.end()
-    assert (code, out) == (expected, "")
-    assert err.startswith("[2 lines, ") and err.endswith("\nitera: stopped\n")
-    assert "Traceback" not in err
+    with Running(path, "--model", itera_file, cache=calibrated) as running:
+        assert "threshold: " in running.error()
+        assert running.error() == f"{path} isn't there: waiting for it\n"
+        path.write_bytes(b"x\n" + unusual.text.encode() + b"\n")
+        assert ">>>" in running.read()
+        running.process.send_signal(number)
+        code, out, err = running.end()
+        assert (code, out) == (expected, "")
+        assert err.startswith("[2 lines, ") and err.endswith("\nitera: stopped\n")
+        assert "Traceback" not in err
 
 
 def test_a_reader_that_goes_away_ends_it(
     itera_file: Path, calibrated: Path, unusual: UnusualLine
 ) -> None:
     """As in `itera watch | head`."""
-    running = Running("--model", itera_file, cache=calibrated)
-    assert running.process.stdout is not None and running.process.stdin is not None
-    running.process.stdout.close()
-    running.process.stdout = None
-    running.write(unusual.text.encode() + b"\n")
-    assert running.process.wait(timeout=60) == 1
-    assert running.process.stderr is not None
-    err = running.process.stderr.read().decode()
-    assert "Traceback" not in err and "Exception ignored" not in err and "[1 lines, " in err
-    running.process.stdin.close()
+    with Running("--model", itera_file, cache=calibrated) as running:
+        assert running.process.stdout is not None and running.process.stdin is not None
+        running.process.stdout.close()
+        running.process.stdout = None
+        running.write(unusual.text.encode() + b"\n")
+        assert running.process.wait(timeout=60) == 1
+        assert running.process.stderr is not None
+        err = running.process.stderr.read().decode()
+        assert "Traceback" not in err and "Exception ignored" not in err and "[1 lines, " in err
+        running.process.stdin.close()
 
 
 def test_calibrating_then_watching(
