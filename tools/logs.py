@@ -23,7 +23,7 @@ import numpy as np
 
 from itera_lite.engine import Model
 from itera_lite.engine.find import load_model
-from itera_lite.engine.watch import Watcher
+from itera_lite.engine.watch import Surprise
 from itera_lite.evaluate.ngram import ByteNgram
 from itera_lite.terminal import table
 
@@ -194,8 +194,8 @@ def day(seed: int, begin: datetime, incidents: int = 0) -> Iterator[tuple[str, s
     source = Random(seed)
     kinds = [""] * LINES + [kind for kind in KINDS for _ in range(incidents)]
     source.shuffle(kinds)
-    for number, kind in enumerate(kinds):
-        time = begin + timedelta(days=number / len(kinds))
+    times = sorted(begin + timedelta(days=source.random()) for _ in kinds)
+    for time, kind in zip(times, kinds, strict=True):
         yield KINDS.get(kind, normal_line)(source, time), kind
 
 
@@ -222,8 +222,9 @@ def auc(normal: np.ndarray, unusual: np.ndarray) -> float:
 
 def model_scores(model: Model, lines: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """The excess of each line in bits, and its bits per byte (N,)."""
-    judged = Watcher(model, -np.inf).judge(lines)
-    return np.array([line.excess for line in judged]), np.array([x.bits_per_byte for x in judged])
+    scores = Surprise(model).scores([line.decode() for line in lines])
+    excesses = np.array([max(found) for _, found in scores])
+    return excesses, np.array([score.bits_per_byte for score, _ in scores])
 
 
 def ngram_scores(model: ByteNgram, lines: Sequence[bytes]) -> np.ndarray:

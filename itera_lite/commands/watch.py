@@ -93,7 +93,7 @@ def watch(
         f"threshold: {found.threshold:.3f} bits more than expected, for false alarms of at most "
         f"{found.false_alarms * 100:.6g} % of lines like the {found.lines:,} of {found.file}"
     )
-    watcher = Watcher(loaded, found.threshold, threads)
+    watcher = Watcher(loaded, found.threshold, found.dates, threads)
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     source = None if str(file) == "-" else file
     with _signals(watcher, path):

@@ -2,12 +2,14 @@
 
 A token's excess is minus the base-2 logarithm of its probability less the entropy of what the model
 expected in its place: the digits of an address are improbable, all of them, and have no excess.
-Tokens of dates don't count.
 (Bao and others, 'Fast-DetectGPT', 2024, compare the same two numbers for whole texts.) A line is
 unusual where a token's excess lies above a threshold. The threshold comes from normal lines that
 the model wasn't trained on: at most a given share of further lines like them lies above it (split
 conformal prediction; Vovk, Gammerman and Shafer, 'Algorithmic Learning in a Random World', 2005).
 It is stored by the hash of the model, so it fits the model wherever that lies.
+
+A date that no line of the training had would surprise in every line, and all that follows it would
+be expected less. So a line is judged with a date that the model knows in the place of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import time
 import warnings
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
@@ -36,6 +38,8 @@ _DATE = re.compile(  # with the seconds since 1970, whose first digits change on
     rb"\d{4}[-/.]\d{2}[-/.]\d{2}|\d{2}/" + _MONTH + rb"/\d{4}|"
     rb"\b" + _MONTH + rb" [ \d]\d\b|\b1[6-9]\d{8}(?:\d{3})?\b"
 )
+DATE_TOKENS = 16  # in which a model writes a date
+MOST_BEFORE = 1024  # bytes that it reads before
 BATCH_BYTES = 1 << 16  # of text that is read, then judged, at a time; for each thread
 
 
@@ -48,12 +52,14 @@ class Calibration:
         false_alarms: share of normal lines that lie above it at most, 0 to 1.
         lines: normal lines that it comes from.
         file: that they stand in.
+        dates: for each form of a date in them, the date that lines are judged with.
     """
 
     threshold: float
     false_alarms: float
     lines: int
     file: str
+    dates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,6 @@ class UnusualLine:
         text: without the line break; bytes that aren't UTF-8 became U+FFFD.
         bytes: of the text.
         excess: of its tokens, the greatest, in bits.
-        bits_per_byte: of the text, as `itera score` gives it.
         marks: the tokens above the threshold, neighbours joined, in their order.
         cut: whether the line was longer than `MOST_LINE` bytes, and was judged by those.
     """
@@ -88,7 +93,6 @@ class UnusualLine:
     text: str
     bytes: int
     excess: float
-    bits_per_byte: float
     marks: list[Mark]
     cut: bool
 
@@ -98,35 +102,51 @@ class Surprise:
 
     Args:
         model: what scores the lines.
+        dates: as in `Calibration`.
         threads: lines scored at the same time.
+
+    Attributes:
+        dates: those given, and the ones that were chosen since.
     """
 
-    def __init__(self, model: Model, threads: int = 1) -> None:
+    def __init__(
+        self, model: Model, dates: Mapping[str, str] | None = None, threads: int = 1
+    ) -> None:
         self.model, self.threads = model, threads
+        self.dates = dict(dates or {})
         self._sizes = [len(model.token_bytes(token)) for token in range(model.vocab_size)]
 
     def scores(self, texts: Sequence[str]) -> list[tuple[TextScore, list[float]]]:
         """Of each text, its score and the excess in bits of its tokens, and of its end.
 
-        Tokens of dates have none: they would surprise in every line, each day anew. Where no token
-        begins a document, the first one has none either.
+        Both are those of the text with known dates, which is as long. Tokens of dates have no
+        excess; where no token begins a document, the first one has none either.
         """
+        data = [text.encode() for text in texts]
+        known = [_DATE.sub(self._known, text) for text in data]
         found = self.model.score(
-            texts, threads=self.threads, log_probabilities=True, entropies=True
+            known, threads=self.threads, log_probabilities=True, entropies=True
         )
-        return [
-            (score, self._excesses(text.encode(), score))
-            for text, score in zip(texts, found, strict=True)
-        ]
+        return [(s, self._excesses(*pair, s)) for *pair, s in zip(data, known, found, strict=True)]
 
-    def _excesses(self, text: bytes, score: TextScore) -> list[float]:
+    def _known(self, date: re.Match[bytes]) -> bytes:
+        """A date of the same form that the model itself writes in this place; else zeros."""
+        form = _form(date[0])
+        if form not in self.dates:
+            before = date.string[max(0, date.start() - MOST_BEFORE) : date.start()]
+            written = self.model.generate(before, temperature=0.0, max_tokens=DATE_TOKENS)
+            own = _DATE.match(written.text.encode())
+            self.dates[form] = own[0].decode() if own and _form(own[0]) == form else form
+        return self.dates[form].encode()
+
+    def _excesses(self, text: bytes, known: bytes, score: TextScore) -> list[float]:
         excesses = [
             (-log_probability - entropy) / math.log(2)
             for log_probability, entropy in zip(
                 score.log_probabilities, score.entropies, strict=True
             )
         ]
-        ends = self._ends(text)
+        ends = self._ends(known)
         excesses[:0] = [-math.inf] * (len(ends) + 1 - len(excesses))
         for date in _DATE.finditer(text):
             first, last = bisect_right(ends, date.start()), bisect_left(ends, date.end())
@@ -141,8 +161,8 @@ class Surprise:
         return ends
 
     def marks(self, text: bytes, excesses: Sequence[float], threshold: float) -> list[Mark]:
-        """The tokens above a threshold."""
-        ends = [0, *self._ends(text), len(text)]
+        """The tokens above a threshold, by the excesses that `scores` gives the text."""
+        ends = [0, *self._ends(_DATE.sub(self._known, text)), len(text)]
         marks: list[Mark] = []
         for place, excess in enumerate(excesses):
             if excess <= threshold:
@@ -161,6 +181,7 @@ class Watcher:
     Args:
         model: what scores them.
         threshold: bits; as in `Calibration`.
+        dates: likewise.
         threads: lines scored at the same time.
 
     Attributes:
@@ -169,11 +190,17 @@ class Watcher:
         busy_seconds: spent on judging; ``seconds``: since the watcher was made.
     """
 
-    def __init__(self, model: Model, threshold: float, threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: Model,
+        threshold: float,
+        dates: Mapping[str, str] | None = None,
+        threads: int = 1,
+    ) -> None:
         self.threshold = threshold
         self.lines = self.unusual = self.bytes = 0
         self.busy_seconds = 0.0
-        self._surprise = Surprise(model, threads)
+        self._surprise = Surprise(model, dates, threads)
         self._begin = time.perf_counter()
 
     @property
@@ -197,9 +224,10 @@ class Watcher:
             if (excess := max(excesses)) > self.threshold:
                 data = texts[place].encode()
                 marks = self._surprise.marks(data, excesses, self.threshold)
-                values = (len(data), excess, score.bits_per_byte, marks)
                 cut = len(lines[place]) > MOST_LINE
-                found.append(UnusualLine(first + place, texts[place], *values, cut))
+                found.append(
+                    UnusualLine(first + place, texts[place], len(data), excess, marks, cut)
+                )
         self.lines += len(lines)
         self.unusual += len(found)
         self.busy_seconds += time.perf_counter() - begin
@@ -221,7 +249,7 @@ def calibration_of(model: Model, file: Path, false_alarms: float, threads: int =
     from tqdm import tqdm
 
     greatest = array("d")
-    surprise = Surprise(model, threads)
+    surprise = Surprise(model, threads=threads)
     with tqdm(desc="calibrating", unit=" lines", disable=None, leave=False) as bar:
         for lines in _lines_of_file(file, BATCH_BYTES * threads):
             texts = [text for text in map(_text_of, lines) if text.strip()]
@@ -235,7 +263,8 @@ def calibration_of(model: Model, file: Path, false_alarms: float, threads: int =
             f"expected {math.ceil(1 / false_alarms) - 1:,} or more. Give more normal lines, or a "
             "larger share"
         )
-    return Calibration(sorted(greatest)[n - above], false_alarms, n, str(file))
+    threshold = sorted(greatest)[n - above]
+    return Calibration(threshold, false_alarms, n, str(file), surprise.dates)
 
 
 def stored_calibration(model: Path) -> Calibration | None:
@@ -254,10 +283,11 @@ def stored_calibration(model: Path) -> Calibration | None:
             float(fields["false_alarms"]),
             int(fields["lines"]),
             str(fields["file"]),
+            {str(form): str(date) for form, date in fields["dates"].items()},
         )
         if not math.isfinite(found.threshold):
             raise ValueError
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise DataError(
             f"'{path}' is damaged: expected the calibration of `itera watch`. Calibrate again with "
             "--calibrate FILE"
@@ -271,6 +301,12 @@ def store_calibration(model: Path, calibration: Calibration) -> None:
         write_json(_place_of(model), asdict(calibration))
     except (OutputError, UsageError) as error:
         warnings.warn(f"the calibration isn't stored: {error}", IteraWarning, stacklevel=2)
+
+
+def _form(date: bytes) -> str:
+    """What dates of one kind have in common; as long as they are: ``0000-00-00``."""
+    zeros = re.sub(rb"\d", b"0", re.sub(_MONTH, b"Mon", date))
+    return zeros.replace(b"  ", b" 0").decode()  # Nov  6 is of the kind of Nov 16
 
 
 def _place_of(model: Path) -> Path:

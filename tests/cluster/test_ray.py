@@ -62,11 +62,13 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # a full machine kills no worker
     monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    folder = tempfile.mkdtemp(prefix="ray-")  # the names of sockets are short
+    folder = tempfile.mkdtemp(prefix="ray-")  # not pytest's: the names of sockets must be short
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "temp_dir": folder})
+    cluster = Cluster()
     try:
-        cluster.add_node(**node)
+        for _ in range(2):
+            cluster.add_node(**node)
         ray.init(address=cluster.address, log_to_driver=False)
         # Else the first worker may have done all before the second one has started.
         monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
@@ -105,7 +107,7 @@ def test_two_nodes_and_a_killed_worker(two_nodes: Any, model_file: Path, tmp_pat
     whole = table(list(TEXTS))
     blocks = [whole.slice(begin, 10) for begin in range(0, len(TEXTS), 10)]
     rows = (
-        ray.data.from_arrow(blocks)
+        ray.data.from_blocks(blocks)
         .map_batches(
             Killed,
             fn_constructor_kwargs={"model": str(model_file)},
