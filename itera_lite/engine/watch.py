@@ -127,7 +127,10 @@ class Surprise:
         found = self.model.score(
             known, threads=self.threads, log_probabilities=True, entropies=True
         )
-        return [(s, self._excesses(*pair, s)) for *pair, s in zip(data, known, found, strict=True)]
+        return [
+            (score, self._excesses(*texts, score))
+            for *texts, score in zip(data, known, found, strict=True)
+        ]
 
     def _known(self, date: re.Match[bytes]) -> bytes:
         """A date of the same form that the model itself writes in this place; else zeros."""

@@ -61,6 +61,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # a full machine kills no worker
+    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")  # no process that isn't needed
     monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     folder = tempfile.mkdtemp(prefix="ray-")  # not pytest's: the names of sockets must be short
     monkeypatch.setenv("RAY_TMPDIR", folder)
@@ -71,7 +72,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             cluster.add_node(**node)
         ray.init(address=cluster.address, log_to_driver=False)
         # Else the first worker may have done all before the second one has started.
-        monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 120)
+        monkeypatch.setattr(ray.data.DataContext.get_current(), "wait_for_min_actors_s", 600)
         yield ray
     finally:
         ray.shutdown()
