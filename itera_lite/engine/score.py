@@ -67,7 +67,7 @@ class Task:
             "scores": self.fields.scores,
             "prefix": self.fields.prefix,
             "max_bits": self.max_bits,
-            "keep": self.keep,
+            "keep": None if self.keep is None else f"{100 * self.keep:g}%",
             "window": self.window,
         }
 

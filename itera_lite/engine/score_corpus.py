@@ -147,9 +147,10 @@ def score_corpus(inputs: Sequence[Path], output: Path | None, task: Task) -> Sco
             print(threshold_text(threshold, scorer), file=sys.stderr)
             found.threshold, found.limit = threshold, threshold.value
         size = sum(source.size for source in todo)
+        threads = "1 thread" if task.threads == 1 else f"{task.threads:,} threads"
         print(
-            f"{len(todo):,} of {len(sources):,} files are to be scored: {size / 1e6:,.1f} MB as "
-            f"they are stored, with {task.threads:,} threads",
+            f"{len(todo):,} of {len(sources):,} files are to be scored with {threads}: "
+            f"{size / 1e6:,.1f} MB as they are stored",
             file=sys.stderr,
         )
         _run(todo, state, task, processes, found)
