@@ -22,9 +22,8 @@ from hypothesis import strategies as st
 from itera_lite import cli
 from itera_lite.commands.score import score_lines
 from itera_lite.data import lines as lines_module
-from itera_lite.engine import Model
+from itera_lite.engine import Model, scorer
 from itera_lite.engine import score as module
-from itera_lite.engine import scorer
 from itera_lite.engine.find import load_model
 from itera_lite.errors import DataError, ModelFileError, UsageError
 
