@@ -125,6 +125,7 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
             "give a file, or --max-bits"
         )
     out = Output(output, reader)
+    out.resumable = out.resumable and fields.scores
     if resume and not fields.scores:
         raise UsageError(
             "--resume needs the results in the output, which --no-scores leaves out: leave out one "
@@ -141,7 +142,7 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
     progress = None
     lines: Iterable[Line] = reader
     done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
-    if out.resumable and fields.scores:
+    if out.resumable:
         models = [scorer.path] if scorer.bad is None else [scorer.path, scorer.bad]
         progress = Progress(out.path, task.options, models)
         if resume:
