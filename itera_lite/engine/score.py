@@ -144,7 +144,9 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
     done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
     if out.resumable:
         models = [scorer.path] if scorer.bad is None else [scorer.path, scorer.bad]
-        progress = Progress(out.path, task.options, models)
+        # An output without results can't be resumed, and records of before don't have the option.
+        options = {name: value for name, value in task.options.items() if name != "scores"}
+        progress = Progress(out.path, options, models)
         if resume:
             progress.look()
         done.resumed_after = progress.resumed_after
