@@ -241,6 +241,8 @@ _DECODER = json.JSONDecoder(
     parse_int=lambda _: 0, parse_float=lambda _: 0, parse_constant=_no_constant
 )
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for every text
+
 
 def _members(text: str) -> list[_Member] | None:
     """The members of the object that ``text`` is; None where it is another JSON value.
@@ -282,7 +284,7 @@ def _space(text: str, at: int) -> int:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return _ENCODER.encode(text)
 
 
 def _kind(path: Path, pipe: bool) -> str | None:
