@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from itera_lite.data.lines import Line, LineReader
 from itera_lite.engine.score_fields import Fields
-from itera_lite.engine.score_formats import format_of, grouped, table_kind, unit_of
+from itera_lite.engine.score_formats import format_of, grouped, held_by, table_kind, unit_of
 from itera_lite.engine.score_jobs import copy_scored
 from itera_lite.engine.score_output import Output
 from itera_lite.engine.score_resume import Progress
@@ -170,7 +170,7 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
         out.begin(progress),
         tqdm(total=reader.size, unit="B", unit_scale=True, disable=hidden) as bar,
     ):
-        for batch in grouped(lines, BATCH_BYTES * task.threads, lambda line: len(line.text)):
+        for batch in grouped(lines, BATCH_BYTES * task.threads, held_by):
             scored = scorer.details([line.text for line in batch])
             for line, each in zip(batch, scored, strict=True):
                 fields.check(line.number, each)
