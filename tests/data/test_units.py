@@ -144,7 +144,7 @@ def test_keys_of_documents_are_those_of_earlier_versions() -> None:
 
 def test_bad_units(cache: Path, tmp_path: Path) -> None:
     file = write_stories(tmp_path)
-    with pytest.raises(UsageError, match="'word'.*document, paragraph, line, sentence"):
+    with pytest.raises(UsageError, match=r"'word'.*document, paragraph, line, sentence"):
         prepare(str(file), vocab_size=V, unit="word", quiet=True)  # type: ignore[arg-type]
     folder = Tokenizer.train([b"text"], 256).save(tmp_path / "tokenizer")
     config = folder / "tokenizer_config.json"
