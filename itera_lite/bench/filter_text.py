@@ -155,7 +155,7 @@ def _places(parts: Sequence[str]) -> list[int]:
 
 def as_line(text: bytes, unit: Unit) -> str:
     """A unit as it is scored. Line breaks inside sentences are made spaces: hard-wrapped books have
-    them, and they would tell the sources apart."""
+    them, and a score could separate the sources by them alone."""
     line = text.decode("utf-8", "replace")
     return " ".join(line.split()) if unit == "sentence" else line
 
