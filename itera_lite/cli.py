@@ -48,7 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("itera_lite.commands.generate:generate", "Write text with a model."),
     "score": (
         "itera_lite.commands.score:score_lines",
-        "Score each line of a file: bits per byte and perplexity.",
+        "Score each line of a file, or a corpus of files: bits per byte and perplexity.",
     ),
     "serve": (
         "itera_lite.commands.serve:serve",
