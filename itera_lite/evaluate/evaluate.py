@@ -123,9 +123,9 @@ def policy(window: int, unit: Unit = "document") -> str:
     """The context of each token in words; see docs/method.md."""
     cut = "" if unit == "document" else f"each {unit} of the text is a document; "
     return (
-        f"{cut}each document starts fresh after <|endoftext|>; windows of {window} tokens, a longer "
-        f"document in overlapping ones with at least {window // 2} tokens of context; every token "
-        "is scored once, the one that ends a document included, which counts no byte"
+        f"{cut}each document starts fresh after <|endoftext|>; windows of {window} tokens, a "
+        f"longer document in overlapping ones with at least {window // 2} tokens of context; every "
+        "token is scored once, the one that ends a document included, which counts no byte"
     )
 
 
