@@ -41,6 +41,7 @@ from itera_lite.bench.filter_text import (
 from itera_lite.bench.turns import Rounds, measure_in_turns, progress_bar
 from itera_lite.config import Unit
 from itera_lite.data.corpus import load_documents
+from itera_lite.errors import DataError
 from itera_lite.evaluate.baselines import MAX_TRAIN_BYTES, NGRAM_ORDER
 from itera_lite.evaluate.documents import sample_documents
 from itera_lite.machine.provenance import Provenance
@@ -204,6 +205,11 @@ def measure_filter(
     choosing = Lines.of(clean[:half], words, *_part(sources, 0, seed))
     judged = Lines.of(clean[half:], words, *_part(sources, 1, seed))
     common = {one.name for one in choosing.settings} & {one.name for one in judged.settings}
+    if not common:
+        raise DataError(
+            f"'{data}': in no setting {LEAST_LINES} of the {half} lines can be made bad: give more "
+            "--lines, or a text of words"
+        )
     for part in (choosing, judged):
         part.settings[:] = [one for one in part.settings if one.name in common]
     counted = sample_documents(train, MAX_TRAIN_BYTES)

@@ -190,11 +190,11 @@ def held_out(
     lines = usable(corpus.splits[split], unit)
     known = {as_line(text, unit) for text in corpus.splits["train"]}
     unseen = [line for line in lines if line not in known]
-    if len(unseen) < LEAST_LINES:
+    if len(unseen) < 2 * LEAST_LINES:
         raise DataError(
             f"'{corpus.name}', split '{split}', has {len(unseen)} different units ({unit}) of "
             f"{LEAST_WORDS} words and more that aren't in the training text: expected at least "
-            f"{LEAST_LINES}. Give more text, or another --unit"
+            f"{2 * LEAST_LINES}, half to choose with. Give more text, or another --unit"
         )
     random.Random(seed).shuffle(unseen)
     return unseen[:count], len(lines) - len(unseen)
