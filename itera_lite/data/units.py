@@ -2,8 +2,8 @@
 
 A model judges best what it was trained on: one that is to score sentences is trained on sentences,
 each between two ``<|endoftext|>``. A unit keeps its exact bytes; only white space between two units
-is left out. Repeats stay. The order is mixed (`mixed`): a model in training reads one unit after the
-other, and would learn to lean on the units before, which it hasn't when it scores one.
+is left out. Repeats stay. The order is mixed (`mixed`): a model in training reads one unit after
+the other, and would learn to lean on the units before, which it hasn't when it scores one.
 
 - ``document``: the text as it was given.
 - ``paragraph``: what stands between blank lines.
