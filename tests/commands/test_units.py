@@ -74,7 +74,8 @@ def test_checkpoint_summary_and_files_carry_it(
 def test_a_file_without_it(tiny_pair: dict[str, Path], tmp_path: Path) -> None:
     """Checkpoints of before, and of other programs."""
     out = str(tmp_path / "model.gguf")
-    assert cli.main(["export", str(tiny_pair["itera_lite_test"]), "--output", out]) == 0
+    test = str(tiny_pair["itera_lite_test"])
+    assert cli.main(["export", test, "--type", "f32", "--output", out]) == 0
     assert Model.load(out).unit is None and b"itera.unit" not in Path(out).read_bytes()
 
 

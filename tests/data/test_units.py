@@ -17,7 +17,7 @@ from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.data.units import UNITS, mixed, split_units
 from itera_lite.errors import DataError, UsageError
 
-V = 300
+V = 270
 
 
 def units(text: str, unit: Unit) -> list[str]:
