@@ -11,11 +11,13 @@ namespace itera {
 
 namespace {
 
-void add(const Model &model, const float *logits, int32_t id, bool keep, Score &out) {
-    const double p = log_probability(
-        logits[id], model.kernels.log_sum_exp(logits, model.config.vocab_size));
+void add(const float *logits, float log_sum, int32_t id, bool keep, Score &out) {
+    const double p = log_probability(logits[id], log_sum);
     out.nats -= p;
     if (keep) out.log_probabilities.push_back(p);
+}
+void add(const Model &model, const float *logits, int32_t id, bool keep, Score &out) {
+    add(logits, model.kernels.log_sum_exp(logits, model.config.vocab_size), id, keep, out);
 }
 
 void check_finite(const Score &score) {
@@ -73,19 +75,33 @@ void score_windows(Session &session, State &state, const Model &model, ScoredTex
     check_finite(out);
 }
 
-void score_together(Session &session, std::span<State> states, const Model &model,
-                    std::span<ScoredText> texts, const ScoreOptions &options) {
+Beginning::Beginning(Session &session, const Model &model) : state(model) {
+    if (model.tokenizer.bos() < 0) return;
+    const Row row{model.tokenizer.bos(), &state};
+    session.forward({&row, 1});
+    session.logits(0, 1, [&](uint32_t, const float *found) {
+        logits.assign(found, found + model.config.vocab_size);
+    });
+    log_sum = model.kernels.log_sum_exp(logits.data(), model.config.vocab_size);
+}
+
+void score_together(Session &session, const Beginning &beginning, std::span<State> states,
+                    const Model &model, std::span<ScoredText> texts, const ScoreOptions &options) {
     std::vector<Row> rows;
     std::vector<std::pair<ScoredText *, size_t>> scored;  // of each row: a text, and which id
+    const size_t read = beginning.state.length();
     for (size_t t = 0; t < texts.size(); t++) {
-        states[t].clear();
-        for (size_t i = 0; i + 1 < texts[t].ids.size(); i++) {
-            rows.push_back({texts[t].ids[i], &states[t]});
-            scored.emplace_back(&texts[t], i + 1);
+        ScoredText &text = texts[t];
+        if (read && text.ids.size() > 1)
+            add(beginning.logits.data(), beginning.log_sum, text.ids[1], options.log_probabilities,
+                text.score);
+        states[t].assign(beginning.state);
+        for (size_t i = read; i + 1 < text.ids.size(); i++) {
+            rows.push_back({text.ids[i], &states[t]});
+            scored.emplace_back(&text, i + 1);
         }
     }
-    if (rows.empty()) return;
-    session.forward(rows);
+    if (!rows.empty()) session.forward(rows);
     session.logits(0, uint32_t(rows.size()), [&](uint32_t row, const float *logits) {
         const auto [text, at] = scored[row];
         add(model, logits, text->ids[at], options.log_probabilities, text->score);

@@ -28,9 +28,11 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
     const auto work = [&](bool is_extra) {
         try {
             std::optional<Session> session;
+            std::optional<Beginning> beginning;
             std::vector<State> states;  // of the texts of a pass
             try {
                 session.emplace(model, kScoreRows);
+                beginning.emplace(*session, model);
                 states.emplace_back(model);
             } catch (...) {
                 if (is_extra) return;  // too little memory for another thread: the others go on
@@ -53,7 +55,7 @@ std::vector<Score> score(const Model &model, const std::vector<std::string_view>
             size_t rows = 0;
             const auto read_pass = [&] {
                 while (states.size() < pass.size()) states.emplace_back(model);
-                score_together(*session, states, model, pass, options);
+                score_together(*session, *beginning, states, model, pass, options);
                 for (size_t t = 0; t < pass.size(); t++) finished(numbers[t], pass[t]);
                 pass.clear(), numbers.clear(), rows = 0;
             };
