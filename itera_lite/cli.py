@@ -79,6 +79,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.bench_complete:bench_complete",
         "Measure how many keystrokes a model's completions save on held-out text.",
     ),
+    "bench filter": (
+        "itera_lite.commands.bench_filter:bench_filter",
+        "Measure how well models separate clean text from bad, beside KenLM.",
+    ),
     "bench playground": (
         "itera_lite.commands.bench_playground:bench_playground",
         "Measure the playground's engine in a browser, beside wllama.",

@@ -149,17 +149,18 @@ def _good(checkpoint: Path | None, good: Path | None, bad: Path | None) -> Path 
 
 
 def _print_summary(done: ScoredLines) -> None:
+    parts = [f"{done.lines:,} lines, {done.bytes:,} bytes"]
     now = done.bytes_now if isinstance(done, ScoredCorpus) else done.bytes
-    speed = now / max(done.seconds, 1e-9)
-    parts = [
-        f"{done.lines:,} lines, {done.bytes:,} bytes in {done.seconds:.2f} s: {_rate(speed)}"
-        + (f", {_rate(speed / done.threads)} a core" if done.threads > 1 else "")
-    ]
+    if now == done.bytes or now:
+        speed = now / max(done.seconds, 1e-9)
+        before = "" if now == done.bytes else f", {now:,} of these now,"
+        parts[0] += f"{before} in {done.seconds:.2f} s: {_rate(speed)}"
+        if done.threads > 1:
+            parts[0] += f", {_rate(speed / done.threads)} a core"
     if isinstance(done, ScoredCorpus):
         before = f", {done.done_before:,} of them before" if done.done_before else ""
-        finished = done.files - len(done.failed)
         parts.insert(
-            0, f"{finished:,} of {done.files:,} files are done{before}, in '{done.output}'"
+            0, f"{done.files_done:,} of {done.files:,} files are done{before}, in '{done.output}'"
         )
     if done.bytes:
         parts.append(f"{done.bits_per_byte:.4f} bits per byte in all")

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from itera_lite.engine.find import display_name, find_model, load_model
@@ -72,7 +73,7 @@ class Scorer:
         self.window, self.threads = window, threads
         self._good = load_model(self.path)
         self._bad = None if self.bad is None else load_model(self.bad)
-        self.unit: str | None = getattr(self._good, "unit", None)
+        self.unit: str | None = self._good.unit
         self.details([])  # a bad option shows now
 
     @property
@@ -129,8 +130,8 @@ def check_unit(trained: str | None, scored: set[str]) -> None:
     if trained is not None and others:
         texts = " and ".join(f"{unit}s" for unit in others)
         warnings.warn(
-            f"the model was trained on {trained}s, and {texts} are scored: it separates less well "
-            f"so. Give it texts that are {trained}s, or train one with `itera train --unit "
+            f"the model was trained on {trained}s, and {texts} are scored, which separates good "
+            f"from bad less well. Score {trained}s, or train a model with `itera train --unit "
             f"{others[0]}`",
             IteraWarning,
             stacklevel=2,
@@ -144,7 +145,7 @@ def threshold_of(
 
     Args:
         scores: of a sample of the texts.
-        keep: more than 0, at most 1. The nearest whole number of scores is kept, at least one.
+        keep: more than 0, at most 1. The number of scores that comes nearest is kept, at least one.
         weights: how many texts each score stands for; by default as many as any other.
 
     Raises:
@@ -157,12 +158,7 @@ def threshold_of(
         raise DataError("there are no scores to find a threshold from: the sample has no text")
     weights = [1.0] * len(scores) if weights is None else weights
     pairs = sorted(zip(scores, weights, strict=True))
-    half = 0.5 * sum(weights) / len(pairs)  # of a score of mean weight: for the nearest number
-    reached, wanted = 0.0, keep * sum(weights)
-    found = pairs[0][0]
-    for score, weight in pairs:
-        reached += weight
-        if reached > wanted + half:
-            break
-        found = score
-    return found
+    reached = list(accumulate(weight for _, weight in pairs))
+    wanted = keep * reached[-1]
+    nearest = min(range(len(pairs)), key=lambda i: (abs(reached[i] - wanted), -i))
+    return pairs[nearest][0]
