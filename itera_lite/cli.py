@@ -48,7 +48,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("itera_lite.commands.generate:generate", "Write text with a model."),
     "score": (
         "itera_lite.commands.score:score_lines",
-        "Score each line of a file: bits per byte and perplexity.",
+        "Score each line of a file, or a corpus of files: bits per byte and perplexity.",
+    ),
+    "watch": (
+        "itera_lite.commands.watch:watch",
+        "Show the lines of a log that a model didn't expect.",
     ),
     "serve": (
         "itera_lite.commands.serve:serve",
@@ -74,6 +78,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench complete": (
         "itera_lite.commands.bench_complete:bench_complete",
         "Measure how many keystrokes a model's completions save on held-out text.",
+    ),
+    "bench filter": (
+        "itera_lite.commands.bench_filter:bench_filter",
+        "Measure how well models separate clean text from bad, beside KenLM.",
     ),
     "bench playground": (
         "itera_lite.commands.bench_playground:bench_playground",
@@ -129,6 +137,7 @@ DASHES = {
     ("eval", "data"),
     ("score", "file"),
     ("score", "output"),
+    ("watch", "file"),
 }
 # Verbs that measure time: before them, `main` prints whether other programs keep the machine busy
 TIMED = ("demo", "train", *(verb for verb in VERBS if verb.startswith("bench")))

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from itera_lite.errors import ConfigError
 
 Family = Literal["itera", "transformer", "gpt2"]
+# What of a text a model is trained on as a document: see `itera_lite.data.units`
+Unit = Literal["document", "paragraph", "line", "sentence"]
 
 
 @dataclass(frozen=True)

@@ -363,6 +363,7 @@ NUMBERS = {
         "repetition-penalty=0,nan,inf seed=-1,99999999999999999999 logit-bias.5=nan,inf"
     ),
     "score": "max-bits=0,-1,nan,inf window=0,-1 threads=0,-1,99999999999",
+    "watch": "threads=0,-1,99999999999 false-alarms=0%,100%,-1%,nan%,1",
     "serve": (
         "port=-1,65536 max-streams=0,-1,5000 max-waiting=-1,5000 max-body=0,nan cache=-1,nan "
         "timeout=0,-1,nan,inf"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from itera_lite.config import Unit
 from itera_lite.data.prepare import prepare
 from itera_lite.data.repairs import printable
 from itera_lite.errors import UsageError
@@ -13,13 +14,17 @@ MAX_SAMPLES = 10_000
 SAMPLE_CHARS = 240
 
 
-def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) -> dict[str, Any]:
+def describe(
+    data: str = "python", *, unit: Unit = "document", vocab_size: int = 2048, samples: int = 3
+) -> dict[str, Any]:
     """Prepare a text set and describe it: documents, bytes, tokens, samples.
 
     Args:
         data: A named set (python, tinystories, wikitext-2, wikitext-103, or a
             folder in $ITERA_DATA), hf:OWNER/NAME[:column], a file, a folder, a
             glob, or - for standard input. A table may name its column: reviews.csv:body.
+        unit: What of the text becomes a document: the document as it is, or each of its
+            paragraphs, lines or sentences.
         vocab_size: Size of the tokenizer, from 256 (bytes only) to 65,536.
         samples: Documents to show.
 
@@ -29,8 +34,8 @@ def describe(data: str = "python", *, vocab_size: int = 2048, samples: int = 3) 
     """
     if not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
         raise UsageError(f"samples={samples}: expected 0 to {MAX_SAMPLES:,}")
-    dataset = prepare(data, vocab_size=vocab_size, print_notes=False)
-    result = dataset.manifest | {"path": str(dataset.path)}
+    dataset = prepare(data, vocab_size=vocab_size, unit=unit, print_notes=False)
+    result = dataset.manifest | {"unit": dataset.unit, "path": str(dataset.path)}
     result["splits"] = {
         split: {**entry, "bytes_per_token": entry["bytes"] / entry["tokens"]}
         for split, entry in dataset.manifest["splits"].items()
@@ -54,6 +59,8 @@ def _text(result: dict[str, Any]) -> str:
             files = value if isinstance(value, int) else len(value)
             value = value[0] if files == 1 and not isinstance(value, int) else f"{files:,}"
         lines.append(f"  {key}: {value}")
+    if result["unit"] != "document":
+        lines.append(f"  unit: each {result['unit']} is a document")
     lines.append(
         f"  tokenizer: byte-level BPE, {result['vocab_size']:,} ids "
         f"(sha256 {result['tokenizer_sha256'][:12]})"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from itera_lite.commands.options import WorkerCount
-from itera_lite.config import NAMES, PRESETS, Family, preset_of
+from itera_lite.config import NAMES, PRESETS, Family, Unit, preset_of
 from itera_lite.data.corpus import locate
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import UsageError
@@ -27,6 +27,7 @@ def train(
     *,
     model: Literal["itera", "transformer", "both"] = "both",
     init: Path | None = None,
+    unit: Unit | None = None,
     config: str | None = None,
     params: str | None = None,
     pattern: str | None = None,
@@ -65,6 +66,8 @@ def train(
         model: Which of the two to train.
         init: Folder of a checkpoint whose weights to begin with, instead of random ones; shape and
             tokenizer are its own.
+        unit: What of the text becomes a document: give what the model is to score. By default
+            document, or what it was for the checkpoint of --init or --tokenizer.
         config: Size: pico, nano, tiny (the default), small or base; or reference, a conventional
             GPT-2 of 15 M; or reference_small, one of 5 M.
         params: Size as a number of parameters instead, such as 3M.
@@ -144,6 +147,7 @@ def train(
         TrainingRequest(
             data,
             runs,
+            unit=unit,
             config=config or "tiny",
             params=None if params is None else number_of("params", params),
             pattern=pattern,

@@ -148,7 +148,10 @@ class Job:
         """The text in the model's tokens; with a size, in those of a tokenizer made for it."""
         assert self.text.data is not None
         if vocab_size is not None:
-            return prepare(self.text.data, vocab_size=vocab_size, quiet=self.compute.quiet)
+            unit = self.start.tokenizer.unit
+            return prepare(
+                self.text.data, vocab_size=vocab_size, unit=unit, quiet=self.compute.quiet
+            )
         return prepare(self.text.data, tokenizer=self.start.tokenizer, quiet=self.compute.quiet)
 
     def budget(self, dataset: Dataset, default_minutes: float) -> Budget | None:

@@ -18,11 +18,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from itera_lite.config import Unit
 from itera_lite.data import hub, readers
 from itera_lite.data.folder import list_folder
 from itera_lite.data.repairs import Repairs, Tally, first_few, printable
 from itera_lite.data.split import divide
 from itera_lite.data.tables import Table
+from itera_lite.data.units import mixed, split_units
 from itera_lite.errors import DataError
 from itera_lite.files import expand_home
 
@@ -62,6 +64,25 @@ class Corpus:
     source: dict[str, Any]
     splits: dict[str, list[bytes]]
     notes: list[str] = field(default_factory=list)
+
+    def in_units(self, unit: Unit) -> Corpus:
+        """The set with each unit of its documents as a document, in mixed order.
+
+        Copies were dropped and the split was made before, by document: the units of a document are
+        all in one split.
+
+        Raises:
+            DataError: a split has no text.
+        """
+        if unit == "document":
+            return self
+        splits = {
+            split: list(mixed(split_units(texts, unit))) for split, texts in self.splits.items()
+        }
+        for split, texts in splits.items():
+            if not texts:
+                raise DataError(f"{self.name}: the split '{split}' has no {unit} with text")
+        return replace(self, splits=splits)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 A prepared set is a folder ``NAME-KEY`` in the cache: ``SPLIT.bin`` (little-endian uint16, or
 uint32 for a tokenizer of more than 65,536 ids), ``manifest.json`` and the tokenizer's files. KEY
-is a hash of text, tokenizer and format. The folder is written under another name and renamed, so
-it is whole or absent, and two processes may build it at once. Small files in ``index/`` map what
+is a hash of text, tokenizer, unit and format. The folder is written under another name and renamed,
+so it is whole or absent, and two processes may build it at once. Small files in ``index/`` map what
 is known without reading the text (`Source.fingerprint`) to the folder.
 """
 
@@ -30,8 +30,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from itera_lite.config import Unit
 from itera_lite.data.corpus import Corpus, load_documents, locate
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
+from itera_lite.data.units import unit_of
 from itera_lite.errors import DataError, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
@@ -50,10 +52,11 @@ class Dataset:
 
     Attributes:
         path: its folder in the cache.
-        manifest: contents of manifest.json: name, source, sha256 of the text,
-            tokenizer_sha256, vocab_size, notes, and for each split documents, bytes,
-            tokens and sha256. ``tokens`` counts what is predicted: every token of the
-            documents and the ``<|endoftext|>`` after each; ``bytes`` is the text alone.
+        manifest: contents of manifest.json: name, source, sha256 of the text, unit,
+            tokenizer_sha256, vocab_size, notes, and for each split documents (each is a
+            unit), bytes, tokens and sha256. ``tokens`` counts what is predicted: every
+            token of the documents and the ``<|endoftext|>`` after each; ``bytes`` is the
+            text alone.
     """
 
     path: Path
@@ -67,9 +70,14 @@ class Dataset:
     def splits(self) -> list[str]:
         return list(self.manifest["splits"])
 
+    @property
+    def unit(self) -> Unit:
+        """What of the text a document of the set is: see `itera_lite.data.units`."""
+        return self.manifest.get("unit", "document")
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.path)
+        return Tokenizer.load(self.path).with_unit(self.unit)
 
     def tokens(self, split: str) -> NDArray[Any]:
         """The split's stream, memory-mapped, read-only: one more than ``tokens`` in the manifest.
@@ -122,6 +130,7 @@ class Dataset:
             valid_bytes=valid["bytes"],
             valid_tokens=valid["tokens"],
             bytes_per_token=train["bytes"] / train["tokens"],
+            unit=self.unit,
         )
 
     def _entry(self, split: str) -> dict[str, Any]:
@@ -156,6 +165,7 @@ def prepare(
     *,
     vocab_size: int = 2048,
     tokenizer: Tokenizer | None = None,
+    unit: Unit | None = None,
     cache: Path | None = None,
     quiet: bool = False,
     print_notes: bool = True,
@@ -167,6 +177,8 @@ def prepare(
         vocab_size: size of the tokenizer trained on the train split, from 256
             (bytes only: 257 ids with ``<|endoftext|>``) to 65,536.
         tokenizer: use this one instead, such as a checkpoint's.
+        unit: what of the text becomes a document; by default what it was for the
+            checkpoint that ``tokenizer`` is of, else the document as it is.
         cache: folder for prepared sets; by default $ITERA_CACHE, else
             ~/.cache/itera-lite.
         quiet: neither notes nor progress on standard error.
@@ -174,23 +186,25 @@ def prepare(
 
     Raises:
         DataError: the set or its text can't be used, or the cache can't be written.
-        UsageError: ``vocab_size`` is out of range.
+        UsageError: ``vocab_size`` is out of range, or there is no such unit.
     """
     if tokenizer is None:
         check_vocab_size(vocab_size)
     vocabulary = max(vocab_size, 257) if tokenizer is None else tokenizer.sha256
+    unit = unit_of(unit) or (None if tokenizer is None else tokenizer.unit) or "document"
+    cut = [] if unit == "document" else [unit]  # of whole documents the key is as it always was
     root = cache or cache_folder()
     source = locate(data)
     fingerprint = source.fingerprint()
-    source_keys = [_key("source", fingerprint, vocabulary)] if fingerprint is not None else []
+    source_keys = [_key("source", fingerprint, vocabulary, *cut)] if fingerprint is not None else []
     if found := _look_up(root, source_keys):
         return found
-    corpus = source.read()
+    corpus = source.read().in_units(unit)
     if print_notes and not quiet:
         for note in corpus.notes:
             print(f"{corpus.name}: {note}", file=sys.stderr)
     text_hash, split_hashes = _hashes(corpus)
-    text_keys = [_key("text", corpus.name, text_hash, vocabulary)]
+    text_keys = [_key("text", corpus.name, text_hash, vocabulary, *cut)]
     try:
         root.mkdir(parents=True, exist_ok=True)
         dataset = _look_up(root, text_keys)
@@ -198,13 +212,13 @@ def prepare(
             used = None
             if tokenizer is None:
                 tokenizer, used = _train_tokenizer(corpus, vocab_size, quiet)
-                text_keys.append(_key("text", corpus.name, text_hash, tokenizer.sha256))
+                text_keys.append(_key("text", corpus.name, text_hash, tokenizer.sha256, *cut))
                 if fingerprint is not None:
-                    source_keys.append(_key("source", fingerprint, tokenizer.sha256))
-            key = _key(text_hash, tokenizer.sha256)[:16]
+                    source_keys.append(_key("source", fingerprint, tokenizer.sha256, *cut))
+            key = _key(text_hash, tokenizer.sha256, *cut)[:16]
             folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', corpus.name)[:60]}-{key}"
             dataset = open_dataset(folder) or _build(
-                folder, corpus, tokenizer, text_hash, split_hashes, used, quiet
+                folder, corpus, tokenizer.with_unit(unit), text_hash, split_hashes, used, quiet
             )
     except OSError as error:
         raise DataError(
@@ -222,7 +236,9 @@ def prepare(
     return replace(dataset, manifest={**dataset.manifest, **own})
 
 
-def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
+def prepare_general(
+    data: str, vocab_size: int, quiet: bool = False, unit: Unit | None = None
+) -> Dataset:
     """`prepare` with a tokenizer of exactly ``vocab_size`` ids, however small the set is.
 
     The tokenizer is trained on the set. A small text doesn't hold that many merges: then it is
@@ -230,7 +246,7 @@ def prepare_general(data: str, vocab_size: int, quiet: bool = False) -> Dataset:
     never occur in the set, as with any tokenizer made for general text.
     """
     tokenizer = _general_tokenizer(data, vocab_size, str(locate(data).fingerprint()), quiet)
-    return prepare(data, tokenizer=tokenizer, quiet=quiet)
+    return prepare(data, tokenizer=tokenizer, unit=unit, quiet=quiet)
 
 
 @lru_cache(maxsize=4)
@@ -327,6 +343,7 @@ def _build(
             "name": corpus.name,
             "source": corpus.source,
             "sha256": text_hash,
+            "unit": tokenizer.unit,
             "tokenizer_sha256": tokenizer.sha256,
             "tokenizer_trained_on_bytes": trained_on,
             "vocab_size": tokenizer.vocab_size,

@@ -9,6 +9,7 @@ holds these 13 characters is text.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -23,10 +24,14 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from itera_lite.config import Unit
+from itera_lite.data.units import unit_of
 from itera_lite.errors import DataError, TextTooSmall, UsageError
-from itera_lite.files import is_file, is_folder, write_json, write_text
+from itera_lite.files import is_file, is_folder, read_object, write_json, write_text
 
 EOT = "<|endoftext|>"
+CONFIG = "tokenizer_config.json"
+_UNIT = "itera_unit"  # its key for `Tokenizer.unit`
 MIN_VOCAB, MAX_VOCAB = 256, 65_536
 TRAINING_SAMPLE_BYTES = 64_000_000
 
@@ -61,9 +66,14 @@ class Tokenizer:
         sha256: hash of what decides the ids (vocabulary, merges, pre-tokenizer).
             Tokenizers with equal hashes give equal ids.
         token_bytes: the bytes of each id; those of ``<|endoftext|>`` are empty.
+        unit: what of a text stands between two ``<|endoftext|>`` of the tokens that the model of
+            this tokenizer was trained on (`itera_lite.data.units`); None where it isn't known.
+            No id depends on it, nor the hash.
     """
 
-    def __init__(self, backend: tokenizers.Tokenizer, *, origin: str = "tokenizer") -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, *, origin: str = "tokenizer", unit: Unit | None = None
+    ) -> None:
         state = json.loads(backend.to_str())
         model = state["model"]
         added = {token["content"]: token for token in state["added_tokens"]}
@@ -79,6 +89,7 @@ class Tokenizer:
                 f"{origin}: expected the ids 0..{len(vocab) - 1}, each once. "
                 "The file is damaged; take it again from where it came."
             )
+        self.unit = unit
         self._backend = backend
         self._backend.encode_special_tokens = True
         self._backend.no_padding()
@@ -156,10 +167,11 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | Path) -> Tokenizer:
-        """Read ``tokenizer.json``, given as the file or as its folder.
+        """Read ``tokenizer.json``, given as the file or as its folder, and the unit beside it.
 
         Raises:
-            DataError: there is none, or it isn't a tokenizer of this kind.
+            DataError: there is none, it isn't a tokenizer of this kind, or
+                ``tokenizer_config.json`` beside it can't be read.
         """
         path = Path(path)
         file = path / "tokenizer.json" if is_folder(path) else path
@@ -171,7 +183,18 @@ class Tokenizer:
             raise DataError(f"'{file}' can't be read: {error.strerror}") from None
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: not a readable tokenizer.json ({error})") from error
-        return cls(backend, origin=str(file))
+        config = file.with_name(CONFIG)
+        given = read_object(config, DataError).get(_UNIT) if is_file(config) else None
+        try:
+            return cls(backend, origin=str(file), unit=unit_of(given))
+        except UsageError as error:
+            raise DataError(f"'{config}', {_UNIT}: {error}. Update Itera-Lite") from None
+
+    def with_unit(self, unit: Unit) -> Tokenizer:
+        """The same tokenizer, for a model that is trained on another unit of text."""
+        other = copy.copy(self)
+        other.unit = unit
+        return other
 
     def save(self, folder: str | Path) -> Path:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``; returns the folder."""
@@ -185,7 +208,9 @@ class Tokenizer:
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
         }
-        write_json(folder / "tokenizer_config.json", config)
+        if self.unit is not None:
+            config[_UNIT] = self.unit
+        write_json(folder / CONFIG, config)
         return folder
 
     def encode(self, text: str | bytes) -> list[int]:

@@ -85,7 +85,8 @@ class DistillationPlan:
             teachers: folders of checkpoints, at least one.
             student: see `Student.find`.
             tokenizer: of a new student; by default the first teacher's.
-            vocab_size: train a tokenizer of this size for a new student instead.
+            vocab_size: train a tokenizer of this size for a new student instead; the text is cut
+                into units as for the first teacher.
 
         Raises:
             UsageError: the student is nothing known, or has another tokenizer.
@@ -97,7 +98,8 @@ class DistillationPlan:
         if tokenizer is not None:
             chosen = Tokenizer.load(tokenizer)
         elif vocab_size is not None:
-            chosen = prepare(data, vocab_size=vocab_size, quiet=quiet).tokenizer
+            unit = loaded[0].tokenizer.unit
+            chosen = prepare(data, vocab_size=vocab_size, unit=unit, quiet=quiet).tokenizer
         found = Student.find(student, chosen, loaded[0].tokenizer)
         dataset = prepare(data, tokenizer=found.tokenizer, quiet=quiet)
         return cls(loaded, found, dataset, k, source=data, quiet=quiet)

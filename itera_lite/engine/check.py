@@ -131,6 +131,8 @@ def _check_folder(folder: Path) -> Checked:
                 "from an older one. Export it again, or move it elsewhere"
             )
     metadata: dict[str, Any] = {"layers": model.config.pattern, "width": model.config.d_model}
+    if tokenizer.unit is not None:
+        metadata["trained on"] = f"text cut by {tokenizer.unit}"
     if model.config.n_experts:
         metadata["experts"] = f"{model.config.n_experts}, {model.config.top_k} a token"
     metadata["sampling"] = f"temperature {sampling.temperature:g}, top-p {sampling.top_p:g}"
@@ -230,6 +232,7 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
             stored = types.get(kind, StoredTensors())
             types[kind] = stored.plus(int(tensor.n_elements), int(tensor.n_bytes))
         keys = {key: _value(reader, key) for key in ("general.name", "general.description")}
+        unit = _value(reader, "itera.unit")
         tokenizer = _tokenizer_sha256(path, reader)
         architecture = str(_value(reader, "general.architecture"))
         context = int(_value(reader, f"{architecture}.context_length") or 0)
@@ -237,6 +240,8 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
     defaults = {} if model is None else model.sampling_defaults
     sampling = ", ".join(f"{name} {value:g}" for name, value in defaults.items())
     metadata = {key.partition(".")[2]: value for key, value in keys.items() if value}
+    if unit:
+        metadata["trained on"] = f"text cut by {unit}"
     return Checked(
         path=str(path),
         kind="gguf.gz" if is_gzip(path) else "gguf",

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from itera_lite import _engine
+from itera_lite.config import Unit
+from itera_lite.data.units import UNITS
 from itera_lite.engine.arguments import (
     bytes_of,
     id_of,
@@ -88,6 +90,8 @@ class Model:
         eot_id: id of ``<|endoftext|>``, which ends every document.
         bos_id: id of the token that begins every document; None if the file has none.
         isa: instruction set in use: avx512, avx2, neon or portable.
+        unit: of the text that it was trained on: document, paragraph, line or sentence; None where
+            the file doesn't have it.
     """
 
     def __init__(self, engine: _engine.Model, path: Path) -> None:
@@ -96,6 +100,8 @@ class Model:
         self.parameters, self.vocab_size = engine.parameters, engine.vocab_size
         self.context, self.eot_id = engine.context, engine.eot
         self.bos_id = None if engine.bos < 0 else engine.bos
+        unit = engine.unit.decode("ascii", "replace")
+        self.unit: Unit | None = next((known for known in UNITS if known == unit), None)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, context: int | None = None) -> Model:
@@ -344,6 +350,7 @@ class Model:
         window: int | None = None,
         threads: int = 1,
         log_probabilities: bool = False,
+        entropies: bool = False,
     ) -> list[TextScore]:
         """Score texts; each starts fresh, and its end is scored too.
 
@@ -355,6 +362,7 @@ class Model:
             threads: texts scored at the same time, 1 to 4,096; fewer where the system has no
                 more to give.
             log_probabilities: also keep each token's.
+            entropies: also keep the entropy of what was expected in the place of each token.
 
         Raises:
             UsageError: for a window or threads out of their ranges, or what is no text.
@@ -366,9 +374,10 @@ class Model:
             threads=whole("threads", threads, 1, MOST_THREADS),
             log_probabilities=bool(log_probabilities),
             end=True,
+            entropies=bool(entropies),
         )
         return [
-            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities)
+            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities, s.entropies)
             for s in found
         ]
 

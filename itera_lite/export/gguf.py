@@ -311,6 +311,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_add_eos_token(False)
     writer.add_chat_template(_CHAT_TEMPLATE)
     writer.add_string("itera.tokenizer.sha256", tokenizer.sha256)
+    if tokenizer.unit is not None:
+        writer.add_string("itera.unit", tokenizer.unit)
 
 
 class _Writer(gguf.GGUFWriter):

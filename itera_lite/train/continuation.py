@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from itera_lite.checkpoint.folder import LAST, load_checkpoint
 from itera_lite.checkpoint.weights import weights_sha256
-from itera_lite.config import ModelConfig
+from itera_lite.config import ModelConfig, Unit
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
@@ -62,7 +62,7 @@ class Beginning:
 
         def score(text: Dataset, name: str) -> TextBefore:
             bits, n_bytes = _bits(self.model, self.tokenizer, text, seq_len, workers)
-            return TextBefore(name, text.manifest["sha256"], n_bytes, bits)
+            return TextBefore(name, text.manifest["sha256"], n_bytes, bits, unit=text.unit)
 
         earlier, missing = None, ""
         text = self._earlier(results)
@@ -71,7 +71,7 @@ class Beginning:
         elif text.sha256 == dataset.manifest["sha256"]:
             missing = "it is the same text"
         else:
-            found = _find(text.source, text.sha256, self.tokenizer)
+            found = _find(text.source, text.sha256, self.tokenizer, text.unit)
             if isinstance(found, str):
                 missing = found
             else:
@@ -111,7 +111,7 @@ def after(
     text, earlier = replace(continuation.text, after=bits), continuation.earlier
     missing = continuation.earlier_missing
     if earlier is not None:
-        found = _find(earlier.source, earlier.sha256, tokenizer)
+        found = _find(earlier.source, earlier.sha256, tokenizer, earlier.unit)
         if isinstance(found, str):
             missing = found
         else:
@@ -136,12 +136,12 @@ def in_words(continuation: Continuation) -> list[str]:
     return lines
 
 
-def _find(source: str, sha256: str, tokenizer: Tokenizer) -> Dataset | str:
+def _find(source: str, sha256: str, tokenizer: Tokenizer, unit: Unit) -> Dataset | str:
     """A set in the model's tokens, or why it can't be had."""
     if source == "-":
         return "it was read from standard input"
     try:
-        found = prepare(source, tokenizer=tokenizer, quiet=True)
+        found = prepare(source, tokenizer=tokenizer, unit=unit, quiet=True)
     except IteraError as error:
         return f"it can't be had: {error}"
     if found.manifest["sha256"] != sha256:

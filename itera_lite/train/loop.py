@@ -376,6 +376,7 @@ class Trainer:
             "budget": asdict(self.budget),
             "tokenizer_sha256": self.dataset.tokenizer.sha256,
             "dataset_sha256": self.dataset.manifest["sha256"],
+            "unit": self.dataset.unit,
             "precision": self.compute.precision.name,
             "objective": self.objective.identity(),
             **({} if start is None else {"continuation": msgspec.to_builtins(start)}),
@@ -528,7 +529,7 @@ def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     """The settings that differ, in words: ``batch size 8, now 4``."""
     found = []
     for part, now in own.items():
-        before = saved.get(part)
+        before = saved.get(part, "document" if part == "unit" else None)  # once all there was
         if part == "budget" or before == now:
             continue
         if part in ("model", "train") and isinstance(before, dict):
@@ -536,8 +537,8 @@ def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
                 if before.get(key) != value:
                     word = _IN_WORDS.get(key, key.replace("_", " "))
                     found.append(f"{word} {before.get(key)}, now {value}")
-        elif part == "precision":
-            found.append(f"precision {before}, now {now}")
+        elif part in ("precision", "unit"):
+            found.append(f"{part} {before}, now {now}")
         else:
             found.append(f"{_IN_WORDS[part]} changed")
     return found

@@ -17,6 +17,7 @@ from itera_lite.config import (
     Family,
     ModelConfig,
     TrainConfig,
+    Unit,
     preset,
 )
 from itera_lite.data.prepare import Dataset, prepare, prepare_general
@@ -51,12 +52,13 @@ from itera_lite.train.turns import train_in_turns
 class TrainingRequest:
     """What `itera train` is asked for: models of one size, in turns, on one text.
 
-    What isn't given (the budget, ``vocab_size``, ``overrides``, ``seed``, ``precision``) is taken
-    from the run that is resumed, if there is one.
+    What isn't given (the budget, ``unit``, ``vocab_size``, ``overrides``, ``seed``, ``precision``)
+    is taken from the run that is resumed, if there is one.
 
     Attributes:
         data: the set, as the user named it.
         files: of each model's run, by family.
+        unit: what of the text becomes a document; None: as in `prepare`.
         config: a preset; ``params``: a number of parameters instead; ``pattern``: layers of the
             Itera model.
         epochs, minutes, tokens: the budget; at most one is given.
@@ -69,6 +71,7 @@ class TrainingRequest:
 
     data: str
     files: dict[Family, RunFiles]
+    unit: Unit | None
     config: str
     params: float | None
     pattern: str | None
@@ -122,10 +125,11 @@ class TrainingRequest:
     def dataset(self, vocab_size: int | None, quiet: bool) -> Dataset:
         """The prepared set, with a tokenizer of ``vocab_size`` where none is given."""
         if self.tokenizer is not None:
-            return prepare(self.data, tokenizer=self.tokenizer, quiet=quiet)
+            return prepare(self.data, tokenizer=self.tokenizer, unit=self.unit, quiet=quiet)
         if vocab_size is None and list(self.files) == ["gpt2"]:
-            return prepare_general(self.data, REFERENCE_VOCABULARY, quiet=quiet)
-        return prepare(self.data, vocab_size=vocab_size or DEFAULT_VOCABULARY, quiet=quiet)
+            return prepare_general(self.data, REFERENCE_VOCABULARY, quiet=quiet, unit=self.unit)
+        size = vocab_size or DEFAULT_VOCABULARY
+        return prepare(self.data, vocab_size=size, unit=self.unit, quiet=quiet)
 
     def recipe(
         self, shape: ModelConfig, dataset: Dataset, saved: dict[str, Any] | None
@@ -224,7 +228,8 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
 def _resumed(
     request: TrainingRequest, saved: dict[Family, dict[str, Any]]
 ) -> tuple[TrainingRequest, dict[Family, Continuation]]:
-    """What runs that are resumed had begun from, by family; with their tokenizer in the request.
+    """What runs that are resumed had begun from, by family; with their unit, and then their
+    tokenizer, in the request.
 
     Raises:
         CheckpointError: the request names another checkpoint to begin from, or the record of it
@@ -233,6 +238,8 @@ def _resumed(
     continued: dict[Family, Continuation] = {}
     for family, settings in saved.items():
         files, own = request.files[family], request.beginning
+        if request.unit is None:
+            request = replace(request, unit=settings.get("unit", "document"))
         if (record := settings.get("continuation")) is not None:
             try:
                 continued[family] = msgspec.convert(record, Continuation)

@@ -125,6 +125,7 @@ Model::Model(const Gguf &file, uint32_t context)
       tokenizer(file), kernels(itera::kernels()), arena_(plan(file)) {
     const Config &c = config;
     name = file.get<std::string_view>("general.name", "");
+    unit = file.get<std::string_view>("itera.unit", "");
     file_bytes = file.file_size();
     if (notes.size() > kMostNotes) {
         const std::string rest = std::to_string(notes.size() - kMostNotes);

@@ -38,6 +38,7 @@ class Model {
     Config config;
     SamplerOptions sampling;  // as the file advises
     std::string name;         // general.name
+    std::string unit;         // itera.unit: of the text that it was trained on; empty: not known
     Tokenizer tokenizer;
     const Kernels &kernels;
     Matrix embedding, head;   // the same matrix where the embeddings are tied

@@ -11,6 +11,7 @@ import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.engine import Model
+from itera_lite.engine.find import BOX
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 
@@ -44,6 +45,21 @@ def test_threads_change_nothing(threads: int, engine: Model) -> None:
     assert one[: len(TEXTS)] == one[-len(TEXTS) :]
 
 
+@pytest.mark.parametrize("boxed", [False, True])
+def test_texts_that_share_a_pass_are_scored_as_if_alone(boxed: bool, engine: Model) -> None:
+    """To the last bit, whatever stands beside them, also with quantised weights and caches."""
+    model = Model.load(next(BOX.glob("*.gguf"))) if boxed else engine
+    lines = [f"Line {i} {'has more words. ' * (i % 7)}" for i in range(60)]
+    many = [*lines, "", "a", TEXTS[3], *([""] * 40), TEXTS[2], "x " * 63, "x " * 64, "end"]
+    alone = [model.score(text, log_probabilities=True)[0] for text in many]
+    assert {score.tokens > 64 for score in alone} == {False, True}
+    for threads in (1, 3):
+        assert model.score(many, log_probabilities=True, threads=threads) == alone
+    assert model.score(many[::-1], log_probabilities=True) == alone[::-1]
+    short = [model.score(text, window=5)[0] for text in many]
+    assert model.score(many, window=5) == short
+
+
 def test_log_probabilities_are_those_of_the_logits(engine: Model) -> None:
     (score,) = engine.score("some text", log_probabilities=True)
     row = [engine.eot_id, *engine.tokenize("some text"), engine.eot_id]
@@ -53,6 +69,19 @@ def test_log_probabilities_are_those_of_the_logits(engine: Model) -> None:
     )
     assert score.nats == pytest.approx(-sum(score.log_probabilities))
     assert len(score.log_probabilities) == score.tokens == len(row) - 1
+
+
+def test_entropies_are_those_of_the_logits(engine: Model) -> None:
+    """Also in several windows, and whether or not the log-probabilities are kept."""
+    (score,) = engine.score("some text", entropies=True)
+    row = [engine.eot_id, *engine.tokenize("some text"), engine.eot_id]
+    log_p = torch.from_numpy(engine.logits(row[:-1])).double().log_softmax(-1)
+    expected = -(log_p.exp() * log_p).sum(-1)
+    np.testing.assert_allclose(score.entropies, expected.numpy(), rtol=1e-5)
+    assert (score.nats, score.log_probabilities) == (engine.score("some text")[0].nats, [])
+    (long,) = engine.score(TEXTS[3], window=64, entropies=True, log_probabilities=True)
+    assert len(long.entropies) == len(long.log_probabilities) == long.tokens
+    assert engine.score(TEXTS[3], window=64, log_probabilities=True)[0].entropies == []
 
 
 def test_empty_and_odd_texts(engine: Model) -> None:
