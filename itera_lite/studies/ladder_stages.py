@@ -478,9 +478,11 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
 def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
     """The settings of a stage that is finished or was stopped; None where they aren't known."""
     summary = plan.summary(stage.name)
-    if summary is not None:
-        return None if summary.ladder is None else _settings(summary.ladder)
-    return read_settings(_begun(plan, stage)) if plan.files(stage.name).resumable else None
+    if summary is not None and summary.ladder is not None:
+        return _settings(summary.ladder)
+    # A stage that was killed right after its summary was written has its settings here too.
+    begun = summary is not None or plan.files(stage.name).resumable
+    return read_settings(_begun(plan, stage)) if begun else None
 
 
 def discard(plan: LadderPlan, stage: Stage) -> None:

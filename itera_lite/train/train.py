@@ -30,6 +30,7 @@ from itera_lite.records import Continuation, DistillationRecord, Summary
 from itera_lite.train.compute import Compute
 from itera_lite.train.continuation import Beginning, after, in_words
 from itera_lite.train.distributed import World
+from itera_lite.train.events import remove_events
 from itera_lite.train.loop import EVALUATIONS, Trainer
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
@@ -322,12 +323,20 @@ class Training:
             )
         return finished
 
-    def remove_older_results(self) -> None:
-        """Remove what doesn't describe the model that is trained now."""
-        if self.resume:
+    def begin(self, trainer: Trainer) -> None:
+        """Save the state of a new run, and remove what doesn't describe the model that is trained.
+
+        From here on the run can be resumed. Before, a model that it replaces can be.
+        """
+        if not self.resume:
+            with trainer.turn():
+                trainer.save()
+        if trainer.world.is_leader:
             self.files.summary.unlink(missing_ok=True)
-        else:  # what a run before this one has left, and which may be replaced
-            self.files.forget()
+            if self.resume:
+                trainer.write_log()  # that of a killed run may end before its saved state
+            else:
+                remove_events(self.files.events)
 
     def finish(self, trainer: Trainer) -> Summary:
         """Score the best model on the validation text, in float32, and write the summary."""
@@ -393,8 +402,8 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
     pairs = list(zip(trainings, trainers, strict=True))
     finished = [training.summary_of_finished(trainer) for training, trainer in pairs]
     for (training, trainer), summary in zip(pairs, finished, strict=True):
-        if summary is None and trainer.world.is_leader:
-            training.remove_older_results()
+        if summary is None:
+            training.begin(trainer)
     train_in_turns(
         [trainer for trainer, summary in zip(trainers, finished, strict=True) if summary is None]
     )
