@@ -1,10 +1,10 @@
 """Reading and writing files, with errors that say what failed and why.
 
-A file is written whole or not at all: a temporary file, then a rename. What a killed process left of
-one goes when the same file is written again. A file that is missing,
-one that is damaged and one that this user may not read are told apart: where a folder may not be
-searched, `exists` and its like raise PermissionError, for which some versions of Python's
-`Path.exists` say that the file is missing.
+A file is written whole or not at all: a temporary file, then a rename. A temporary file that a
+killed process has left goes when the same file is written again. A file that is missing, one that
+is damaged and one that this user may not read are told apart: where a folder may not be searched,
+`exists` and its like raise PermissionError, for which some versions of Python's `Path.exists` say
+that the file is missing.
 """
 
 from __future__ import annotations
