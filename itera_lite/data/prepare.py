@@ -55,7 +55,8 @@ class Dataset:
         manifest: contents of manifest.json: name, source, sha256 of the text,
             tokenizer_sha256, vocab_size, notes, and for each split documents, bytes,
             tokens, sha256 of the text, file and its file_sha256. ``tokens`` counts what is
-            predicted: every token of the documents and the ``<|endoftext|>`` after each; ``bytes`` is the text alone.
+            predicted: every token of the documents and the ``<|endoftext|>`` after each;
+            ``bytes`` is the text alone.
     """
 
     path: Path

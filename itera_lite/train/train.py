@@ -32,6 +32,7 @@ from itera_lite.train.continuation import Beginning, after, in_words
 from itera_lite.train.distributed import World
 from itera_lite.train.events import remove_events
 from itera_lite.train.loop import EVALUATIONS, Trainer
+from itera_lite.train.memory import MemoryNeed, check_memory, estimate
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import (
@@ -377,6 +378,7 @@ class Training:
         config, dataset, budget = self.config, self.dataset, self.budget
         c = cost(self.shape, config.seq_len)
         seconds = budget.unit == "seconds"
+        memory = estimate([MemoryNeed.of(self.shape, config)], self.compute.workers.count)
         amount = f"{budget.amount:.0f} s" if seconds else f"{budget.amount:,.0f} tokens"
         print(
             f"{self.files.name}: {self.shape.pattern} x {self.shape.d_model}, "
@@ -385,7 +387,7 @@ class Training:
             f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
             f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
             f"{config.batch_size} x {config.seq_len} tokens a step, "
-            f"{self.compute.precision.reason}"
+            f"{self.compute.precision.reason}, about {memory / 1e9:.1f} GB of memory"
         )
         if self.continuation is not None and not self.resume:
             start, text = self.continuation.start, self.continuation.text
@@ -397,7 +399,14 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
 
     Returns:
         Each one's summary, as it is written. A resumed run that is finished is left as it is.
+
+    Raises:
+        TrainingError: they can't fit into the memory; where it may be too little, there is a
+            warning.
     """
+    if trainings and (compute := trainings[0].compute).world.device == "cpu":
+        needs = [MemoryNeed.of(each.shape, each.config) for each in trainings]
+        check_memory(needs, compute.workers.count, compute.world.local_size)
     trainers = [training.trainer() for training in trainings]
     pairs = list(zip(trainings, trainers, strict=True))
     finished = [training.summary_of_finished(trainer) for training, trainer in pairs]
