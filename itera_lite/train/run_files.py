@@ -33,6 +33,7 @@ from itera_lite.files import output_errors
 from itera_lite.locks import locked
 from itera_lite.train.events import remove_events
 from itera_lite.train.log import is_log
+from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import Budget
 
 _NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")
@@ -113,7 +114,8 @@ class RunFiles:
             Budget(**settings["budget"])
             for part, key in (("train", "batch_size"), ("model", "vocab_size")):
                 _ = settings[part][key]
-            _ = str(settings["precision"])
+            if settings["precision"] not in ("bf16", "fp32"):
+                raise ValueError(f"precision {settings['precision']!r}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.unusable_state(error) from None
         return settings
@@ -125,6 +127,18 @@ class RunFiles:
             CheckpointError: it can't be read.
         """
         return Budget(**self.saved_settings()["budget"])
+
+    def precision(self, resume: bool) -> Precision:
+        """The precision of the saved run where that goes on: measured again, it may be another
+        one, with which the run can't go on. Else `auto`.
+
+        Raises:
+            CheckpointError: it can't be read.
+        """
+        if not (resume and self.resumable):
+            return "auto"
+        saved: Precision = self.saved_settings()["precision"]
+        return saved
 
     def unusable_state(self, error: BaseException) -> CheckpointError:
         """The error to raise where the saved training state can't be used because of ``error``."""
