@@ -10,6 +10,7 @@ import csv
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,9 @@ TIMED = {
     *("load_seconds", "load_others", "precision_reason", "teacher_seconds", "cache"),
 }
 UNCOMPARED = {"spent.json", "verified.json", ".lock"}  # times; what saves work; stays empty
+# Of the cache: compiled operations; files that only save reading a text once more, of which a killed
+# run may leave some unwritten; and what a killed preparation left, which goes after a day
+SHARED = re.compile(r"kernels|index|\.building-.*")
 SHARES = {  # of 100 kills
     "train": 24,
     "train --overwrite": 6,
@@ -243,8 +247,9 @@ def snapshot(work: Path) -> dict[str, str]:
 
 def _files(work: Path) -> Iterator[Path]:
     for path in sorted(work.rglob("*")):
-        inside = path.relative_to(work)
-        if path.is_file() and "kernels" not in inside.parts and path.name not in UNCOMPARED:
+        parts = path.relative_to(work).parts
+        shared = any(SHARED.fullmatch(part) for part in parts)
+        if path.is_file() and not shared and path.name not in UNCOMPARED:
             yield path
 
 
