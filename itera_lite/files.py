@@ -27,7 +27,7 @@ from typing import Any
 from itera_lite.errors import IteraError, OutputError, UsageError
 
 GZIP = ".gz"  # ends the name of a compressed file
-_TEMPORARY = re.compile(r"\.[0-9a-f]{8}-(\d+)-(\d+)\.itera\.tmp")
+TEMPORARY = r"\.[0-9a-f]{8}-(\d+)-(\d+)\.itera\.tmp"  # name of a temporary file
 _READ = 1 << 20  # bytes that are hashed at a time
 
 
@@ -224,7 +224,7 @@ def _temporary(folder: Path, name: str) -> Path:
     begins = f".{binascii.crc32(place):08x}-"
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            found = entry.name.startswith(begins) and _TEMPORARY.fullmatch(entry.name)
+            found = entry.name.startswith(begins) and re.fullmatch(TEMPORARY, entry.name)
             if found and _is_left_over(int(found[1]), int(found[2])):
                 with suppress(OSError):
                     os.unlink(entry.path)

@@ -33,6 +33,7 @@ from itera_lite.checkpoint.weights import damaged, verified, weights_facts, writ
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, IteraWarning, OutputError
 from itera_lite.files import (
+    TEMPORARY,
     is_folder,
     named_in_utf8,
     output_errors,
@@ -59,6 +60,7 @@ _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
     r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf(\.gz)?"  # as `itera export` names them
     rf"|{_STATE}/(state\.json|tensors\.safetensors)"
+    rf"|{TEMPORARY}"  # of an export that was killed
 )
 
 

@@ -44,8 +44,8 @@ TIMED = {
     *("load_seconds", "load_others", "precision_reason", "teacher_seconds", "cache"),
 }
 UNCOMPARED = {"spent.json", "verified.json", ".lock"}  # times; what saves work; stays empty
-# Of the cache: compiled operations; files that only save reading a text once more, of which a killed
-# run may leave some unwritten; and what a killed preparation left, which goes after a day
+# Of the cache: compiled operations; files that only save reading a text once more, of which a
+# killed run may leave some unwritten; and what a killed preparation left, which goes after a day
 SHARED = re.compile(r"kernels|index|\.building-.*")
 SHARES = {  # of 100 kills
     "train": 24,
