@@ -67,7 +67,7 @@ faults: $(STAMP) ## Kill every command at a hundred moments, and compare its end
 	$(BIN)/python -m tests.faults --kills $(KILLS)
 
 fuzz-python: $(STAMP) ## Look for a file that breaks a reader written in Python: make fuzz-python MINUTES=10
-	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) atheris
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) 'atheris>=3,<4'
 	$(BIN)/python -m tests.fuzz --seconds $$(( $(MINUTES) * 60 ))
 
 readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the committed results
