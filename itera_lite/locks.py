@@ -159,7 +159,7 @@ def _is_left_over(owner: str) -> bool:
         return bool(
             facts["space"] == process_space() and has_ended(int(facts["pid"]), facts["start"])
         )
-    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
+    except (IndexError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False
 
 

@@ -334,12 +334,14 @@ def _migrated(state: dict[str, Any], path: Path) -> dict[str, Any]:
     """The contents of a state.json of any version so far, as this version writes it.
 
     Raises:
-        CheckpointError: a newer version wrote it.
+        CheckpointError: a newer version wrote it, or it is damaged.
     """
     version = state.pop(_VERSION, 0)
-    if not isinstance(version, int) or not 0 <= version <= STATE_VERSION:
+    if version in range(STATE_VERSION + 1):
+        return state
+    if isinstance(version, int) and version > STATE_VERSION:
         raise CheckpointError(
-            f"'{path}' has version {version!r}, newer than {STATE_VERSION}, which is read here: "
-            f"update Itera-Lite. {_ADVICE}"
+            f"'{path}' has version {version}, newer than {STATE_VERSION}, which is read here: "
+            "update Itera-Lite to go on with it"
         )
-    return state
+    raise CheckpointError(f"'{path}' is damaged: its version is {version!r}. {_ADVICE}")
