@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from itera_lite.config import preset
 from itera_lite.errors import IteraError
@@ -147,11 +148,13 @@ def test_targets_are_judged_by_the_interval(
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 
+ONE, WHOLE = held_out(0.7), summary()
+
+
 @given(numbers, numbers, st.integers(0, 2**53), st.text(max_size=30))
 @settings(max_examples=100, deadline=None)
 def test_any_finite_numbers_come_back_exactly(bpb: float, more: float, n: int, name: str) -> None:
-    one = held_out(bpb)
-    one.name, one.bytes, one.bytes_per_token = name, n, more
+    one = replace(ONE, bpb=bpb, bytes_per_token=more, bytes=n, name=name)
     with tempfile.TemporaryDirectory() as folder:
         path = one.write(Path(folder) / "x.json")
         found = HeldOut.read(path)
@@ -166,7 +169,7 @@ values = st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=
 @settings(max_examples=200, deadline=None)
 def test_any_value_anywhere_is_read_or_refused_with_our_error(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = summary().write(Path(folder) / "mine_summary.json")
+        path = WHOLE.write(Path(folder) / "mine_summary.json")
         plain = part = json.loads(path.read_text())
         while True:
             key = data.draw(st.sampled_from(sorted(part)))

@@ -215,7 +215,7 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
         model = load_model(path)
         return _described(path, model.sampling_defaults)
     with inflated(path) as plain:
-        check_structure(plain)
+        check_structure(plain, path)
     try:
         return _described(path, {})
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:

@@ -75,11 +75,14 @@ def inflated(path: Path) -> Iterator[Path]:
         yield plain
 
 
-def check_structure(path: Path) -> None:
+def check_structure(path: Path, name: Path) -> None:
     """Check a GGUF file that the engine doesn't read, before Python's reader takes it.
 
     Every count, length, type and place is compared with the file's size, so that the reader's time
     and memory are in proportion to it.
+
+    Args:
+        path: the file without compression; ``name``: the file as the user named it.
 
     Raises:
         ModelFileError: it isn't a whole GGUF file; says what is wrong.
@@ -91,7 +94,7 @@ def check_structure(path: Path) -> None:
         except (_Wrong, struct.error) as error:
             what = str(error) if isinstance(error, _Wrong) else "it ends too early"
             raise ModelFileError(
-                f"{path}: no whole GGUF file: {what}. Export it again, or fetch it again"
+                f"{name}: no whole GGUF file: {what}. Export it again, or fetch it again"
             ) from None
 
 

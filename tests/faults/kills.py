@@ -245,6 +245,8 @@ def _run_in_child(run: Run, arguments: list[str], place: Path, moment: Moment | 
         output = os.open(place / "output", os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        # Not what a test puts in their places
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
         work = (place / "work").resolve()
         os.chdir(work)
         os.environ["ITERA_CACHE"] = str(work / "cache")
