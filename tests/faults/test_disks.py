@@ -23,7 +23,7 @@ from tests.train.small import make_small
 
 __all__ = ["old", "text"]
 
-SMALL_DISK = "1200k"
+SMALL_DISK = "6m"
 
 
 @contextmanager
