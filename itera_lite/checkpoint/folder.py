@@ -7,9 +7,9 @@ No pickle: safetensors and JSON. A folder is written under another name and then
 interrupted save leaves the older checkpoint. Only a folder that this program wrote is replaced, and
 only a checkpoint's files in it: other files stay.
 
-config.json is written last and removed last: a folder without it is no checkpoint. The headers of
-the safetensors files hold what the rest is compared with when it is read: the SHA-256 of their own
-numbers and of state.json, the tokenizer's hash, and the model's shape.
+config.json is written last and removed last: a folder without it is no checkpoint. state.json and
+the headers of the safetensors files hold the SHA-256 of their content, and that of model.safetensors
+holds the tokenizer's hash and the model's shape. All is compared when it is read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import re
 import shutil
 import time
 import warnings
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ from itera_lite.files import (
     output_errors,
     read_object,
     reason_of,
-    sha256_of,
     sync_folder,
     write_json,
 )
@@ -54,8 +54,8 @@ _STATE = "training_state"
 # Of state.json; raise it where an older state has to be changed to be gone on with (`_migrated`).
 # 0: before 1 was written there, and the same otherwise.
 STATE_VERSION = 1
-_VERSION = "version"
-_TOKENIZER, _STATE_SHA256 = "tokenizer_sha256", "state_sha256"  # in headers of safetensors files
+_VERSION, _SHA256 = "version", "sha256"  # keys of state.json
+_TOKENIZER = "tokenizer_sha256"  # in the header of model.safetensors
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
     r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf(\.gz)?"  # as `itera export` names them
@@ -91,10 +91,8 @@ def save_checkpoint(
             save_weights(model, fresh, tokenizer.eot_id, **{_TOKENIZER: tokenizer.sha256})
             tokenizer.save(fresh)
             if training_state is not None:
-                state = fresh / _STATE / "state.json"
-                write_json(state, {_VERSION: STATE_VERSION, **training_state})
-                facts = {_STATE_SHA256: sha256_of(state)}
-                write_tensors(fresh / _STATE / "tensors.safetensors", tensors or {}, **facts)
+                write_json(fresh / _STATE / "state.json", _signed(training_state))
+                write_tensors(fresh / _STATE / "tensors.safetensors", tensors or {})
             save_config(model, fresh, tokenizer.eot_id)
             _swap(fresh, target)
         except OutputError as error:
@@ -320,14 +318,24 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
     try:
         with open(tensors, "rb"), named_in_utf8(tensors) as source:
             loaded = load_file(source)  # load_file reports files that it can't open as missing
-        expected = verified(tensors).get(_STATE_SHA256)
-        if expected is not None and (found := sha256_of(path)) != expected:
-            raise CheckpointError(damaged(path, found, expected))
+        verified(tensors)
     except OSError as error:
         raise CheckpointError(f"'{tensors}' can't be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise CheckpointError(f"'{tensors}' is damaged: {error}. {_ADVICE}") from None
     return state, loaded
+
+
+def _signed(state: dict[str, Any]) -> dict[str, Any]:
+    """A training state with its version and its checksum."""
+    state = {_VERSION: STATE_VERSION, **state}
+    return {_SHA256: _sha256_of_values(state), **state}
+
+
+def _sha256_of_values(state: dict[str, Any]) -> str:
+    """The hash of what a JSON file holds, however it is written there."""
+    values = json.loads(json.dumps(state))  # as they are when they are read
+    return sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def _migrated(state: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -336,6 +344,9 @@ def _migrated(state: dict[str, Any], path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a newer version wrote it, or it is damaged.
     """
+    expected = state.pop(_SHA256, None)
+    if expected is not None and (found := _sha256_of_values(state)) != expected:
+        raise CheckpointError(damaged(path, found, str(expected)))
     version = state.pop(_VERSION, 0)
     if version in range(STATE_VERSION + 1):
         return state

@@ -256,19 +256,16 @@ def _files(work: Path) -> Iterator[Path]:
 def _content(path: Path) -> bytes:
     """A file's content without what a clock decides."""
     if path.suffix == ".json" or path.name.endswith((".settings", ".resume")):
-        return json.dumps(_untimed(json.loads(path.read_text())), sort_keys=True).encode()
+        value = json.loads(path.read_text())
+        if path.name == "state.json":
+            del value["sha256"]  # of what a clock decides too
+        return json.dumps(_untimed(value), sort_keys=True).encode()
     if path.suffix == ".csv":
         rows = list(csv.DictReader(path.read_text().splitlines()))
         return json.dumps(
             [{k: v for k, v in row.items() if k not in TIMED_COLUMNS} for row in rows]
         ).encode()
-    raw = path.read_bytes()
-    if path.name == "tensors.safetensors":  # its header has the hash of state.json
-        size = 8 + int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8:size])
-        header["__metadata__"].pop("state_sha256")
-        return json.dumps(header).encode() + raw[size:]
-    return raw
+    return path.read_bytes()
 
 
 def _untimed(value: Any) -> Any:
