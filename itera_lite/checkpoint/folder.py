@@ -7,8 +7,8 @@ No pickle: safetensors and JSON. A folder is written under another name and then
 interrupted save leaves the older checkpoint. Only a folder that this program wrote is replaced, and
 only a checkpoint's files in it: other files stay.
 
-config.json is written last and removed last: a folder without it is no checkpoint. state.json and
-the headers of the safetensors files hold the SHA-256 of their content, and that of model.safetensors
+config.json is written last and removed last: a folder without it is no checkpoint. state.json, and
+the headers of the safetensors files, hold the SHA-256 of their content; that of the weights also
 holds the tokenizer's hash and the model's shape. All is compared when it is read.
 """
 
