@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install programs demo test lint format format-check types fuzz readme report site recording neon wasm clean
+.PHONY: help install programs demo test lint format format-check types fuzz fuzz-python faults readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,14 @@ fuzz: $(STAMP) ## Look for a model file that breaks the engine: make fuzz MINUTE
 	    -max_len=65536 -timeout=10 -rss_limit_mb=2048 -artifact_prefix=native/fuzz/cases/ \
 	    -print_final_stats=1 build/fuzz/corpus build/fuzz/seeds || test $$? = 72 || { echo \
 	    "found: the file is kept in native/fuzz/cases, and 'make test' replays it from now on" >&2; exit 1; }
+
+KILLS ?= 100
+faults: $(STAMP) ## Kill every command at a hundred moments, and compare its end: make faults KILLS=100
+	$(BIN)/python -m tests.faults --kills $(KILLS)
+
+fuzz-python: $(STAMP) ## Look for a file that breaks a reader written in Python: make fuzz-python MINUTES=10
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(PIP) 'atheris>=3,<4'
+	$(BIN)/python -m tests.fuzz --seconds $$(( $(MINUTES) * 60 ))
 
 readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the committed results
 	$(BIN)/python -m tools.readme

@@ -57,7 +57,7 @@ NOT_RUN = {  # commands, and why
     "itera compress": "takes minutes; tests/compress and tests/commands/test_compress.py run it",
 }
 RUN_TOO = {"cc", "./story"}  # other programs that docs' commands need, where a compiler is there
-WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
+WRITTEN_LATER = {"native/fuzz/cases", "tests/fuzz/cases", "reports/efficiency_report.md"}
 OTHER_PROGRAMS = {
     "curl",
     "lm_eval",

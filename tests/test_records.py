@@ -1,10 +1,15 @@
 """Result files: what is written is read again, and what can't be read says why."""
 
 import json
+import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from itera_lite.config import preset
 from itera_lite.errors import IteraError
@@ -138,3 +143,44 @@ def test_targets_are_judged_by_the_interval(
     if found is not None:
         worse = Target("k", "label", "at least", 8).judged(found, reason="the quality is lower")
         assert worse.verdict == "missed" and worse.value == found.value
+
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+ONE, WHOLE = held_out(0.7), summary()
+
+
+@given(numbers, numbers, st.integers(0, 2**53), st.text(max_size=30))
+@settings(max_examples=100, deadline=None)
+def test_any_finite_numbers_come_back_exactly(bpb: float, more: float, n: int, name: str) -> None:
+    one = replace(ONE, bpb=bpb, bytes_per_token=more, bytes=n, name=name)
+    with tempfile.TemporaryDirectory() as folder:
+        path = one.write(Path(folder) / "x.json")
+        found = HeldOut.read(path)
+    assert found == one
+    assert math.copysign(1, found.bpb) == math.copysign(1, bpb)
+
+
+values = st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=5) | st.just([])
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_any_value_anywhere_is_read_or_refused_with_our_error(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = WHOLE.write(Path(folder) / "mine_summary.json")
+        plain = part = json.loads(path.read_text())
+        while True:
+            key = data.draw(st.sampled_from(sorted(part)))
+            if not isinstance(part[key], dict) or not part[key] or data.draw(st.booleans()):
+                break
+            part = part[key]
+        part[key] = data.draw(values)
+        path.write_text(json.dumps(plain))
+        try:
+            found = read_any(path)
+        except IteraError as error:
+            assert str(path) in str(error)
+        else:
+            assert found.write(path) == path

@@ -12,7 +12,7 @@ ROOMS = (
     "cli", "commands", "serve", "hub", "cluster",
     "studies", "compress", "bench", "distill", "playground", "engine", "export", "train",
     "evaluate", "checkpoint", "model", "ops", "report", "data", "records",
-    "machine", "stats", "workers", "quantities", "sampling", "config", "files", "terminal",
+    "machine", "stats", "workers", "quantities", "sampling", "config", "locks", "files", "terminal",
     "torchrun", "errors",
 )
 # fmt: on

@@ -18,11 +18,12 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from itera_lite.config import Unit
 from itera_lite.data.corpus import Corpus, load_documents, locate
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.data.units import unit_of
-from itera_lite.errors import DataError, TextTooSmall
+from itera_lite.data.verify import SHARD_SHA256, damaged_shard
+from itera_lite.errors import DataError, IteraWarning, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
 
@@ -54,9 +56,9 @@ class Dataset:
         path: its folder in the cache.
         manifest: contents of manifest.json: name, source, sha256 of the text, unit,
             tokenizer_sha256, vocab_size, notes, and for each split documents (each is a
-            unit), bytes, tokens and sha256. ``tokens`` counts what is predicted: every
-            token of the documents and the ``<|endoftext|>`` after each; ``bytes`` is the
-            text alone.
+            unit), bytes, tokens, sha256 of the text, file and its file_sha256. ``tokens``
+            counts what is predicted: every token of the documents and the ``<|endoftext|>``
+            after each; ``bytes`` is the text alone.
     """
 
     path: Path
@@ -141,7 +143,10 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset | None:
-    """The prepared set in a folder; None where there is none or it is damaged."""
+    """The prepared set in a folder; None where there is none or it is damaged.
+
+    A shard whose content changed after it was written is named in an `IteraWarning`.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         width = np.dtype(manifest["dtype"]).itemsize
@@ -150,6 +155,9 @@ def open_dataset(folder: Path) -> Dataset | None:
             for entry in manifest["splits"].values()
         )
         dataset = Dataset(folder, manifest)
+        if whole and (problem := damaged_shard(folder, manifest["splits"])):
+            warnings.warn(problem, IteraWarning, stacklevel=2)
+            return None
         if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
             ends = [dataset.tokens(split)[[0, -1]].tolist() for split in dataset.splits]
             train, valid = manifest["splits"]["train"], manifest["splits"]["valid"]
@@ -329,13 +337,14 @@ def _build(
         with _progress(f"tokenising {corpus.name}", total, quiet) as bar:
             for split, texts in corpus.splits.items():
                 file = f"{split}.bin"
-                size = _write_tokens(work / file, texts, tokenizer, dtype, bar)
+                size, digest = _write_tokens(work / file, texts, tokenizer, dtype, bar)
                 entries[split] = {
                     "documents": len(texts),
                     "bytes": sum(map(len, texts)),
                     "tokens": size - 1,
                     "sha256": split_hashes[split],
                     "file": file,
+                    SHARD_SHA256: digest,
                 }
         tokenizer.save(work)
         manifest = {
@@ -365,23 +374,25 @@ def _write_tokens(
     tokenizer: Tokenizer,
     dtype: np.dtype[Any],
     bar: tqdm[Any],
-) -> int:
-    """Write the token stream of one split; returns its length."""
+) -> tuple[int, str]:
+    """Write the token stream of one split; returns its length and its SHA-256."""
 
     def counted() -> Iterable[bytes]:
         for text in texts:
             yield text
             bar.update(len(text))
 
-    size = 1
+    size, digest = 0, hashlib.sha256()
     with open(file, "wb") as out:
-        out.write(np.array([tokenizer.eot_id], dtype=dtype).tobytes())
-        for part in tokenizer.encode_stream(counted()):
-            out.write(part.astype(dtype).tobytes())
+        start = np.array([tokenizer.eot_id])
+        for part in chain([start], tokenizer.encode_stream(counted())):
+            data = part.astype(dtype).tobytes()
+            out.write(data)
+            digest.update(data)
             size += len(part)
         out.flush()
         os.fsync(out.fileno())
-    return size
+    return size, digest.hexdigest()
 
 
 def _move(work: Path, folder: Path) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -57,3 +57,9 @@ class Compute:
         shared = Workers(count)
         chosen = choose(precision, world.device, shared)
         return cls(world, shared, workers is not None, chosen, problem, quiet)
+
+    def in_precision(self, precision: Precision) -> Compute:
+        """The same in another precision; as it is for `auto`."""
+        if precision == "auto":
+            return self
+        return replace(self, precision=choose(precision, self.world.device, self.workers))

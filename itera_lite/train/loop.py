@@ -2,6 +2,7 @@
 
 `train.turns` runs one of them, or several that take turns. With a budget in tokens a run depends on
 its seed alone: stopped anywhere and resumed, it takes exactly the path of the uninterrupted one.
+The state is saved before the first step too, so that a run can be resumed from its beginning on.
 With a budget in seconds the schedule follows the clock.
 """
 
@@ -52,6 +53,7 @@ from itera_lite.workers import WorkerChoice, Workers
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
 ROW_STEPS = 20  # steps a row of the log
+DIVERGED = 1.0  # nats a token, above the loss of a guess at random
 SMOOTHING = 0.95  # of the loss on the terminal: what one step keeps of those before it
 # For the estimate of the time left, a little text is scored once as all will be at the end. Before
 # that a token is assumed to take so many times as long there as in an evaluation: windows overlap
@@ -161,7 +163,8 @@ class Trainer:
             Whether there was an evaluation.
 
         Raises:
-            TrainingError: the loss or the gradient isn't finite; nothing was saved of that.
+            TrainingError: the loss or the gradient isn't finite, or the training diverges; nothing
+                was saved of that.
         """
         begin, before = time.monotonic(), self.progress
         loss, seconds = self._step()
@@ -219,6 +222,7 @@ class Trainer:
         loss = losses.cross_entropy
         self._refuse_infinite("loss", loss + losses.total)
         self._refuse_infinite("norm of the gradient", losses.norm)
+        self._refuse_divergence(loss)
         self.optimizer.step(self.gradient.gradients, factor, self.compute.workers, losses.norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
@@ -232,18 +236,38 @@ class Trainer:
 
     def _refuse_infinite(self, what: str, value: float) -> None:
         """Raise `TrainingError` for a value that isn't finite."""
-        if math.isfinite(value):
+        if not math.isfinite(value):
+            raise self._gone_wrong(f"the {what} is {value}")
+
+    def _refuse_divergence(self, loss: float) -> None:
+        """Raise `TrainingError` where the mean loss of a row of the log is far above that of a
+        guess, in which all tokens are equally probable: no training comes back from there.
+
+        A model that has learned must not be worse than the guess by `DIVERGED` nats; one that
+        hasn't yet, by as much again as the guess itself.
+        """
+        steps = self.window.steps + 1
+        if steps < ROW_STEPS:
             return
-        best = self.state.best
+        mean, guess = (self.window.loss + loss) / steps, math.log(self.model.config.vocab_size)
+        learned = any(row.get("train_loss", math.inf) < guess for row in self.state.rows)
+        if mean > guess + DIVERGED + (0 if learned else guess):
+            raise self._gone_wrong(
+                f"the training diverges: the mean loss of the last {steps} steps is {mean:.3f} "
+                f"nats a token, and a guess at random has {guess:.3f}"
+            )
+
+    def _gone_wrong(self, what: str) -> TrainingError:
+        """The error to raise before an update that would spoil the model."""
+        best, config = self.state.best, self.config
         kept = (
             f"'{self.files.best}' has the model of step {best['step']} ({best['bpb']:.4f} bits "
             "per byte)"
             if best["bpb"] is not None
             else "no model was saved yet"
         )
-        config = self.config
-        raise TrainingError(
-            f"{self.files.name}: the {what} is {value} at step {self.state.step + 1}, so the "
+        return TrainingError(
+            f"{self.files.name}: {what} at step {self.state.step + 1}, so the "
             f"training stops before that update; {kept}. Train anew with lower learning rates "
             f"(these were --lr-matrix {config.lr_matrix:g}, --lr-embedding "
             f"{config.lr_embedding:g}, --lr-other {config.lr_other:g}) and --overwrite"
@@ -365,6 +389,10 @@ class Trainer:
                 "rng": torch.get_rng_state(),
             },
         )
+        self.write_log()
+
+    def write_log(self) -> None:
+        """Write the log so far as CSV."""
         write_metrics(self.files.metrics, self.state.rows)
 
     def _settings(self) -> dict[str, Any]:

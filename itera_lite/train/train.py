@@ -31,7 +31,9 @@ from itera_lite.records import Continuation, DistillationRecord, Summary
 from itera_lite.train.compute import Compute
 from itera_lite.train.continuation import Beginning, after, in_words
 from itera_lite.train.distributed import World
+from itera_lite.train.events import remove_events
 from itera_lite.train.loop import EVALUATIONS, Trainer
+from itera_lite.train.memory import MemoryNeed, check_memory, estimate
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import (
@@ -329,12 +331,20 @@ class Training:
             )
         return finished
 
-    def remove_older_results(self) -> None:
-        """Remove what doesn't describe the model that is trained now."""
-        if self.resume:
+    def begin(self, trainer: Trainer) -> None:
+        """Save the state of a new run, and remove what doesn't describe the model that is trained.
+
+        From here on the run can be resumed. Before, a model that it replaces can be.
+        """
+        if not self.resume:
+            with trainer.turn():
+                trainer.save()
+        if trainer.world.is_leader:
             self.files.summary.unlink(missing_ok=True)
-        else:  # what a run before this one has left, and which may be replaced
-            self.files.forget()
+            if self.resume:
+                trainer.write_log()  # that of a killed run may end before its saved state
+            else:
+                remove_events(self.files.events)
 
     def finish(self, trainer: Trainer) -> Summary:
         """Score the best model on the validation text, in float32, and write the summary."""
@@ -375,6 +385,7 @@ class Training:
         config, dataset, budget = self.config, self.dataset, self.budget
         c = cost(self.shape, config.seq_len)
         seconds = budget.unit == "seconds"
+        memory = estimate([MemoryNeed.of(self.shape, config)], self.compute.workers.count)
         amount = f"{budget.amount:.0f} s" if seconds else f"{budget.amount:,.0f} tokens"
         print(
             f"{self.files.name}: {self.shape.pattern} x {self.shape.d_model}, "
@@ -383,7 +394,7 @@ class Training:
             f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
             f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
             f"{config.batch_size} x {config.seq_len} tokens a step, "
-            f"{self.compute.precision.reason}"
+            f"{self.compute.precision.reason}, about {memory / 1e9:.1f} GB of memory"
         )
         if self.continuation is not None and not self.resume:
             start, text = self.continuation.start, self.continuation.text
@@ -395,13 +406,20 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
 
     Returns:
         Each one's summary, as it is written. A resumed run that is finished is left as it is.
+
+    Raises:
+        TrainingError: they can't fit into the memory; where it may be too little, there is a
+            warning.
     """
+    if trainings and (compute := trainings[0].compute).world.device == "cpu":
+        needs = [MemoryNeed.of(each.shape, each.config) for each in trainings]
+        check_memory(needs, compute.workers.count, compute.world.local_size)
     trainers = [training.trainer() for training in trainings]
     pairs = list(zip(trainings, trainers, strict=True))
     finished = [training.summary_of_finished(trainer) for training, trainer in pairs]
     for (training, trainer), summary in zip(pairs, finished, strict=True):
-        if summary is None and trainer.world.is_leader:
-            training.remove_older_results()
+        if summary is None:
+            training.begin(trainer)
     train_in_turns(
         [trainer for trainer, summary in zip(trainers, finished, strict=True) if summary is None]
     )
