@@ -49,6 +49,7 @@ NOT_RUN = {  # commands, and why
     "itera pull": "fetches from the Hub; tests/hub fetches from a stand-in",
     "itera push": "sends to the Hub; tests/hub sends to a stand-in",
     "itera bench serve": "takes minutes; tests/bench/test_serving.py measures so",
+    "itera bench scaling": "takes minutes; tests/bench/test_scaling.py measures so",
     "itera serve": "runs until it is stopped; tests/serve starts it",
     "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",
     "itera compress": "takes minutes; tests/compress and tests/commands/test_compress.py run it",
