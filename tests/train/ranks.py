@@ -1,6 +1,6 @@
 """What several processes do together, for test_processes.py: torchrun starts this file.
 
-    ranks.py four|two TEXT OUT
+    ranks.py four|two|undisturbed TEXT OUT
 
 Several trainings in one start of the processes, because a start takes seconds.
 """
@@ -18,6 +18,7 @@ from itera_lite.commands.train import train
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import prepare
 from itera_lite.evaluate.bits import score_documents
+from itera_lite.train import precision
 from itera_lite.train.distributed import World
 from itera_lite.train.loop import Trainer, score_part
 from itera_lite.train.terminal import Stopped
@@ -37,8 +38,9 @@ SETTINGS = {
     "lr_embedding": 0.001,
     "lr_other": 0.001,
 }
-TOKENS = "10K"
-FIRST_STOP, SECOND_STOP = 15, 28  # steps, of 40
+STEPS = 24
+TOKENS = str(STEPS * 8 * 32)
+FIRST_STOP, SECOND_STOP = 8, 16  # steps
 
 
 def run(text: Path, out: Path, **options):
@@ -97,18 +99,20 @@ def main(scenario: str, text: Path, out: Path) -> None:
     World.leave = lambda self: None
     patch = pytest.MonkeyPatch()
     make_small(patch)
+    patch.setattr(precision, "SECONDS", 0.02)
     if scenario == "four":
         windows = record_windows(patch)
-        run(text, out / "whole", model="both", shard=False)
+        run(text, out / "whole", shard=False)
         (out / f"windows-{world.rank}.json").write_text(json.dumps(list(windows.values())))
         run(text, out / "sharded", model="both", shard=True)
         run_until(text, out / "cut", FIRST_STOP, 2, shard=True)
         run_until(text, out / "cut whole", FIRST_STOP, 1, shard=False)
         check_scores(text, out / "whole" / "c" / "itera_lite_tiny", world)
         assert world.traffic.bytes > 0 and world.traffic.seconds > 0
-    else:
+    elif scenario == "two":
         run_until(text, out / "cut", SECOND_STOP, 1, shard=True, resume=True)
         run(text, out / "cut whole", shard=True, resume=True)
+    else:
         patch.undo()
         run(text, out / "undisturbed", params="200K", name="run")
     world.on_leader(lambda: None)  # all are done before the first one leaves
