@@ -35,8 +35,9 @@ def save_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OutputError: in every process, where one of them can't write.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     try:
         with _quietly():
@@ -56,8 +57,9 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor], *, alone: bool = Fa
     Raises:
         CheckpointError: files are missing, damaged, or of another model.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
     from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     try:
         with _quietly():

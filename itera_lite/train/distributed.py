@@ -22,6 +22,8 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from itera_lite.errors import ConfigError, IteraError, UsageError
 from itera_lite.torchrun import end_with_launcher, uses_launchers_store
@@ -104,10 +106,10 @@ class World:
             torch.cuda.set_device(local)
         wait = timedelta(seconds=_environment_number("ITERA_TIMEOUT", STEP_SECONDS) or STEP_SECONDS)
         with peers():
-            store, rank, _ = next(dist.rendezvous("env://", timeout=wait))
+            store, rank, _ = next(rendezvous("env://", timeout=wait))
             if uses_launchers_store():  # which still has what processes before a restart wrote
                 attempt = _environment_number("TORCHELASTIC_RESTART_COUNT", 0)
-                store = dist.PrefixStore(f"attempt {attempt}", store)
+                store = PrefixStore(f"attempt {attempt}", store)
             backend = "nccl" if cuda else "gloo"
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=wait)
             waiting = dist.new_group(backend="gloo", timeout=LEADER_TIMEOUT)
