@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install programs demo test lint format format-check types fuzz fuzz-python faults readme report site recording neon wasm clean
+.PHONY: help install programs demo test elastic lint format format-check types fuzz fuzz-python faults readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: $(STAMP) ## Train both models, benchmark, compare and report, in minutes
 
 test: $(STAMP) ## Run all the tests, a process a core
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+elastic: $(STAMP) ## Kill processes and launchers of a training, and compare what the rest ends with
+	ITERA_ELASTIC=1 $(BIN)/python -m pytest tests/train/test_processes.py
 
 lint: $(STAMP) ## Look for mistakes
 	$(BIN)/ruff check .

@@ -88,6 +88,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Measure the playground's engine in a browser, beside wllama.",
     ),
     "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
+    "bench scaling": (
+        "itera_lite.commands.bench_scaling:bench_scaling",
+        "Measure training with several processes on this machine, against one.",
+    ),
     "bench seeds": (
         "itera_lite.commands.bench_seeds:bench_seeds",
         "Train both models with several seeds.",
@@ -202,7 +206,7 @@ def _run_and_report(arguments: list[str]) -> int:
         sys.stdout.flush()  # so that a full disk or a reader that went away is noticed here
         return code
     except IteraError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, consequence=error.is_consequence)
     except KeyboardInterrupt as stopped:
         if not is_worker():
             _print_error("\nitera: stopped")
@@ -503,10 +507,9 @@ def _warning_text(
     return _python_warning_text(message, category, filename, lineno, line)
 
 
-def _fail(message: str, exit_code: int) -> int:
+def _fail(message: str, exit_code: int, consequence: bool = False) -> int:
     text = f"itera: error: {message}"
-    tell_launcher(text)
-    if not is_worker():
+    if not tell_launcher(text, consequence=consequence) and not is_worker():
         _print_error(text)
     return exit_code
 

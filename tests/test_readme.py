@@ -51,6 +51,7 @@ NOT_RUN = {  # commands, and why
     "itera push": "sends to the Hub; tests/hub sends to a stand-in",
     "itera bench filter": "takes minutes; tests/bench/test_filter.py measures so",
     "itera bench serve": "takes minutes; tests/bench/test_serving.py measures so",
+    "itera bench scaling": "takes minutes; tests/bench/test_scaling.py measures so",
     "itera serve": "runs until it is stopped; tests/serve starts it",
     "itera watch": "runs until it is stopped; tests/engine/test_watch.py starts it",
     "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",

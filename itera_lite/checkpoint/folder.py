@@ -2,6 +2,7 @@
 
     FOLDER/config.json model.safetensors tokenizer.json ...   loads in transformers
     FOLDER/training_state/state.json tensors.safetensors      to resume the training
+    FOLDER/training_state/shard-*.safetensors                 what processes hold a part of each
 
 No pickle: safetensors and JSON. A folder is written under another name and then renamed, so an
 interrupted save leaves the older checkpoint. Only a folder that this program wrote is replaced, and
@@ -21,6 +22,7 @@ import re
 import shutil
 import time
 import warnings
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from itera_lite.checkpoint.hf import MADE_WITH, load_model, save_config, save_weights
+from itera_lite.checkpoint.shards import SHARD
 from itera_lite.checkpoint.weights import damaged, verified, weights_facts, write_tensors
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, IteraWarning, OutputError
@@ -50,7 +53,7 @@ PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # other programs round a vocabulary u
 _STATE_PARTS = ("identity", "state", "loader", "window")  # of state.json
 _ADVICE = "Train anew with --overwrite, or another --name"
 LAST = "-last"  # ending of the folder that a run resumes from
-_STATE = "training_state"
+STATE = "training_state"
 # Of state.json; raise it where an older state has to be changed to be gone on with (`_migrated`).
 # 0: before 1 was written there, and the same otherwise.
 STATE_VERSION = 1
@@ -59,7 +62,7 @@ _TOKENIZER = "tokenizer_sha256"  # in the header of model.safetensors
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
     r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf(\.gz)?"  # as `itera export` names them
-    rf"|{_STATE}/(state\.json|tensors\.safetensors)"
+    rf"|{STATE}/(state\.json|tensors\.safetensors|{SHARD})"
     rf"|{TEMPORARY}"  # of an export that was killed
 )
 
@@ -79,6 +82,24 @@ def save_checkpoint(
         OutputError: the folder holds something that this program didn't write, or it can't be
             written; what was there is still there.
     """
+    with writing_checkpoint(folder, model, tokenizer, training_state, tensors):
+        pass
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def writing_checkpoint(
+    folder: str | Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    training_state: dict[str, Any] | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> Iterator[Path]:
+    """`save_checkpoint` whose block may write more of the training state.
+
+    Yields:
+        The folder of the training state, in the checkpoint that isn't complete.
+    """
     target = Path(os.path.realpath(folder))
     if target.exists() and not is_own(target) and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(
@@ -91,8 +112,9 @@ def save_checkpoint(
             save_weights(model, fresh, tokenizer.eot_id, **{_TOKENIZER: tokenizer.sha256})
             tokenizer.save(fresh)
             if training_state is not None:
-                write_json(fresh / _STATE / "state.json", _signed(training_state))
-                write_tensors(fresh / _STATE / "tensors.safetensors", tensors or {})
+                write_json(fresh / STATE / "state.json", _signed(training_state))
+                write_tensors(fresh / STATE / "tensors.safetensors", tensors or {})
+            yield fresh / STATE
             save_config(model, fresh, tokenizer.eot_id)
             _swap(fresh, target)
         except OutputError as error:
@@ -101,7 +123,6 @@ def save_checkpoint(
             ) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    return Path(folder)
 
 
 def is_own(folder: Path) -> bool:
@@ -116,7 +137,7 @@ def is_own(folder: Path) -> bool:
 def has_training_state(folder: Path) -> bool:
     """Whether a training can be resumed from ``folder``."""
     _settle(folder)
-    return (folder / _STATE / "state.json").is_file()
+    return (folder / STATE / "state.json").is_file()
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -125,12 +146,12 @@ def remove_checkpoint(folder: Path) -> None:
         return
     own = [
         path
-        for path in [*folder.iterdir(), *(folder / _STATE).glob("*")]
+        for path in [*folder.iterdir(), *(folder / STATE).glob("*")]
         if _OWN.fullmatch(path.relative_to(folder).as_posix())
     ]
     for path in sorted(own, key=lambda path: path.name == "config.json"):
         path.unlink()  # config.json last: `is_own` reads it
-    for emptied in (folder / _STATE, folder):
+    for emptied in (folder / STATE, folder):
         with contextlib.suppress(OSError):  # it holds other files, or it is a link
             emptied.rmdir()
 
@@ -302,7 +323,7 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
     """
     folder = Path(folder)
     _settle(folder)
-    inner = folder / _STATE
+    inner = folder / STATE
     if not is_folder(inner):
         raise CheckpointError(
             f"'{folder}' has nothing to resume from: expected {inner}. Start without --resume"

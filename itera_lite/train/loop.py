@@ -11,17 +11,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from itera_lite.checkpoint.folder import load_training_state, save_checkpoint
+from itera_lite.checkpoint.folder import (
+    STATE,
+    load_training_state,
+    save_checkpoint,
+    writing_checkpoint,
+)
 from itera_lite.checkpoint.hf import load_model
+from itera_lite.checkpoint.shards import has_shards, load_shards, save_shards
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
@@ -40,6 +49,7 @@ from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.records import Continuation
 from itera_lite.train.compute import Compute
+from itera_lite.train.distributed import World
 from itera_lite.train.events import Events
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
@@ -49,6 +59,9 @@ from itera_lite.train.recipe import Budget
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.step import BatchGradient
 from itera_lite.workers import WorkerChoice, Workers
+
+if TYPE_CHECKING:
+    from itera_lite.train.sharded import ShardedGradient
 
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
@@ -97,11 +110,21 @@ class Trainer:
         self.objective = objective or Objective()
         self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
         self.model.compute_dtype = compute.precision.dtype
-        self.optimizer = Optimizer(self.model, config)
         rows = self.world.share_of(config.batch_size)
-        self.gradient = BatchGradient(
-            self.model, config, self.objective, compute.workers, self.world
-        )
+        self.sharded = compute.shards(model_config)
+        self.optimizer: Optimizer
+        self.gradient: BatchGradient | ShardedGradient
+        if self.sharded:  # imported where it is needed: that takes a good part of a second
+            from itera_lite.train.sharded import ShardedGradient, ShardedOptimizer, shard
+
+            self.model = shard(self.model, self.world)
+            self.optimizer = ShardedOptimizer(self.model, config, self.world)
+            self.gradient = ShardedGradient(self.model, config, self.objective, self.world)
+        else:
+            self.optimizer = Optimizer(self.model, config)
+            self.gradient = BatchGradient(
+                self.model, config, self.objective, compute.workers, self.world
+            )
         self.workers = WorkerChoice(compute.workers, fixed=compute.workers_given)
         self.loader = TokenLoader(
             dataset.tokens("train"),
@@ -326,7 +349,7 @@ class Trainer:
         state = self.state
         state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
-        self.world.on_leader(self._score)
+        self._score()
         state.fruitless = int(self.world.agree(float(state.fruitless))[0])
         if self.progress >= 1:
             state.ended = "budget"
@@ -335,11 +358,18 @@ class Trainer:
         self.save()
 
     def _score(self) -> None:
-        state = self.state
-        model = self.objective.deployed(self.model)
+        """Score a part of the text in each process; the leading one takes the score down."""
+        model = self._whole_model() if self.sharded else self.objective.deployed(self.model)
         begin = time.monotonic()
-        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
+        score = score_part(
+            model, self.dataset, self.config.seq_len, self.compute.workers, self.world
+        )
         self._score_seconds = time.monotonic() - begin
+        self.world.on_leader(partial(self._take_down, model, score), soon=True)
+
+    def _take_down(self, model: LanguageModel, score: Score) -> None:
+        """Add a score to the log, write a sample; keep the model where it is the best one."""
+        state = self.state
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         self._add_row(self._row() | scores)
@@ -349,7 +379,7 @@ class Trainer:
             per_byte = final_seconds_per_byte(
                 model, self.dataset, self.config.seq_len, self.compute.workers
             )
-            final = per_byte * self._final_bytes
+            final = per_byte * self._final_bytes / self.world.size
             self._final_in_scores = final / max(self._score_seconds, 1e-9)
             self._trial_seconds = time.monotonic() - begin
         text = sample(model, self.dataset)
@@ -357,10 +387,25 @@ class Trainer:
         if state.add_score(score.bpb):
             save_checkpoint(self.files.best, model, self.dataset.tokenizer)
 
+    def _whole_model(self) -> LanguageModel:
+        """A copy of the sharded model with all of its weights, in every process."""
+        from itera_lite.train.sharded import whole_model
+
+        return whole_model(self.model)
+
     def save(self) -> None:
         """Write everything that `resume` needs, and the log so far; in a `turn`."""
         self._count_wall()
-        self.world.on_leader(self._write)
+        if not self.sharded:
+            self.world.on_leader(partial(self._write, self.model), soon=True)
+            return
+        whole = self._whole_model()
+        with ExitStack() as stack:  # of the leading process
+            folder = self.world.on_leader(
+                lambda: stack.enter_context(self._writing(whole)), soon=True
+            )
+            save_shards(folder, self.optimizer.by_parameter())
+            self.world.on_leader(partial(self._finish, stack), soon=True)
 
     def _count_wall(self) -> None:
         now = time.monotonic()
@@ -368,14 +413,27 @@ class Trainer:
         self._wall_counted_at = now
         self.state.add_load(self._load_meter.lap())
 
-    def _write(self) -> None:
+    def _write(self, model: LanguageModel) -> None:
+        """Write the state of the training with the whole model."""
+        with ExitStack() as stack:
+            stack.enter_context(self._writing(model))
+            self._finish(stack)
+
+    def _finish(self, stack: ExitStack) -> None:
+        """Put what was written in the older state's place, and write the log."""
+        stack.close()
+        self.write_log()
+
+    @contextmanager
+    def _writing(self, model: LanguageModel) -> Iterator[Path]:
+        """Write the state; its folder is complete with the end of the block."""
         if self.events is not None:
             self.events.flush()
         loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(self.model)]
         self.state.expert_load = loads or self.state.expert_load
-        save_checkpoint(
+        with writing_checkpoint(
             self.files.last,
-            self.model,
+            model,
             self.dataset.tokenizer,
             training_state={
                 "identity": self._settings(),
@@ -388,8 +446,8 @@ class Trainer:
                 **{f"load.{i}": load for i, load in enumerate(expert_loads(self.model))},
                 "rng": torch.get_rng_state(),
             },
-        )
-        self.write_log()
+        ) as folder:
+            yield folder
 
     def write_log(self) -> None:
         """Write the log so far as CSV."""
@@ -439,13 +497,18 @@ class Trainer:
         try:
             rng = tensors.pop("rng")
             state = TrainingState.from_dict(saved["state"])
-            with torch.no_grad():
-                for name, value in self.model.state_dict().items():
-                    value.copy_(weights[name])
+            if self.sharded:
+                from itera_lite.train.sharded import load_weights
+
+                load_weights(self.model, weights)
+            else:
+                with torch.no_grad():
+                    for name, value in self.model.state_dict().items():
+                        value.copy_(weights[name])
             if state.step:
                 loads = [tensors.pop(f"load.{i}") for i in range(len(self.model.mixtures))]
                 self.gradient.set_loads(loads)
-            self.optimizer.load_tensors(tensors)
+            self._load_optimizer(folder / STATE, tensors)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.Generator().set_state(rng)  # raises where it is no state
@@ -467,6 +530,32 @@ class Trainer:
                     "larger budget, or train anew with --overwrite"
                 )
             state.best = TrainingState().best  # the next evaluation writes one
+
+    def _load_optimizer(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Restore the optimizer, whether one process or several stored it, a part each.
+
+        Args:
+            folder: of the training state; ``tensors``: those of its one file that are left.
+
+        Raises:
+            CheckpointError, KeyError, ValueError: they are of another model, or damaged.
+        """
+        stored = has_shards(folder)
+        if not stored and not self.sharded:
+            self.optimizer.load_tensors(tensors)
+        elif stored and self.sharded:
+            own = self.optimizer.by_parameter()
+            load_shards(folder, own)
+            self.optimizer.load_tensors(tensors)
+        elif stored:
+            whole = self.optimizer.by_parameter()
+            load_shards(folder, whole, alone=True)
+            self.optimizer.load_by_parameter(whole, tensors["adam.step"])
+        else:
+            with torch.random.fork_rng():
+                other = Optimizer(LanguageModel(self.model.config), self.config)
+            other.load_tensors(tensors)
+            self.optimizer.load_by_parameter(other.by_parameter(), tensors["adam.step"])
 
     def _extend(self, before: Budget) -> None:
         """Give the resumed run another budget than it had ``before``.
@@ -491,9 +580,17 @@ class Trainer:
 
 
 def score_part(
-    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+    model: LanguageModel,
+    dataset: Dataset,
+    seq_len: int,
+    workers: Workers | None = None,
+    world: World | None = None,
 ) -> Score:
-    """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
+    """Score `EVAL_TOKENS` tokens of the validation text, in training's precision.
+
+    Args:
+        world: processes that score a part each; all get the score of one, bit for bit.
+    """
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
         model,
@@ -501,7 +598,7 @@ def score_part(
         lengths,
         seq_len=seq_len,
         max_tokens=EVAL_TOKENS,
-        workers=workers,
+        run=partial((world or World()).map, workers or Workers()),
     )
 
 
