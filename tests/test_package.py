@@ -91,7 +91,7 @@ def test_every_import_is_declared() -> None:
     looks for before. In a function: a dependency or an extra."""
     required = requirement_names(PROJECT["dependencies"])
     optional = requirement_names(
-        [name for extra in ("hub", "peers", "llama", "clients") for name in EXTRAS[extra]]
+        [name for extra in ("hub", "peers", "remote", "llama", "clients") for name in EXTRAS[extra]]
     )
     server = requirement_names(EXTRAS["serve"])
     distributions = packages_distributions()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itera_lite.commands.options import WorkerCount
-from itera_lite.quantities import check_numbers
+from itera_lite.quantities import check_numbers, whole_number
 
 REPEATS = 3
 
@@ -32,12 +32,12 @@ def bench_data(
         ``peak_rss_bytes``.
     """
     from itera_lite.bench.preparing import measure_preparing
-    from itera_lite.data.tokenizer import check_vocab_size
+    from itera_lite.data.tokenizer import MAX_VOCAB, MIN_VOCAB
     from itera_lite.stats.samples import Stat
     from itera_lite.terminal import table
 
     check_numbers(workers=workers, repeats=repeats)
-    check_vocab_size(vocab_size)
+    whole_number("vocab_size", vocab_size, least=MIN_VOCAB, most=MAX_VOCAB)
     ours, alone = measure_preparing(data, vocab_size, workers, repeats)
     rows, result = [], {}
     for name, title, samples in (

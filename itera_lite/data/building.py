@@ -349,32 +349,15 @@ class Build:
             if number < first + spool.n_documents:
                 break
             first += spool.n_documents
-        length = int(spool.documents(number - first, 1)["bytes"][0])
-
-        def pieces() -> Iterator[bytes]:
-            for chunk in range(len(spool.chunks)):
-                begin, end = spool.span(chunk)
-                if begin <= number - first < end:
-                    for piece in spool.pieces(chunk):
-                        if piece.document == number - first:
-                            yield piece.text
-
+        paths = [self.folder / name for name in ("cut-train", "cut-valid")]
         try:
-            cut = cut_place(length, pieces())
+            list(self._processes.map(cut_document, [(spool.path, number - first, *paths)]))
         except DataError as error:
             raise DataError("; ".join([str(error), *self.places.notes])) from None
-        writers = [SpoolWriter(self.folder / name) for name in ("cut-train", "cut-valid")]
-        for text in pieces():
-            writers[0].add(text[:cut], False)
-            writers[1].add(text[cut:], False)
-            cut = max(0, cut - len(text))
-        for writer in writers:
-            writer.add(b"", True)
-            writer.close()
         others = [
             part for part in self.parts if part[0] not in (None, "train") and part[1].n_documents
         ]
-        cuts = [Spool(writer.path) for writer in writers]
+        cuts = [Spool(path) for path in paths]
         self.parts = [("train", cuts[0]), ("valid", cuts[1]), *others]
         old, splits = self.places, self.places.splits
         places = Places(self.folder / "places-cut", splits, notes=[*old.notes, ONE_DOCUMENT])
@@ -561,6 +544,37 @@ def read_part(folder: Path, number: int, files: Sequence[TextFile], options: Any
         writer.abandon()
     progress.unlink(missing_ok=True)
     write_json(path.with_suffix(".json"), {"repairs": dataclasses.asdict(repairs)})
+
+
+def cut_document(spooled: Path, document: int, train: Path, valid: Path) -> None:
+    """Cut a document of a part in two parts of their own.
+
+    Raises:
+        DataError: it is too short.
+    """
+    spool = Spool(spooled)
+
+    def pieces() -> Iterator[bytes]:
+        for chunk in range(len(spool.chunks)):
+            begin, end = spool.span(chunk)
+            if begin <= document < end:
+                for piece in spool.pieces(chunk):
+                    if piece.document == document:
+                        yield piece.text
+
+    cut = cut_place(int(spool.documents(document, 1)["bytes"][0]), pieces())
+    first, last = SpoolWriter(train), SpoolWriter(valid)
+    try:
+        for text in pieces():
+            first.add(text[:cut], False)
+            last.add(text[cut:], False)
+            cut = max(0, cut - len(text))
+        for writer in (first, last):
+            writer.add(b"", True)
+            writer.close()
+    finally:
+        first.abandon()
+        last.abandon()
 
 
 def cut_part(

@@ -6,6 +6,7 @@ in this one. They end when this one ends, whatever ends it.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -26,7 +27,9 @@ T = TypeVar("T")
 
 WATCH_SECONDS = 0.3  # between two looks at work that goes on
 PROCESS_BYTES = 300_000_000  # memory of a process that prepares text, at most; see docs/data.md
+MAPPED_BYTES = 1 << 20  # blocks of memory from this size on are returned when they are free
 WORTH_BYTES = 16_000_000  # of text for each process: its start takes as long as some megabytes
+_M_MMAP_THRESHOLD = -3  # of <malloc.h>
 
 
 def usable_cores() -> int:
@@ -39,7 +42,7 @@ class Interrupted(DataError):
 
 
 class Processes:
-    """A number of processes; with one, the calling process does all itself.
+    """A number of processes. What one of them would do at once, the calling process does itself.
 
     Use it in a ``with`` block: leaving it ends the processes at once, whatever they do.
 
@@ -50,6 +53,7 @@ class Processes:
     def __init__(self, count: int | None = None) -> None:
         self._asked = count is not None
         self.count = count or 1
+        self._small = True
         self._executor: ProcessPoolExecutor | None = None
         self._pipe: tuple[Connection, Connection] | None = None
 
@@ -68,6 +72,7 @@ class Processes:
     def settle(self, n_bytes: int) -> None:
         """Take one process a core for so much text, as far as the memory allows, unless a number
         was asked for."""
+        self._small = n_bytes < 2 * WORTH_BYTES
         if not self._asked:
             most = min(usable_cores(), _free_memory() // PROCESS_BYTES, n_bytes // WORTH_BYTES)
             self.count = max(1, most)
@@ -91,7 +96,7 @@ class Processes:
             IteraError: what a task raised; of several, the first task's.
             Interrupted: a process was killed.
         """
-        if self.count == 1:
+        if self.count == 1 and self._small:
             for task in tasks:
                 yield work(*task)
             return
@@ -117,7 +122,7 @@ class Processes:
             context = multiprocessing.get_context("spawn")
             self._pipe = context.Pipe(duplex=False)
             self._executor = ProcessPoolExecutor(
-                self.count, context, initializer=_begin, initargs=(self._pipe[0],)
+                self.count, context, initializer=_begin, initargs=(self._pipe[0], self.count > 1)
             )
         return self._executor
 
@@ -159,10 +164,14 @@ def _result(future: Future[Any], watch: Callable[[], object]) -> Any:
     return found
 
 
-def _begin(life: Connection) -> None:
+def _begin(life: Connection, others: bool) -> None:
     """Prepare a new process: Ctrl-C is for its parent, and it ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process is one core's
+    if others:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a process is one core's
+    with suppress(OSError, AttributeError):  # another C library than glibc
+        # Return large blocks to the system: between small ones, they would add up.
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
     def end() -> None:
         with suppress(EOFError, OSError):

@@ -120,12 +120,13 @@ def _system(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     try:
         import fsspec
+        from fsspec.registry import known_implementations
     except ImportError as error:
         raise MissingExtra("fsspec", "remote", f"Reading {url}") from error
     try:
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        known = fsspec.registry.known_implementations.get(protocol, {})
+        known = known_implementations.get(protocol, {})
         package = str(known.get("class", "")).partition(".")[0]
         advice = f"pip install {package}" if package not in ("", "fsspec") else str(error)
         raise DataError(

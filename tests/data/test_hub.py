@@ -61,6 +61,7 @@ def test_choice_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
         "a/train-1.csv",
     ]
     assert choose_files(only, HubSet("o/n", "a/train-1.csv")) == (["a/train-1.csv"], [])
+    del only["a/valid.jsonl"]
     assert "such as with 'hf:o/n/a/*'" in choose_files(only, HubSet("o/n", "a"))[1][0]
     with pytest.raises(DataError, match=r"several sets: a, b\. Name one: hf:o/n/a"):
         choose_files({"b/train.csv": 1, "a/train.csv": 1}, wanted)

@@ -16,6 +16,7 @@ from itera_lite.data.corpus import load_documents, locate
 from itera_lite.data.prepare import prepare
 from itera_lite.data.remote import RemoteFile
 from itera_lite.errors import DataError, MissingExtra
+from tests.train.small import make_small
 
 fsspec = pytest.importorskip("fsspec")
 
@@ -160,8 +161,9 @@ def test_training_from_a_url(
     memory: dict[str, bytes], cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["--model", "itera", "--config", "pico", "--tokens", "2000", "--vocab-size", "256"]
-    options = ["--batch-size", "2", "--seq-len", "32", "--workers", "1"]
+    make_small(monkeypatch)
+    arguments = ["--model", "transformer", "--tokens", "500", "--vocab-size", "256"]
+    options = ["--batch-size", "2", "--seq-len", "16", "--workers", "1"]
     assert main(["train", "memory://set", *arguments, *options]) == 0
     assert list(tmp_path.glob("checkpoints/*/model.safetensors"))
 
