@@ -48,7 +48,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "generate": ("itera_lite.commands.generate:generate", "Write text with a model."),
     "score": (
         "itera_lite.commands.score:score_lines",
-        "Score each line of a file: bits per byte and perplexity.",
+        "Score each line of a file, or a corpus of files: bits per byte and perplexity.",
     ),
     "serve": (
         "itera_lite.commands.serve:serve",
@@ -78,6 +78,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench complete": (
         "itera_lite.commands.bench_complete:bench_complete",
         "Measure how many keystrokes a model's completions save on held-out text.",
+    ),
+    "bench filter": (
+        "itera_lite.commands.bench_filter:bench_filter",
+        "Measure how well models separate clean text from bad, beside KenLM.",
     ),
     "bench playground": (
         "itera_lite.commands.bench_playground:bench_playground",

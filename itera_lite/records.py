@@ -942,6 +942,104 @@ class BrowserDecoding(Measured, tag="browser_decoding"):
     repeated_rounds: int = 0
 
 
+# --- Filtering: filter.json -----------------------------------------------------------------------
+
+
+class FilterSetting(Part):
+    """A kind of bad lines; ``label``: what is bad about them; ``lines``: pairs of a clean and a
+    bad one."""
+
+    name: str
+    label: str
+    lines: PositiveInt
+
+
+class FilterSeparation(Part):
+    """How well a scorer separates a setting's clean lines from its bad ones.
+
+    Attributes:
+        setting: its name.
+        auc: by the scorer's statistic, with its bootstrap interval.
+        usual_auc: by the statistic that such a scorer usually has.
+        lead: the AUC less that of the peer, with the interval of the difference; None for the
+            peer itself.
+        winner: by that interval; None where it holds 0, or there is no difference to judge.
+    """
+
+    setting: str
+    auc: float
+    low: float
+    high: float
+    usual_auc: float
+    lead: float | None = None
+    lead_low: float | None = None
+    lead_high: float | None = None
+    winner: Literal["ours", "peer"] | None = None
+
+
+class FilterScorer(Part):
+    """Who scored lines.
+
+    Attributes:
+        how: it works, in words.
+        statistic: of a line's surprise; of those that were tried, the one that separates best on
+            other lines, on average over the settings.
+        usual: the statistic that such a scorer usually has.
+        mean_auc: on those other lines, of each statistic that was tried.
+        mb_per_second: of text, by the CPU time of one thread; a sample a round.
+        words_mb_per_second: the same without the time to find the words, of a scorer of words.
+        params, unit: of a model; ``unit``: that it was trained on, None where it isn't known.
+    """
+
+    name: str
+    kind: Literal["model", "contrast", "kenlm", "ngram"]
+    how: str
+    statistic: str
+    usual: str
+    mean_auc: dict[str, float]
+    separations: list[FilterSeparation]
+    mb_per_second: Stat
+    words_mb_per_second: Stat | None = None
+    params: int | None = None
+    unit: Unit | None = None
+
+
+class Filtering(Measured, tag="filter"):
+    """How well models and n-grams of the same text separate clean lines from bad ones: filter.json.
+
+    Attributes:
+        source: name of the set; ``split``: the part of it that the clean lines are of.
+        unit: that a line is.
+        lines: that were judged, ``bytes`` of them; ``chosen_on``: others, which chose the
+            statistics.
+        in_training: lines of the split that were left out, for the training text has them too.
+        train_lines, train_bytes: of the training text, which the n-grams counted.
+        ngram_bytes: of it that the byte n-gram counted.
+        peer: name of the scorer that ours are compared with.
+        without_kenlm: why KenLM isn't among the scorers; empty where it is.
+        resamples: of the bootstrap.
+        repeated_rounds: see `Benchmark`.
+    """
+
+    source: str
+    split: str
+    unit: Unit
+    lines: PositiveInt
+    bytes: PositiveInt
+    chosen_on: PositiveInt
+    in_training: int
+    train_lines: PositiveInt
+    train_bytes: PositiveInt
+    ngram_bytes: PositiveInt
+    peer: str
+    settings: list[FilterSetting]
+    scorers: list[FilterScorer]
+    resamples: PositiveInt
+    without_kenlm: str = ""
+    targets: list[Target] = []
+    repeated_rounds: int = 0
+
+
 # --- Studies: ladder.json, seeds.json, NAME_comparison.json --------------------------------------
 
 

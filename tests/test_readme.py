@@ -48,6 +48,7 @@ NOT_RUN = {  # commands, and why
     "itera check checkpoints/stories": "of what `itera pull` fetches",
     "itera pull": "fetches from the Hub; tests/hub fetches from a stand-in",
     "itera push": "sends to the Hub; tests/hub sends to a stand-in",
+    "itera bench filter": "takes minutes; tests/bench/test_filter.py measures so",
     "itera bench serve": "takes minutes; tests/bench/test_serving.py measures so",
     "itera serve": "runs until it is stopped; tests/serve starts it",
     "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",

@@ -17,6 +17,7 @@ from itera_lite.files import write_text
 from itera_lite.model.cost import cost
 from itera_lite.records import (
     BrowserDecoding,
+    Filtering,
     Keystrokes,
     Quantization,
     ServerLoad,
@@ -24,6 +25,7 @@ from itera_lite.records import (
     SpeedRatio,
     TeacherComparison,
 )
+from itera_lite.report.filter import filter_notes, filter_rows
 from itera_lite.report.ladder import CPU, findings, rungs_table
 from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.results import ModelResults, Results, load_results
@@ -284,6 +286,15 @@ def applications_table(results: Results) -> str:
     return table(["", "Itera-Lite", "compared with", ""], rows, "lrrl")
 
 
+def filter_table(results: Results) -> str:
+    """AUC and speed of the scorers of `itera bench filter`, then what must be known of them."""
+    record = Filtering.read(results.folder / "filter.json")
+    header, rows = filter_rows(record)
+    cells = [[escape(cell) for cell in row] for row in rows]
+    notes = "\n".join(f"- {escape(note)}" for note in filter_notes(record))
+    return paragraphs(table(header, cells, "l" + "r" * (len(header) - 1)), notes)
+
+
 def _judged(target: Target) -> str:
     """What was found, what was wanted, and the verdict."""
     _, found, wanted, verdict = target.cells
@@ -301,6 +312,7 @@ TABLES = {
     "seeds": all_seeds_table,
     "training": training_table,
     "engine": engine_table,
+    "filter": filter_table,
     "ladder": ladder_table,
     "rounding": rounding_table,
     "teachers": teachers_table,

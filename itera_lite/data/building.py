@@ -2,9 +2,9 @@
 
 The steps, each of which leaves a file when it is done:
 
-1. *Read*: processes read the files of the set, a part each (`Part`), into a `Spool` on disk.
+1. *Read*: processes read the files of the set, a part each, into a `Spool` on disk.
 2. *Divide*: `place` gives each document its split, or drops it. Where units are asked for, each
-   document is then cut into them.
+   document is then cut into them, and a process a split mixes them.
 3. *Learn*: the tokenizer is trained on a sample, unless one is given.
 4. *Tokenise*: processes encode chunks of the spool; this process writes the tokens in order.
 
@@ -24,26 +24,31 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from tqdm import tqdm
 
 from itera_lite.config import Unit
-from itera_lite.data.contents import Contents
-from itera_lite.data.corpus import Source, TextFile, fetched, shown, size_of, with_notes
+from itera_lite.data.corpus import Source, TextFile, size_of, with_notes
 from itera_lite.data.hub import HubFile
-from itera_lite.data.places import DROPPED, Places, cut_place, place
+from itera_lite.data.parts import (
+    cut_document,
+    cut_part,
+    encode_chunk,
+    forget,
+    mix_split,
+    read_part,
+)
+from itera_lite.data.places import Places, place
 from itera_lite.data.processes import Interrupted, Processes
-from itera_lite.data.readers import stream_documents
 from itera_lite.data.remote import RemoteFile
-from itera_lite.data.repairs import Repairs, Tally
+from itera_lite.data.repairs import Repairs
 from itera_lite.data.split import ONE_DOCUMENT
 from itera_lite.data.spool import Piece, Spool, SpoolWriter
 from itera_lite.data.tokenizer import TRAINING_SAMPLE_BYTES, Tokenizer, sample_spans
-from itera_lite.data.units import split_units
 from itera_lite.errors import DataError, TextTooSmall
 from itera_lite.files import write_json
 
@@ -52,7 +57,6 @@ KEPT_BYTES = 16_000_000  # of deflated text: less is read again after an error
 SAVE_SECONDS = 1.0  # of tokenising that may have to be done again after a kill
 TEXT_SHARE = 0.35  # of the text on disk when deflated, at least; for the first estimate
 _BAR_DELAY = 1.0  # seconds before a progress bar appears
-_UNIT_BYTES = 1 << 20  # of a long document that is cut into units at a time
 
 
 class Build:
@@ -136,7 +140,7 @@ class Build:
                         framed.append(piece.text)
                     alone.update(b"".join(texts))
                     whole.update(b"".join(framed))
-                    bar.update(_text_bytes(spool, chunk))
+                    bar.update(spool.text_bytes(chunk))
                 splits[split] = alone.hexdigest()
         write_json(path, {"whole": whole.hexdigest(), "splits": splits})
         return whole.hexdigest(), splits
@@ -208,14 +212,13 @@ class Build:
     def _tokenise(
         self, out: Path, dtype: np.dtype[Any], state: dict[str, Any], files: list[Any], path: Path
     ) -> None:
-        _spool.cache_clear()
-        _tokenizer.cache_clear()
+        forget()
         chunks = list(self._chunks())
         tasks = [
             (spool.path, chunk, self.places.path, start, len(files), out, dtype.str)
             for spool, chunk, start in chunks
         ]
-        sizes = [_text_bytes(spool, chunk) for spool, chunk, _ in chunks]
+        sizes = [spool.text_bytes(chunk) for spool, chunk, _ in chunks]
         done = state["chunks"]
 
         def save() -> None:
@@ -371,36 +374,39 @@ class Build:
         self.places = places
 
     def _cut_into_units(self, unit: Unit) -> None:
-        """Make each unit of the documents a document."""
-        starts = self._starts()
-        splits = self.places.splits
-        tasks = [
-            (self.folder, n, spool.path, self.places.path, starts[n], len(splits), unit)
+        """Make each unit of the documents a document, in mixed order."""
+        starts, splits = self._starts(), self.places.splits
+        paths = [self.folder / f"units-{number:06}" for number in range(len(self.parts))]
+        cuts: list[tuple[Any, ...]] = [
+            (self.folder, n, spool.path, self.places.path, starts[n], unit)
             for n, (_, spool) in enumerate(self.parts)
+            if _read(paths[n].with_suffix(".json")) is None
         ]
-        records = [self.folder / f"units-{number:06}.json" for number in range(len(tasks))]
-        todo = [task for task, record in zip(tasks, records, strict=True) if _read(record) is None]
-        with progress_bar(f"finding {unit}s", len(tasks), self._quiet, unit=" files") as bar:
-            bar.update(len(tasks) - len(todo))
-            for _ in self._processes.map(cut_part, todo):
+        mixes: list[tuple[Any, ...]] = [
+            (self.folder, index, paths)
+            for index in range(len(splits))
+            if _read(self.folder / f"mixed-{index}.json") is None
+        ]
+        title = f"finding the {unit}s of {self.name}"
+        with progress_bar(title, len(cuts) + len(mixes), self._quiet, unit=" steps") as bar:
+            for _ in self._processes.map(cut_part, cuts):
                 bar.update(1)
-        places = Places(self.folder / "places-units", splits, notes=self.places.notes)
-        places.documents, places.bytes = [0] * len(splits), [0] * len(splits)
-        parts: list[tuple[str | None, Spool]] = []
+            for _ in self._processes.map(mix_split, mixes):
+                bar.update(1)
+        places = Places(self.folder / "places-mixed", splits, notes=self.places.notes)
+        self.parts = []
         with open(places.path, "wb") as file:
-            for number, (split, _) in enumerate(self.parts):
-                path = self.folder / f"units-{number:06}"
-                parts.append((split, Spool(path)))
-                with open(path.with_suffix(".places"), "rb") as own:
-                    shutil.copyfileobj(own, file)
-                found = _read(records[number])
-                for index in range(len(splits)):
-                    places.documents[index] += found["documents"][index]
-                    places.bytes[index] += found["bytes"][index]
-        for split, count in zip(splits, places.documents, strict=True):
-            if not count:
-                raise DataError(f"{self._source.name}: the split '{split}' has no {unit} with text")
-        self.parts, self.places = parts, places
+            for index, split in enumerate(splits):
+                found = _read(self.folder / f"mixed-{index}.json")
+                if not found["documents"]:
+                    raise DataError(f"{self.name}: the split '{split}' has no {unit} with text")
+                places.documents.append(found["documents"])
+                places.bytes.append(found["bytes"])
+                self.parts.append((split, Spool(self.folder / f"mixed-{index}")))
+                file.write(bytes([index]) * found["documents"])
+        for path in paths:
+            path.with_suffix(".text").unlink(missing_ok=True)
+        self.places = places
 
     def _starts(self) -> list[int]:
         """The number of each part's first document in the whole set."""
@@ -416,7 +422,7 @@ class Build:
             start += spool.n_documents
 
     def _text_bytes(self) -> int:
-        return sum(_text_bytes(spool, chunk) for spool, chunk, _ in self._chunks())
+        return sum(spool.text_bytes(chunk) for spool, chunk, _ in self._chunks())
 
     def _pieces_of(
         self, spool: Spool, chunk: int, start: int, index: int
@@ -520,165 +526,6 @@ def progress_bar(what: str, total: int, quiet: bool, before: int = 0, unit: str 
     )
 
 
-def read_part(folder: Path, number: int, files: Sequence[TextFile], options: Any) -> None:
-    """Read some files into a part of the spool; its record is written last."""
-    path = folder / f"part-{number:06}"
-    progress = path.with_suffix(".progress")
-    repairs, done = Repairs(), 0
-    contents: Contents | None = None
-
-    def tell() -> None:
-        progress.write_text(str(done + (contents.position if contents is not None else 0)))
-
-    writer = SpoolWriter(path, tell)
-    try:
-        for _, _, where in files:
-            with fetched(where, folder) as file:
-                contents = Contents(file, shown(where))
-                for text, ends in stream_documents(contents, repairs, **options):
-                    writer.add(text, ends)
-                contents = None
-            done += size_of(where)
-        writer.close()
-    finally:
-        writer.abandon()
-    progress.unlink(missing_ok=True)
-    write_json(path.with_suffix(".json"), {"repairs": dataclasses.asdict(repairs)})
-
-
-def cut_document(spooled: Path, document: int, train: Path, valid: Path) -> None:
-    """Cut a document of a part in two parts of their own.
-
-    Raises:
-        DataError: it is too short.
-    """
-    spool = Spool(spooled)
-
-    def pieces() -> Iterator[bytes]:
-        for chunk in range(len(spool.chunks)):
-            begin, end = spool.span(chunk)
-            if begin <= document < end:
-                for piece in spool.pieces(chunk):
-                    if piece.document == document:
-                        yield piece.text
-
-    cut = cut_place(int(spool.documents(document, 1)["bytes"][0]), pieces())
-    first, last = SpoolWriter(train), SpoolWriter(valid)
-    try:
-        for text in pieces():
-            first.add(text[:cut], False)
-            last.add(text[cut:], False)
-            cut = max(0, cut - len(text))
-        for writer in (first, last):
-            writer.add(b"", True)
-            writer.close()
-    finally:
-        first.abandon()
-        last.abandon()
-
-
-def cut_part(
-    folder: Path, number: int, spooled: Path, places: Path, start: int, n_splits: int, unit: Unit
-) -> None:
-    """Write the units of a part's documents as documents, with their places; the record last.
-
-    Args:
-        folder: for the new part.
-        number: of the part.
-        spooled: the part; its text is removed.
-        places: the file of the documents' splits.
-        start: number of the part's first document in the whole set.
-        n_splits: number of splits.
-        unit: what is cut.
-    """
-    path = folder / f"units-{number:06}"
-    spool, writer = Spool(spooled), SpoolWriter(path)
-    own = Places(places, []).of(start, spool.n_documents).tolist()
-    documents, n_bytes = [0] * n_splits, [0] * n_splits
-    try:
-        with open(path.with_suffix(".places"), "wb") as file:
-
-            def add(text: bytes, split: int) -> None:
-                for found in split_units([text], unit):
-                    writer.add(found, True)
-                    file.write(bytes([split]))
-                    documents[split] += 1
-                    n_bytes[split] += len(found)
-
-            begun = b""
-            for chunk in range(len(spool.chunks)):
-                for piece in spool.pieces(chunk):
-                    split = own[piece.document]
-                    if split == DROPPED:
-                        continue
-                    begun += piece.text
-                    if piece.ends:
-                        add(begun, split)
-                        begun = b""
-                    elif len(begun) >= _UNIT_BYTES:
-                        cut = unit_border(begun, unit)
-                        add(begun[:cut], split)
-                        begun = begun[cut:]
-        writer.close()
-    finally:
-        writer.abandon()
-    write_json(path.with_suffix(".json"), {"documents": documents, "bytes": n_bytes})
-    spooled.with_suffix(".text").unlink(missing_ok=True)
-
-
-def unit_border(text: bytes, unit: Unit) -> int:
-    """The last place where a text can be cut without changing its units; 0 where there is none."""
-    borders = (b"\n",) if unit == "line" else (b"\n\n", b"\n\r\n")
-    found = [(text.rfind(border), len(border)) for border in borders]
-    return max((at + size for at, size in found if at >= 0), default=0)
-
-
-def encode_chunk(
-    spooled: Path, chunk: int, places: Path, start: int, n_splits: int, tokenizer: Path, dtype: str
-) -> list[bytes]:
-    """The tokens of a chunk in each split, as they are stored.
-
-    Args:
-        spooled: the part.
-        chunk: its number in the part.
-        places: the file of the documents' splits.
-        start: number of the part's first document in the whole set.
-        n_splits: number of splits.
-        tokenizer: the tokenizer's folder.
-        dtype: of a token.
-    """
-    spool = _spool(spooled)
-    first, end = spool.span(chunk)
-    own = Places(places, []).of(start + first, end - first).tolist()
-    texts: list[list[bytes]] = [[] for _ in range(n_splits)]
-    ends: list[list[bool]] = [[] for _ in range(n_splits)]
-    for piece in spool.pieces(chunk):
-        split = own[piece.document - first]
-        if split != DROPPED:
-            texts[split].append(piece.text)
-            ends[split].append(piece.ends)
-    encoder = _tokenizer(tokenizer)
-    return [
-        b"".join(part.astype(dtype).tobytes() for part in encoder.encode_stream(*split))
-        for split in zip(texts, ends, strict=True)
-    ]
-
-
-@lru_cache(maxsize=1)
-def _spool(path: Path) -> Spool:
-    return Spool(path)
-
-
-@lru_cache(maxsize=1)
-def _tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.load(folder)
-
-
-def _text_bytes(spool: Spool, chunk: int) -> int:
-    row = spool.chunks[chunk]
-    return int(row["size"]) - 8 * int(row["pieces"])
-
-
 def _parts(files: Sequence[TextFile]) -> list[tuple[TextFile, ...]]:
     """The files in groups that are read together: of one split, up to `PART_BYTES`."""
     parts: list[list[TextFile]] = []
@@ -694,8 +541,7 @@ def _parts(files: Sequence[TextFile]) -> list[tuple[TextFile, ...]]:
 
 
 def _repairs_from(record: dict[str, Any]) -> Repairs:
-    values = {k: Tally(**v) if isinstance(v, dict) else v for k, v in record.items()}
-    return Repairs(**values)
+    return msgspec.convert(record, Repairs)
 
 
 def _read(path: Path) -> Any:

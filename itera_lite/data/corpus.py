@@ -31,7 +31,7 @@ from itera_lite.data.folder import list_folder
 from itera_lite.data.remote import RemoteFile, is_url, list_remote
 from itera_lite.data.repairs import Repairs, Tally, first_few, printable
 from itera_lite.data.split import divide
-from itera_lite.data.units import split_units
+from itera_lite.data.units import mixed, split_units
 from itera_lite.errors import DataError
 from itera_lite.files import cache_folder, expand_home
 
@@ -74,7 +74,7 @@ class Corpus:
     notes: list[str] = field(default_factory=list)
 
     def in_units(self, unit: Unit) -> Corpus:
-        """The set with each unit of its documents as a document, in their order.
+        """The set with each unit of its documents as a document, in mixed order.
 
         Copies were dropped and the split was made before, by document: the units of a document are
         all in one split.
@@ -84,7 +84,9 @@ class Corpus:
         """
         if unit == "document":
             return self
-        splits = {split: list(split_units(texts, unit)) for split, texts in self.splits.items()}
+        splits = {
+            split: list(mixed(split_units(texts, unit))) for split, texts in self.splits.items()
+        }
         for split, texts in splits.items():
             if not texts:
                 raise DataError(f"{self.name}: the split '{split}' has no {unit} with text")

@@ -80,15 +80,23 @@ class HubFile:
         """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-        known = {"repo_type": "dataset", "revision": self.revision}
         with ExitStack() as stack:
             try:
-                found = try_to_load_from_cache(self.repository, self.path, **known)
+                found = try_to_load_from_cache(
+                    self.repository, self.path, revision=self.revision, repo_type="dataset"
+                )
                 if not isinstance(found, str):
+                    own = None
                     if not self.keep:
-                        own = tempfile.TemporaryDirectory(prefix="hub-", dir=folder)
-                        known["local_dir"] = stack.enter_context(own)
-                    found = hf_hub_download(self.repository, self.path, **known)
+                        temporary = tempfile.TemporaryDirectory(prefix="hub-", dir=folder)
+                        own = stack.enter_context(temporary)
+                    found = hf_hub_download(
+                        self.repository,
+                        self.path,
+                        revision=self.revision,
+                        repo_type="dataset",
+                        local_dir=own,
+                    )
             except Exception as error:  # the client raises its own, the network's and the system's
                 raise DataError(f"{_unfetched(self.repository, error)}. {self.advice}") from error
             yield Path(found)

@@ -1,7 +1,8 @@
 """Reads documents, a line each, from files of any size: plain text or JSON lines, also compressed.
 
 `itera score` reads its input so, a line at a time, and writes back the fields of each line as they
-were. `itera_lite.data.tables` reads whole tables for training.
+were. `itera_lite.data.rows` reads CSV and Parquet for it; `itera_lite.data.tables` reads whole
+tables for training.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from itera_lite.data.compression import decompressed, uncompressed_name
 from itera_lite.data.repairs import without_surrogates
 from itera_lite.errors import DataError, UsageError
 
-KINDS = {".txt": "text", ".jsonl": "jsonl"}
+KINDS = {".txt": "text", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -45,9 +46,9 @@ class LineReader:
     """Reads documents one by one; blank lines are left out.
 
     Args:
-        path: ``.txt`` (a document a line) or ``.jsonl`` (an object a line), also with ``.gz`` or
-            ``.zst``; ``-`` is standard input, JSON lines if its first line begins with ``{``. A
-            pipe with another name is read like standard input.
+        path: ``.txt`` (a document a line) or ``.jsonl``, ``.ndjson``, ``.json`` (an object a
+            line), also with ``.gz`` or ``.zst``; ``-`` is standard input, JSON lines if its first
+            line begins with ``{``. A pipe with another name is read like standard input.
         text_field: field of an object that holds the text.
         keep_text: leave the text in `Line.fields`.
         reserved: names of the results' fields, which a line mustn't have.
@@ -81,6 +82,11 @@ class LineReader:
         except OSError as error:
             raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is plain text; on standard input and pipes, after the first line."""
+        return self._kind == "text"
+
     def is_file(self, other: os.stat_result) -> bool:
         """Whether the input is this regular file, under whatever name."""
         if not stat.S_ISREG(other.st_mode):
@@ -106,9 +112,18 @@ class LineReader:
         """
         with self._open() as file:
             for number, raw in enumerate(file, 1):
-                text = self._decode(raw, number)
-                if text.strip():
-                    yield self._line(text, number)
+                line = self.parse(raw, number)
+                if line is not None:
+                    yield line
+
+    def parse(self, raw: bytes, number: int) -> Line | None:
+        """The document of one line; None where it is blank.
+
+        Raises:
+            DataError: the line isn't what it should be.
+        """
+        text = self._decode(raw, number)
+        return self._line(text, number) if text.strip() else None
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -274,7 +289,7 @@ def _kind(path: Path, pipe: bool) -> str | None:
     kind = KINDS.get(Path(uncompressed_name(path)).suffix)
     if kind is None and not pipe:
         raise UsageError(
-            f"'{path}': expected .txt (a document a line) or .jsonl (an object a line), also with "
-            ".gz or .zst, or - for standard input"
+            f"'{path}': expected .txt (a document a line), .jsonl (an object a line) or .csv, also "
+            "with .gz or .zst, or .parquet, or - for standard input"
         )
     return kind

@@ -161,6 +161,11 @@ class Spool:
         path = self.path.with_suffix(".documents")
         return np.fromfile(path, dtype=DOCUMENT, count=count, offset=start * DOCUMENT.itemsize)
 
+    def text_bytes(self, chunk: int) -> int:
+        """Bytes of text in a chunk."""
+        row = self.chunks[chunk]
+        return int(row["size"]) - 8 * int(row["pieces"])
+
     def span(self, chunk: int) -> tuple[int, int]:
         """(number of the first document that has a piece in a chunk, number after the last)."""
         first = int(self.chunks[chunk]["document"])

@@ -2,18 +2,19 @@
 
 A model judges best what it was trained on: one that is to score sentences is trained on sentences,
 each between two ``<|endoftext|>``. A unit keeps its exact bytes; only white space between two units
-is left out. Order and repeats stay.
+is left out. Repeats stay. The order is mixed (`mixed`): a model in training reads one unit after
+the other, and would learn to lean on the units before, which it hasn't when it scores one.
 
 - ``document``: the text as it was given.
 - ``paragraph``: what stands between blank lines.
 - ``line``: what ends with a line feed; blank lines are left out.
 - ``sentence``: a part of a paragraph that ends with one or more of ``. ! ? …``, closing quotes and
-  brackets after them, where white space follows and then no lower-case letter and none of
-  ``, ; : )``. A single point ends nothing after an abbreviation of `ABBREVIATIONS`, an initial
-  (``J. Smith``; ``I`` is a word), letters with points between (``U.S.``; but ``a.m.`` and ``p.m.``
-  may end a sentence), or, before a digit, after one of `BEFORE_NUMBERS`. The Chinese and Japanese
-  marks ``。！？`` end a sentence whatever follows. A part without a letter or digit is joined to
-  what follows. A single line break ends no sentence.
+  brackets after them, where white space follows and then no lower-case letter, none of ``, ; : )``
+  and no further mark. A single point ends nothing after an abbreviation of `ABBREVIATIONS`, an
+  initial (``J. Smith``; ``I`` is a word), letters with points between (``U.S.``; but ``a.m.`` and
+  ``p.m.`` may end a sentence), or, before a digit, after one of `BEFORE_NUMBERS`. The Chinese and
+  Japanese marks ``。！？`` end a sentence whatever follows. A part without a letter or digit is
+  joined to what follows. A single line break ends no sentence.
 
 The rule is here, in a page, and not a library's: prepared sets are cached by their text, so the
 same document must give the same units after every update of what is installed.
@@ -21,8 +22,10 @@ same document must give the same units after every update of what is installed.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import cast, get_args
 
 from itera_lite.config import Unit
@@ -30,6 +33,7 @@ from itera_lite.errors import UsageError
 
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
+MIXED = 2**17  # units
 ABBREVIATIONS = frozenset(
     "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Hon St Sr Jr Gen Col Lt Capt Sgt Maj Gov Sen Rep Pres "
     "Mt Ft vs viz cf approx".split()
@@ -46,7 +50,7 @@ _MARK = re.compile(
     rf"(?P<wide>(?<![。！？])[。！？]+[{_CLOSING}」』）]*)\s*"
     rf"|(?P<mark>(?<![.!?…])(?P<points>[.!?…]+)[{_CLOSING}]*)\s+"
 )
-_CONTINUES = frozenset(",;:)")
+_CONTINUES = frozenset(",;:).!?…")
 _DOTTED = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
 _VISIBLE = re.compile(r"[^\W_]")
 
@@ -74,6 +78,18 @@ def split_units(documents: Iterable[bytes], unit: Unit) -> Iterator[bytes]:
         text = document.decode("utf-8", "surrogateescape")
         for part in _SPLIT[unit](text):
             yield part.encode("utf-8", "surrogateescape")
+
+
+def mixed(units: Iterable[bytes]) -> Iterator[bytes]:
+    """The units in another order, always the same one: each block of `MIXED` is shuffled.
+
+    So neighbours are of different documents, and memory stays bounded.
+    """
+    rng = random.Random(0)
+    rest = iter(units)
+    while block := list(islice(rest, MIXED)):
+        rng.shuffle(block)
+        yield from block
 
 
 def _lines(text: str) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from itera_lite.engine.model import Model
@@ -67,8 +69,20 @@ def load_model(path: Path) -> Model:
         CheckpointError: a folder that is no checkpoint, or a damaged one.
         ExportError: a checkpoint of a family that the engine doesn't run.
     """
+    with engine_file(path) as file:
+        return _load_file(file)
+
+
+@contextmanager
+def engine_file(path: Path) -> Iterator[Path]:
+    """The file that the engine reads: that of a GGUF file, or a checkpoint's temporary one.
+
+    Raises:
+        CheckpointError, ExportError: as `load_model`.
+    """
     if not path.is_dir():
-        return _load_file(path)
+        yield path
+        return
     _check_readable(path)
     from itera_lite.checkpoint.folder import load_checkpoint
     from itera_lite.export.gguf import check_engine_runs, write_gguf
@@ -76,8 +90,7 @@ def load_model(path: Path) -> Model:
     model, tokenizer = load_checkpoint(path)
     check_engine_runs(path, model.config)
     with tempfile.TemporaryDirectory(prefix="itera-") as folder:
-        file = Path(folder) / "model.gguf"
-        return Model.load(write_gguf(path, model, tokenizer, "f32", file).path)
+        yield write_gguf(path, model, tokenizer, "f32", Path(folder) / "model.gguf").path
 
 
 def _load_file(path: Path) -> Model:

@@ -1,88 +1,135 @@
-"""Scores each line of a file, and writes it with its score as a JSON object a line."""
+"""Scores one file: each line is written with its score as a JSON object, as it is scored.
+
+The output may be a pipe or standard output, and one that is an uncompressed file can be resumed
+within the file. CSV and Parquet are written whole or not at all. `itera_lite.engine.score_corpus`
+scores many files.
+"""
 
 from __future__ import annotations
 
-import json
-import math
+import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
 from itera_lite.data.lines import Line, LineReader
-from itera_lite.engine.find import find_model, load_model
-from itera_lite.engine.results import TextScore
+from itera_lite.engine.score_fields import Fields
+from itera_lite.engine.score_formats import format_of, grouped, table_kind, unit_of
+from itera_lite.engine.score_jobs import copy_scored
 from itera_lite.engine.score_output import Output
 from itera_lite.engine.score_resume import Progress
-from itera_lite.errors import IteraError, ModelFileError, UsageError
+from itera_lite.engine.score_sample import (
+    Threshold,
+    find_threshold,
+    plan,
+    raise_first_error,
+    threshold_text,
+)
+from itera_lite.engine.score_tally import Tally
+from itera_lite.engine.scorer import Scorer, check_unit, quantity_of
+from itera_lite.errors import UsageError
+from itera_lite.files import check_output_file, exists, replacing
 
-ADDED = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")
 BATCH_BYTES = 1 << 16  # of text that is scored, then written, at a time; for each thread
-BATCH_LINES = 4096
 
 
-@dataclass
-class ScoredLines:
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be done, in one file or in many.
+
+    Attributes:
+        model: GGUF file or checkpoint folder; None: as `find_model` finds it.
+        bad: the second model of a contrast.
+        fields: what is written of a text.
+        max_bits: the highest score that is kept; ``keep``: the share of the texts that is kept
+            instead. None of both: all texts are.
+        window: tokens of context at most.
+        threads: that score, in all processes together.
+    """
+
+    model: Path | None = None
+    bad: Path | None = None
+    fields: Fields = field(default_factory=Fields)
+    max_bits: float | None = None
+    keep: float | None = None
+    window: int | None = None
+    threads: int = 1
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options that decide the results, by name."""
+        return {
+            "text_field": self.fields.text_field,
+            "text": self.fields.text,
+            "scores": self.fields.scores,
+            "prefix": self.fields.prefix,
+            "max_bits": self.max_bits,
+            "keep": None if self.keep is None else f"{100 * self.keep:g}%",
+            "window": self.window,
+        }
+
+
+@dataclass(kw_only=True)
+class ScoredLines(Tally):
     """What was scored in a run.
 
     Attributes:
-        model: the folder or file that scored.
-        lines: documents scored; ``kept``: of these, documents written.
-        bytes: of their text.
-        nats: minus the sum of all tokens' log-probabilities.
-        seconds: that it took.
+        model: the folder or file that scored; ``bad``: the second one of a contrast.
+        limit: the highest score that was kept; None: all were.
+        threshold: how the limit was found from a sample, where it was.
+        seconds: that the scoring took, without the sample.
+        threads: that scored.
         resumed_after: number of the line that an earlier run had done; 0 for none.
-        repaired: lines in which something wasn't UTF-8.
-        halves: texts with half of a surrogate pair, which no Unicode text has.
     """
 
     model: Path
-    lines: int = 0
-    kept: int = 0
-    bytes: int = 0
-    nats: float = 0.0
+    bad: Path | None = None
+    limit: float | None = None
+    threshold: Threshold | None = None
     seconds: float = 0.0
+    threads: int = 1
     resumed_after: int = 0
-    repaired: int = 0
-    halves: int = 0
 
     @property
-    def bits_per_byte(self) -> float:
-        """Of all documents together; 0 where there are none."""
-        return self.nats / math.log(2) / self.bytes if self.bytes else 0.0
+    def quantity(self) -> str:
+        """What the scores are."""
+        return quantity_of(self.bad is not None)
 
 
-def score_file(
-    file: Path,
-    checkpoint: Path | None,
-    output: Path | None,
-    *,
-    resume: bool,
-    text_field: str,
-    text: bool,
-    prefix: str,
-    max_bits: float | None,
-    window: int | None,
-    threads: int,
-) -> ScoredLines:
-    """Score every line of ``file``; the arguments are those of `itera score`.
+def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> ScoredLines:
+    """Score every line of ``file``, or every row.
+
+    Args:
+        file: plain text, JSON lines, CSV or Parquet; ``-`` is standard input.
+        output: file to write to; None is standard output.
+        task: what is to be done.
+        resume: go on after what the output holds.
 
     Raises:
         UsageError: a field has the name of a result, the output holds something else, or it
             can't be resumed.
         DataError: a line can't be used; what comes before it is written.
         CheckpointError, ModelFileError: there is no model, or it can't be used.
+        OutputError: the output can't be written.
     """
-    names = [prefix + name for name in ADDED]
-    if text_field in names:
+    if str(file) != "-" and table_kind(file):
+        return _score_table(file, output, task, resume)
+    fields = task.fields
+    reader = LineReader(file, fields.text_field, keep_text=fields.text, reserved=fields.names)
+    if task.keep is not None and reader.size is None:
         raise UsageError(
-            f"--text-field {text_field}: a result is written to a field of that name. Give the "
-            "results other names with --prefix, such as --prefix score_"
+            f"--keep reads a sample of the input first, and {reader.name} can be read only once: "
+            "give a file, or --max-bits"
         )
-    reader = LineReader(file, text_field, keep_text=text, reserved=names)
     out = Output(output, reader)
+    if resume and not fields.scores:
+        raise UsageError(
+            "--resume needs the results in the output, which --no-scores leaves out: leave out one "
+            "of the two, or name a folder with --output, where finished files are kept"
+        )
     if resume and not out.resumable:
         raise UsageError(
             f"--resume needs an output that is an uncompressed file, not {out.name}: name one with "
@@ -90,24 +137,29 @@ def score_file(
         )
     if not resume:
         out.refuse_content()
-    path = find_model(checkpoint)
-    model = load_model(path)
-
-    def score(lines: list[Line]) -> list[TextScore]:
-        return model.score([line.text for line in lines], window=window, threads=threads)
-
-    score([])  # a bad option shows before a file is made
+    scorer = _scorer(task, file)
     progress = None
     lines: Iterable[Line] = reader
-    scored = ScoredLines(path)
-    if out.resumable:
-        options = {"text_field": text_field, "text": text, "prefix": prefix}
-        options |= {"max_bits": max_bits, "window": window}
-        progress = Progress(out.path, options, path)
+    done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
+    if out.resumable and fields.scores:
+        models = [scorer.path] if scorer.bad is None else [scorer.path, scorer.bad]
+        progress = Progress(out.path, task.options, models)
         if resume:
             progress.look()
-        scored.resumed_after = progress.resumed_after
-        lines = progress.unwritten(reader, lambda line: _as_json(line, score([line])[0], prefix))
+        done.resumed_after = progress.resumed_after
+        lines = progress.unwritten(
+            reader, lambda line: fields.as_line(line, scorer.details([line.text])[0], is_text=False)
+        )
+    done.limit = task.max_bits
+    if task.keep is not None:
+        if progress is not None and progress.threshold is not None:
+            done.limit = progress.threshold
+        else:
+            done.threshold = _threshold(file, scorer, task)
+            done.limit = done.threshold.value
+            print(threshold_text(done.threshold, scorer), file=sys.stderr)
+        if progress is not None:
+            progress.threshold = done.limit
     begin = time.perf_counter()
     # No bar between the results on a terminal; else tqdm decides, with None, whether one is seen.
     hidden = True if out.on_terminal else None
@@ -115,58 +167,82 @@ def score_file(
         out.begin(progress),
         tqdm(total=reader.size, unit="B", unit_scale=True, disable=hidden) as bar,
     ):
-        for batch in _batches(lines, BATCH_BYTES * threads):
-            written = []
-            for line, result in zip(batch, score(batch), strict=True):
-                scored.lines += 1
-                scored.bytes += result.bytes
-                scored.nats += result.nats
-                if max_bits is None or (result.bytes and result.bits_per_byte <= max_bits):
-                    written.append(_as_json(line, result, prefix))
-            scored.kept += len(written)
+        for batch in grouped(lines, BATCH_BYTES * task.threads, lambda line: len(line.text)):
+            scored = scorer.details([line.text for line in batch])
+            for line, each in zip(batch, scored, strict=True):
+                fields.check(line.number, each)
+            written = [
+                fields.as_line(line, each, is_text=reader.is_text)
+                for line, each, kept in zip(
+                    batch, scored, done.add(scored, done.limit), strict=True
+                )
+                if kept
+            ]
             out.write(b"".join(written), batch[-1])
-            bar.update((reader.position() or scored.bytes) - bar.n)
+            bar.update((reader.position() or done.bytes) - bar.n)
         out.finish()
-    scored.seconds = time.perf_counter() - begin
-    scored.repaired, scored.halves = reader.repaired, reader.halves
-    return scored
+    done.seconds = time.perf_counter() - begin
+    done.repaired, done.halves = reader.repaired, reader.halves
+    return done
 
 
-def _as_json(line: Line, result: TextScore, prefix: str) -> bytes:
-    """A line of the output: the fields of the input's line, then the results."""
-    if not math.isfinite(result.nats):
-        raise ModelFileError(
-            f"the model gives line {line.number:,} no finite probability ({result.nats} nats): its "
-            "weights are damaged. Take another model"
+def _score_table(file: Path, output: Path | None, task: Task, resume: bool) -> ScoredLines:
+    """Score a CSV or Parquet file into another of its kind; arguments of `score_file`."""
+    kind = table_kind(file)
+    if resume:
+        raise UsageError(
+            f"--resume: '{file}' is a table, whose output is written whole or not at all. Leave "
+            "out --resume"
         )
-    values = (
-        *(line.number, result.bytes, result.tokens, result.nats),
-        None if result.bytes == 0 else result.bits_per_byte,
-        result.perplexity if math.isfinite(result.perplexity) else None,
-    )
-    fields = {prefix + name: value for name, value in zip(ADDED, values, strict=True)}
-    results = json.dumps(fields, ensure_ascii=False, allow_nan=False)
-    between = ", " if line.fields else ""
-    return f"{{{line.fields}{between}{results[1:]}\n".encode()
+    if output is None or str(output) == "-":
+        raise UsageError(
+            f"'{file}' is a table, whose output is another: name one that ends in {kind} with "
+            "--output"
+        )
+    if table_kind(output) != kind:
+        raise UsageError(
+            f"the output '{output}': expected a name that ends in {kind}, as that of '{file}'"
+        )
+    check_output_file(output)
+    if exists(output):
+        raise UsageError(f"the output '{output}' is there already: name another")
+    format = format_of(file, task.fields)
+    scorer = _scorer(task, file)
+    done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
+    done.limit = task.max_bits
+    if task.keep is not None:
+        done.threshold = _threshold(file, scorer, task)
+        done.limit = done.threshold.value
+        print(threshold_text(done.threshold, scorer), file=sys.stderr)
+    begin = time.perf_counter()
+    size = file.stat().st_size
+    with (
+        replacing(output) as temporary,
+        tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
+        format.writing(temporary, output) as write,
+    ):
+        for tally in copy_scored(format, write, scorer, done.limit):
+            done.update(tally)
+            bar.update(format.position() - bar.n)
+    done.seconds = time.perf_counter() - begin
+    return done
 
 
-def _batches(lines: Iterable[Line], size: int) -> Iterator[list[Line]]:
-    """Groups of about ``size`` bytes: a corpus of any length is never held as a whole.
+def _scorer(task: Task, file: Path) -> Scorer:
+    scorer = Scorer(task.model, bad=task.bad, window=task.window, threads=task.threads)
+    if str(file) != "-":
+        check_unit(scorer.unit, {unit_of(file)})
+    return scorer
 
-    Where a line is bad, those before it are given first, so that their results aren't lost.
-    """
-    batch: list[Line] = []
-    held = 0
-    try:
-        for line in lines:
-            batch.append(line)
-            held += len(line.text)
-            if held >= size or len(batch) == BATCH_LINES:
-                yield batch
-                batch, held = [], 0
-    except IteraError:
-        if batch:
-            yield batch
-        raise
-    if batch:
-        yield batch
+
+def _threshold(file: Path, scorer: Scorer, task: Task) -> Threshold:
+    """The threshold for ``task.keep``, by a sample of the file."""
+    assert task.keep is not None
+    jobs = plan([(file, file.stat().st_size)], task.fields)
+    with tqdm(total=file.stat().st_size, unit="B", unit_scale=True, disable=None) as bar:
+        bar.set_description("sample")
+        samples = [job.run(scorer, lambda at: bar.update(at - bar.n)) for job in jobs]
+    found = find_threshold(samples, task.keep)
+    if found is None:
+        raise_first_error(jobs)
+    return found

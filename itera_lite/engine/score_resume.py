@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from itera_lite.files import write_json
 
 TOLERANCE = 0.01  # relative difference of a line's nats between processors
 SAVE_SECONDS = 5.0  # between two writes of the record
-MEASURED = ("nats", "bits_per_byte", "perplexity")  # the fields that may differ between processors
+# The fields that may differ between processors
+MEASURED = ("nats", "bits_per_byte", "perplexity", "bad_bits_per_byte", "difference")
 
 Format = Callable[[Line], bytes]  # a line of the input -> the line of the output
 
@@ -32,11 +33,16 @@ class Progress:
     Args:
         path: the output.
         options: the options that decide the results, by name.
-        model: the folder or file that scores.
+        models: the folders or files that score.
+
+    Attributes:
+        threshold: of --keep, which a run that goes on takes from the record.
     """
 
-    def __init__(self, path: Path, options: dict[str, Any], model: Path) -> None:
-        self.path, self.options, self.model = path, options, _hash_of_model(model)
+    def __init__(self, path: Path, options: dict[str, Any], models: Sequence[Path]) -> None:
+        self.path, self.options = path, options
+        self.model = "-".join(map(hash_of_model, models))
+        self.threshold: float | None = None
         self.record = path.with_name(f".{path.name}.resume")
         self.resumed_after = 0  # number of the last line of the input that is done
         self.size = 0  # of the output when it was looked at
@@ -131,6 +137,8 @@ class Progress:
             self._read["size"] = self.path.stat().st_size
         self._saved = time.monotonic()
         record = {"options": self.options, "model": self.model, "read": self._read}
+        if self.threshold is not None:
+            record["threshold"] = self.threshold
         try:
             write_json(self.record, record)
         except OSError as error:
@@ -157,6 +165,8 @@ class Progress:
             options, model, read = made["options"], made["model"], made["read"]
             self._read = {"line": int(read["line"]), "sha256": str(read["sha256"])}
             self._read["size"] = int(read["size"])
+            if made.get("threshold") is not None:
+                self.threshold = float(made["threshold"])
             options.items()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise DataError(
@@ -166,8 +176,9 @@ class Progress:
         for name, value in self.options.items():
             if options.get(name) != value:
                 raise DataError(
-                    f"{self.path}: it was made with {_option(name, options.get(name))}, now it is "
-                    f"{_option(name, value)}. Resume with the same options, or name another output"
+                    f"{self.path}: it was made with {option_text(name, options.get(name))}, now it "
+                    f"is {option_text(name, value)}. Resume with the same options, or name another "
+                    "output"
                 )
         if model != self.model:
             raise DataError(
@@ -200,7 +211,7 @@ class Progress:
         )
 
 
-def _option(name: str, value: object) -> str:
+def option_text(name: str, value: object) -> str:
     option = f"--{name.replace('_', '-')}"
     if isinstance(value, bool):
         return option if value else f"--no-{name}"
@@ -222,17 +233,18 @@ def _begins(result: bytes, start: bytes, prefix: str) -> bool:
 def _close(old: bytes, again: bytes, prefix: str) -> bool:
     try:
         before, now = json.loads(old), json.loads(again)
-        pairs = [(before[prefix + name], now[prefix + name]) for name in MEASURED]
+        names = [name for name in MEASURED if prefix + name in now]
+        pairs = {name: (before[prefix + name], now[prefix + name]) for name in names}
     except (ValueError, KeyError, TypeError):
         return False
     if list(before) != list(now):
         return False
-    if any((a is None) != (b is None) for a, b in pairs):
+    if any((a is None) != (b is None) for a, b in pairs.values()):
         return False
     return all(
         isinstance(a, int | float) and abs(a - b) <= TOLERANCE * max(1.0, abs(b))
-        for a, b in pairs[:2]  # the perplexity follows from the nats
-        if b is not None
+        for name, (a, b) in pairs.items()
+        if b is not None and name != "perplexity"  # which follows from the nats
     )
 
 
@@ -252,7 +264,7 @@ def _line_end(file: Any, before: int) -> int:
     return 0
 
 
-def _hash_of_model(path: Path) -> str:
+def hash_of_model(path: Path) -> str:
     """Hash of a GGUF file, or of the files of a checkpoint that decide its results."""
     files = [path]
     if path.is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from itera_lite import ops
+from itera_lite.config import Unit
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, OutputError, UsageError
@@ -91,7 +92,10 @@ def evaluate_model(
             f"'{name}' gives no finite probabilities ({score.nats} nats): its weights are damaged. "
             "Take another checkpoint"
         )
-    is_wikitext = dataset.manifest["source"].get("format") == "wikitext"
+    # The published text is the articles put together; units lack the white space between them.
+    is_wikitext = (
+        dataset.manifest["source"].get("format") == "wikitext" and dataset.unit == "document"
+    )
     words = count_words(documents) if is_wikitext else None
     return Evaluation(
         model=describe(name, model.config),
@@ -108,19 +112,20 @@ def evaluate_model(
         documents=sum(map(bool, documents)),
         sampled=len(documents) < dataset.manifest["splits"][split]["documents"],
         seq_len=window,
-        policy=policy(window),
+        policy=policy(window, dataset.unit),
         by_position=[(end, nats / n) for end, (nats, n) in score.by_position.items()],
         fused_operations=fused,
         provenance=provenance,
     )
 
 
-def policy(window: int) -> str:
+def policy(window: int, unit: Unit = "document") -> str:
     """The context of each token in words; see docs/method.md."""
+    cut = "" if unit == "document" else f"each {unit} of the text is a document; "
     return (
-        f"each document starts fresh after <|endoftext|>; windows of {window} tokens, a longer "
-        f"document in overlapping ones with at least {window // 2} tokens of context; every token "
-        "is scored once, the one that ends a document included, which counts no byte"
+        f"{cut}each document starts fresh after <|endoftext|>; windows of {window} tokens, a "
+        f"longer document in overlapping ones with at least {window // 2} tokens of context; every "
+        "token is scored once, the one that ends a document included, which counts no byte"
     )
 
 

@@ -3,12 +3,28 @@
 #include <algorithm>
 #include <cmath>
 #include <span>
+#include <utility>
 
 #include "model/session.h"
 
 namespace itera {
 
 namespace {
+
+void add(const float *logits, float log_sum, int32_t id, bool keep, Score &out) {
+    const double p = log_probability(logits[id], log_sum);
+    out.nats -= p;
+    if (keep) out.log_probabilities.push_back(p);
+}
+void add(const Model &model, const float *logits, int32_t id, bool keep, Score &out) {
+    add(logits, model.kernels.log_sum_exp(logits, model.config.vocab_size), id, keep, out);
+}
+
+void check_finite(const Score &score) {
+    if (!std::isfinite(score.nats))
+        throw Error("a text's log-probability is not a number: the model's numbers overflow; its "
+                    "file is damaged, or the training diverged");
+}
 
 // Reads ids from an empty state, each but the last; ids[i] predicts ids[i + 1], which is scored
 // unless i is less than `context`.
@@ -18,21 +34,17 @@ void score_window(Session &session, State &state, std::span<const int32_t> ids, 
     session.read(state, ids.first(ids.size() - 1), [&](size_t at, uint32_t n) {
         const size_t first = context > at ? std::min<size_t>(n, context - at) : 0;
         session.logits(uint32_t(first), n, [&](uint32_t row, const float *logits) {
-            const double p = log_probability(
-                logits[ids[at + row + 1]],
-                model.kernels.log_sum_exp(logits, model.config.vocab_size));
-            out.nats -= p;
-            if (keep) out.log_probabilities.push_back(p);
+            add(model, logits, ids[at + row + 1], keep, out);
         });
     });
 }
 
 }  // namespace
 
-Score score_text(Session &session, State &state, const Model &model, std::string_view text,
-                 const ScoreOptions &options, const std::function<void()> &between_windows) {
-    Score out;
-    std::vector<int32_t> ids = model.tokenizer.encode(text);
+ScoredText scored_text(const Model &model, std::string_view text, const ScoreOptions &options) {
+    ScoredText scored{model.tokenizer.encode(text), {}};
+    std::vector<int32_t> &ids = scored.ids;
+    Score &out = scored.score;
     out.bytes = text.size();
     // Nothing predicts the first token of a text that no token begins.
     if (model.tokenizer.bos() >= 0)
@@ -41,6 +53,12 @@ Score score_text(Session &session, State &state, const Model &model, std::string
         out.bytes -= model.tokenizer.bytes(ids[0]).size();
     if (options.end) ids.push_back(model.tokenizer.eot());
     out.tokens = ids.empty() ? 0 : ids.size() - 1;
+    return scored;
+}
+
+void score_windows(Session &session, State &state, const Model &model, ScoredText &text,
+                   const ScoreOptions &options, const std::function<void()> &between_windows) {
+    Score &out = text.score;
     const size_t room = state.context();
     const size_t window = options.window && options.window < room ? options.window : room;
     // As `itera eval` does: the first window scores everything, a later one is full again and
@@ -49,15 +67,53 @@ Score score_text(Session &session, State &state, const Model &model, std::string
     for (size_t scored = 0; scored < n;) {
         const size_t end = std::min(n, scored ? scored + stride : window);
         const size_t begin = scored ? end - window : 0;
-        score_window(session, state, std::span(ids).subspan(begin, end + 1 - begin),
+        score_window(session, state, std::span(text.ids).subspan(begin, end + 1 - begin),
                      scored - begin, model, options.log_probabilities, out);
         scored = end;
         between_windows();
     }
-    if (!std::isfinite(out.nats))
-        throw Error("a text's log-probability is not a number: the model's numbers overflow; its "
-                    "file is damaged, or the training diverged");
-    return out;
+    check_finite(out);
+}
+
+Beginning::Beginning(Session &session, const Model &model) : state(model) {
+    if (model.tokenizer.bos() < 0) return;
+    const Row row{model.tokenizer.bos(), &state};
+    session.forward({&row, 1});
+    session.logits(0, 1, [&](uint32_t, const float *found) {
+        logits.assign(found, found + model.config.vocab_size);
+    });
+    log_sum = model.kernels.log_sum_exp(logits.data(), model.config.vocab_size);
+}
+
+void score_together(Session &session, const Beginning &beginning, std::span<State> states,
+                    const Model &model, std::span<ScoredText> texts, const ScoreOptions &options) {
+    std::vector<Row> rows;
+    std::vector<std::pair<ScoredText *, size_t>> scored;  // of each row: a text, and which id
+    const size_t read = beginning.state.length();
+    for (size_t t = 0; t < texts.size(); t++) {
+        ScoredText &text = texts[t];
+        if (read && text.ids.size() > 1)
+            add(beginning.logits.data(), beginning.log_sum, text.ids[1], options.log_probabilities,
+                text.score);
+        states[t].assign(beginning.state);
+        for (size_t i = read; i + 1 < text.ids.size(); i++) {
+            rows.push_back({text.ids[i], &states[t]});
+            scored.emplace_back(&text, i + 1);
+        }
+    }
+    if (!rows.empty()) session.forward(rows);
+    session.logits(0, uint32_t(rows.size()), [&](uint32_t row, const float *logits) {
+        const auto [text, at] = scored[row];
+        add(model, logits, text->ids[at], options.log_probabilities, text->score);
+    });
+    for (const ScoredText &text : texts) check_finite(text.score);
+}
+
+Score score_text(Session &session, State &state, const Model &model, std::string_view text,
+                 const ScoreOptions &options, const std::function<void()> &between_windows) {
+    ScoredText scored = scored_text(model, text, options);
+    score_windows(session, state, model, scored, options, between_windows);
+    return std::move(scored.score);
 }
 
 double Score::bits_per_byte() const {

@@ -35,10 +35,37 @@ struct ScoreOptions {
     bool end = true;  // score the <|endoftext|> that ends the text, too
 };
 
-inline constexpr uint32_t kScoreRows = 64;  // tokens read in one pass
+inline constexpr uint32_t kScoreRows = 128;  // tokens read in one pass
 
-// The score of one text, which is read on its own, after the token that begins a document. `state`
-// is cleared, and the session's memory used; `between_windows` may throw to stop.
+inline constexpr uint32_t kScoreTexts = 32;  // texts read in one pass, at most
+
+// A text's tokens after the token that begins a document: ids[i + 1] is scored after ids[i].
+struct ScoredText {
+    std::vector<int32_t> ids;
+    Score score;  // its bytes and tokens
+};
+ScoredText scored_text(const Model &model, std::string_view text, const ScoreOptions &options);
+
+// Scores one text on its own, in as many windows as it takes. `state` is cleared, and the session's
+// memory used; `between_windows` may throw to stop.
+void score_windows(Session &session, State &state, const Model &model, ScoredText &text,
+                   const ScoreOptions &options, const std::function<void()> &between_windows);
+
+// What every text begins with, read once: the state after the token that begins a document, and the
+// logits of what follows it.
+struct Beginning {
+    Beginning(Session &session, const Model &model);
+    State state;  // empty where no token begins a document
+    std::vector<float> logits;
+    float log_sum = 0;
+};
+
+// Scores texts in one pass, each on its own: the scores are those of `score_windows`. Together they
+// have at most the session's rows of tokens. `states` are overwritten, at least one a text.
+void score_together(Session &session, const Beginning &beginning, std::span<State> states,
+                    const Model &model, std::span<ScoredText> texts, const ScoreOptions &options);
+
+// `scored_text`, then `score_windows`.
 Score score_text(Session &session, State &state, const Model &model, std::string_view text,
                  const ScoreOptions &options, const std::function<void()> &between_windows);
 

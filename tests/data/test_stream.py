@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itera_lite.data import building, contents, places, readers, spool
-from itera_lite.data.building import unit_border
+from itera_lite.data import building, contents, parts, places, readers, spool, units
 from itera_lite.data.contents import Contents, valid_utf8
 from itera_lite.data.corpus import locate
+from itera_lite.data.parts import unit_border
 from itera_lite.data.places import cut_place, place
 from itera_lite.data.prepare import Dataset, open_dataset, prepare
 from itera_lite.data.processes import Interrupted, Processes
@@ -230,12 +230,12 @@ def test_places_are_those_of_divide(given_splits: dict[str | None, list[bytes]])
 
 def streamed_splits(given_splits: dict[str | None, list[bytes]], folder: Path) -> Any:
     """What `divide` gives, by `place`."""
-    parts, texts = [], []
+    spools, texts = [], []
     for split, documents in given_splits.items():
         for half in (documents[: len(documents) // 2], documents[len(documents) // 2 :]):
-            parts.append((split, spooled(folder / f"part-{len(parts)}", half)))
+            spools.append((split, spooled(folder / f"part-{len(spools)}", half)))
             texts += half
-    found = place(parts, folder, "x")
+    found = place(spools, folder, "x")
     own = found.of(0, len(texts)).tolist()
     splits = {
         split: [text for text, place in zip(texts, own, strict=True) if place == index]
@@ -331,13 +331,16 @@ def test_units_and_small_chunks(
     unit: Any, small_chunks: None, mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(building, "PART_BYTES", 100_000)
-    monkeypatch.setattr(building, "_UNIT_BYTES", 5_000)
+    monkeypatch.setattr(parts, "_UNIT_BYTES", 5_000)
     for workers in (1, 2) if unit == "sentence" else (1,):
         cache = tmp_path / f"{workers}"
-        dataset = prepare(
-            str(mixed), vocab_size=V, unit=unit, cache=cache, quiet=True, workers=workers
-        )
-        assert stored(dataset) == naive(str(mixed), dataset, unit)
+        with monkeypatch.context() as patch:
+            if workers == 1:  # other processes have the module's own
+                patch.setattr(units, "MIXED", 300)
+            dataset = prepare(
+                str(mixed), vocab_size=V, unit=unit, cache=cache, quiet=True, workers=workers
+            )
+            assert stored(dataset) == naive(str(mixed), dataset, unit)
         counts = [len(texts) for texts in locate(str(mixed)).read().in_units(unit).splits.values()]
         assert [e["documents"] for e in dataset.manifest["splits"].values()] == counts
         assert not [file.name for file in cache.iterdir() if file.name.startswith(".p")]

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from itera_lite import cli
 from itera_lite.commands.score import score_lines
 from itera_lite.data import lines as lines_module
-from itera_lite.engine import Model
+from itera_lite.engine import Model, scorer
 from itera_lite.engine import score as module
 from itera_lite.engine.find import load_model
 from itera_lite.errors import DataError, ModelFileError, UsageError
@@ -136,6 +137,89 @@ def test_only_lines_that_are_probable_enough(corpus, model, tmp_path, capsys):
     assert "4 kept" in capsys.readouterr().err
 
 
+def test_a_share_of_the_lines(corpus, model, tmp_path, capsys):
+    """The threshold is that of all lines here, is printed, and a resumed run takes it over."""
+    few, every = tmp_path / "few.jsonl", tmp_path / "every.jsonl"
+    score_lines(corpus, checkpoint=model.path, output=every)
+    scored = sorted(f["bits_per_byte"] for f in results(every) if f["bytes"])
+    summary = score_lines(corpus, checkpoint=model.path, output=few, keep="40%")
+    limit = scored[round(0.4 * len(scored)) - 1]
+    assert summary.limit == limit and summary.kept == round(0.4 * len(scored)) == 3
+    assert results(few) == [f for f in results(every) if f["bytes"] and f["bits_per_byte"] <= limit]
+    assert f"--keep 40%: bits per byte of at most {limit:.4f}, by a sample of 8" in (
+        capsys.readouterr().err
+    )
+    data = few.read_bytes()
+    few.write_bytes(data[:-30])
+    again = score_lines(corpus, checkpoint=model.path, output=few, keep="40%", resume=True)
+    assert few.read_bytes() == data and again.limit == limit and again.threshold is None
+    for options in ({}, {"keep": "50%"}):
+        with pytest.raises(DataError, match="was made with --keep 40%"):
+            score_lines(corpus, checkpoint=model.path, output=few, resume=True, **options)
+
+
+def test_lines_without_results(corpus, model, tmp_path):
+    """A filter alone: objects keep their fields, plain text stays plain text."""
+    every, few = tmp_path / "every.jsonl", tmp_path / "few.jsonl"
+    score_lines(corpus, checkpoint=model.path, output=every)
+    limit = sorted(f["bits_per_byte"] for f in results(every) if f["bytes"])[4]
+    score_lines(corpus, checkpoint=model.path, output=few, max_bits=limit, scores=False)
+    kept = [f["id"] for f in results(every) if f["bytes"] and f["bits_per_byte"] <= limit]
+    assert few.read_text("utf-8").splitlines() == [
+        line
+        for line in corpus.read_text("utf-8").splitlines()
+        if line and json.loads(line)["id"] in kept
+    ]
+    (source := tmp_path / "a.txt").write_text("first\n\nsecond\n")
+    score_lines(
+        source, checkpoint=model.path, output=tmp_path / "b.txt", max_bits=1e9, scores=False
+    )
+    assert (tmp_path / "b.txt").read_text() == "first\nsecond\n"
+
+
+def test_two_models_that_contrast(corpus, model, gguf_pair, tmp_path):
+    """Beside `Model.score` of each; the difference decides what is kept, and may be negative."""
+    out = tmp_path / "out.jsonl"
+    bad = Model.load(gguf_pair["transformer_test"])
+    score_lines(corpus, good=model.path, bad=bad.path, output=out, window=20)
+    found = results(out)
+    texts = [text.replace("\ud800", "\ufffd") for text in TEXTS]
+    for record, a, b in zip(
+        found, model.score(texts, window=20), bad.score(texts, window=20), strict=True
+    ):
+        assert record["nats"] == a.nats
+        if a.bytes:
+            assert record["bad_bits_per_byte"] == b.bits_per_byte
+            assert record["difference"] == a.bits_per_byte - b.bits_per_byte
+        else:
+            assert record["bad_bits_per_byte"] is record["difference"] is None
+    limit = sorted(f["difference"] for f in found if f["bytes"])[1]
+    few = tmp_path / "few.jsonl"
+    options = {"good": model.path, "bad": bad.path, "output": few, "window": 20}
+    score_lines(corpus, **options, max_bits=limit)
+    assert results(few) == [f for f in found if f["bytes"] and f["difference"] <= limit]
+    data = few.read_bytes()
+    few.write_bytes(data[: len(data) // 2])
+    score_lines(corpus, **options, max_bits=limit, resume=True)
+    assert few.read_bytes() == data
+    with pytest.raises(DataError, match="another model"):
+        options |= {"good": bad.path, "bad": model.path}
+        score_lines(corpus, **options, max_bits=limit, resume=True)
+
+
+def test_the_histogram_is_drawn(model, tmp_path, capsys):
+    (source := tmp_path / "a.txt").write_text("".join(f"line {'x' * i}\n" for i in range(40)))
+    plot = tmp_path / "scores.png"
+    score_lines(source, checkpoint=model.path, output=tmp_path / "o.jsonl", plot=plot, keep="25%")
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    err = capsys.readouterr().err
+    table = err[err.index("bits per byte   ") :].splitlines()
+    counts = [int(re.search(r" (\d+) +[\d.]+ %", row)[1]) for row in table[1:]]
+    assert sum(counts) == 40
+    assert sum("is kept" in row for row in table) == 1
+    assert "10 kept with at most" in err
+
+
 def test_the_text_may_stand_in_another_field(model, tmp_path):
     (source := tmp_path / "a.jsonl").write_text('{"body": "abc", "text": 3}')
     out = tmp_path / "out.jsonl"
@@ -191,7 +275,21 @@ def test_a_bad_line_is_named(content, told, model, tmp_path, capsys):
         ({"output": "full.jsonl"}, "add --resume"),
         ({"output": "none/out.jsonl"}, "no folder"),
         ({"output": "."}, "is a folder"),
-        ({"file": "a.csv"}, "expected .txt"),
+        ({"file": "a.md"}, "expected .txt"),
+        ({"file": "a.csv"}, "'a.csv' is a table.*--output"),
+        ({"file": "a.csv", "output": "b.jsonl"}, "expected a name that ends in .csv"),
+        ({"file": "a.parquet", "output": "b.parquet", "resume": True}, "--resume: 'a.parquet'"),
+        ({"file": "-", "keep": "30%"}, "--keep reads a sample.*standard input"),
+        ({"keep": "0%"}, "--keep 0%: expected more than 0%"),
+        ({"keep": "101%"}, "--keep 101%"),
+        ({"keep": "0.3"}, "--keep 0.3: expected a percentage"),
+        ({"keep": "30%", "max_bits": 2.0}, "give one of them"),
+        ({"scores": False}, "would copy the input"),
+        ({"scores": False, "text": False, "max_bits": 2.0}, "--no-scores .* and --no-text"),
+        ({"scores": False, "max_bits": 2.0, "output": "x.jsonl", "resume": True}, "--no-scores"),
+        ({"good": Path("m.gguf")}, "--good needs --bad"),
+        ({"good": Path("m.gguf"), "bad": Path("m.gguf")}, "give one of them"),
+        ({"plot": Path("x.pdf")}, "--plot x.pdf: expected a name that ends in .png"),
     ],
 )
 def test_wrong_use(options, told, corpus, model, monkeypatch):
@@ -258,7 +356,7 @@ def test_two_at_once_never_write_to_one_output(suffix, corpus, model, tmp_path, 
         score_lines(corpus, **options)  # meanwhile
         return Model.load(path)
 
-    monkeypatch.setattr(module, "load_model", load_model)
+    monkeypatch.setattr(scorer, "load_model", load_model)
     with pytest.raises(UsageError, match="or has just done so"):
         score_lines(corpus, **options)
     score_lines(corpus, checkpoint=model.path, output=tmp_path / f"other{suffix}")
@@ -503,7 +601,7 @@ def test_ctrl_c_keeps_what_was_scored(itera_file, tmp_path):
     n = 600
     source.write_text("".join(f"{i} {'some text ' * 40}\n" for i in range(n)))
     command = [sys.executable, "-m", "itera_lite.cli", "score", str(source), "--checkpoint"]
-    command += [str(itera_file), "--resume", "--output", str(out)]
+    command += [str(itera_file), "--resume", "--output", str(out), "--threads", "1"]
     running = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -562,5 +660,5 @@ def test_a_large_file_is_read_in_pieces(model, tmp_path, monkeypatch):
             score(self, texts, **o),
         )[1],
     )
-    score_lines(source, checkpoint=model.path, output=tmp_path / "out.jsonl")
+    score_lines(source, checkpoint=model.path, output=tmp_path / "out.jsonl", threads=1)
     assert sum(seen) == 500 and max(seen) <= 9

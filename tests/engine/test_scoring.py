@@ -11,6 +11,7 @@ import torch
 
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.engine import Model
+from itera_lite.engine.find import BOX
 from itera_lite.errors import UsageError
 from itera_lite.evaluate.bits import score_documents
 
@@ -42,6 +43,21 @@ def test_threads_change_nothing(threads: int, engine: Model) -> None:
     one = engine.score(many, window=64, log_probabilities=True)
     assert engine.score(many, window=64, log_probabilities=True, threads=threads) == one
     assert one[: len(TEXTS)] == one[-len(TEXTS) :]
+
+
+@pytest.mark.parametrize("boxed", [False, True])
+def test_texts_that_share_a_pass_are_scored_as_if_alone(boxed: bool, engine: Model) -> None:
+    """To the last bit, whatever stands beside them, also with quantised weights and caches."""
+    model = Model.load(next(BOX.glob("*.gguf"))) if boxed else engine
+    lines = [f"Line {i} {'has more words. ' * (i % 7)}" for i in range(60)]
+    many = [*lines, "", "a", TEXTS[3], *([""] * 40), TEXTS[2], "x " * 63, "x " * 64, "end"]
+    alone = [model.score(text, log_probabilities=True)[0] for text in many]
+    assert {score.tokens > 64 for score in alone} == {False, True}
+    for threads in (1, 3):
+        assert model.score(many, log_probabilities=True, threads=threads) == alone
+    assert model.score(many[::-1], log_probabilities=True) == alone[::-1]
+    short = [model.score(text, window=5)[0] for text in many]
+    assert model.score(many, window=5) == short
 
 
 def test_log_probabilities_are_those_of_the_logits(engine: Model) -> None:

@@ -1,0 +1,107 @@
+"""What `itera score` adds to a text: the results' names, and their values, in every format."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from itera_lite.data.lines import Line
+from itera_lite.engine.scorer import Scored
+from itera_lite.errors import ModelFileError, UsageError
+
+RESULTS = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")
+CONTRAST = ("bad_bits_per_byte", "difference")  # with two models
+WHOLE = RESULTS[:3]  # those that are whole numbers
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What is written of a text.
+
+    Attributes:
+        text_field: field, or column, that holds the text; a line of plain text gets one.
+        text: write the text.
+        scores: write the results.
+        prefix: stands before the results' names.
+        contrast: whether two models score.
+
+    Raises:
+        UsageError: a result would have the name of the text's field, or nothing would be written.
+    """
+
+    text_field: str = "text"
+    text: bool = True
+    scores: bool = True
+    prefix: str = ""
+    contrast: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text_field in self.names:
+            raise UsageError(
+                f"--text-field {self.text_field}: a result is written to a field of that name. "
+                "Give the results other names with --prefix, such as --prefix score_"
+            )
+        if not self.scores and not self.text:
+            raise UsageError(
+                "--no-scores writes the texts as they stand, and --no-text leaves them out: give "
+                "one of them"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the results that are written, which no field of the input may have."""
+        if not self.scores:
+            return []
+        return [self.prefix + name for name in RESULTS + (CONTRAST if self.contrast else ())]
+
+    def check(self, number: int, scored: Scored) -> None:
+        """Check that a text has a probability.
+
+        Args:
+            number: of its line, or row, in the input.
+            scored: what the models give it.
+
+        Raises:
+            ModelFileError: it has none.
+        """
+        for result in (scored.good, scored.bad):
+            if result is not None and not math.isfinite(result.nats):
+                raise ModelFileError(
+                    f"the model gives line {number:,} no finite probability ({result.nats} nats): "
+                    "its weights are damaged. Take another model"
+                )
+
+    def values(self, number: int, scored: Scored) -> list[int | float | None]:
+        """The results of a text, in the order of `names`; None where there is no number.
+
+        Arguments as of `check`.
+        """
+        if not self.scores:
+            return []
+        good = scored.good
+        values: list[int | float | None] = [
+            *(number, good.bytes, good.tokens, good.nats),
+            good.bits_per_byte if good.bytes else None,
+            good.perplexity if math.isfinite(good.perplexity) else None,
+        ]
+        if scored.bad is not None:
+            values += [scored.bad.bits_per_byte if scored.bad.bytes else None, scored.score]
+        return values
+
+    def as_line(self, line: Line, scored: Scored, *, is_text: bool) -> bytes:
+        """A line of the output: the fields of the input's line, then the results.
+
+        Args:
+            line: of the input.
+            scored: what the models give its text.
+            is_text: the input is plain text, which stays so where no results are written.
+        """
+        values = self.values(line.number, scored)
+        if not values:
+            whole = line.text if is_text else f"{{{line.fields}}}"
+            return f"{whole}\n".encode()
+        fields = dict(zip(self.names, values, strict=True))
+        results = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+        between = ", " if line.fields else ""
+        return f"{{{line.fields}{between}{results[1:]}\n".encode()

@@ -1,0 +1,164 @@
+"""`Scorer`: one number a text, from one model or from the difference of two; without PyTorch.
+
+`itera score`, the steps for clusters and `itera watch` all score with it, so a text has the same
+score in each. Lower is better: a filter keeps the texts with the lowest scores.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from itera_lite.engine.find import display_name, find_model, load_model
+from itera_lite.engine.results import TextScore
+from itera_lite.errors import DataError, IteraWarning, ModelFileError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What the models give a text.
+
+    Attributes:
+        good: by the model.
+        bad: by the other model, where there are two.
+    """
+
+    good: TextScore
+    bad: TextScore | None = None
+
+    @property
+    def score(self) -> float | None:
+        """Bits per byte, or the difference of both models' bits per byte; None without bytes."""
+        if not self.good.bytes or (self.bad is not None and not self.bad.bytes):
+            return None
+        return self.good.bits_per_byte - (self.bad.bits_per_byte if self.bad else 0.0)
+
+
+class Scorer:
+    """Scores texts with one model, or with the difference of two.
+
+    It can be pickled: the paths and options travel, and the models are loaded where it arrives.
+
+    Args:
+        model: GGUF file or checkpoint folder; None: the one that `itera score` finds.
+        bad: a second model. A text's score is then its bits per byte under ``model`` minus its
+            bits per byte under ``bad``: negative where ``model`` finds it more probable.
+        window: tokens of context at most, as in `Model.score`.
+        threads: texts that are scored at the same time.
+
+    Attributes:
+        path: of the model.
+        unit: of the documents that the model was trained on: document, paragraph, line or
+            sentence; None where its file doesn't have it.
+
+    Raises:
+        CheckpointError, ModelFileError: there is no model, or it can't be used.
+        UsageError: the window or the threads are out of their ranges.
+    """
+
+    def __init__(
+        self,
+        model: Path | None = None,
+        *,
+        bad: Path | None = None,
+        window: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        self.path = find_model(model)
+        self.bad = None if bad is None else find_model(bad)
+        self.window, self.threads = window, threads
+        self._good = load_model(self.path)
+        self._bad = None if self.bad is None else load_model(self.bad)
+        self.unit: str | None = self._good.unit
+        self.details([])  # a bad option shows now
+
+    @property
+    def quantity(self) -> str:
+        """What the scores are."""
+        return quantity_of(self.bad is not None)
+
+    def score(self, texts: Sequence[str | bytes]) -> list[float | None]:
+        """The score of each text, in their order; lower is better. None for an empty text.
+
+        Raises:
+            ModelFileError: a text has no finite probability.
+        """
+        found = self.details(texts)
+        for number, scored in enumerate(found, 1):
+            for result, model in ((scored.good, self.path), (scored.bad, self.bad)):
+                if result is not None and model is not None and not math.isfinite(result.nats):
+                    raise ModelFileError(
+                        f"{display_name(model)} gives text {number:,} of {len(found):,} no finite "
+                        f"probability ({result.nats} nats): its weights are damaged. Take another "
+                        "model"
+                    )
+        return [scored.score for scored in found]
+
+    def details(self, texts: Sequence[str | bytes]) -> list[Scored]:
+        """What each model gives each text: bytes, tokens, nats; these may be infinite."""
+        good = self._good.score(texts, window=self.window, threads=self.threads)
+        if self._bad is None:
+            return list(map(Scored, good))
+        bad = self._bad.score(texts, window=self.window, threads=self.threads)
+        return list(map(Scored, good, bad))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _loaded, (self.path, self.bad, self.window, self.threads)
+
+
+def quantity_of(contrast: bool) -> str:
+    """What a score is, with one model or with two."""
+    return "difference of bits per byte" if contrast else "bits per byte"
+
+
+def _loaded(path: Path, bad: Path | None, window: int | None, threads: int) -> Scorer:
+    return Scorer(path, bad=bad, window=window, threads=threads)
+
+
+def check_unit(trained: str | None, scored: set[str]) -> None:
+    """Warn where the texts are of another unit than those that the model was trained on.
+
+    Args:
+        trained: the model's unit; None where it isn't known.
+        scored: units of the texts.
+    """
+    others = sorted(scored - {trained})
+    if trained is not None and others:
+        texts = " and ".join(f"{unit}s" for unit in others)
+        warnings.warn(
+            f"the model was trained on {trained}s, and {texts} are scored: it separates less well "
+            f"so. Give it texts that are {trained}s, or train one with `itera train --unit "
+            f"{others[0]}`",
+            IteraWarning,
+            stacklevel=2,
+        )
+
+
+def threshold_of(
+    scores: Sequence[float], keep: float, weights: Sequence[float] | None = None
+) -> float:
+    """The highest score of the lowest ``keep`` share: texts with at most this score are kept.
+
+    Args:
+        scores: of a sample of the texts.
+        keep: more than 0, at most 1. The number of scores that comes nearest is kept, at least one.
+        weights: how many texts each score stands for; by default as many as any other.
+
+    Raises:
+        UsageError: ``keep`` is out of its range.
+        DataError: there are no scores.
+    """
+    if not 0 < keep <= 1:
+        raise UsageError(f"keep={keep}: expected a share of more than 0 and at most 1")
+    if not scores:
+        raise DataError("there are no scores to find a threshold from: the sample has no text")
+    weights = [1.0] * len(scores) if weights is None else weights
+    pairs = sorted(zip(scores, weights, strict=True))
+    reached = list(accumulate(weight for _, weight in pairs))
+    wanted = keep * reached[-1]
+    nearest = min(range(len(pairs)), key=lambda i: (abs(reached[i] - wanted), -i))
+    return pairs[nearest][0]
