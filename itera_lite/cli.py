@@ -71,6 +71,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.bench_score:bench_score",
         "Measure the native engine's scoring beside llama.cpp and transformers.",
     ),
+    "bench data": (
+        "itera_lite.commands.bench_data:bench_data",
+        "Measure how fast text is prepared, beside the tokenizer's library alone.",
+    ),
     "bench serve": (
         "itera_lite.commands.bench_serve:bench_serve",
         "Measure the server under load, beside the bare engine and llama-cpp-python's server.",

@@ -370,6 +370,7 @@ NUMBERS = {
     ),
     "bench serve": "streams=0,-1,5000 seconds=0,nan,inf rounds=0,-1 max-tokens=0,-1",
     "bench": "repeats=0,-1 threads=0,-1 watts=0,-1,nan,inf",
+    "bench data": "vocab-size=5,99999999 workers=0,-1 repeats=0,-1",
     "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
     "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
     "bench complete": "offered=0,-1,101 max-bytes=0,-5KB,nan",

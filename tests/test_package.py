@@ -93,7 +93,7 @@ def test_every_import_is_declared() -> None:
     optional = requirement_names(
         [
             name
-            for extra in ("hub", "peers", "llama", "clients", "cluster")
+            for extra in ("hub", "peers", "remote", "llama", "clients", "cluster")
             for name in EXTRAS[extra]
         ]
     )

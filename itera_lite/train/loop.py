@@ -608,7 +608,7 @@ def sample(model: LanguageModel, dataset: Dataset) -> dict[str, str]:
     Returns:
         ``prompt`` and ``text``.
     """
-    first = next(iter(dataset.documents("valid"))).decode("utf-8", errors="replace")
+    first = next(dataset.documents("valid", most=DOCUMENT_BYTES)).decode("utf-8", "replace")
     prompt = " ".join(first[:400].split()[:4])
     sampler = Sampler(temperature=0.7, seed=0)
     with _in_float32(model), evaluating(model):
@@ -621,7 +621,8 @@ def final_seconds_per_byte(
     model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers
 ) -> float:
     """Time the score at the end, in float32 and document by document, on a little text."""
-    cut = (text[:DOCUMENT_BYTES].decode("utf-8", "ignore") for text in dataset.documents("valid"))
+    documents = dataset.documents("valid", most=DOCUMENT_BYTES)
+    cut = (text.decode("utf-8", "ignore") for text in documents)
     texts = list(first_bytes((text.encode() for text in cut), TRIAL_BYTES))
     begin = time.monotonic()
     with _in_float32(model):
