@@ -1,4 +1,4 @@
-"""The mutants that mutmut leaves out: tables, properties and decorated functions, changed singly."""
+"""The mutants that mutmut leaves out: tables, properties, decorated functions."""
 
 import json
 
