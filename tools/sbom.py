@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "sbom.cdx.json"
 PACKAGE = ROOT / "itera_lite"
 NAME = "itera-lite"
-USERS = ("all", "llama")  # extras of users; the others are of developers
+DEVELOPERS = ("clients", "dev", "site")  # extras of developers; the others are of users
 
 Component = dict[str, Any]
 
@@ -52,7 +52,8 @@ def bill() -> dict[str, Any]:
     lock = tomllib.loads((ROOT / "uv.lock").read_text("utf-8"))
     packages = {(p["name"], p.get("version", "")): p for p in lock["package"]}
     root = next(p for p in packages.values() if p["name"] == NAME)
-    python = [_python(p, scope) for p, scope in _scopes(packages, root)]
+    extras = root["optional-dependencies"].keys() - set(DEVELOPERS)
+    python = [_python(p, scope) for p, scope in _scopes(packages, root, extras)]
     others = [*native(), *web(), *models()]
     subject = {
         **_component("application", NAME, itera_lite.__version__, f"pkg:pypi/{NAME}"),
@@ -62,7 +63,7 @@ def bill() -> dict[str, Any]:
         {
             "ref": subject["bom-ref"],
             "dependsOn": sorted(
-                {*_needs(packages, root, USERS), *(part["bom-ref"] for part in others)}
+                {*_needs(packages, root, extras), *(part["bom-ref"] for part in others)}
             ),
         },
         *({"ref": _reference(p), "dependsOn": sorted(_needs(packages, p))}
@@ -161,11 +162,11 @@ def invalid(found: dict[str, Any]) -> str:
 
 
 def _scopes(
-    packages: dict[tuple[str, str], dict[str, Any]], root: dict[str, Any]
+    packages: dict[tuple[str, str], dict[str, Any]], root: dict[str, Any], extras: Iterable[str]
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Every package but our own, with who needs it."""
     required = _closure(packages, _needs(packages, root))
-    optional = _closure(packages, _needs(packages, root, USERS))
+    optional = _closure(packages, _needs(packages, root, extras))
     for package in packages.values():
         if package is not root:
             reference = _reference(package)
