@@ -243,7 +243,7 @@ def test_the_parts_of_a_run_are_those_that_there_are() -> None:
          f"{', '.join(KINDS)}. Update Itera-Lite, or leave the file out"),
         ('{"kind": "seeds", "version": 1}',
          "isn't a result file as this version of Itera-Lite writes it: Object missing required "
-         "field `provenance`. Run the command that wrote it again, or leave the file out"),
+         "field `runs`. Run the command that wrote it again, or leave the file out"),
         ("{",
          "can't be read as JSON: Input data was truncated. Delete it and run the command that made "
          "it"),

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itera_lite.stats.comparison import (
@@ -173,6 +173,7 @@ def test_numbers_and_samples_are_measurements():
     assert Measurement(5, 4, 7, 4).scaled(10) == Measurement(50, 40, 70, 4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 def test_statistics_of_samples(samples):
     found = Stat.of(samples)
