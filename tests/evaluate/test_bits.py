@@ -411,7 +411,7 @@ def test_guesses_are_counted_in_a_stream(model):
     tokens = np.arange(41) % 7
     score = stream_bits(model, tokens, LENGTHS, seq_len=8)
     with torch.no_grad():
-        rows = torch.tensor([tokens[s : s + 9] for s in range(0, 40, 8)])
+        rows = torch.from_numpy(np.stack([tokens[s : s + 9] for s in range(0, 40, 8)]))
         guessed = int((model(rows[:, :-1]).argmax(-1) == rows[:, 1:]).sum())
     assert (score.correct, score.tokens, score.bytes) == (guessed, 40, 40)
     assert score.by_position == {}

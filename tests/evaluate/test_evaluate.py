@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 
-from itera_lite import ops
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import CheckpointError, OutputError, UsageError
@@ -22,6 +21,12 @@ def corpus(tmp_path_factory):
     for i in range(12):
         (folder / f"{i:02}.txt").write_text(f"Story {i}. The fox number {i} ran {i * 7} miles.\n")
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def plain_operations(monkeypatch):
+    """The fused ones take a minute to compile; other tests hold that they compute the same."""
+    monkeypatch.setattr(module.ops, "enable", lambda: "not in this test")
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +54,19 @@ def test_the_record_holds_what_was_scored(parts, corpus):
     assert (found.documents, found.sampled, found.seq_len) == (len(documents), False, 16)
     assert (found.words, found.word_ppl, found.baselines) == (None, None, {})
     assert found.policy == policy(16)
-    assert found.fused_operations is (ops.enable() is None)
+    assert found.fused_operations is False
     assert found.provenance.machine.threads == 1
+
+
+def test_the_record_says_whether_operations_were_fused(parts, corpus, monkeypatch):
+    model, dataset = parts
+    monkeypatch.setattr(module.ops, "enable", lambda: None)
+    with Workers(2) as workers:
+        found = evaluate_model(
+            "mine", model, dataset, corpus, "valid", None, window=16, workers=workers
+        )
+    assert found.fused_operations is True
+    assert found.provenance.machine.threads == 2
 
 
 def test_a_part_of_the_documents_and_no_more_than_the_model_reads(parts, corpus):
