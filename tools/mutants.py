@@ -17,7 +17,6 @@ of a room's mutants are killed. `build/mutants.json` keeps what was found.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -43,7 +42,7 @@ ROOMS = {  # and the tests that hold them
     "stats": ("tests/stats", "tests/test_records.py"),
     "machine": ("tests/machine",),
     "records": ("tests/test_records.py",),
-    "evaluate": ("tests/evaluate",),
+    "evaluate": ("tests/evaluate", "tests/commands/test_evaluate.py"),
     "report": ("tests/report",),
 }
 
@@ -110,7 +109,13 @@ def modules(room: str) -> list[str]:
     return [name.removesuffix(".__init__") for name in names]
 
 
+def tests(room: str) -> list[str]:
+    """The tests of a room, in a copy of the sources too."""
+    return [path for path in ROOMS[room] if (ROOT / path).exists()]
+
+
 def source(module: str) -> Path:
+    """The file of a module."""
     path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
@@ -127,17 +132,23 @@ def chosen(mutants: list[Any], sample: int | None) -> list[Any]:
 
 def of_functions(room: str, sample: int | None) -> list[Mutant]:
     """Have mutmut try the mutants of a room's functions, and read what it found."""
-    names = [f"{module}.*" for module in modules(room)]
-    if sample is not None:
-        _mutmut("print-time-estimates", quiet=True)
+    if sample is None:
+        _mutmut(room, "run")  # goes on where it was stopped
+        names = sorted(_found(room))
+    else:
+        _mutmut(room, "print-time-estimates", quiet=True)
         names = chosen(sorted(_found(room)), sample)
-    if names:
-        _mutmut("run", *names)
-    wanted = _found(room)
+        if names:
+            _mutmut(room, "run", *names)
+    found = {name: _found(room)[name] for name in names}
     return [
-        Mutant(module, name, "" if killed else _mutmut("show", name, quiet=True), killed)
-        for name, (module, killed) in sorted(wanted.items())
-        if any(fnmatch.fnmatch(name, pattern) for pattern in names)
+        Mutant(
+            module,
+            name,
+            _mutmut(room, "show", name, quiet=True) if killed is False else "",
+            killed,
+        )
+        for name, (module, killed) in found.items()
     ]
 
 
@@ -157,10 +168,21 @@ def _found(room: str) -> dict[str, tuple[str, bool | None]]:
     return found
 
 
-def _mutmut(*arguments: str, quiet: bool = False) -> str:
-    # Not `python -m mutmut`, of which its documentation warns.
-    code = "import sys; from mutmut.__main__ import cli; sys.argv[0] = 'mutmut'; cli()"
-    command = [sys.executable, "-c", code, *arguments]
+RUN_MUTMUT = """
+import sys
+from mutmut.configuration import config
+config().only_mutate[:] = sys.argv[1].split(":")
+config().pytest_add_cli_args_test_selection[:] = sys.argv[2].split(":")
+from mutmut.__main__ import cli
+sys.argv = ["mutmut", *sys.argv[3:]]
+cli()
+"""  # with a room's files and tests alone; not `python -m`, of which mutmut warns
+
+
+def _mutmut(room: str, *arguments: str, quiet: bool = False) -> str:
+    files = [source(module).relative_to(ROOT).as_posix() for module in modules(room)]
+    words = [":".join(files), ":".join(tests(room)), *arguments]
+    command = [sys.executable, "-c", RUN_MUTMUT, *words]
     done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE if quiet else None)
     return done.stdout or ""
 
@@ -175,8 +197,8 @@ def rest(room: str, sample: int | None) -> list[Mutant]:
     if not todo:
         return []
     _warm()
-    tests = [path for path in ROOMS[room] if (ROOT / path).exists()]
-    if _run(tests, None) != 0:
+    files = tests(room)
+    if _run(files) != 0:
         raise SystemExit(f"the tests of {room} fail without any mutant: mend them first")
     running: dict[int, tuple[Mutant, str]] = {}
     found: list[Mutant] = []
@@ -193,7 +215,7 @@ def rest(room: str, sample: int | None) -> list[Mutant]:
             wait()
         process = os.fork()
         if process == 0:
-            os._exit(_test(tests, mutant.module, text))
+            os._exit(_test(files, mutant.module, text))
         running[process] = mutant, text
     while running:
         wait()
@@ -288,15 +310,15 @@ def _warm() -> None:
     import torch  # noqa: F401
 
 
-def _run(tests: Sequence[str], change: _Changed | None) -> int:
-    """Run tests in a process of its own; its exit code."""
+def _run(files: Sequence[str]) -> int:
+    """Run tests without any change in a process of its own; pytest's exit code."""
     process = os.fork()
     if process == 0:
-        os._exit(_test(tests, *((change.module, change.text) if change else ("", ""))))
+        os._exit(_test(files, "", ""))
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def _test(tests: Sequence[str], module: str, text: str) -> int:
+def _test(files: Sequence[str], module: str, text: str) -> int:
     """Run tests with a changed module, silently; pytest's exit code."""
     import pytest
 
@@ -310,7 +332,7 @@ def _test(tests: Sequence[str], module: str, text: str) -> int:
     signal.alarm(SECONDS)
     os.chdir(ROOT)
     try:
-        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *files]))
     except BaseException:
         return 1
 
