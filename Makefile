@@ -24,10 +24,10 @@ $(STAMP): pyproject.toml $(wildcard requirements/*.txt) native/CMakeLists.txt $(
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r requirements/build.txt
+	@# PyTorch for processors alone, where pip sees it; else PyPI's, with the libraries for GPUs.
+	$(LOCKED) --quiet -r requirements/cpu.txt 2>/dev/null || $(LOCKED) -r requirements/cuda.txt
 	@# Not isolated: what has no wheel is built with the setuptools above, whose hash was checked.
 	$(LOCKED) --no-build-isolation -r requirements/dev.txt
-	@# PyTorch's build for processors alone needs none of the libraries for GPUs.
-	$(BIN)/python -c 'from importlib.metadata import version; raise SystemExit("+cpu" not in version("torch"))' || $(LOCKED) -r requirements/cuda.txt
 	@# Not isolated, so that the test of the wheel finds the engine compiled in build/.
 	$(PIP) --no-build-isolation -e .
 	$(BIN)/python -m pip check

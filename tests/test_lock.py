@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tools.lock import FOLDER, parse, split, text
+from tools.lock import FOLDER, for_processors, parse, split, text
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -93,7 +93,7 @@ def test_what_pip_installs_is_what_is_locked() -> None:
     """All that the extra `dev` needs, each with hashes of the lock."""
     of_dev = {entry["name"] for entry in OURS["optional-dependencies"]["dev"]}
     of_all = {entry["name"] for entry in OURS["dependencies"]}
-    assert {path.name for path in FOLDER.iterdir()} == {"build.txt", "dev.txt", "cuda.txt"}
+    assert {path.stem for path in FOLDER.iterdir()} == {"build", "dev", "cpu", "cuda"}
     found: set[str] = set()
     for part in ("build", "dev", "cuda"):
         for requirement, hashes in exported(part).items():
@@ -102,25 +102,45 @@ def test_what_pip_installs_is_what_is_locked() -> None:
             found.add(name)
             (package,) = (p for p in LOCKED[name] if p["version"] == version)
             files = [*package.get("wheels", ()), *filter(None, [package.get("sdist")])]
-            known = {file["hash"] for file in files}
-            assert hashes and known
-            # PyPI lacks PyTorch's build for processors: its hash is added to those of the lock.
-            assert hashes > known if name == "torch" else hashes == known, name
+            assert hashes == {file["hash"] for file in files} != set(), name
     assert found == needed(of_dev | of_all)
 
 
-def test_a_build_for_processors_does_without_cuda() -> None:
-    """The libraries for GPUs are needed by PyTorch alone, and by one another."""
+def test_pytorch_for_processors_is_the_same_release_in_another_file() -> None:
+    """PyPI lacks it: its hashes aren't in the lock."""
+    (torch,) = LOCKED["torch"]
+    (requirement,) = exported("cpu")
+    assert requirement == f"torch=={torch['version']}+cpu"
+    hashes = exported("cpu")[requirement]
+    assert hashes and not hashes & {file["hash"] for file in torch["wheels"]}
+
+
+def test_pytorch_alone_needs_the_libraries_for_gpus() -> None:
+    """So where it is the build for processors, they can all be left out."""
     cuda = {name for name, _ in versions("cuda")}
-    assert "triton" in cuda and len(cuda) > 10
+    assert {"torch", "triton"} < cuda and len(cuda) > 10
     for name, packages in LOCKED.items():
         lists = [p.get("dependencies", ()) for p in packages]
         needs = {entry["name"] for entries in lists for entry in entries}
-        if name != "torch" and name not in cuda:
-            assert not needs & cuda, name
-    # What those need beside themselves, something else needs too.
+        if name not in cuda:
+            assert not needs & (cuda - {"torch"}), name
+    # What those need beside themselves is installed either way.
     rest = needed(set(cuda)) - cuda
-    assert rest <= {name for name, _ in versions("dev")}
+    assert rest <= {name for part in ("dev", "build") for name, _ in versions(part)}
+
+
+def test_hashes_of_builds_for_processors_are_kept_until_the_version_changes(tmp_path: Path) -> None:
+    wheel, other = tmp_path / "torch-2.0+cpu-cp311-x.whl", tmp_path / "torch-1.0+cpu-cp311-x.whl"
+    wheel.write_bytes(b"a")
+    other.write_bytes(b"b")
+    before = tmp_path / "cpu.txt"
+    assert for_processors("2.0", [], before) == {}
+    first = for_processors("2.0", [wheel, other], before)
+    a = "sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert first == {"torch==2.0+cpu": {a}}
+    before.write_text(text({"torch==2.0+cpu": {a, "sha256:0"}}))
+    assert for_processors("2.0", [wheel], before) == {"torch==2.0+cpu": {a, "sha256:0"}}
+    assert for_processors("2.1", [wheel], before) == {}
 
 
 def test_what_has_no_wheel_is_built_with_a_locked_setuptools() -> None:

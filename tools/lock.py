@@ -8,11 +8,13 @@
 What ``make install`` needs of it is exported for pip, which refuses a file whose hash isn't listed:
 
 - ``requirements/build.txt``: what builds the few packages that have no wheel;
-- ``requirements/dev.txt``: the extra ``dev`` with all that it needs;
-- ``requirements/cuda.txt``: the libraries that only PyPI's build of PyTorch for GPUs needs.
+- ``requirements/dev.txt``: the extra ``dev`` with all that it needs but PyTorch;
+- ``requirements/cuda.txt``: PyTorch as PyPI has it, with the libraries for GPUs that it needs;
+- ``requirements/cpu.txt``: PyTorch for processors alone, which PyPI doesn't have.
 
-PyPI has no build of PyTorch for processors alone. The hashes of such wheels, which another index or
-a folder has under the same version, are added from WHEELS, and kept until the version changes.
+The hashes in the last one are those of WHEELS, which another index or a folder has; they are kept
+until the version changes. pip would prefer PyPI's build, whose hash its index names, so the two
+stand in files of their own.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 INDEX = "https://pypi.org/simple"
 BUILD = ("setuptools",)
-CUDA = re.compile("nvidia-|cuda-|triton$")
+CUDA = re.compile("nvidia-|cuda-|triton$|torch$")
 HEAD = "# Written by `make lock` from uv.lock, which is resolved from pyproject.toml: don't edit.\n"
 
 
@@ -47,17 +49,28 @@ def main(arguments: Sequence[str]) -> None:
         *("export", "--frozen", "--format", "requirements-txt", "--extra", "dev"),
         *("--no-emit-project", "--no-annotate", "--no-header"),
     )
-    locked = parse(exported)
-    before = FOLDER / "dev.txt"
-    earlier = parse(before.read_text("utf-8")) if before.exists() else {}
-    for requirement in locked:
-        name, _, version = requirement.partition(" ")[0].partition("==")
-        if name == "torch":
-            fitting = [path for path in wheels if path.name.split("-")[1].split("+")[0] == version]
-            added = {f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in fitting}
-            locked[requirement] |= earlier.get(requirement, set()) | added
-    for part, held in split(locked).items():
+    parts = split(parse(exported))
+    (version,) = (key[7:].split(" ")[0] for key in parts["cuda"] if key.startswith("torch=="))
+    parts["cpu"] = for_processors(version, wheels, FOLDER / "cpu.txt")
+    for part, held in parts.items():
         write_text(FOLDER / f"{part}.txt", HEAD + text(held))
+
+
+def for_processors(version: str, wheels: Sequence[Path], before: Path) -> dict[str, set[str]]:
+    """PyTorch for processors alone, with the hashes of these wheels and of the file before.
+
+    Args:
+        version: of PyTorch; a wheel of another one is left out.
+        wheels: files.
+        before: where the requirement stood; hashes of the same version are kept.
+    """
+    requirement = f"torch=={version}+cpu"
+    earlier = parse(before.read_text("utf-8")) if before.exists() else {}
+    hashes = earlier.get(requirement, set())
+    for path in wheels:
+        if path.name.startswith(f"torch-{version}+cpu-"):
+            hashes.add(f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return {requirement: hashes} if hashes else {}
 
 
 def parse(exported: str) -> dict[str, set[str]]:
@@ -72,12 +85,12 @@ def parse(exported: str) -> dict[str, set[str]]:
             requirement, *hashes = (part.strip() for part in line.split("--hash="))
             found[requirement] = set(hashes)
     markers = Counter(requirement.partition(" ; ")[2] for requirement in found)
-    usual = markers.most_common(1)[0][0]
+    usual = markers.most_common(1)[0][0] if markers else ""
     return {key.removesuffix(f" ; {usual}"): hashes for key, hashes in found.items()}
 
 
 def split(locked: dict[str, set[str]]) -> dict[str, dict[str, set[str]]]:
-    """The part of each file: what builds, what PyTorch needs for GPUs, and the rest."""
+    """The part of each file: what builds, PyTorch with what it needs for GPUs, and the rest."""
     parts: dict[str, dict[str, set[str]]] = {"build": {}, "dev": {}, "cuda": {}}
     for requirement, hashes in locked.items():
         name = requirement.partition("==")[0]
