@@ -85,7 +85,11 @@ def test_the_same_each_time_and_dated_only_on_request(bill, monkeypatch):
                 {"id": "PYSEC-1", "fix_versions": ["2", "1.1"]}, {"id": "X", "fix_versions": []}]},
             {"name": "b", "skip_reason": "not on PyPI"}]}, 1,
          "a 1: PYSEC-1, mended by 2, 1.1\na 1: X, mended by no release yet\n",
-         "not looked up: b: not on PyPI\n"),
+         "Nothing is known about 1 of 2 packages, for which no data were given: b. Run it again "
+         "where https://pypi.org can be reached\n"),
+        ({"dependencies": [{"name": x, "skip_reason": "not on PyPI"} for x in "abcdef"]}, 3, "",
+         "Nothing is known about 6 of 6 packages, for which no data were given: a, b, c, d, e …. "
+         "Run it again where https://pypi.org can be reached\n"),
         (None, 3, "",
          "Nothing is known: the data on vulnerabilities couldn't be had (no network). Run it again "
          "where https://pypi.org can be reached\n"),

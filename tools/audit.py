@@ -1,8 +1,8 @@
 """Looks up known vulnerabilities of every locked package: ``python -m tools.audit``.
 
 `pip-audit` asks PyPI about the exact versions in ``requirements/``; nothing is installed. The exit
-code is 0 where none is known, 1 where one is, and 3 where the data couldn't be had, such as without
-a network: then nothing is known either way.
+code is 0 where none is known, 1 where one is, and 3 where the data couldn't be had of every package:
+without a network, or from a mirror that lacks them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NONE, FOUND, UNKNOWN = 0, 1, 3
 
 def main() -> int:
     """Audit and print; the exit code."""
-    files = sorted((ROOT / "requirements").glob("*.txt"))
+    # Not cpu.txt: it is the release of PyTorch that cuda.txt has, under a name that PyPI lacks.
+    files = [ROOT / "requirements" / f"{part}.txt" for part in ("build", "cuda", "dev")]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "audit.json"
         done = subprocess.run(
@@ -43,12 +44,24 @@ def main() -> int:
                 file=sys.stderr,
             )
             return UNKNOWN
-    skipped = [found for found in report["dependencies"] if "skip_reason" in found]
     lines = list(described(report))
-    print("\n".join(lines) or f"No known vulnerability in {len(report['dependencies'])} packages")
-    for found in skipped:
-        print(f"not looked up: {found['name']}: {found['skip_reason']}", file=sys.stderr)
-    return FOUND if lines else NONE
+    packages = report["dependencies"]
+    skipped = [found["name"] for found in packages if "skip_reason" in found]
+    if lines:
+        print("\n".join(lines))
+    if skipped:
+        print(
+            f"Nothing is known about {len(skipped)} of {len(packages)} packages, for which no data "
+            f"were given: {', '.join(skipped[:5])}{' …' if len(skipped) > 5 else ''}. Run it again "
+            "where https://pypi.org can be reached",
+            file=sys.stderr,
+        )
+    if lines:
+        return FOUND
+    if skipped:
+        return UNKNOWN
+    print(f"No known vulnerability in {len(packages)} packages")
+    return NONE
 
 
 def described(report: dict[str, Any]) -> Iterator[str]:
