@@ -1,8 +1,8 @@
 """Looks up known vulnerabilities of every locked package: ``python -m tools.audit``.
 
 `pip-audit` asks PyPI about the exact versions in ``requirements/``; nothing is installed. The exit
-code is 0 where none is known, 1 where one is, and 3 where the data couldn't be had of every package:
-without a network, or from a mirror that lacks them.
+code is 0 where none is known, 1 where one is, and 3 where the data couldn't be had of every
+package: without a network, or from a mirror that lacks them.
 """
 
 from __future__ import annotations

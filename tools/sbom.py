@@ -215,10 +215,12 @@ def _python(package: dict[str, Any], scope: str) -> Component:
     name, version = package["name"], package["version"]
     found = {**_component("library", name, version, f"pkg:pypi/{name}"), "scope": scope}
     try:
-        licence = metadata.metadata(name).get("License-Expression")
+        known = metadata.metadata(name)
     except metadata.PackageNotFoundError:
-        licence = None
-    return {**found, "licenses": [{"expression": licence}]} if licence else found
+        return found
+    if "License-Expression" not in known:
+        return found
+    return {**found, "licenses": [{"expression": known["License-Expression"]}]}
 
 
 def _component(kind: str, name: str, version: str, purl: str) -> Component:
