@@ -63,6 +63,7 @@ def test_overlapping_intervals_are_no_clear_difference():
 def test_intervals_that_just_touch_are_no_clear_difference():
     a, b = Measurement(100, 99, 105, 5), Measurement(110, 105, 111, 5)
     assert compare(SPEED, a, b).winner is None
+    assert compare(SPEED, b, a).winner is None
     assert compare(SPEED, a, Measurement(110, 105.1, 111, 5)).winner == "other"
 
 
@@ -234,6 +235,8 @@ def test_a_difference_of_one_percent_counts_and_less_does_not():
     near = both(math.exp(2), math.exp(2.019), PPL, 1)
     assert near.winner is None and near.ratio < 1 / 1.018
     assert both(math.exp(2), math.exp(2.021), PPL, 1).winner == "ours"
+    below = both(math.exp(-2), math.exp(-2.019), PPL, 1)
+    assert below.winner is None and below.ratio > 1.018
     assert both(0, 1, PPL, 1).winner == "ours"  # no logarithm of zero is taken
 
 
@@ -273,12 +276,14 @@ def test_each_outcome_keeps_what_it_was_asked_with():
         assert found.verdict == verdict
         assert (found.note, found.names, found.metric) == ("estimated", names, SPEED)
         assert found.label == "Speed (estimated)"
+        assert found.reason == ("no" if "comparable" in verdict else "")
         assert found.comparable == (not verdict.startswith("not comparable"))
         assert bool(found.withheld) == verdict.startswith("not judged")
         assert found.winner == {"A": "ours", "B": "other"}.get(verdict[0])
     missing = compare(SPEED, None, LOW)
     assert (missing.ours, missing.other, missing.ratio, missing.factor) == (None, LOW, None, "")
     assert compare(SPEED, LOW, None).ours is LOW
+    assert missing.note == missing.reason == missing.withheld == "" and missing.comparable
     told = compare(SPEED, LOW, HIGH, note="on one machine")
     assert told.label == "Speed"
     apart = compare(SPEED, LOW, HIGH, loads=(Load(0.9, 2), Load(0.1, 2)), names=names)
@@ -299,3 +304,11 @@ def test_samples_have_their_quartiles():
     assert (found.median, found.min, found.max, found.spread, found.repeats) == (3, 1, 10, 2, 5)
     assert found.samples == [1.0, 2.0, 3.0, 4.0, 10.0]
     assert all(type(x) is float for x in found.samples)
+
+
+def test_a_subclass_has_fields_of_its_own():
+    class Named(Stat):
+        name: str
+
+    found = Named.of([1, 3], name="mine")
+    assert (found.name, found.median, found.repeats) == ("mine", 2, 2)
