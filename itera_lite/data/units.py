@@ -63,7 +63,7 @@ def unit_of(given: str | None) -> Unit | None:
     """
     if given is not None and given not in UNITS:
         raise UsageError(f"unit '{given}': expected one of {', '.join(UNITS)}")
-    return cast("Unit | None", given)
+    return given
 
 
 def split_units(documents: Iterable[bytes], unit: Unit) -> Iterator[bytes]:
