@@ -301,6 +301,26 @@ def test_what_changed_is_scored_again(corpus: Path, itera_file: Path, tmp_path: 
     assert set(outputs(out)) == {*whole, "new.txt.jsonl"}
 
 
+def test_an_output_that_cannot_be_written_ends_the_run(
+    corpus: Path, itera_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It isn't the fault of a file; what is done stays."""
+    out = tmp_path / "out"
+    score_lines(corpus, checkpoint=itera_file, output=out)
+    before = outputs(out)
+    (out / "a.jsonl").unlink()
+    (out / "a.jsonl").mkdir()
+    capsys.readouterr()
+    assert cli.main(command(corpus, out, itera_file)[3:]) == 1
+    err = capsys.readouterr().err
+    assert "a.jsonl' can't be written: Is a directory" in err and "Traceback" not in err
+    assert f"'{out}' has 5 of 6 files: the same command goes on" in err
+    assert not list((out / STATE / "scratch").iterdir())
+    (out / "a.jsonl").rmdir()
+    score_lines(corpus, checkpoint=itera_file, output=out)
+    assert outputs(out) == before
+
+
 def test_an_output_is_of_one_command(
     corpus: Path, itera_file: Path, gguf_pair: dict[str, Path], tmp_path: Path
 ) -> None:
