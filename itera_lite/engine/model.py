@@ -374,7 +374,7 @@ class Model:
             end=True,
         )
         return [
-            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities)
+            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities, s.surprise)
             for s in found
         ]
 

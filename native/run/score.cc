@@ -11,14 +11,28 @@ namespace itera {
 
 namespace {
 
-void add(const float *logits, float log_sum, int32_t id, bool keep, Score &out) {
+// Whether a token begins a word: with white space, or with a mark, which is a word of its own. The
+// token that ends a document is one too.
+bool begins_word(std::string_view bytes) {
+    if (bytes.empty()) return true;
+    const auto first = uint8_t(bytes[0]), letter = uint8_t(first | 0x20);
+    const bool goes_on = first >= 0x80 || (letter >= 'a' && letter <= 'z') ||
+                         (first >= '0' && first <= '9') || first == '\'';
+    return !goes_on;
+}
+
+void add(const Model &model, const float *logits, float log_sum, int32_t id, bool keep,
+         Score &out) {
     const double p = log_probability(logits[id], log_sum);
-    out.nats -= p;
+    out.add(p, begins_word(model.tokenizer.bytes(id)));
     if (keep) out.log_probabilities.push_back(p);
 }
 void add(const Model &model, const float *logits, int32_t id, bool keep, Score &out) {
-    add(logits, model.kernels.log_sum_exp(logits, model.config.vocab_size), id, keep, out);
+    const float log_sum = model.kernels.log_sum_exp(logits, model.config.vocab_size);
+    add(model, logits, log_sum, id, keep, out);
 }
+
+double cube(double x) { return x * x * x; }
 
 void check_finite(const Score &score) {
     if (!std::isfinite(score.nats))
@@ -93,8 +107,8 @@ void score_together(Session &session, const Beginning &beginning, std::span<Stat
     for (size_t t = 0; t < texts.size(); t++) {
         ScoredText &text = texts[t];
         if (read && text.ids.size() > 1)
-            add(beginning.logits.data(), beginning.log_sum, text.ids[1], options.log_probabilities,
-                text.score);
+            add(model, beginning.logits.data(), beginning.log_sum, text.ids[1],
+                options.log_probabilities, text.score);
         states[t].assign(beginning.state);
         for (size_t i = read; i + 1 < text.ids.size(); i++) {
             rows.push_back({text.ids[i], &states[t]});
@@ -114,6 +128,18 @@ Score score_text(Session &session, State &state, const Model &model, std::string
     ScoredText scored = scored_text(model, text, options);
     score_windows(session, state, model, scored, options, between_windows);
     return std::move(scored.score);
+}
+
+void Score::add(double log_probability, bool begins_word) {
+    if (begins_word) word_cubes += cube(std::exchange(word, 0));
+    nats -= log_probability;
+    word -= log_probability;
+    token_cubes -= cube(log_probability);
+}
+
+double Score::surprise() const {
+    const double words = word_cubes + cube(word);
+    return bytes ? std::cbrt((token_cubes + kWordShare * words) / double(bytes)) : 0.0;
 }
 
 double Score::bits_per_byte() const {
