@@ -130,6 +130,9 @@ class _Handler(BaseHTTPRequestHandler):
                 key = f"{owner}/{name}" + ("@convert" if revision.endswith("convert") else "")
                 content = self.hub.datasets[key]["/".join(rest)]
                 tag = f'"{hashlib.sha256(content).hexdigest()}"'
+                if "/".join(rest) == self.hub.stall_at and self.command == "GET":
+                    self.stall(content, {"ETag": tag, "X_Repo_Commit": revision})
+                    return
                 self.reply(200, content, ETag=tag, X_Repo_Commit=revision)
             case ["api", "models", owner, name]:
                 self.model(f"{owner}/{name}", "main")
@@ -202,14 +205,18 @@ class _Handler(BaseHTTPRequestHandler):
             status = 206
             headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         if name == self.hub.stall_at and self.command == "GET":
-            headers["Content_Length"] = str(len(part))
-            self.reply(status, part[: len(part) // 2], **headers)
-            self.wfile.flush()
-            self.hub.stalled.set()
-            self.connection.recv(1)  # until the client goes away
-            self.close_connection = True
+            self.stall(part, headers, status)
             return
         self.reply(status, part, **headers)
+
+    def stall(self, content: bytes, headers: dict[str, str], status: int = 200) -> None:
+        """Send the half of a file, then nothing."""
+        headers["Content_Length"] = str(len(content))
+        self.reply(status, content[: len(content) // 2], **headers)
+        self.wfile.flush()
+        self.hub.stalled.set()
+        self.connection.recv(1)  # until the client goes away
+        self.close_connection = True
 
     def do_POST(self) -> None:
         parts, body = self.note(), self.body()

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
+from itera_lite.commands.options import WorkerCount
 from itera_lite.config import Unit
 from itera_lite.data.prepare import prepare
 from itera_lite.data.repairs import printable
 from itera_lite.errors import UsageError
+from itera_lite.quantities import check_numbers
 from itera_lite.terminal import table
 
 MAX_SAMPLES = 10_000
 SAMPLE_CHARS = 240
+SAMPLE_BYTES = 10_000  # of a document that is decoded for them
 
 
 def describe(
-    data: str = "python", *, unit: Unit = "document", vocab_size: int = 2048, samples: int = 3
+    data: str = "python",
+    *,
+    unit: Unit = "document",
+    vocab_size: int = 2048,
+    samples: int = 3,
+    workers: WorkerCount = None,
 ) -> dict[str, Any]:
     """Prepare a text set and describe it: documents, bytes, tokens, samples.
 
     Args:
         data: A named set (python, tinystories, wikitext-2, wikitext-103, or a
             folder in $ITERA_DATA), hf:OWNER/NAME[:column], a file, a folder, a
-            glob, or - for standard input. A table may name its column: reviews.csv:body.
+            glob, a URL such as s3://BUCKET/FOLDER, or - for standard input. A table
+            may name its column: reviews.csv:body.
         unit: What of the text becomes a document: the document as it is, or each of its
             paragraphs, lines or sentences.
         vocab_size: Size of the tokenizer, from 256 (bytes only) to 65,536.
         samples: Documents to show.
+        workers: Processes that read and tokenise; by default one a core. The result
+            doesn't depend on it.
 
     Returns:
         The manifest, with ``path`` (the folder in the cache), ``bytes_per_token``
@@ -34,7 +45,8 @@ def describe(
     """
     if not isinstance(samples, int) or not 0 <= samples <= MAX_SAMPLES:
         raise UsageError(f"samples={samples}: expected 0 to {MAX_SAMPLES:,}")
-    dataset = prepare(data, vocab_size=vocab_size, unit=unit, print_notes=False)
+    check_numbers(workers=workers)
+    dataset = prepare(data, vocab_size=vocab_size, unit=unit, print_notes=False, workers=workers)
     result = dataset.manifest | {"unit": dataset.unit, "path": str(dataset.path)}
     result["splits"] = {
         split: {**entry, "bytes_per_token": entry["bytes"] / entry["tokens"]}
@@ -42,13 +54,14 @@ def describe(
     }
     total = result["splits"]["train"]["documents"]
     wanted = {(2 * i + 1) * total // (2 * samples) for i in range(samples)}  # evenly spread
-    result["samples"] = [_beginning(text) for text in dataset.documents("train", wanted)]
+    texts = dataset.documents("train", wanted, SAMPLE_BYTES)
+    result["samples"] = [_beginning(text) for text in texts]
     print(printable(_text(result)))
     return result
 
 
 def _beginning(document: bytes) -> str:
-    text = document.decode("utf-8").strip()
+    text = document.decode("utf-8", "ignore").strip()
     return text if len(text) <= SAMPLE_CHARS else text[:SAMPLE_CHARS].rstrip() + " ..."
 
 

@@ -34,7 +34,7 @@ def compressor(suffix: str, path: Path) -> Callable[[BinaryIO], Any]:
         MissingExtra: Zstandard support isn't installed.
     """
     if suffix == ".gz":
-        return lambda raw: gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+        return lambda raw: gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0)  # as gzip itself
     zstandard = _zstandard(f"Writing {path.name}")
     return lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
 
@@ -48,40 +48,45 @@ def _zstandard(purpose: str) -> Any:
 
 
 @contextmanager
-def decompressed(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+def decompressed(raw: BinaryIO, path: Path, shown: str | None = None) -> Iterator[BinaryIO]:
     """The contents of ``raw``, decompressed if the name of ``path`` ends in .gz or .zst.
+
+    Args:
+        raw: the file as it is stored.
+        path: its name.
+        shown: its name in messages, where that is another.
 
     Raises:
         DataError: where reading fails, or the file is damaged or cut off.
         MissingExtra: Zstandard support isn't installed.
     """
-    suffix = path.suffix.lower()
+    suffix, shown = path.suffix.lower(), shown or str(path)
     try:
         if suffix == ".gz":
             with gzip.open(raw) as file:
                 yield file  # type: ignore[misc]
         elif suffix == ".zst":
-            with _decompressed_zstandard(raw, path) as file:
+            with _decompressed_zstandard(raw, shown) as file:
                 yield file
         else:
             yield raw
     except (OSError, EOFError, zlib.error) as error:
         what = {".gz": "damaged gzip file", ".zst": "damaged Zstandard file"}.get(suffix)
         if what is None:
-            raise DataError(f"{path}: can't be read ({error})") from error
-        raise DataError(f"{path}: {what} ({error}); copy it again") from error
+            raise DataError(f"{shown}: can't be read ({error})") from error
+        raise DataError(f"{shown}: {what} ({error}); copy it again") from error
 
 
 @contextmanager
-def _decompressed_zstandard(raw: BinaryIO, path: Path) -> Iterator[BinaryIO]:
-    zstandard = _zstandard(f"Reading {path.name}")
+def _decompressed_zstandard(raw: BinaryIO, shown: str) -> Iterator[BinaryIO]:
+    zstandard = _zstandard(f"Reading {Path(shown).name}")
     try:
         # Large texts are often packed with `zstd --long=31`.
         decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
         with io.BufferedReader(_ZstandardReader(raw, decompressor)) as file:
             yield file
     except zstandard.ZstdError as error:
-        raise DataError(f"{path}: damaged Zstandard file ({error}); copy it again") from error
+        raise DataError(f"{shown}: damaged Zstandard file ({error}); copy it again") from error
 
 
 class _ZstandardReader(io.RawIOBase):

@@ -2,31 +2,38 @@
 
 `locate` turns what the user wrote into a `Source` without reading any text;
 `Source.read` gives the documents, split into training and validation. `load_documents` does both.
+All documents are in memory then; `itera_lite.data.building` reads sets of any size.
 """
 
 from __future__ import annotations
 
+import atexit
 import glob
 import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from itera_lite.config import Unit
 from itera_lite.data import hub, readers
+from itera_lite.data.contents import Contents
 from itera_lite.data.folder import list_folder
+from itera_lite.data.remote import RemoteFile, is_url, list_remote
 from itera_lite.data.repairs import Repairs, Tally, first_few, printable
 from itera_lite.data.split import divide
-from itera_lite.data.tables import Table
 from itera_lite.data.units import mixed, split_units
 from itera_lite.errors import DataError
-from itera_lite.files import expand_home
+from itera_lite.files import cache_folder, expand_home
 
 READING = 4  # version of the readers: raise it when the same files would give other documents
 
@@ -36,6 +43,7 @@ HUB_SETS = {
     "wikitext-103": hub.HubSet("Salesforce/wikitext", "wikitext-103-v1"),
 }
 PYTHON_LIMIT_BYTES = 16_000_000
+_STDIN = "-stdin"  # ends the name of its copy
 # Left out of the standard library's source: tests, generated tables, installed packages.
 _SKIPPED = {
     "test",
@@ -85,6 +93,26 @@ class Corpus:
         return replace(self, splits=splits)
 
 
+Where: TypeAlias = Path | hub.HubFile | RemoteFile
+# (split, or None where the set has none; name to record; where it lies)
+TextFile: TypeAlias = tuple[str | None, str, Where]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a set, in the order in which they are read.
+
+    Attributes:
+        files: see `TextFile`.
+        source: where the text comes from, as the manifest records it.
+        notes: what isn't read of the set, a sentence each, for the user.
+    """
+
+    files: tuple[TextFile, ...]
+    source: dict[str, Any]
+    notes: list[str]
+
+
 @dataclass(frozen=True)
 class Source:
     """A set that was found and not read yet.
@@ -93,7 +121,7 @@ class Source:
         data: what the user wrote.
         name: short name.
         kind: decides what is special in reading the set.
-        files: (split, or None where the set has none; name to record; path), in order.
+        files: those of the set, in order, where they are known.
         column: the column of a table that holds the text, if the user named one.
         hub: the set on the Hub, if it has to be fetched.
         left_out: what else the folder holds, a sentence each, for the user.
@@ -103,7 +131,7 @@ class Source:
     data: str
     name: str
     kind: Literal["python", "stories", "wikitext", "shakespeare", "files", "stdin"]
-    files: tuple[tuple[str | None, str, Path], ...] = ()
+    files: tuple[TextFile, ...] = ()
     column: str | None = None
     hub: hub.HubSet | None = None
     left_out: tuple[str, ...] = ()
@@ -112,70 +140,149 @@ class Source:
     def fingerprint(self) -> list[Any] | None:
         """Names, sizes and times of the files: the set hasn't changed while this stays equal.
 
-        None for standard input. A set on the Hub counts as unchanging.
+        None for standard input, and where a server doesn't say when a file changes. A set on the
+        Hub counts as unchanging.
         """
         if self.kind == "stdin":
             return None
         if self.hub is not None:
             hub = [self.hub.repository, self.hub.folder]
-            return ["hub", READING, *hub, self.kind, self.column]
-        files = []
+            revision = [] if self.hub.revision is None else [self.hub.revision]
+            return ["hub", READING, *hub, self.kind, self.column, *revision]
+        files: list[list[Any]] = []
         for split, _, file in self.files:
+            if not isinstance(file, Path):
+                if not isinstance(file, RemoteFile) or file.version is None:
+                    return None
+                files.append([split, file.url, file.size, file.version])
+                continue
             stat = file.stat()
             # The absolute path: a relative one is another file in another folder.
             files.append([split, os.path.realpath(file), stat.st_size, stat.st_mtime_ns])
         return [READING, self.name, self.kind, self.column, files, list(self.left_out)]
 
-    def read(self) -> Corpus:
-        """The documents.
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether the set is small and has a rule of its own, so that `read` reads it."""
+        return self.kind in ("python", "shakespeare")
+
+    def listing(self) -> Listing:
+        """The files to read. Of a set on the Hub this asks the Hub; standard input is copied.
 
         Raises:
-            DataError: the text can't be used; the message says why and what to do.
-            MissingExtra: a package for this kind of file isn't installed.
+            DataError: the Hub can't be reached, or has no such set.
+            MissingExtra: a package isn't installed.
         """
         if self.kind == "stdin":
-            return _read_stdin(self.column)
-        source: dict[str, Any] = {
-            "set": self.name if self.hub else printable(Path(self.data).name or self.data)
-        }
+            path = _copied(sys.stdin.buffer)
+            source: dict[str, Any] = {"set": "standard input", "bytes": path.stat().st_size}
+            return Listing(((None, "standard input", path),), source, [])
+        source = {"set": self.name if self.hub else printable(Path(self.data).name or self.data)}
         notes: list[str] = []
         files = self.files
         if self.hub is not None:
-            fetched, source["revision"], notes = hub.fetch(self.hub, self.name)
+            found, notes = hub.list_files(self.hub, self.name)
+            source["revision"] = found[0].revision
             source["hub"] = "/".join(filter(None, (self.hub.repository, self.hub.folder)))
-            given = [(hub.split_name(label), label, file) for label, file in fetched.items()]
-            files = tuple(given)
-            if not any(split == "train" for split, _, _ in given):
-                files = tuple((None, label, file) for _, label, file in given)
+            files = tuple((hub.split_name(file.path), file.path, file) for file in found)
+            if not any(split == "train" for split, _, _ in files):
+                files = tuple((None, label, file) for _, label, file in files)
         if self.kind == "python":
             source["python"] = platform.python_version()
         if self.kind == "wikitext":
             source["format"] = "wikitext"
         listed = [label for _, label, _ in files]
         source["files"] = listed if len(listed) <= 50 else len(listed)
-        repairs = Repairs()
-        given_splits: dict[str | None, list[bytes]] = {}
-        for split, _, file in files:
-            documents = readers.read_documents(
-                file,
-                repairs,
-                column=self.column,
-                wikitext=self.kind == "wikitext",
-                data=self.data,
-                required=not self.is_folder,
-            )
-            given_splits.setdefault(split, []).extend(documents)
+        return Listing(files, source, notes)
+
+    def reader_options(self, files: tuple[TextFile, ...]) -> dict[str, Any]:
+        """Arguments for `readers.read_documents` and `readers.stream_documents`.
+
+        Raises:
+            DataError: the first line of standard input begins like a JSON object and isn't one.
+        """
+        options: dict[str, Any] = {
+            "column": self.column,
+            "wikitext": self.kind == "wikitext",
+            "data": self.data,
+            "required": not self.is_folder,
+        }
+        if self.kind == "stdin":
+            (_, shown, where), *_ = files
+            assert isinstance(where, Path)
+            options |= {"data": "-", "kind": _kind_of_stdin(Contents(where, shown), self.column)}
+        return options
+
+    def read_notes(self, repairs: Repairs) -> list[str]:
+        """What was repaired in reading, and what the folder holds beside, for the user."""
         if self.kind == "python":
             repairs.empty_files = 0  # empty __init__.py files are nothing to report
         if self.kind == "wikitext":
             repairs.blank_rows = Tally()  # they are its blank lines
-        notes += [*repairs.notes(), *self.left_out]
+        return [*repairs.notes(), *self.left_out]
+
+    def read(self) -> Corpus:
+        """The documents, all of them in memory.
+
+        Raises:
+            DataError: the text can't be used; the message says why and what to do.
+            MissingExtra: a package for this kind of file isn't installed.
+        """
+        listing = self.listing()
+        options = self.reader_options(listing.files)
+        repairs = Repairs()
+        given_splits: dict[str | None, list[bytes]] = {}
+        for split, _, where in listing.files:
+            with fetched(where, None) as file:
+                documents = readers.read_documents(file, repairs, shown=shown(where), **options)
+            given_splits.setdefault(split, []).extend(documents)
+        notes = listing.notes + self.read_notes(repairs)
         if self.kind == "python":
             given_splits[None], cap_notes = cap_python(given_splits[None])
             notes += cap_notes
         if self.kind == "shakespeare":
             given_splits = cut_shakespeare(given_splits)
-        return _finish(self.name, source, given_splits, notes, origin=self.data)
+        try:
+            splits, split_notes = divide(given_splits, self.origin)
+        except DataError as error:
+            raise with_notes(error, notes) from error
+        return Corpus(self.name, listing.source, splits, notes + split_notes)
+
+    @property
+    def origin(self) -> str:
+        """The set's name in messages about all of it."""
+        return "standard input" if self.kind == "stdin" else self.data
+
+
+def shown(where: Where) -> str:
+    """A file's name in messages."""
+    if isinstance(where, Path):
+        return "standard input" if where.name.endswith(_STDIN) else str(where)
+    return where.url if isinstance(where, RemoteFile) else f"{where.repository}/{where.path}"
+
+
+def size_of(where: Where) -> int:
+    """A file's bytes, as it is stored."""
+    return where.stat().st_size if isinstance(where, Path) else where.size
+
+
+@contextmanager
+def fetched(where: Where, folder: Path | None) -> Iterator[Path]:
+    """The file on this machine, while the block runs.
+
+    Args:
+        folder: for a copy of a file from elsewhere; None: the system's folder for such.
+    """
+    if isinstance(where, Path):
+        yield where
+    else:
+        with where.fetched(folder) as path:
+            yield path
+
+
+def with_notes(error: DataError, notes: list[str]) -> DataError:
+    """An error about a whole set, with the notes in parentheses."""
+    return DataError(f"{error}{_aside(notes)}")
 
 
 def load_documents(data: str) -> Corpus:
@@ -202,6 +309,8 @@ def locate(data: str) -> Source:
         return Source(data, "python", "python", python_files())
     if data.startswith("hf:"):
         return _hub(data)
+    if is_url(data):
+        return _remote(data)
     here = hub.data_folder()
     if data in HUB_SETS:
         kind: Literal["wikitext", "stories"] = "wikitext" if "wiki" in data else "stories"
@@ -300,13 +409,20 @@ def _folder(
             "(.gz and .zst of them count). For others give a glob, such as "
             f"'{folder}/**/*.rst'{_aside(left_out)}"
         )
-    files: list[tuple[str | None, str, Path]] = []
+    files: list[TextFile] = []
     for file in listing.files:
         label = printable(file.relative_to(folder).as_posix())
         split = hub.split_name(label)
         if kind == "stories" and label.startswith("official-valid"):
             split = "official-valid"
         files.append((split, label, file))
+    chosen, split_notes = _in_splits(files, quiet)
+    left_out[:0] = split_notes
+    return Source(data, name, kind, chosen, left_out=tuple(left_out), is_folder=True)
+
+
+def _in_splits(files: list[TextFile], quiet: bool) -> tuple[tuple[TextFile, ...], list[str]]:
+    """The files of a folder with the splits that their names give, or without; and notes."""
     names = {split for split, _, _ in files}
     if "train" in names and (names & {"valid", "test"} or names == {"train"}):
         others = [
@@ -314,58 +430,65 @@ def _folder(
             for split, label, _ in files
             if split is None and not quiet and not label.lower().startswith("readme")
         ]
-        if others:
-            left_out.insert(
-                0, f"left out, because they belong to none of the splits: {first_few(others)}"
-            )
-        files = [item for item in files if item[0] is not None]
-    else:
-        if held_out := [label for split, label, _ in files if split in ("valid", "test")]:
-            left_out.insert(
-                0, f"read as any other file, for none is named train: {first_few(held_out)}"
-            )
-        files = [(None, label, file) for _, label, file in files]
-    return Source(data, name, kind, tuple(files), left_out=tuple(left_out), is_folder=True)
+        notes = [f"left out, because they belong to none of the splits: {first_few(others)}"]
+        return tuple(item for item in files if item[0] is not None), notes if others else []
+    held_out = [label for split, label, _ in files if split in ("valid", "test")]
+    notes = [f"read as any other file, for none is named train: {first_few(held_out)}"]
+    return tuple((None, label, file) for _, label, file in files), notes if held_out else []
 
 
 def _hub(data: str) -> Source:
-    repository, _, column = data.removeprefix("hf:").partition(":")
+    """A set on the Hub, named as hf:OWNER/NAME or as fsspec does, hf://datasets/OWNER/NAME."""
+    named = data.removeprefix("hf:")
+    if named.startswith("//"):
+        named = named.removeprefix("//datasets/")
+    repository, _, column = named.partition(":")
     parts = repository.strip("/").split("/")
-    if len(parts) < 2 or not all(parts):
-        raise DataError(f"data='{data}': expected hf:OWNER/NAME, hf:OWNER/NAME/FOLDER or either")
-    wanted = hub.HubSet("/".join(parts[:2]), "/".join(parts[2:]))
-    return Source(data, parts[-1], "files", column=column or None, hub=wanted)
+    if len(parts) < 2 or not all(parts) or named.startswith("//"):
+        raise DataError(
+            f"data='{data}': expected hf:OWNER/NAME, hf:OWNER/NAME/FOLDER, a file or a pattern "
+            "of files in it, or the same after hf://datasets/"
+        )
+    name, _, revision = parts[1].partition("@")
+    folder = "/".join(parts[2:])
+    wanted = hub.HubSet(f"{parts[0]}/{name}", folder, revision or None)
+    title = name if glob.has_magic(folder) or not folder else parts[-1]
+    return Source(data, title, "files", column=column or None, hub=wanted)
 
 
-def _read_stdin(column: str | None) -> Corpus:
-    """Standard input: JSON lines where its first line is a JSON object, else plain text.
+def _remote(data: str) -> Source:
+    """Files of a protocol such as s3://, with the splits that a folder's names give."""
+    url, _, column = data.rpartition(":")
+    if "/" in column or "://" not in url:
+        url, column = data, ""
+    found, folder, left_out = list_remote(url)
+    files: list[TextFile] = [
+        (hub.split_name(label), label, file)
+        for file in found
+        for label in (printable(file.url.removeprefix(folder)),)
+    ]
+    is_folder = len(files) > 1 and not glob.has_magic(url)
+    if is_folder:
+        chosen, notes = _in_splits(files, quiet=False)
+    else:
+        chosen, notes = tuple((None, label, file) for _, label, file in files), []
+    name = _stem(Path((folder if len(files) > 1 else url).rstrip("/")))
+    return Source(
+        data, name, "files", chosen, column or None, left_out=(*notes, *left_out),
+        is_folder=is_folder,
+    )  # fmt: skip
+
+
+def _kind_of_stdin(contents: Contents, column: str | None) -> str:
+    """'jsonl' where its first line is a JSON object, else 'text'.
 
     Raises:
         DataError: its first line begins like a JSON object and isn't one.
     """
-    repairs = Repairs()
-    raw = _all_of(sys.stdin.buffer)
-    text = readers.valid_utf8(raw, "standard input", repairs)
-    if column is not None or text.lstrip().startswith(b"{"):
-        _check_first_line(text)
-        table = Table(Path("standard input"), text, "jsonl", column, "-", repairs)
-        documents = [row for row in table.documents() if row.strip()]
-    else:
-        documents = readers.split_text(text)
-    source = {"set": "standard input", "bytes": len(raw)}
-    return _finish("stdin", source, {None: documents}, repairs.notes(), origin="standard input")
-
-
-@lru_cache(maxsize=1)
-def _all_of(stream: BinaryIO) -> bytes:
-    """The stream to its end, kept because a verb may prepare the set twice."""
-    return stream.read()
-
-
-def _check_first_line(text: bytes) -> None:
-    number, line = next(
-        ((n, line) for n, line in enumerate(text.split(b"\n"), 1) if line.strip()), (1, b"")
-    )
+    lines = enumerate(contents.lines(), 1)
+    number, line = next(((n, line) for n, line in lines if line.strip()), (1, b""))
+    if column is None and not line.lstrip().startswith(b"{"):
+        return "text"
     try:
         json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -373,26 +496,22 @@ def _check_first_line(text: bytes) -> None:
             f"standard input: line {number} begins like JSON and isn't a JSON object ({error}); "
             "expected one object a line. If it is plain text, put it into a .txt file and give that"
         ) from None
+    return "jsonl"
 
 
-def _finish(
-    name: str,
-    source: dict[str, Any],
-    given: dict[str | None, list[bytes]],
-    notes: list[str],
-    *,
-    origin: str,
-) -> Corpus:
-    """The corpus, with training and validation split as `divide` does.
-
-    Raises:
-        DataError: there is too little text; the message ends with the notes.
-    """
+@lru_cache(maxsize=1)
+def _copied(stream: BinaryIO) -> Path:
+    """A copy of the stream, kept until the process ends: a verb may prepare the set twice."""
     try:
-        splits, split_notes = divide(given, origin)
-    except DataError as error:
-        raise DataError(f"{error}{_aside(notes)}") from error
-    return Corpus(name, source, splits, notes + split_notes)
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(_STDIN, ".building-", folder)
+    except OSError:
+        descriptor, name = tempfile.mkstemp(_STDIN)
+    atexit.register(Path(name).unlink, missing_ok=True)
+    with open(descriptor, "wb") as copy:
+        shutil.copyfileobj(stream, copy, 1 << 20)
+    return Path(name)
 
 
 def _aside(notes: list[str]) -> str:

@@ -1,10 +1,19 @@
-"""Chooses and downloads the files of a set on the Hugging Face Hub."""
+"""Chooses and downloads the files of a set on the Hugging Face Hub.
+
+Of a set of at most `MAX_BYTES` the Hub's own cache keeps the files, so it can be prepared again
+without a network. Of a larger one, a file is downloaded, read and removed, one after another.
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from itera_lite.data.compression import SUFFIXES
@@ -12,7 +21,7 @@ from itera_lite.data.readers import TABLE_KINDS, kind_of
 from itera_lite.errors import DataError, MissingExtra
 from itera_lite.files import expand_home
 
-MAX_BYTES = 2 * 1024**3  # of one set, as stored
+MAX_BYTES = 2 * 1024**3  # of a set's files, as stored, unless they are named one by one
 
 _SPLIT_NAME = re.compile(
     r"(?:wiki\.)?(?:partial-)?(train|training|valid|validation|val|dev|test)"
@@ -28,10 +37,69 @@ _CANONICAL = {"training": "train", "validation": "valid", "val": "valid", "dev":
 
 @dataclass(frozen=True)
 class HubSet:
-    """A set on the Hub: the repository, and the folder in it ('' for all of it)."""
+    """A set on the Hub.
+
+    Attributes:
+        repository: OWNER/NAME.
+        folder: in it, or a file, or a pattern of files; '' for all of it.
+        revision: a branch, tag or commit; None: the newest.
+    """
 
     repository: str
     folder: str = ""
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a data set on the Hub.
+
+    Attributes:
+        repository: OWNER/NAME.
+        path: in the repository.
+        revision: commit.
+        size: in bytes.
+        keep: whether the Hub's cache keeps it.
+        advice: what to do where it can't be fetched.
+    """
+
+    repository: str
+    path: str
+    revision: str
+    size: int
+    keep: bool
+    advice: str
+
+    @contextmanager
+    def fetched(self, folder: Path | None) -> Iterator[Path]:
+        """The file on this machine; without `keep` it is downloaded into ``folder`` (None: the
+        system's folder for such) and removed after the block.
+
+        Raises:
+            DataError: it can't be fetched.
+        """
+        from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+        with ExitStack() as stack:
+            try:
+                found = try_to_load_from_cache(
+                    self.repository, self.path, revision=self.revision, repo_type="dataset"
+                )
+                if not isinstance(found, str):
+                    own = None
+                    if not self.keep:
+                        temporary = tempfile.TemporaryDirectory(prefix="hub-", dir=folder)
+                        own = stack.enter_context(temporary)
+                    found = hf_hub_download(
+                        self.repository,
+                        self.path,
+                        revision=self.revision,
+                        repo_type="dataset",
+                        local_dir=own,
+                    )
+            except Exception as error:  # the client raises its own, the network's and the system's
+                raise DataError(f"{_unfetched(self.repository, error)}. {self.advice}") from error
+            yield Path(found)
 
 
 def split_name(path: str) -> str | None:
@@ -50,8 +118,8 @@ def split_name(path: str) -> str | None:
     return None
 
 
-def fetch(wanted: HubSet, name: str) -> tuple[dict[str, Path], str, list[str]]:
-    """Download a set's data files: (path in the repository -> local file, revision, notes).
+def list_files(wanted: HubSet, name: str) -> tuple[list[HubFile], list[str]]:
+    """The files of a set to read, in order, and notes; nothing is downloaded.
 
     Args:
         wanted: the set.
@@ -68,7 +136,7 @@ def fetch(wanted: HubSet, name: str) -> tuple[dict[str, Path], str, list[str]]:
         f"{_LAYOUT.format(name=name)}; then give --data {name}"
     )
     try:
-        return _fetch(wanted)
+        return _list_files(wanted, advice)
     except MissingExtra as error:
         error.args = (f"{error}. {advice}",)
         raise
@@ -82,48 +150,49 @@ def data_folder() -> Path | None:
     return Path(expand_home(value)) if value else None
 
 
-def _fetch(wanted: HubSet) -> tuple[dict[str, Path], str, list[str]]:
+def _list_files(wanted: HubSet, advice: str) -> tuple[list[HubFile], list[str]]:
     try:
-        from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub import HfApi
     except ImportError as error:
         raise MissingExtra(
             "huggingface_hub", "hub", f"Fetching {wanted.repository} from the Hub"
         ) from error
-    try:
-        revision = None
-        chosen: list[str] = []
-        notes: list[str] = []
-        # The Hub keeps a Parquet copy of sets in other formats on the second branch.
-        for branch in (None, "refs/convert/parquet"):
+    revision = None
+    chosen: list[str] = []
+    notes: list[str] = []
+    sizes: dict[str, int] = {}
+    # The Hub keeps a Parquet copy of sets in other formats on the second branch.
+    for branch in (wanted.revision, "refs/convert/parquet"):
+        try:
             info = HfApi().dataset_info(wanted.repository, revision=branch, files_metadata=True)
-            sizes = {item.rfilename: item.size or 0 for item in info.siblings or []}
-            chosen, notes = choose_files(sizes, wanted)
-            revision = info.sha
-            if chosen:
-                break
-        files = {
-            name: Path(
-                hf_hub_download(wanted.repository, name, repo_type="dataset", revision=revision)
-            )
-            for name in chosen
-        }
-    except DataError:
-        raise
-    except Exception as error:  # the client raises its own, the network's and the system's
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"{wanted.repository} couldn't be fetched from the Hub ({reason})"
-        ) from error
-    if not files:
+        except Exception as error:  # the client raises its own, the network's and the system's
+            raise DataError(_unfetched(wanted.repository, error)) from error
+        sizes = {item.rfilename: item.size or 0 for item in info.siblings or []}
+        chosen, notes = choose_files(sizes, wanted)
+        revision = info.sha
+        if chosen or wanted.revision is not None:
+            break
+    if not chosen:
         raise DataError(
             f"{wanted.repository} on the Hub has no .parquet, .jsonl, .csv or .txt files"
             + (f" in the folder '{wanted.folder}'" if wanted.folder else "")
         )
-    return files, str(revision), notes
+    keep = sum(sizes[name] for name in chosen) <= MAX_BYTES
+    return [
+        HubFile(wanted.repository, name, str(revision), sizes[name], keep, advice)
+        for name in chosen
+    ], notes
+
+
+def _unfetched(repository: str, error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{repository} couldn't be fetched from the Hub ({reason})"
 
 
 def choose_files(sizes: dict[str, int], wanted: HubSet) -> tuple[list[str], list[str]]:
     """The files to take, in order, and notes: of one kind, Parquet first, up to `MAX_BYTES`.
+
+    A file or a pattern that is named instead of a folder gives all files that it means.
 
     Args:
         sizes: bytes of each file of the repository.
@@ -132,6 +201,14 @@ def choose_files(sizes: dict[str, int], wanted: HubSet) -> tuple[list[str], list
     Raises:
         DataError: the repository holds several sets and none was named.
     """
+    if wanted.folder in sizes or glob.has_magic(wanted.folder):
+        named = [
+            name
+            for name in sorted(sizes)
+            if name == wanted.folder or fnmatchcase(name, wanted.folder)
+        ]
+        named.sort(key=lambda name: split_name(name) in (None, "train"))
+        return named, []
     inside = wanted.folder + "/" if wanted.folder else ""
     found = [name for name in sorted(sizes) if name.startswith(inside)]
     for kind in ("parquet", "jsonl", "csv", "text"):
@@ -161,7 +238,8 @@ def choose_files(sizes: dict[str, int], wanted: HubSet) -> tuple[list[str], list
     notes = []
     if len(taken) < len(names):
         notes.append(
-            f"only {len(taken)} of {len(names)} files were taken ({total / 1e9:.1f} GB; "
-            f"the limit is {MAX_BYTES / 1e9:.1f} GB)"
+            f"only {len(taken)} of {len(names)} files were taken ({total / 1e9:.1f} GB; the limit "
+            f"is {MAX_BYTES / 1e9:.1f} GB). For others name them, such as with "
+            f"'hf:{wanted.repository}/{os.path.dirname(names[-1]) or '.'}/*'".replace("/./", "/")
         )
     return taken, notes

@@ -77,7 +77,8 @@ class TokenLoader:
         self._rank = rank
         self._global_batch = global_batch
         self._position = 0
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        # By epoch: where it starts, and the numbers of its windows
+        self._orders: dict[int, tuple[int, NDArray[Any]]] = {}
 
     @property
     def tokens_per_epoch(self) -> int:
@@ -145,8 +146,12 @@ class TokenLoader:
                 del self._orders[old]
             rng = np.random.default_rng([self._seed, epoch])
             offset = int(rng.integers(self._n_predicted))
-            self._orders[epoch] = offset + rng.permutation(self._windows) * self.seq_len
-        return int(self._orders[epoch][number])
+            # As `rng.permutation`, in half the memory
+            order = np.arange(self._windows, dtype="u4" if self._windows < 2**32 else "i8")
+            rng.shuffle(order)
+            self._orders[epoch] = offset, order
+        offset, order = self._orders[epoch]
+        return offset + int(order[number]) * self.seq_len
 
 
 def _remedy(n_predicted: int, global_batch: int, world_size: int, seq_len: int) -> str:

@@ -3,8 +3,9 @@
 A prepared set is a folder ``NAME-KEY`` in the cache: ``SPLIT.bin`` (little-endian uint16, or
 uint32 for a tokenizer of more than 65,536 ids), ``manifest.json`` and the tokenizer's files. KEY
 is a hash of text, tokenizer, unit and format. The folder is written under another name and renamed,
-so it is whole or absent, and two processes may build it at once. Small files in ``index/`` map what
-is known without reading the text (`Source.fingerprint`) to the folder.
+so it is whole or absent. Small files in ``index/`` map what is known without reading the text
+(`Source.fingerprint`) to the folder. What is being prepared lies in ``.preparing-KEY`` with a lock:
+a second process waits for the first, and goes on with what a killed one left.
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Container, Iterable, Iterator
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Container, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from itera_lite.config import Unit
-from itera_lite.data.corpus import Corpus, load_documents, locate
+from itera_lite.data.building import Build
+from itera_lite.data.corpus import load_documents, locate
+from itera_lite.data.processes import Interrupted, Processes
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.data.units import unit_of
-from itera_lite.errors import DataError, TextTooSmall
+from itera_lite.data.verify import damaged_shard
+from itera_lite.errors import DataError, IteraWarning, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
 
@@ -43,7 +47,7 @@ _DECODED = 1_000_000  # tokens decoded at a time, which bounds memory
 # The errors that reading a damaged file of the cache may raise
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError)
 GENERAL = "python"  # a set that is on every machine
-_BAR_DELAY = 1.0  # seconds before a progress bar appears
+_KEEP = "keep"  # a file in a folder of unfinished work that isn't removed
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class Dataset:
         path: its folder in the cache.
         manifest: contents of manifest.json: name, source, sha256 of the text, unit,
             tokenizer_sha256, vocab_size, notes, and for each split documents (each is a
-            unit), bytes, tokens and sha256. ``tokens`` counts what is predicted: every
-            token of the documents and the ``<|endoftext|>`` after each; ``bytes`` is the
-            text alone.
+            unit), bytes, tokens, sha256 of the text, file and its file_sha256. ``tokens``
+            counts what is predicted: every token of the documents and the ``<|endoftext|>``
+            after each; ``bytes`` is the text alone.
     """
 
     path: Path
@@ -95,22 +99,53 @@ class Dataset:
         """Tokens predicted in the split, each document's ``<|endoftext|>`` included."""
         return int(self._entry(split)["tokens"])
 
-    def documents(self, split: str, wanted: Container[int] | None = None) -> Iterator[bytes]:
+    def documents(
+        self, split: str, wanted: Container[int] | None = None, most: int | None = None
+    ) -> Iterator[bytes]:
         """The split's documents, decoded from the tokens: the exact bytes that went in.
 
         Args:
             split: a split of the set.
             wanted: numbers of the documents to decode, from 0; by default all.
+            most: bytes of each at most; by default all.
         """
         tokens = self.tokens(split)
-        ends = np.flatnonzero(tokens == self.tokenizer.eot_id)
-        for number, (start, end) in enumerate(pairwise(ends.tolist())):
+        for number, (start, end) in enumerate(pairwise(self._ends(split))):
             if wanted is None or number in wanted:
+                if most is not None:
+                    end = min(end, start + 1 + most)
                 parts = range(start + 1, end, _DECODED)  # a document may be the whole text
-                yield b"".join(
+                text = b"".join(
                     self.tokenizer.decode_bytes(tokens[at : min(at + _DECODED, end)].tolist())
                     for at in parts
                 )
+                yield text[:most]
+
+    def sizes(self, split: str) -> NDArray[np.int64]:
+        """The bytes of each document of the split."""
+        lengths = np.array([len(piece) for piece in self.tokenizer.token_bytes], dtype=np.int64)
+        tokens, sizes, size = self.tokens(split), list[NDArray[np.int64]](), 0
+        for at in range(1, len(tokens), _DECODED):
+            part = tokens[at : at + _DECODED]
+            ends = np.flatnonzero(part == self.tokenizer.eot_id)
+            totals = np.cumsum(lengths[part])
+            sizes.append(np.diff(totals[ends], prepend=-size))
+            size = int(totals[-1]) - (int(totals[ends[-1]]) if len(ends) else -size)
+        return np.concatenate(sizes)
+
+    def tokens_in_use(self, split: str) -> int:
+        """How many different tokens occur in the split."""
+        tokens, used = self.tokens(split), np.zeros(self.tokenizer.vocab_size, dtype=bool)
+        for at in range(0, len(tokens), _DECODED):
+            used[tokens[at : at + _DECODED]] = True
+        return int(used.sum())
+
+    def _ends(self, split: str) -> Iterator[int]:
+        """The places of ``<|endoftext|>`` in the stream."""
+        tokens = self.tokens(split)
+        for at in range(0, len(tokens), _DECODED):
+            part = tokens[at : at + _DECODED]
+            yield from (at + np.flatnonzero(part == self.tokenizer.eot_id)).tolist()
 
     def describe(self, source: str) -> DatasetDescription:
         """The record of the set in a result file.
@@ -141,7 +176,10 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset | None:
-    """The prepared set in a folder; None where there is none or it is damaged."""
+    """The prepared set in a folder; None where there is none or it is damaged.
+
+    A shard whose content changed after it was written is named in an `IteraWarning`.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         width = np.dtype(manifest["dtype"]).itemsize
@@ -150,6 +188,9 @@ def open_dataset(folder: Path) -> Dataset | None:
             for entry in manifest["splits"].values()
         )
         dataset = Dataset(folder, manifest)
+        if whole and (problem := damaged_shard(folder, manifest["splits"])):
+            warnings.warn(problem, IteraWarning, stacklevel=2)
+            return None
         if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
             ends = [dataset.tokens(split)[[0, -1]].tolist() for split in dataset.splits]
             train, valid = manifest["splits"]["train"], manifest["splits"]["valid"]
@@ -169,6 +210,7 @@ def prepare(
     cache: Path | None = None,
     quiet: bool = False,
     print_notes: bool = True,
+    workers: int | None = None,
 ) -> Dataset:
     """A set ready for training or evaluation, from the cache if it was prepared before.
 
@@ -183,6 +225,11 @@ def prepare(
             ~/.cache/itera-lite.
         quiet: neither notes nor progress on standard error.
         print_notes: print the notes when the set is built.
+        workers: processes that read and tokenise, for sets of more than some megabytes; by
+            default one a core, as far as the memory allows. The result doesn't depend on it.
+
+    What a killed process left of a set of some size is gone on with. Memory is bounded
+    whatever the size of the text: see `itera_lite.data.building`.
 
     Raises:
         DataError: the set or its text can't be used, or the cache can't be written.
@@ -199,35 +246,45 @@ def prepare(
     source_keys = [_key("source", fingerprint, vocabulary, *cut)] if fingerprint is not None else []
     if found := _look_up(root, source_keys):
         return found
-    corpus = source.read().in_units(unit)
-    if print_notes and not quiet:
-        for note in corpus.notes:
-            print(f"{corpus.name}: {note}", file=sys.stderr)
-    text_hash, split_hashes = _hashes(corpus)
-    text_keys = [_key("text", corpus.name, text_hash, vocabulary, *cut)]
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        dataset = _look_up(root, text_keys)
-        if dataset is None:
-            used = None
-            if tokenizer is None:
-                tokenizer, used = _train_tokenizer(corpus, vocab_size, quiet)
-                text_keys.append(_key("text", corpus.name, text_hash, tokenizer.sha256, *cut))
-                if fingerprint is not None:
-                    source_keys.append(_key("source", fingerprint, tokenizer.sha256, *cut))
-            key = _key(text_hash, tokenizer.sha256, *cut)[:16]
-            folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', corpus.name)[:60]}-{key}"
-            dataset = open_dataset(folder) or _build(
-                folder, corpus, tokenizer.with_unit(unit), text_hash, split_hashes, used, quiet
-            )
+        with ExitStack() as stack:
+            place = _workplace(root, source_keys, source.name, quiet)
+            work, unwritable = stack.enter_context(place)
+            if found := _look_up(root, source_keys):  # another process made it
+                return found
+            processes = stack.enter_context(Processes(workers))
+            build = Build(source, work, processes, quiet)
+            stack.enter_context(_kept_if_large(build))
+            build.read(unit)
+            if print_notes and not quiet:
+                for note in build.notes:
+                    print(f"{source.name}: {note}", file=sys.stderr)
+            text_hash, split_hashes = build.hashes()
+            text_keys = [_key("text", source.name, text_hash, vocabulary, *cut)]
+            dataset = _look_up(root, text_keys)
+            if dataset is None:
+                if unwritable is not None:
+                    raise unwritable
+                used = None
+                if tokenizer is None:
+                    tokenizer, used = build.learn(vocab_size)
+                    text_keys.append(_key("text", source.name, text_hash, tokenizer.sha256, *cut))
+                    if fingerprint is not None:
+                        source_keys.append(_key("source", fingerprint, tokenizer.sha256, *cut))
+                key = _key(text_hash, tokenizer.sha256, *cut)[:16]
+                folder = root / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', source.name)[:60]}-{key}"
+                dataset = open_dataset(folder) or _finish(
+                    build, folder, tokenizer.with_unit(unit), text_hash, split_hashes, used
+                )
     except OSError as error:
+        reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise DataError(
-            f"the cache {root} can't be written ({error.strerror or error}"
-            f"{f': {error.filename}' if error.filename else ''}). "
-            "Set ITERA_CACHE to a folder that can, with room for the tokens."
+            f"the cache {root} can't be written ({reason.strerror or reason}"
+            f"{f': {reason.filename}' if reason.filename else ''}). "
+            "Set ITERA_CACHE to a folder that can, with room for the text and its tokens."
         ) from error
     # Two sources may hold the same text and share a folder; each keeps its own source and notes.
-    own = {"source": corpus.source, "notes": corpus.notes + _sample_notes(dataset)}
+    own = {"source": build.listing_source, "notes": build.notes + _sample_notes(dataset)}
     with suppress(OSError):  # these files only save work
         for key in source_keys:
             write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name, **own})
@@ -269,24 +326,6 @@ def _general_tokenizer(data: str, vocab_size: int, fingerprint: str, quiet: bool
     return Tokenizer.train(documents(), vocab_size)
 
 
-def _train_tokenizer(corpus: Corpus, vocab_size: int, quiet: bool) -> tuple[Tokenizer, int]:
-    """A tokenizer trained on the train split, and how many bytes of it were used."""
-    sample, used = training_sample(corpus.splits["train"])
-    begin = time.monotonic()
-    with _progress(f"learning the tokens of {corpus.name}", used, quiet) as bar:
-
-        def progress(n_bytes: int) -> None:
-            bar.n = n_bytes
-            if time.monotonic() - begin > _BAR_DELAY:
-                bar.refresh()
-
-        try:
-            return Tokenizer.train(sample, vocab_size, progress), used
-        except TextTooSmall as error:
-            notes = f" ({'; '.join(corpus.notes)})" if corpus.notes else ""
-            raise TextTooSmall(f"{error}{notes}") from None
-
-
 def _sample_notes(dataset: Dataset) -> list[str]:
     used = dataset.manifest["tokenizer_trained_on_bytes"]
     train_bytes = dataset.n_bytes("train")
@@ -298,90 +337,96 @@ def _sample_notes(dataset: Dataset) -> list[str]:
     ]
 
 
-def _progress(what: str, total: int, quiet: bool) -> tqdm[Any]:
-    """A progress bar, on a terminal only, after `_BAR_DELAY`."""
-    return tqdm(
-        total=total,
-        desc=what,
-        unit="B",
-        unit_scale=True,
-        delay=_BAR_DELAY,
-        disable=True if quiet else None,
-    )
+@contextmanager
+def _workplace(
+    root: Path, keys: list[str], name: str, quiet: bool
+) -> Iterator[tuple[Path, OSError | None]]:
+    """A folder to build a set in, which no other process has; and why it isn't in the cache.
+
+    Of a set that one of the keys stands for, it is the one that a killed process left. Another
+    process that builds the set is waited for. The folder is removed when the block ends, unless
+    its lock was left in it with a file ``keep``.
+    """
+    unwritable, lock = None, None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_stale_builds(root)
+        lock = _claim(root / f".preparing-{keys[0]}", name, quiet) if keys else None
+        work = Path(lock.name).parent if lock else Path(tempfile.mkdtemp("", ".building-", root))
+    except OSError as error:
+        unwritable, work = error, Path(tempfile.mkdtemp(prefix="itera-"))
+    try:
+        yield work, unwritable
+    finally:
+        if lock is None or not (work / _KEEP).exists():
+            shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            lock.close()
 
 
-def _build(
+def _claim(folder: Path, name: str, quiet: bool) -> IO[str] | None:
+    """The open lock of a folder, once no other process holds it; None where locks don't work."""
+    while True:
+        try:
+            folder.mkdir(exist_ok=True)
+            lock = open(folder / "lock", "w")  # noqa: SIM115
+        except FileNotFoundError:  # the other process has just removed it
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not quiet:
+                print(f"{name}: another process prepares it; waiting for that", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            lock.close()
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), os.stat(folder / "lock")):
+                (folder / _KEEP).unlink(missing_ok=True)
+                return lock
+        lock.close()
+
+
+@contextmanager
+def _kept_if_large(build: Build) -> Iterator[None]:
+    """Keep much work that was stopped and can go on; the text isn't at fault then."""
+    try:
+        yield
+    except BaseException as error:
+        can_go_on = isinstance(error, (OSError, Interrupted)) or not isinstance(error, Exception)
+        if can_go_on and build.is_large:
+            with suppress(OSError):
+                build.keep(_KEEP)
+        raise
+
+
+def _finish(
+    build: Build,
     folder: Path,
-    corpus: Corpus,
     tokenizer: Tokenizer,
     text_hash: str,
     split_hashes: dict[str, str],
     trained_on: int | None,
-    quiet: bool,
 ) -> Dataset:
-    """Write the set under another name, then rename it to ``folder``."""
-    _remove_stale_builds(folder.parent)
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 65_536 else "<u4")
-    work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-    try:
-        entries = {}
-        total = sum(len(text) for texts in corpus.splits.values() for text in texts)
-        with _progress(f"tokenising {corpus.name}", total, quiet) as bar:
-            for split, texts in corpus.splits.items():
-                file = f"{split}.bin"
-                size = _write_tokens(work / file, texts, tokenizer, dtype, bar)
-                entries[split] = {
-                    "documents": len(texts),
-                    "bytes": sum(map(len, texts)),
-                    "tokens": size - 1,
-                    "sha256": split_hashes[split],
-                    "file": file,
-                }
-        tokenizer.save(work)
-        manifest = {
-            "format": FORMAT,
-            "name": corpus.name,
-            "source": corpus.source,
-            "sha256": text_hash,
-            "unit": tokenizer.unit,
-            "tokenizer_sha256": tokenizer.sha256,
-            "tokenizer_trained_on_bytes": trained_on,
-            "vocab_size": tokenizer.vocab_size,
-            "dtype": dtype.str,
-            "notes": corpus.notes,
-            "splits": entries,
-        }
-        write_json(work / "manifest.json", manifest)
-        work.chmod(0o755)
-        dataset = _move(work, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return dataset
-
-
-def _write_tokens(
-    file: Path,
-    texts: list[bytes],
-    tokenizer: Tokenizer,
-    dtype: np.dtype[Any],
-    bar: tqdm[Any],
-) -> int:
-    """Write the token stream of one split; returns its length."""
-
-    def counted() -> Iterable[bytes]:
-        for text in texts:
-            yield text
-            bar.update(len(text))
-
-    size = 1
-    with open(file, "wb") as out:
-        out.write(np.array([tokenizer.eot_id], dtype=dtype).tobytes())
-        for part in tokenizer.encode_stream(counted()):
-            out.write(part.astype(dtype).tobytes())
-            size += len(part)
-        out.flush()
-        os.fsync(out.fileno())
-    return size
+    """Write the set into the build's folder, then rename it to ``folder``."""
+    work = build.folder / "set"
+    entries, dtype = build.tokenise(tokenizer, work, split_hashes)
+    manifest = {
+        "format": FORMAT,
+        "name": build.name,
+        "source": build.listing_source,
+        "sha256": text_hash,
+        "unit": tokenizer.unit,
+        "tokenizer_sha256": tokenizer.sha256,
+        "tokenizer_trained_on_bytes": trained_on,
+        "vocab_size": tokenizer.vocab_size,
+        "dtype": dtype,
+        "notes": build.notes,
+        "splits": entries,
+    }
+    write_json(work / "manifest.json", manifest)
+    return _move(work, folder)
 
 
 def _move(work: Path, folder: Path) -> Dataset:
@@ -428,26 +473,15 @@ def _key(*parts: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _hashes(corpus: Corpus) -> tuple[str, dict[str, str]]:
-    """The sha256 of the whole set, and that of each split's documents joined."""
-    whole = hashlib.sha256()
-    splits = {}
-    for split, texts in corpus.splits.items():
-        alone = hashlib.sha256()
-        whole.update(f"{split} {len(texts)}\n".encode())
-        for text in texts:
-            alone.update(text)
-            whole.update(len(text).to_bytes(8, "little"))
-            whole.update(text)
-        splits[split] = alone.hexdigest()
-    return whole.hexdigest(), splits
-
-
 def _remove_stale_builds(root: Path) -> None:
-    """Remove the folders of builds that were killed more than a day ago."""
-    for stale in root.glob(".building-*"):
-        try:
-            if time.time() - stale.stat().st_mtime > 86_400:
-                shutil.rmtree(stale, ignore_errors=True)
-        except OSError:
-            continue
+    """Remove what killed processes left: what can't be gone on with after a day, else a month."""
+    for pattern, seconds in ((".building-*", 86_400), (".preparing-*", 30 * 86_400)):
+        for stale in root.glob(pattern):
+            try:
+                if time.time() - stale.stat().st_mtime > seconds:
+                    if stale.is_dir():
+                        shutil.rmtree(stale, ignore_errors=True)
+                    else:
+                        stale.unlink()
+            except OSError:
+                continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from itera_lite.data.compression import decompressed, uncompressed_name
+from itera_lite.data.compression import uncompressed_name
+from itera_lite.data.contents import Contents, valid_utf8
 from itera_lite.data.repairs import Repairs
 from itera_lite.data.tables import Table
 from itera_lite.errors import DataError
@@ -21,16 +23,12 @@ TABLE_KINDS = {
     ".parquet": "parquet",
 }
 
-_MAGIC = {
-    b"%PDF": "a PDF file",
-    b"PK\3\4": "a zip file (.docx, .xlsx, .odt and .epub are such)",
-    b"\x1f\x8b": "a gzip file, whose name has to end in .gz",
-    b"\x28\xb5\x2f\xfd": "a Zstandard file, whose name has to end in .zst",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ": "an xz file",
-    b"PAR1": "a Parquet file, whose name has to end in .parquet",
-}
 _EOT_LINE = re.compile(rb"(?:\A|(?<=\n))<\|endoftext\|>[ \t]*\r?(?:\n|\Z)")
+# The same where the text goes on, and at its end; a line end stands before it in any case
+_EOT_WITHIN = re.compile(rb"(?<=\n)<\|endoftext\|>[ \t]*\r?\n")
+_EOT_AT_END = re.compile(rb"(?<=\n)<\|endoftext\|>[ \t]*\r?(?:\n|\Z)")
+_EOT = b"<|endoftext|>"
+_PIECE_BYTES = 1 << 20  # a document that is longer than this is given in pieces
 # The heading of a WikiText article, with the blank line before it: " = Title = "
 _ARTICLE = re.compile(rb"(?:\A|(?<=\n)) ?\n(?= = [^=\n](?:[^\n]*[^=\n])? = \n ?\n)")
 
@@ -49,8 +47,10 @@ def read_documents(
     wikitext: bool = False,
     data: str | None = None,
     required: bool = True,
+    kind: str | None = None,
+    shown: str | None = None,
 ) -> list[bytes]:
-    """The documents of one file as valid UTF-8, empty ones left out.
+    """The documents of one file as valid UTF-8, empty ones left out; all of them in memory.
 
     A text file is one document, or several that lines of only ``<|endoftext|>``
     separate. A row of a table is one document. With
@@ -64,82 +64,77 @@ def read_documents(
         wikitext: whether the text is cut at the headings of articles.
         data: what the user wrote to name the set, for the advice to name a column.
         required: whether a JSON file that is no table is an error; else it is left out.
+        kind: as `kind_of` gives it, where the name doesn't show it.
+        shown: the file's name in messages, where it isn't the path.
 
     Raises:
         DataError: the file can't be read, isn't text, or lacks the column.
         MissingExtra: Parquet or Zstandard support isn't installed.
     """
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from error
-    with file, decompressed(file, path) as contents:
-        raw = contents.read()
-    if not raw:
+    contents = Contents(path, shown)
+    kind = kind or kind_of(contents.shown) or "text"
+    if kind == "text":
+        raw = contents.whole()
+        if not raw:
+            repairs.empty_files += 1
+            return []
+        text = valid_utf8(raw, contents.shown, repairs)
+        return split_articles(text) if wikitext else split_text(text)
+    if contents.is_empty():
         repairs.empty_files += 1
         return []
-    kind = kind_of(path) or "text"
-    text = raw if kind == "parquet" else valid_utf8(raw, str(path), repairs)
-    if kind == "text":
-        return split_articles(text) if wikitext else split_text(text)
-    rows = Table(path, text, kind, column, data or str(path), repairs, required).documents()
+    rows = _rows(contents, kind, repairs, column, data, required)
     if wikitext:  # rows are lines there, and a blank line is an empty row
         return split_articles(b"".join([row or b" \n" for row in rows]))
     return [row for row in rows if row.strip()]
 
 
-def valid_utf8(raw: bytes, origin: str, repairs: Repairs) -> bytes:
-    """The text as valid UTF-8 without byte-order mark; what isn't UTF-8 is replaced and counted.
+def stream_documents(
+    contents: Contents,
+    repairs: Repairs,
+    *,
+    column: str | None = None,
+    wikitext: bool = False,
+    data: str | None = None,
+    required: bool = True,
+    kind: str | None = None,
+) -> Iterator[tuple[bytes, bool]]:
+    """The documents that `read_documents` gives, in pieces: (bytes, whether the document ends).
 
-    Raises:
-        DataError: the bytes aren't text in UTF-8 at all.
+    Memory is that of some pieces of a mebibyte; of a table, that of its longest row, and of a
+    ``.json`` file with one array, that of the whole. Arguments and errors are those of
+    `read_documents`.
     """
-    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise DataError(f"{origin}: text in UTF-16; expected UTF-8. {_convert(origin, 'UTF-16')}")
-    if b"\0" in raw:
-        raise DataError(_binary(raw, origin))
-    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    kind = kind or kind_of(contents.shown) or "text"
+    if contents.is_empty():
+        repairs.empty_files += 1
+        return
+    if kind == "text":
+        chunks = contents.chunks(repairs)
+        yield from stream_articles(chunks) if wikitext else stream_text(chunks)
+        return
+    rows = _rows(contents, kind, repairs, column, data, required)
+    if wikitext:
+        yield from stream_articles(row or b" \n" for row in rows)
+    else:
+        yield from ((row, True) for row in rows if row.strip())
+
+
+def _rows(
+    contents: Contents,
+    kind: str,
+    repairs: Repairs,
+    column: str | None,
+    data: str | None,
+    required: bool,
+) -> Iterator[bytes]:
+    table = Table(contents, kind, column, data or contents.shown, repairs, required)
     try:
-        raw.decode("utf-8")
-        return raw
-    except UnicodeDecodeError:
-        text = raw.decode("utf-8", "replace")
-    count = text.count("\ufffd") - raw.count(b"\xef\xbf\xbd")
-    if count > len(text) * 0.3:
-        raise DataError(
-            f"{origin}: {count:,} of {len(text):,} characters aren't valid UTF-8"
-            f"{_looks_like(raw)}. It is a binary file or has another encoding. Convert it to "
-            "UTF-8 first, such as with iconv -f ENCODING -t UTF-8"
-        )
-    repairs.invalid.add(Path(origin).name, count)
-    return text.encode("utf-8")
-
-
-def _binary(raw: bytes, origin: str) -> str:
-    """The error message for a file with NUL bytes."""
-    even, odd = raw[0:4000:2].count(0), raw[1:4000:2].count(0)
-    for name, many, few in (("UTF-16LE", odd, even), ("UTF-16BE", even, odd)):
-        if many >= 8 and many > 0.3 * len(raw[0:4000:2]) and few < 0.1 * many:
-            return (
-                f"{origin}: looks like text in {name} (it holds NUL bytes); expected UTF-8. "
-                + _convert(origin, name)
-            )
-    first = raw.index(0)
-    return (
-        f"{origin}: a binary file (it holds NUL bytes, the first in line "
-        f"{raw.count(10, 0, first) + 1}, at byte {first:,}){_looks_like(raw)}; expected text in "
-        "UTF-8. If it is text, take them out: tr -d '\\0' < FILE > NEW"
-    )
-
-
-def _convert(origin: str, encoding: str) -> str:
-    file = Path(origin).name if "/" in origin else "FILE"
-    return f"Convert it first: iconv -f {encoding} -t UTF-8 {file} > NEW"
-
-
-def _looks_like(raw: bytes) -> str:
-    found = next((name for magic, name in _MAGIC.items() if raw.startswith(magic)), None)
-    return f"; it begins like {found}" if found else ""
+        yield from table.rows()
+    except DataError:
+        if kind != "parquet":
+            contents.check()  # of another encoding: the better message
+        raise
 
 
 def split_text(text: bytes) -> list[bytes]:
@@ -155,3 +150,98 @@ def split_articles(text: bytes) -> list[bytes]:
     cuts = [match.start() for match in _ARTICLE.finditer(text)]
     borders = [0, *[cut for cut in cuts if cut], len(text)]
     return [text[a:b] for a, b in pairwise(borders) if b > a]
+
+
+def stream_text(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The documents of `split_text`, in pieces: (bytes, whether the document ends)."""
+    yield from _not_blank(_split_stream(chunks, _EOT_WITHIN, _EOT_AT_END, _undecided_line, True))
+
+
+def stream_articles(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """The articles of `split_articles`, in pieces: (bytes, whether the article ends)."""
+    yield from _split_stream(chunks, _ARTICLE, _ARTICLE, _undecided_heading, False)
+
+
+def _split_stream(
+    chunks: Iterable[bytes],
+    within: re.Pattern[bytes],
+    at_end: re.Pattern[bytes],
+    undecided: Callable[[bytes], int],
+    separators: bool,
+) -> Iterator[tuple[bytes, bool]]:
+    """Cut a text at the matches of a pattern; (bytes, whether the document ends).
+
+    Args:
+        chunks: the text.
+        within: the pattern while the text goes on. A match is a match whatever follows.
+        at_end: the pattern in the last part of the text.
+        undecided: the place in a part of a text from which on more text may bring a match.
+        separators: whether matches part documents, and the line end before one is left out as
+            it is; else a document begins with a match.
+    """
+    buffer = b"\n"  # the byte before the text, then what isn't given yet
+    begun = found = False  # a document of which a piece was given; a separator
+    following = iter(chunks)
+    final = False
+    while not final:
+        chunk = next(following, None)
+        final = chunk is None
+        buffer += chunk or b""
+        start = 1
+        for match in (at_end if final else within).finditer(buffer, 1):
+            if separators:
+                found = True
+                yield _without_line_end(buffer[start : match.start()]), True
+                start, begun = match.end(), False
+            elif begun or match.start() > start:
+                yield buffer[start : match.start()], True
+                start, begun = match.start(), False
+        if final:
+            rest = buffer[start:]
+            if begun or rest:
+                yield _without_line_end(rest) if found else rest, True
+            return
+        held = max(start, undecided(buffer) - 2)  # with the line end before a separator
+        if held - start >= _PIECE_BYTES:
+            while buffer[held] & 0xC0 == 0x80:  # inside a character
+                held -= 1
+            yield buffer[start:held], False
+            start, begun = held, True
+        buffer = buffer[start - 1 :]
+
+
+def _undecided_line(buffer: bytes) -> int:
+    """Where the last line begins, if it may become a separator; else the end."""
+    begin = buffer.rfind(b"\n") + 1
+    line = buffer[begin : begin + 1000]
+    is_open = _EOT.startswith(line) or (line.startswith(_EOT) and not line[13:].strip(b" \t\r"))
+    return begin if is_open else len(buffer)
+
+
+def _undecided_heading(buffer: bytes) -> int:
+    """Where the last three lines begin: a heading has a blank line before and after it."""
+    at = len(buffer)
+    for _ in range(3):
+        at = buffer.rfind(b"\n", 0, at)
+        if at < 0:
+            return 0
+    return at + 1
+
+
+def _without_line_end(text: bytes) -> bytes:
+    return text[:-1].removesuffix(b"\r") if text.endswith(b"\n") else text
+
+
+def _not_blank(pieces: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[bytes, bool]]:
+    """The pieces without the documents of white space alone."""
+    blank: list[bytes] | None = []  # what the document begins with; None: more came
+    for piece, ends in pieces:
+        if blank is not None:
+            blank.append(piece)
+            if piece.strip():
+                yield b"".join(blank), ends
+                blank = None
+        else:
+            yield piece, ends
+        if ends:
+            blank = []

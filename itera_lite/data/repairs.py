@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 _EXAMPLES = 5
 
@@ -39,6 +39,12 @@ class Tally:
         if len(self.where) <= _EXAMPLES and where not in self.where:
             self.where.append(where)
 
+    def extend(self, others: Tally) -> None:
+        """Count what another tally counted after this one."""
+        self.count += others.count
+        for where in others.where:
+            self.add(where, 0)
+
 
 @dataclass
 class Repairs:
@@ -59,6 +65,15 @@ class Repairs:
     empty_files: int = 0
     no_tables: Tally = field(default_factory=Tally)
     assumed: list[str] = field(default_factory=list)
+
+    def extend(self, others: Repairs) -> None:
+        """Count what was repaired in files after these."""
+        for field_of in fields(self):
+            mine, theirs = getattr(self, field_of.name), getattr(others, field_of.name)
+            if isinstance(mine, int):
+                self.empty_files += theirs
+            else:
+                mine.extend(theirs)
 
     def notes(self) -> list[str]:
         notes = list(self.assumed)

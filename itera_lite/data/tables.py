@@ -7,21 +7,22 @@ have the table's form is an error that names the line.
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from itera_lite.data.contents import Contents
 from itera_lite.data.repairs import Repairs, without_surrogates
 from itera_lite.errors import DataError, MissingExtra
 
 # The value of a number is never needed, and Python refuses integers of many digits.
 _JSON = json.JSONDecoder(parse_int=lambda digits: 0)
 _DELIMITERS = (",", ";", "\t", "|")
+_PARQUET_ROWS = 1000  # decoded at a time
+_PARQUET_BUFFER = 1 << 20  # bytes of a column that are read ahead
 _HEADER_CHARS = 80  # a longer "name" of a column is a text
 _JSON_TYPES = {dict: "an object", list: "an array", str: "text", bool: "true or false"}
 _JSON_TYPES |= dict.fromkeys((int, float), "a number")
@@ -29,11 +30,10 @@ _JSON_TYPES |= dict.fromkeys((int, float), "a number")
 
 @dataclass(frozen=True)
 class Table:
-    """A table's bytes, and what is known about its text.
+    """A table, and what is known about its text.
 
     Attributes:
-        path: the file, for its messages.
-        raw: its contents, decompressed; valid UTF-8 unless it is Parquet.
+        contents: the file.
         kind: 'jsonl', 'json', 'csv', 'tsv' or 'parquet'.
         column: the column that the user named.
         data: what the user wrote to name the set, for the advice to name a column.
@@ -41,16 +41,26 @@ class Table:
         required: whether JSON that is no table is an error; else it is left out.
     """
 
-    path: Path
-    raw: bytes
+    contents: Contents
     kind: str
     column: str | None
     data: str
     repairs: Repairs
     required: bool = True
 
-    def documents(self) -> list[bytes]:
+    @property
+    def path(self) -> str:
+        return self.contents.shown
+
+    @property
+    def name(self) -> str:
+        return self.contents.name
+
+    def rows(self) -> Iterator[bytes]:
         """The text of each row, in order; a row without text is empty.
+
+        The file is read from the start more than once where the column or the delimiter isn't
+        clear before its end.
 
         Raises:
             DataError: the table can't be read, or its column of text isn't clear.
@@ -86,14 +96,13 @@ class Table:
             raise DataError(f"{self.path}: {names.count(chosen)} columns are called '{chosen}'")
         return chosen
 
-    def texts(self, cells: Iterable[tuple[int, object]], unit: str = "line") -> list[bytes]:
+    def texts(self, cells: Iterable[tuple[int, object]], unit: str = "line") -> Iterator[bytes]:
         """The cells in valid UTF-8; those without text are counted as blank."""
-        result = []
         for number, cell in cells:
             if isinstance(cell, str):
                 cell, count = without_surrogates(cell)
                 if count:
-                    self.repairs.surrogates.add(f"{self.path.name}, {unit} {number}", count)
+                    self.repairs.surrogates.add(f"{self.name}, {unit} {number}", count)
                 text = cell.encode("utf-8")
             elif cell is None:
                 text = b""
@@ -104,14 +113,13 @@ class Table:
                     f"If another column holds the text, name it: {self.data}:COLUMN"
                 )
             if not text.strip():
-                self.repairs.blank_rows.add(f"{self.path.name}, {unit} {number}")
-            result.append(text)
-        return result
+                self.repairs.blank_rows.add(f"{self.name}, {unit} {number}")
+            yield text
 
 
-def _json_lines(table: Table) -> list[bytes]:
-    def values() -> Iterator[tuple[int, Any]]:
-        for number, line in enumerate(table.raw.split(b"\n"), 1):
+def _json_lines(table: Table) -> Iterator[bytes]:
+    def values(repairs: Repairs | None) -> Iterator[tuple[int, Any]]:
+        for number, line in enumerate(table.contents.lines(repairs), 1):
             if line.strip():
                 try:
                     yield number, _decode(line.decode("utf-8"))
@@ -124,17 +132,18 @@ def _json_lines(table: Table) -> list[bytes]:
     return table.texts(_cells_of_objects(table, values))
 
 
-def _json(table: Table) -> list[bytes]:
+def _json(table: Table) -> Iterator[bytes]:
     """A .json file: one array, an object a line, or a single object with the text."""
-    text = table.raw.decode("utf-8")
-    first = next((line for line in text.split("\n") if line.strip()), "")
+    lines = (line for line in table.contents.lines() if line.strip())
+    first = next(lines, b"").decode("utf-8")
     try:
         value = _decode(first)
-        alone = text.strip() == first.strip()
+        alone = next(lines, None) is None
     except ValueError:
         value, alone = None, True
     if not alone:
         return _json_lines(table)
+    text = b"".join(table.contents.chunks(table.repairs)).decode("utf-8")
     if value is None:
         try:
             value = _decode(text)
@@ -144,7 +153,7 @@ def _json(table: Table) -> list[bytes]:
             raise DataError(f"{table.path}: not readable as JSON ({error})") from None
     if _holds_texts(value, table.column or "text"):
         rows = list(enumerate(value if isinstance(value, list) else [value], 1))
-        return table.texts(_cells_of_objects(table, lambda: iter(rows)), "item")
+        return table.texts(_cells_of_objects(table, lambda _: iter(rows)), "item")
     if not table.required:
         return _no_table(table)
     fields = f" with the fields {', '.join(list(value)[:8])}" if isinstance(value, dict) else ""
@@ -165,21 +174,22 @@ def _holds_texts(value: object, column: str) -> bool:
     )
 
 
-def _no_table(table: Table) -> list[bytes]:
-    table.repairs.no_tables.add(table.path.name)
-    return []
+def _no_table(table: Table) -> Iterator[bytes]:
+    table.repairs.no_tables.add(table.name)
+    return iter(())
 
 
 def _cells_of_objects(
-    table: Table, values: Callable[[], Iterator[tuple[int, Any]]]
+    table: Table, values: Callable[[Repairs | None], Iterator[tuple[int, Any]]]
 ) -> Iterator[tuple[int, object]]:
     """(number, text or None) of each row; a string is a row of its own.
 
     Args:
-        values: gives the rows from the beginning, each time it is called.
+        values: gives the rows from the beginning, each time it is called, and counts what was
+            repaired where it is given the `Repairs`.
     """
     names: dict[str, bool] = {}  # column -> whether it holds strings
-    for _, value in values():
+    for _, value in values(None):
         if isinstance(value, dict):
             for name, cell in value.items():
                 names[name] = names.get(name, False) or isinstance(cell, str)
@@ -191,7 +201,7 @@ def _cells_of_objects(
         chosen = table.choose(list(names), texts)
     elif table.column is not None:
         raise DataError(f"{table.path}: no column '{table.column}'. Its rows have no columns")
-    for number, value in values():
+    for number, value in values(table.repairs):
         yield number, value.get(chosen) if isinstance(value, dict) else value
 
 
@@ -216,9 +226,8 @@ def _whole_file_advice(number: int, line: bytes) -> str:
     return ""
 
 
-def _delimited(table: Table) -> list[bytes]:
-    content = table.raw.decode("utf-8")
-    rows = _delimited_table(table.path, content, table.kind).rows()
+def _delimited(table: Table) -> Iterator[bytes]:
+    rows = _delimited_table(table.contents, table.kind).rows(table.repairs)
     _, header = next(rows, (1, []))
     names = [name.strip() for name in header]
     try:
@@ -245,29 +254,34 @@ def _check_header(table: Table, name: str) -> None:
             f"{short!r}. Put a line with the name of the column above it, such as: text"
         )
     table.repairs.assumed.append(
-        f"the first line of {table.path.name}, {name!r}, was taken for the name of its column; "
+        f"the first line of {table.name}, {name!r}, was taken for the name of its column; "
         "if it is a text, put the line 'text' above it"
     )
 
 
 @dataclass(frozen=True)
 class _Delimited:
-    """Delimited text, read with one delimiter."""
+    """Delimited text, read with one delimiter, from ``begin`` on (in characters)."""
 
-    path: Path
-    content: str
+    contents: Contents
     delimiter: str
     quoted: bool = True
+    begin: int = 0
 
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
+    def rows(self, repairs: Repairs | None = None) -> Iterator[tuple[int, list[str]]]:
         """The rows, the header first: (number of the first line, cells).
+
+        Args:
+            repairs: counts what was repaired, when the last row is reached.
 
         Raises:
             DataError: a row has another number of cells than the header, or a stray quote.
         """
         csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+        text = self.contents.text(repairs)
+        text.read(self.begin)
         lines = csv.reader(
-            io.StringIO(self.content, newline=""),
+            text,
             delimiter=self.delimiter,
             quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
             strict=True,
@@ -285,8 +299,9 @@ class _Delimited:
                 begin = lines.line_num + 1
         except csv.Error as error:
             raise DataError(
-                f"{self.path}: line {begin}: not a readable CSV row ({error}; the row goes up to "
-                f'line {lines.line_num}). A quote inside a quoted cell is written twice: ""'
+                f"{self.contents.shown}: line {begin}: not a readable CSV row ({error}; the row "
+                f"goes up to line {lines.line_num}). A quote inside a quoted cell is written "
+                'twice: ""'
             ) from None
 
     def _other_width(self, line: int, row: list[str], header: list[str]) -> str:
@@ -297,8 +312,8 @@ class _Delimited:
             else f"An empty cell needs its delimiter, {name}, too"
         )
         return (
-            f"{self.path}: line {line}: found {len(row)} cells, expected {len(header)} as in the "
-            f"first line ({', '.join(header)[:80]}). {advice}"
+            f"{self.contents.shown}: line {line}: found {len(row)} cells, expected "
+            f"{len(header)} as in the first line ({', '.join(header)[:80]}). {advice}"
         )
 
     def width(self) -> int:
@@ -316,37 +331,37 @@ class _Delimited:
             return 0
 
 
-def _delimited_table(path: Path, content: str, kind: str) -> _Delimited:
+def _delimited_table(contents: Contents, kind: str) -> _Delimited:
     """The table with the delimiter that gives rows of equal width."""
     if kind == "tsv":
-        return _tab_separated(path, content)
-    if named := re.match(r"sep=(.)\r?\n", content):  # as Excel writes it
-        return _Delimited(path, content[named.end() :], named[1])
-    ways = [_Delimited(path, content, delimiter) for delimiter in _DELIMITERS]
+        return _tab_separated(contents)
+    if named := re.match(r"sep=(.)\r?\n", contents.text().read(7)):  # as Excel writes it
+        return _Delimited(contents, named[1], begin=named.end())
+    ways = [_Delimited(contents, delimiter) for delimiter in _DELIMITERS]
     ways = [way for way in ways if way.width() > 1] or ways[:1]
     if len(ways) == 1:
         return ways[0]
     return next((way for way in ways if way.size()), ways[0])
 
 
-def _tab_separated(path: Path, content: str) -> _Delimited:
+def _tab_separated(contents: Contents) -> _Delimited:
     """A tab-separated table, with or without quoting.
 
     Where each line is a row of its own, a quote that one line opens and a later one closes is a
     part of the text: quoting would make one row of several.
     """
-    quoted, plain = (_Delimited(path, content, "\t", way) for way in (True, False))
+    quoted, plain = (_Delimited(contents, "\t", way) for way in (True, False))
     lines = plain.size()
     rows = quoted.size() if lines else 0
     return plain if lines and (not rows or (rows < lines and plain.width() > 1)) else quoted
 
 
-def _parquet(table: Table) -> list[bytes]:
+def _parquet(table: Table) -> Iterator[bytes]:
     try:
         import pyarrow as arrow
         import pyarrow.parquet as parquet
     except ImportError as error:
-        raise MissingExtra("pyarrow", "hub", f"Reading {table.path.name}") from error
+        raise MissingExtra("pyarrow", "hub", f"Reading {table.name}") from error
 
     def is_text(kind: Any) -> bool:
         if arrow.types.is_dictionary(kind):
@@ -357,8 +372,8 @@ def _parquet(table: Table) -> list[bytes]:
             or arrow.types.is_string_view(kind)
         )
 
-    try:
-        file = parquet.ParquetFile(arrow.BufferReader(table.raw))
+    def cells(source: Any) -> Iterator[bytes | None]:
+        file = parquet.ParquetFile(source, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
         schema = file.schema_arrow
         index = (schema.pandas_metadata or {}).get("index_columns", [])
         kinds = {item.name: item.type for item in schema}
@@ -372,12 +387,21 @@ def _parquet(table: Table) -> list[bytes]:
                 f"{table.path}: found {kinds[chosen]} in the column '{chosen}', expected strings. "
                 f"Its columns: {listed}"
             )
-        column = file.read(columns=[chosen]).column(chosen)
-        # As bytes, because the strings of a Parquet file may be invalid UTF-8.
-        cells = column.cast(arrow.large_string()).cast(arrow.large_binary()).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{table.path}: not a readable Parquet file ({error})") from error
-    return table.texts(((n, _string(cell, table)) for n, cell in enumerate(cells, 1)), "row")
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=[chosen], use_threads=False):
+            column = batch.column(batch.schema.get_field_index(chosen))
+            # As bytes, because the strings of a Parquet file may be invalid UTF-8.
+            yield from column.cast(arrow.large_string()).cast(arrow.large_binary()).to_pylist()
+
+    def readable() -> Iterator[bytes | None]:
+        with table.contents.open() as raw:
+            # A compressed file is read whole, because pages are read by their places.
+            source = arrow.BufferReader(raw.read()) if table.contents.is_compressed else raw
+            try:
+                yield from cells(source)
+            except (arrow.ArrowException, OSError) as error:
+                raise DataError(f"{table.path}: not a readable Parquet file ({error})") from error
+
+    return table.texts(((n, _string(cell, table)) for n, cell in enumerate(readable(), 1)), "row")
 
 
 def _string(cell: bytes | None, table: Table) -> str | None:
@@ -385,5 +409,5 @@ def _string(cell: bytes | None, table: Table) -> str | None:
         return None
     text = cell.decode("utf-8", "replace")
     if count := text.count("\ufffd") - cell.count(b"\xef\xbf\xbd"):
-        table.repairs.invalid.add(table.path.name, count)
+        table.repairs.invalid.add(table.name, count)
     return text

@@ -15,7 +15,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +220,25 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[list[int]]:
         """Ids of each text, as `encode` gives them; texts are encoded in parallel."""
         result: list[list[int]] = [[] for _ in texts]
-        for index, ids in self._encode_pieces(texts, []):
+        for index, ids in self._encode_pieces(texts, repeat([])):
             result[index].extend(ids)
         return result
 
-    def encode_stream(self, documents: Iterable[bytes]) -> Iterator[NDArray[np.uint32]]:
+    def encode_stream(
+        self, documents: Iterable[bytes], ends: Iterable[bool] | None = None
+    ) -> Iterator[NDArray[np.uint32]]:
         """Ids of the documents, each followed by ``<|endoftext|>``, some at a time.
 
         The concatenation is the token stream; memory stays bounded even for
         one document of a gigabyte.
+
+        Args:
+            documents: documents, or pieces of documents that are cut at a `next_border`.
+            ends: whether the document ends, for each piece; by default all do.
         """
         buffer: list[int] = []
-        for _, ids in self._encode_pieces(documents, [self.eot_id]):
+        end = repeat([self.eot_id]) if ends is None else ([self.eot_id] * e for e in ends)
+        for _, ids in self._encode_pieces(documents, end):
             buffer.extend(ids)
             if len(buffer) >= 1_000_000:
                 yield np.array(buffer, dtype=np.uint32)
@@ -253,12 +260,12 @@ class Tokenizer:
         return tokens, [" ".join(pair) for pair in self._merges]
 
     def _encode_pieces(
-        self, texts: Iterable[str | bytes], end: list[int]
+        self, texts: Iterable[str | bytes], ends: Iterable[list[int]]
     ) -> Iterator[tuple[int, list[int]]]:
-        """(index of the text, ids of its next piece), in order; after each text, ``end``."""
+        """(index of the text, ids of its next piece), in order; after each text, its end."""
         group: list[tuple[int, str | list[int]]] = []
         size = 0
-        for index, text in enumerate(texts):
+        for index, (text, end) in enumerate(zip(texts, ends, strict=False)):
             for piece in chain(self._split(text), [end]):
                 group.append((index, piece))
                 size += len(piece)
@@ -419,13 +426,23 @@ def _pieces(text: str) -> Iterator[str]:
     """The text in pieces whose tokens together are those of the whole text."""
     start = 0
     while len(text) - start > _PIECE_CHARS:
-        border = _BORDER.search(text, start + _PIECE_CHARS)
+        border = next_border(text, start + _PIECE_CHARS)
         if border is None:
             break
-        yield text[start : border.start()]
-        start = border.start()
+        yield text[start:border]
+        start = border
     if start < len(text):
         yield text[start:]
+
+
+def next_border(text: str, start: int) -> int | None:
+    """The first place from ``start`` on where a text can be cut without changing its tokens.
+
+    Whatever follows the text, the tokens of the two parts are those of the whole. None: there is
+    no such place.
+    """
+    border = _BORDER.search(text, start)
+    return None if border is None else border.start()
 
 
 def training_sample(
@@ -439,16 +456,25 @@ def training_sample(
     total = sum(map(len, documents))
     if total <= limit:
         return iter(documents), total
+    spans = sample_spans(map(len, documents), total, limit)
+    return (documents[n][start : start + size] for n, start, size in spans), limit
 
-    def sample() -> Iterator[bytes]:
-        piece = 65_536
-        credit = 0.0
-        for document in documents:
-            for start in range(0, len(document), piece):
-                part = document[start : start + piece]
-                credit += len(part) * limit / total
-                if credit >= len(part):
-                    credit -= len(part)
-                    yield part
 
-    return sample(), limit
+def sample_spans(
+    lengths: Iterable[int], total: int, limit: int = TRAINING_SAMPLE_BYTES
+) -> Iterator[tuple[int, int, int]]:
+    """What `training_sample` takes of more than ``limit`` bytes: (document, start, size).
+
+    Args:
+        lengths: bytes of each document.
+        total: bytes of all.
+    """
+    piece = 65_536
+    credit = 0.0
+    for number, length in enumerate(lengths):
+        for start in range(0, length, piece):
+            size = min(piece, length - start)
+            credit += size * limit / total
+            if credit >= size:
+                credit -= size
+                yield number, start, size

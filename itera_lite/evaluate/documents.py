@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from itera_lite.data.prepare import Dataset
 
@@ -17,13 +18,9 @@ def read_documents(dataset: Dataset, split: str, max_bytes: int | None = None) -
     """
     if max_bytes is None or dataset.n_bytes(split) <= max_bytes:
         return list(dataset.documents(split))
-    tokens, tokenizer = dataset.tokens(split), dataset.tokenizer
-    token_bytes = np.array([len(piece) for piece in tokenizer.token_bytes], dtype=np.uint16)
-    starts = np.flatnonzero(tokens == tokenizer.eot_id)[:-1]
-    sizes = np.add.reduceat(token_bytes[tokens[:-1]], starts, dtype=np.int64)
-    chosen = _choose(sizes.tolist(), max_bytes)
+    chosen = _choose(dataset.sizes(split), max_bytes)
     if not chosen:
-        return [next(dataset.documents(split))[:max_bytes]]
+        return [next(dataset.documents(split, most=max_bytes))]
     texts = dict(zip(sorted(chosen), dataset.documents(split, set(chosen)), strict=True))
     return [texts[number] for number in chosen]
 
@@ -35,15 +32,28 @@ def sample_documents(documents: Sequence[bytes], max_bytes: int) -> list[bytes]:
     """
     if sum(map(len, documents)) <= max_bytes:
         return list(documents)
-    chosen = _choose([len(document) for document in documents], max_bytes)
+    chosen = _choose(np.array([len(document) for document in documents]), max_bytes)
     return [documents[number] for number in chosen] or [documents[0][:max_bytes]]
 
 
-def _choose(sizes: Sequence[int], max_bytes: int) -> list[int]:
+def _choose(sizes: NDArray[np.int64], max_bytes: int) -> list[int]:
     """Numbers of documents of these sizes, in random order, as many as fit."""
-    chosen = []
-    for number in random.Random(0).sample(range(len(sizes)), len(sizes)):
+    chosen: list[int] = []
+    least = sizes.min(initial=max_bytes)
+    for number in shuffled(len(sizes)):
+        if least > max_bytes:
+            break
         if sizes[number] <= max_bytes:
             chosen.append(number)
-            max_bytes -= sizes[number]
+            max_bytes -= int(sizes[number])
     return chosen
+
+
+def shuffled(n: int) -> Iterator[int]:
+    """The numbers below ``n`` as `random.Random(0).sample(range(n), n)` orders them, of which the
+    first take no time for the others."""
+    rng, left = random.Random(0), np.arange(n)
+    for last in range(n - 1, -1, -1):
+        place = rng.randrange(last + 1)
+        yield int(left[place])
+        left[place] = left[last]

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from itera_lite.bench.processes import TEXT_BYTES, DeployedModel
 from itera_lite.bench.turns import Entry, progress_bar, take_turns
 from itera_lite.checkpoint.folder import load_checkpoint
@@ -290,7 +288,7 @@ def _rung(plans: Sequence[LadderPlan], deployed: DeployedRung, scores: Sequence[
         params=counts.params_total,
         d_model=model.config.d_model,
         vocab_size=tokenizer.vocab_size,
-        tokens_in_use=len(np.unique(dataset.tokens("train"))),
+        tokens_in_use=dataset.tokens_in_use("train"),
         bytes_per_token=bytes_per_token,
         flops_per_byte=counts.flops_forward / bytes_per_token,
         bytes_on_disk=sum(file.stat().st_size for file in deployed.files),

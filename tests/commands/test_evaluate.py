@@ -1,6 +1,7 @@
 """`itera eval` from a checkpoint and a text to a result file."""
 
 import math
+import random
 import shutil
 
 import pytest
@@ -13,7 +14,7 @@ from itera_lite.data.prepare import prepare
 from itera_lite.engine import Model
 from itera_lite.errors import CheckpointError, IteraError, UsageError
 from itera_lite.evaluate.bits import score_documents
-from itera_lite.evaluate.documents import read_documents, sample_documents
+from itera_lite.evaluate.documents import read_documents, sample_documents, shuffled
 from itera_lite.export.gguf import export_gguf
 from itera_lite.records import Evaluation
 from tests.train.small import make_small
@@ -183,3 +184,9 @@ def test_what_eval_does_not_take(gguf_file, tiny_pair, corpus, tmp_path):
         (tmp_path / "itera_lite_test_summary.json").write_text(summary)
         with pytest.raises(UsageError, match="--data"):
             evaluate(tiny_pair["itera_lite_test"], results=tmp_path)
+
+
+def test_documents_are_chosen_in_the_order_of_the_standard_library() -> None:
+    """Scores of earlier versions are of the same choice."""
+    for n in (0, 1, 2, 25, 3_000):
+        assert list(shuffled(n)) == random.Random(0).sample(range(n), n)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,15 @@ def test_choice_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
         ["a/train.csv"],
         [],
     )
+    only = {"a/train-0.csv": 9, "a/train-1.csv": 9, "a/valid.jsonl": 9, "b/train.csv": 1}
+    assert choose_files(only, HubSet("o/n", "a/*"))[0] == [
+        "a/valid.jsonl",
+        "a/train-0.csv",
+        "a/train-1.csv",
+    ]
+    assert choose_files(only, HubSet("o/n", "a/train-1.csv")) == (["a/train-1.csv"], [])
+    del only["a/valid.jsonl"]
+    assert "such as with 'hf:o/n/a/*'" in choose_files(only, HubSet("o/n", "a"))[1][0]
     with pytest.raises(DataError, match=r"several sets: a, b\. Name one: hf:o/n/a"):
         choose_files({"b/train.csv": 1, "a/train.csv": 1}, wanted)
 
@@ -157,6 +167,58 @@ def test_sets_come_from_the_hub(hub: Hub, stand_in: dict[str, str], tmp_path: Pa
     assert sorted(odd[1]["train"] + odd[1]["valid"]) == ["c1", "c2"]
     assert "has no .parquet, .jsonl, .csv or .txt files" in none
     assert missing.startswith("DataError: o/gone couldn't be fetched from the Hub")
+
+
+STREAMED = """
+import sys
+from pathlib import Path
+from itera_lite.data import building, hub
+from itera_lite.data.prepare import prepare
+hub.MAX_BYTES, building.PART_BYTES, building.KEPT_BYTES = 5_000, 1_000, 0
+for spec in sys.argv[1:]:
+    dataset = prepare(spec, vocab_size=300, workers=2, quiet=True)
+    print(dataset.path, dataset.manifest["source"]["revision"][:7])
+    print(*(dataset.manifest["splits"][split]["documents"] for split in dataset.splits))
+"""
+
+
+def test_a_large_set_is_streamed(
+    hub: Hub, stand_in: dict[str, str], tmp_path: Path, cache: Path
+) -> None:
+    """A file after another is fetched and removed; a killed process doesn't fetch it again, and
+    the revision stays."""
+    pytest.importorskip("huggingface_hub")
+    texts = [f"Text {number} of many, with some words in it." for number in range(400)]
+    rows = [json.dumps({"text": text}) + "\n" for text in texts]
+    files = {
+        f"data/train-{number}.jsonl": "".join(rows[100 * number : 100 * number + 100]).encode()
+        for number in range(4)
+    }
+    hub.datasets = {"o/big": {**files, "data/other.bin": b"x"}}
+    command = [sys.executable, "-c", STREAMED]
+    variables = {**stand_in, "ITERA_CACHE": str(cache)}
+    hub.stall_at = "data/train-3.jsonl"
+    specs = ["hf:o/big/data/*.jsonl", "hf://datasets/o/big/data/train-[0-3].jsonl"]
+    process = subprocess.Popen([*command, specs[0]], env=variables, stderr=subprocess.PIPE)
+    assert hub.stalled.wait(60)
+    work = next(cache.glob(".preparing-*"))
+    until = time.monotonic() + 30
+    while len(list(work.glob("part-*.json"))) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    hub.stall_at = None
+    hub.requests.clear()
+    run = subprocess.run(
+        [*command, *specs, specs[0]], env=variables, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    path, counts = run.stdout.splitlines()[:2]
+    assert path.endswith("ccccccc") and sum(map(int, counts.split())) == 400
+    fetched = [line for line in hub.requests if line.startswith("GET") and "resolve" in line]
+    assert "train-3" in fetched[0] and len(fetched) == 1 + 4  # of the second spec, all four
+    assert not list((tmp_path / "hf").rglob("*.jsonl"))
+    assert not list(cache.glob(".[pb]*"))
 
 
 @pytest.mark.parametrize("name", ["tinystories", "wikitext-103"])

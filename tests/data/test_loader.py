@@ -153,3 +153,14 @@ def test_wrong_sizes() -> None:
             TokenLoader(stream(50), **{"batch_size": 1, "seq_len": 5, "seed": 0, **wrong})
     with pytest.raises(DataError, match="both ends"):
         TokenLoader(np.arange(50), batch_size=1, seq_len=5, seed=0)
+
+
+def test_the_order_is_that_of_a_permutation() -> None:
+    """Trainings of earlier versions go on with it."""
+    loader = TokenLoader(stream(1005), batch_size=20, seq_len=10, seed=3)
+    for epoch in range(2):
+        rng = np.random.default_rng([3, epoch])
+        offset = int(rng.integers(1005))
+        starts = offset + rng.permutation(100) * 10
+        found = np.concatenate([loader.next_positions()[:, 0] for _ in range(5)])
+        assert found.tolist() == (starts % 1005).tolist()

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from itera_lite.data import building
 from itera_lite.data import prepare as shards
+from itera_lite.data.building import Build
 from itera_lite.data.corpus import Source, load_documents
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
@@ -29,6 +31,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("did the work again")
 
     monkeypatch.setattr(Source, "read", refuse)
+    monkeypatch.setattr(Build, "read", refuse)
     monkeypatch.setattr(Tokenizer, "train", refuse)
     monkeypatch.setattr(Tokenizer, "encode_stream", refuse)
 
@@ -198,7 +201,7 @@ def test_two_processes_at_once(cache: Path, story_file: Path) -> None:
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert len({out for out, _ in outputs}) == 1
-    assert not list(cache.glob(".building-*"))
+    assert not list(cache.glob(".building-*")) and not list(cache.glob(".preparing-*"))
 
 
 def test_two_processes_at_once_mend_a_damaged_set(cache: Path, story_file: Path) -> None:
@@ -208,15 +211,16 @@ def test_two_processes_at_once_mend_a_damaged_set(cache: Path, story_file: Path)
 
 
 def test_losing_the_race_takes_the_winners_set(
-    cache: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    again = copied(story_file, tmp_path)
     real = shards._move
     raced: list[str] = []
 
     def place(work: Path, place: Path) -> Dataset:
         if not raced:
             raced.append("once")
-            prepare(str(story_file), vocab_size=V)  # the other process
+            prepare(str(again), vocab_size=V)  # the other process, of another file
         return real(work, place)
 
     monkeypatch.setattr(shards, "_move", place)
@@ -240,7 +244,7 @@ def test_notes_are_said_once(
 def test_a_sampled_tokenizer_is_said(
     cache: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "training_sample", lambda texts: (iter(texts), 12_000))
+    monkeypatch.setattr(building, "TRAINING_SAMPLE_BYTES", 12_000)
     dataset = prepare(str(story_file), vocab_size=V)
     assert any("trained on an even sample" in note for note in dataset.manifest["notes"])
     assert dataset.manifest["tokenizer_trained_on_bytes"] == 12_000
