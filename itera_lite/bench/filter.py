@@ -24,6 +24,7 @@ from itera_lite.bench.filter_scorers import (
     ModelScorer,
     NgramScorer,
     Reading,
+    Scores,
     build_kenlm,
     find_lmplz,
     words_of,
@@ -54,8 +55,6 @@ from itera_lite.stats.targets import Target
 
 MB_PER_SECOND = 0.8  # a core, that a model must reach to be chosen
 _TIMED_BYTES = 200_000  # read in a turn
-
-Scores = dict[str, NDArray[np.float64]]  # by statistic
 
 
 @dataclass(frozen=True)

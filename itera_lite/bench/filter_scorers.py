@@ -17,6 +17,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +34,13 @@ from itera_lite.evaluate.ngram import ByteNgram
 
 Kind = Literal["model", "contrast", "kenlm", "ngram"]
 Nats = list[NDArray[np.float64]]  # of each line: of each of its symbols
+Scores = dict[str, NDArray[np.float64]]  # by statistic (N,)
 
 KENLM_ORDER = 5
 KENLM_MEMORY = "1G"  # that lmplz may use to sort
 WINDOW = 3  # symbols
 USUAL = "bits a byte"
+SURPRISE = "surprise"
 PER_SYMBOL = "nats a symbol"
 DIFFERENCE = "bits a byte, difference"
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
@@ -50,12 +53,19 @@ def _worst_window(nats: NDArray[np.float64]) -> float:
     return float(sums.max()) / width
 
 
+def _power_mean(power: int, of_bytes: bool, nats: NDArray[np.float64], size: int) -> float:
+    return float((np.sum(nats**power) / (size if of_bytes else len(nats))) ** (1 / power))
+
+
 STATISTICS: dict[str, Callable[[NDArray[np.float64], int], float]] = {
     USUAL: lambda nats, size: float(nats.sum()) / math.log(2) / size,
     PER_SYMBOL: lambda nats, size: float(nats.mean()),
     "nats in all": lambda nats, size: float(nats.sum()),
-    "root mean square": lambda nats, size: float(np.sqrt(np.mean(nats**2))),
-    "fourth root of the mean fourth power": lambda nats, size: float(np.mean(nats**4) ** 0.25),
+    **{
+        f"{name} mean {per}": partial(_power_mean, power, per == "a byte")
+        for power, name in ((2, "quadratic"), (3, "cubic"), (4, "quartic"))
+        for per in ("a symbol", "a byte")
+    },
     "worst symbol": lambda nats, size: float(nats.max()),
     f"worst {WINDOW} symbols in a row": lambda nats, size: _worst_window(nats),
 }
@@ -80,7 +90,7 @@ class LineScorer(ABC):
         self.unit: Unit | None = None
 
     @abstractmethod
-    def statistics(self, lines: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def statistics(self, lines: Sequence[str]) -> Scores:
         """Every statistic of each line (N,), by name.
 
         Raises:
@@ -91,7 +101,7 @@ class LineScorer(ABC):
     def read(self, lines: Sequence[str]) -> None:
         """Score the lines as fast as it can, for the time."""
 
-    def _checked(self, found: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    def _checked(self, found: Scores) -> Scores:
         if not all(np.isfinite(values).all() for values in found.values()):
             raise DataError(f"{self.name} gives a line a score that isn't finite")
         return found
@@ -104,7 +114,7 @@ class SymbolScorer(LineScorer):
     def nats(self, lines: Sequence[str]) -> Nats:
         """The surprise of each symbol of each line, in nats."""
 
-    def statistics(self, lines: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def statistics(self, lines: Sequence[str]) -> Scores:
         nats = self.nats(lines)
         sizes = [len(line.encode("utf-8")) for line in lines]
         found = {
@@ -132,6 +142,11 @@ class ModelScorer(SymbolScorer):
         scores = self.model.score(lines, log_probabilities=True)
         return [-np.array(score.log_probabilities) for score in scores]
 
+    def statistics(self, lines: Sequence[str]) -> Scores:
+        """As of every scorer, and `TextScore.surprise`."""
+        surprise = np.array([score.surprise for score in self.model.score(lines)])
+        return {**super().statistics(lines), **self._checked({SURPRISE: surprise})}
+
     def read(self, lines: Sequence[str]) -> None:
         self.model.score(lines)
 
@@ -147,7 +162,7 @@ class ContrastScorer(LineScorer):
         names = [model_name(path) for path in (good, bad)]
         super().__init__(" less ".join(names), "bits per byte of the first less those of the other")
 
-    def statistics(self, lines: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    def statistics(self, lines: Sequence[str]) -> Scores:
         scores = self.scorer.score(lines)
         return self._checked({DIFFERENCE: np.array(scores, dtype=np.float64)})
 

@@ -377,7 +377,10 @@ class Model:
             entropies=bool(entropies),
         )
         return [
-            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities, s.entropies)
+            TextScore(
+                *(s.bytes, s.tokens, s.nats, s.bits_per_byte),
+                *(s.log_probabilities, s.entropies, s.surprise),
+            )
             for s in found
         ]
 

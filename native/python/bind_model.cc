@@ -452,7 +452,8 @@ void bind_score(nb::module_ &m) {
         .def_ro("nats", &Score::nats)
         .def_ro("log_probabilities", &Score::log_probabilities)
         .def_ro("entropies", &Score::entropies)
-        .def_prop_ro("bits_per_byte", &Score::bits_per_byte);
+        .def_prop_ro("bits_per_byte", &Score::bits_per_byte)
+        .def_prop_ro("surprise", &Score::surprise);
 }
 
 // Properties of the model and its file.

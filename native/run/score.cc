@@ -13,6 +13,16 @@ namespace itera {
 
 namespace {
 
+// Whether a token begins a word: with white space, or with a mark, which is a word of its own. The
+// token that ends a document is one too.
+bool begins_word(std::string_view bytes) {
+    if (bytes.empty()) return true;
+    const auto first = uint8_t(bytes[0]), letter = uint8_t(first | 0x20);
+    const bool goes_on = first >= 0x80 || (letter >= 'a' && letter <= 'z') ||
+                         (first >= '0' && first <= '9') || first == '\'';
+    return !goes_on;
+}
+
 // The entropy in nats of the softmax of the logits.
 double entropy(const Kernels &kernels, std::span<const float> logits) {
     constexpr size_t kSums = 16, kFloatSums = 128;  // few enough additions in float to stay exact
@@ -36,7 +46,7 @@ double entropy(const Kernels &kernels, std::span<const float> logits) {
 void add(const Model &model, const float *logits, float log_sum, int32_t id,
          const ScoreOptions &options, Score &out) {
     const double p = log_probability(logits[id], log_sum);
-    out.nats -= p;
+    out.add(p, begins_word(model.tokenizer.bytes(id)));
     if (options.log_probabilities) out.log_probabilities.push_back(p);
     if (options.entropies)
         out.entropies.push_back(entropy(model.kernels, {logits, model.config.vocab_size}));
@@ -46,6 +56,8 @@ void add(const Model &model, const float *logits, int32_t id, const ScoreOptions
     const float log_sum = model.kernels.log_sum_exp(logits, model.config.vocab_size);
     add(model, logits, log_sum, id, options, out);
 }
+
+double cube(double x) { return x * x * x; }
 
 void check_finite(const Score &score) {
     if (!std::isfinite(score.nats))
@@ -141,6 +153,18 @@ Score score_text(Session &session, State &state, const Model &model, std::string
     ScoredText scored = scored_text(model, text, options);
     score_windows(session, state, model, scored, options, between_windows);
     return std::move(scored.score);
+}
+
+void Score::add(double log_probability, bool begins_word) {
+    if (begins_word) word_cubes += cube(std::exchange(word, 0));
+    nats -= log_probability;
+    word -= log_probability;
+    token_cubes -= cube(log_probability);
+}
+
+double Score::surprise() const {
+    const double words = word_cubes + cube(word);
+    return bytes ? std::cbrt((token_cubes + kWordShare * words) / double(bytes)) : 0.0;
 }
 
 double Score::bits_per_byte() const {

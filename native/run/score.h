@@ -23,9 +23,18 @@ struct Score {
     double nats = 0;  // minus the sum of their log-probabilities
     std::vector<double> log_probabilities;  // of each token; empty unless the options ask for it
     std::vector<double> entropies;  // in nats, of what was expected in the place of each; likewise
+    // What `surprise` is made of: sums of the cubes of the tokens' nats and of the words', and the
+    // nats of the last word so far.
+    double token_cubes = 0, word_cubes = 0, word = 0;
 
+    // Adds the next token. A token that begins a word ends the one before.
+    void add(double log_probability, bool begins_word);
     double bits_per_byte() const;  // 0 for an empty text
+    // The cube root, for a byte, of the tokens' cubes plus `kWordShare` times the words'. It shows
+    // one bad spot in a text that is good else better than a mean does. 0 for an empty text.
+    double surprise() const;
 };
+inline constexpr double kWordShare = 0.1;
 
 struct ScoreOptions {
     // Tokens of context at most; 0: the model's. A longer text is read in windows that end half a

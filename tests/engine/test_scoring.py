@@ -1,6 +1,7 @@
 """Scores are `itera eval`'s, for texts of any length, in any number of threads."""
 
 import math
+import re
 import signal
 import time
 from pathlib import Path
@@ -82,6 +83,28 @@ def test_entropies_are_those_of_the_logits(engine: Model) -> None:
     (long,) = engine.score(TEXTS[3], window=64, entropies=True, log_probabilities=True)
     assert len(long.entropies) == len(long.log_probabilities) == long.tokens
     assert engine.score(TEXTS[3], window=64, log_probabilities=True)[0].entropies == []
+
+
+@pytest.mark.parametrize(
+    "text", ["It's “a fine day”, isn't it?", "x9 -- 3.5\tend\n", "ab", "!?", "é"]
+)
+def test_surprise_is_its_definition(text: str, engine: Model) -> None:
+    """Words are runs of letters, digits, apostrophes and bytes beyond ASCII, with the white space
+    before them; other marks and the end are words of their own."""
+    box = Model.load(next(BOX.glob("*.gguf")))
+    for model in (engine, box):
+        (score,) = model.score(text, log_probabilities=True)
+        nats = [-p for p in score.log_probabilities]
+        pieces = [model.token_bytes(i) for i in model.tokenize(text)]
+        words: list[float] = []
+        for piece, value in zip([*pieces, b""], nats, strict=True):
+            if words and re.match(rb"[0-9A-Za-z'\x80-\xff]", piece):
+                words[-1] += value
+            else:
+                words.append(value)
+        cubes = sum(n**3 for n in nats) + 0.1 * sum(n**3 for n in words)
+        assert score.surprise == pytest.approx((cubes / len(text.encode())) ** (1 / 3))
+    assert engine.score("")[0].surprise == 0.0
 
 
 def test_empty_and_odd_texts(engine: Model) -> None:
