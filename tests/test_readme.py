@@ -283,8 +283,8 @@ def test_the_commands_of_a_page_run(
     shutil.copytree(checkpoint, "checkpoints/itera_lite_tiny")
     Path("checkpoints/itera_lite_tiny/model-q8_0.gguf").rename("model-q8_0.gguf")
     Path("corpus.txt").write_text("A line is a document.\nSo is this one.\n")
-    lines = Path("my_texts/one.txt").read_text().splitlines() * 200
-    Path("yesterday.log").write_text("".join(f"{i} {line}\n" for i, line in enumerate(lines)))
+    log = "".join(path.read_text() for path in sorted(Path("my_texts").glob("*.txt")))
+    Path("yesterday.log").write_text(log)
     Path("corpus.jsonl").write_text('{"text": "A line is a document."}\n')
     for command in filter(is_run, commands(TEXTS[page])):
         if command.split()[0] not in RUN_TOO:

@@ -128,8 +128,8 @@ class Surprise:
             known, threads=self.threads, log_probabilities=True, entropies=True
         )
         return [
-            (score, self._excesses(text, read, score))
-            for text, read, score in zip(data, known, found, strict=True)
+            (score, self._excesses(original, judged, score))
+            for original, judged, score in zip(data, known, found, strict=True)
         ]
 
     def _known(self, date: re.Match[bytes]) -> bytes:
