@@ -6,30 +6,54 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-deps
+# Exact versions, whose files must have one of the hashes that the lock lists.
+LOCKED := $(PIP) --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help install programs demo test lint format format-check types fuzz readme report site recording neon wasm clean
+.PHONY: help install lock programs demo test elastic coverage mutants lint format format-check types \
+	fuzz fuzz-python faults audit sbom wheel readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make .venv with what constraints.txt pins
+install: $(STAMP) ## Make .venv with what is locked, every file checked by its hash
 
-$(STAMP): pyproject.toml constraints.txt native/CMakeLists.txt $(wildcard native/*/*.cc native/*/*.h)
+$(STAMP): pyproject.toml $(wildcard requirements/*.txt) native/CMakeLists.txt $(wildcard native/*/*.cc native/*/*.h)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) scikit-build-core nanobind cmeel-zlib cmake ninja
+	$(LOCKED) -r requirements/build.txt
+	@# PyTorch for processors alone, where pip sees it; else PyPI's, with the libraries for GPUs.
+	$(LOCKED) --quiet -r requirements/cpu.txt 2>/dev/null || $(LOCKED) -r requirements/cuda.txt
+	@# Not isolated: what has no wheel is built with the setuptools above, whose hash was checked.
+	$(LOCKED) --no-build-isolation -r requirements/dev.txt
 	@# Not isolated, so that the test of the wheel finds the engine compiled in build/.
-	$(PIP) --no-build-isolation -e '.[dev]'
+	$(PIP) --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	@touch $@
+
+LOCK ?=
+WHEELS ?=
+lock: ## Lock the versions and hashes again, after a change of pyproject.toml: make lock LOCK=--upgrade
+	@test -x $(BIN)/uv || { echo "make lock needs uv, which 'make install' brings" >&2; exit 1; }
+	$(BIN)/python -m tools.lock $(LOCK) $(WHEELS)
 
 demo: $(STAMP) ## Train both models, benchmark, compare and report, in minutes
 	$(BIN)/itera demo
 
 test: $(STAMP) ## Run all the tests, a process a core
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+elastic: $(STAMP) ## Kill processes and launchers of a training, and compare what the rest ends with
+	ITERA_ELASTIC=1 $(BIN)/python -m pytest tests/train/test_processes.py
+
+coverage: $(STAMP) ## Run all the tests and say which lines they don't reach; fails below 90 %
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=html
+
+ROOMS ?= stats machine records evaluate report
+mutants: $(STAMP) ## Change what measures and judges, and see that a test fails: make mutants ROOMS="stats machine"
+	$(BIN)/python -m tools.mutants $(ROOMS)
 
 lint: $(STAMP) ## Look for mistakes
 	$(BIN)/ruff check .
@@ -62,6 +86,26 @@ fuzz: $(STAMP) ## Look for a model file that breaks the engine: make fuzz MINUTE
 	    -print_final_stats=1 build/fuzz/corpus build/fuzz/seeds || test $$? = 72 || { echo \
 	    "found: the file is kept in native/fuzz/cases, and 'make test' replays it from now on" >&2; exit 1; }
 
+KILLS ?= 100
+faults: $(STAMP) ## Kill every command at a hundred moments, and compare its end: make faults KILLS=100
+	$(BIN)/python -m tests.faults --kills $(KILLS)
+
+fuzz-python: $(STAMP) ## Look for a file that breaks a reader written in Python: make fuzz-python MINUTES=10
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check 'atheris>=3,<4'
+	$(BIN)/python -m tests.fuzz --seconds $$(( $(MINUTES) * 60 ))
+
+audit: $(STAMP) ## Look up known vulnerabilities of what is locked; exit code 3: the data can't be had
+	@$(BIN)/python -m tools.audit
+
+sbom: $(STAMP) ## Write the software bill of materials, build/sbom.cdx.json
+	$(BIN)/python -m tools.sbom
+
+wheel: $(STAMP) ## Build the wheel in dist/, the same bytes each time, and say which systems it runs on
+	rm -rf dist
+	$(BIN)/python -m pip wheel . --no-deps --no-build-isolation --quiet --wheel-dir dist
+	sha256sum dist/*.whl
+	$(BIN)/python -m auditwheel show dist/*.whl
+
 readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the committed results
 	$(BIN)/python -m tools.readme
 
@@ -87,5 +131,5 @@ wasm: $(STAMP) ## Build the playground's engine as WebAssembly (Debian: clang-19
 	$(BIN)/python -m tools.wasm
 
 clean: ## Remove .venv, caches and build outputs; results and checkpoints stay
-	rm -rf $(VENV) build dist *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist mutants .coverage* *.egg-info .cache .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

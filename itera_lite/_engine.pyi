@@ -65,6 +65,8 @@ class Score:
     @property
     def log_probabilities(self) -> list[float]: ...
     @property
+    def entropies(self) -> list[float]: ...
+    @property
     def bits_per_byte(self) -> float: ...
 
 class Model:
@@ -136,6 +138,7 @@ class Model:
         threads: int,
         log_probabilities: bool,
         end: bool,
+        entropies: bool = False,
     ) -> list[Score]: ...
     def token_scores(
         self, state: State, ids: Sequence[int], top: int

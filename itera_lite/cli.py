@@ -50,6 +50,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "itera_lite.commands.score:score_lines",
         "Score each line of a file, or a corpus of files: bits per byte and perplexity.",
     ),
+    "watch": (
+        "itera_lite.commands.watch:watch",
+        "Show the lines of a log that a model didn't expect.",
+    ),
     "serve": (
         "itera_lite.commands.serve:serve",
         "Answer OpenAI's API, and show the playground, from a model.",
@@ -88,6 +92,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "Measure the playground's engine in a browser, beside wllama.",
     ),
     "bench train": ("itera_lite.commands.bench_train:bench_training", "Measure training speed."),
+    "bench scaling": (
+        "itera_lite.commands.bench_scaling:bench_scaling",
+        "Measure training with several processes on this machine, against one.",
+    ),
     "bench seeds": (
         "itera_lite.commands.bench_seeds:bench_seeds",
         "Train both models with several seeds.",
@@ -137,6 +145,7 @@ DASHES = {
     ("eval", "data"),
     ("score", "file"),
     ("score", "output"),
+    ("watch", "file"),
 }
 # Verbs that measure time: before them, `main` prints whether other programs keep the machine busy
 TIMED = ("demo", "train", *(verb for verb in VERBS if verb.startswith("bench")))
@@ -201,7 +210,7 @@ def _run_and_report(arguments: list[str]) -> int:
         sys.stdout.flush()  # so that a full disk or a reader that went away is noticed here
         return code
     except IteraError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, consequence=error.is_consequence)
     except KeyboardInterrupt as stopped:
         if not is_worker():
             _print_error("\nitera: stopped")
@@ -502,10 +511,9 @@ def _warning_text(
     return _python_warning_text(message, category, filename, lineno, line)
 
 
-def _fail(message: str, exit_code: int) -> int:
+def _fail(message: str, exit_code: int, consequence: bool = False) -> int:
     text = f"itera: error: {message}"
-    tell_launcher(text)
-    if not is_worker():
+    if not tell_launcher(text, consequence=consequence) and not is_worker():
         _print_error(text)
     return exit_code
 

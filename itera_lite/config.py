@@ -191,18 +191,20 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, low in (("batch_size", 1), ("seq_len", 8)):
-            if getattr(self, field) < low:
-                raise ConfigError(f"{field}={getattr(self, field)}: expected {low} or more")
+        for field, low in (("batch_size", 1), ("seq_len", 8), ("seed", 0)):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < low:
+                raise ConfigError(f"{field}={value}: expected a whole number, {low} or more")
         for field in ("lr_matrix", "lr_embedding", "lr_other", "clip"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected more than 0, finite")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"weight_decay={self.weight_decay}: expected 0 or more, finite")
+        for field in ("weight_decay", "balance_weight"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise ConfigError(f"{field}={getattr(self, field)}: expected 0 or more, finite")
         for field in ("momentum", "beta2", "dropout"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"{field}={getattr(self, field)}: expected 0 or more, below 1")
-        if not 0 <= self.seed < 2**63:
+        if not self.seed < 2**63:
             raise ConfigError(f"seed={self.seed}: expected 0 to 2^63 - 1")
         if not (0 <= self.warmup <= 1 and 0 <= self.decay <= 1):
             raise ConfigError(f"warmup={self.warmup}, decay={self.decay}: expected shares, 0 to 1")

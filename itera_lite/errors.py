@@ -20,9 +20,15 @@ every warning: something in a file is ignored, so the result may not be the expe
 
 
 class IteraError(Exception):
-    """Base of the tree; ``exit_code`` is what the command line returns for it."""
+    """Base of the tree.
+
+    Attributes:
+        exit_code: what the command line returns for it.
+        is_consequence: another process failed before, and prints the reason.
+    """
 
     exit_code = 1
+    is_consequence = False
 
 
 class UsageError(IteraError):

@@ -1,28 +1,34 @@
 """Reading and writing files, with errors that say what failed and why.
 
-A file is written whole or not at all: a temporary file, then a rename. A file that is missing,
-one that is damaged and one that this user may not read are told apart: where a folder may not be
-searched, `exists` and its like raise PermissionError, for which some versions of Python's
-`Path.exists` say that the file is missing.
+A file is written whole or not at all: a temporary file, then a rename. A temporary file that a
+killed process has left goes when the same file is written again. A file that is missing, one that
+is damaged and one that this user may not read are told apart: where a folder may not be searched,
+`exists` and its like raise PermissionError, for which some versions of Python's `Path.exists` say
+that the file is missing.
 """
 
 from __future__ import annotations
 
+import binascii
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from itera_lite.errors import IteraError, OutputError, UsageError
 
 GZIP = ".gz"  # ends the name of a compressed file
+TEMPORARY = r"\.[0-9a-f]{8}-(\d+)-(\d+)\.itera\.tmp"  # name of a temporary file
+_READ = 1 << 20  # bytes that are hashed at a time
 
 
 def gzipped(data: bytes) -> bytes:
@@ -194,7 +200,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         special = is_special(path)
         target = Path(os.path.realpath(path))
         folder = Path(tempfile.gettempdir()) if special else target.parent
-        temporary = folder / f".{os.getpid()}-{threading.get_ident()}.itera.tmp"
+        temporary = _temporary(folder, target.name)
         try:
             yield temporary
             if special:
@@ -207,6 +213,75 @@ def replacing(path: str | Path) -> Iterator[Path]:
             sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    """Where the new content of the file ``name`` is written first, as this thread's own file.
+
+    Those that killed processes of this machine have left of the same file are removed.
+    """
+    place = f"{process_space()}/{name}".encode("utf-8", "surrogateescape")
+    begins = f".{binascii.crc32(place):08x}-"
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = entry.name.startswith(begins) and re.fullmatch(TEMPORARY, entry.name)
+            if found and _is_left_over(int(found[1]), int(found[2])):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+    return folder / f"{begins}{os.getpid()}-{threading.get_ident()}.itera.tmp"
+
+
+def _is_left_over(pid: int, thread: int) -> bool:
+    """Whether nobody writes a temporary file any more. A process in a container often has the
+    number of the killed one before it."""
+    if pid == os.getpid():
+        return all(each.ident != thread for each in threading.enumerate())
+    return has_ended(pid)
+
+
+def process_space() -> str:
+    """Where numbers of processes mean the same processes: the machine and its container."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return f"{os.uname().nodename}/{space}"
+
+
+def has_ended(pid: int, start: str | None = None) -> bool:
+    """Whether a process of this `process_space` has ended.
+
+    Args:
+        start: its `started_at`, for numbers are used again.
+    """
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OverflowError:
+        return True
+    except OSError:  # it is another user's
+        pass
+    return start is not None and started_at(pid) not in (None, start)
+
+
+def started_at(pid: int) -> str | None:
+    """When a process was started, in ticks since the machine was; None where that isn't known."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return None
+
+
+def sha256_of(path: str | Path, start: int = 0) -> str:
+    """The SHA-256 of a file's content from the byte ``start`` on, in hexadecimal digits."""
+    digest, part = hashlib.sha256(), memoryview(bytearray(_READ))
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+        while n := file.readinto(part):
+            digest.update(part[:n])
+    return digest.hexdigest()
 
 
 def is_special(path: Path) -> bool:

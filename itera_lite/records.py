@@ -689,6 +689,42 @@ class TrainingSpeed(Measured, tag="training_speed"):
     repeated_rounds: int = 0
 
 
+class ScalingRow(Part):
+    """Some processes that train together.
+
+    Attributes:
+        workers: of each process.
+        batch_size: sequences of all together.
+        communication_share: of the time, in sums over the processes, waiting included.
+        bytes_per_step: that each process adds to sums of all.
+    """
+
+    processes: int
+    workers: int
+    batch_size: int
+    tokens_per_second: Stat
+    communication_share: Stat
+    bytes_per_step: int
+
+
+class Scaling(Measured, tag="scaling"):
+    """How training scales with processes on one machine.
+
+    Attributes:
+        strong: the processes share one batch; ``weak``: each has such a batch. One process with
+            one worker first.
+        repeated_rounds: see `Benchmark`.
+    """
+
+    model: ModelDescription
+    seq_len: int
+    cores: int
+    precision: str
+    strong: list[ScalingRow]
+    weak: list[ScalingRow]
+    repeated_rounds: int = 0
+
+
 # --- The native engine: NAME_decode.json, NAME_scoring.json, engine_sizes.json -------------------
 
 

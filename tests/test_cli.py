@@ -363,6 +363,7 @@ NUMBERS = {
         "repetition-penalty=0,nan,inf seed=-1,99999999999999999999 logit-bias.5=nan,inf"
     ),
     "score": "max-bits=0,-1,nan,inf window=0,-1 threads=0,-1,99999999999",
+    "watch": "threads=0,-1,99999999999 false-alarms=0%,100%,-1%,nan%,1",
     "serve": (
         "port=-1,65536 max-streams=0,-1,5000 max-waiting=-1,5000 max-body=0,nan cache=-1,nan "
         "timeout=0,-1,nan,inf"
@@ -375,6 +376,7 @@ NUMBERS = {
     "bench complete": "offered=0,-1,101 max-bytes=0,-5KB,nan",
     "bench playground": "repeats=0,-1 tokens=0,-1",
     "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 workers=0,-1 repeats=0 steps=0,-1",
+    "bench scaling": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 most=0,-1 repeats=0 steps=0,-1",
     "bench seeds": (
         "seeds=0,1,-1 first-seed=-1,9223372036854775806 minutes=0,nan,inf tokens=0,-3M,nan "
         "vocab-size=5 workers=0,-1"
@@ -482,7 +484,8 @@ def test_where_results_go_is_looked_at_before_the_work(
 
 # Options of other programs, and a part of one of ours, that stand in strings of the package.
 FOREIGN = {"--cpus", "--porcelain", "--untracked-files", "--error-unmatch", "--no-"}
-FOREIGN |= {"--nproc-per-node"}  # torchrun's
+FOREIGN |= {"--nproc-per-node", "--max-restarts", "--local-addr"}  # torchrun's
+FOREIGN |= {"--rdzv-backend", "--rdzv-endpoint"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 

@@ -41,6 +41,7 @@ SMALLER_DOCS = {  # on the pages of docs/
     "--config small --minutes 30": "--config pico --tokens 4096 --workers 1 --evaluations 1",
     "--params 3M": "--params 200K",
     "--epochs 5": "--tokens 4096 --workers 1 --evaluations 1",
+    "--config pico --minutes 5": "--config pico --tokens 4096 --workers 1 --evaluations 1",
     "--minutes 1": "--tokens 4096 --workers 1 --evaluations 1",
     "--tokens 20M": "--tokens 4096 --workers 1 --evaluations 1 --overwrite",
 }
@@ -50,12 +51,14 @@ NOT_RUN = {  # commands, and why
     "itera push": "sends to the Hub; tests/hub sends to a stand-in",
     "itera bench filter": "takes minutes; tests/bench/test_filter.py measures so",
     "itera bench serve": "takes minutes; tests/bench/test_serving.py measures so",
+    "itera bench scaling": "takes minutes; tests/bench/test_scaling.py measures so",
     "itera serve": "runs until it is stopped; tests/serve starts it",
+    "itera watch": "runs until it is stopped; tests/engine/test_watch.py starts it",
     "itera ladder": "takes minutes; tests/studies/test_ladder.py runs it",
     "itera compress": "takes minutes; tests/compress and tests/commands/test_compress.py run it",
 }
 RUN_TOO = {"cc", "./story"}  # other programs that docs' commands need, where a compiler is there
-WRITTEN_LATER = {"native/fuzz/cases", "reports/efficiency_report.md"}
+WRITTEN_LATER = {"native/fuzz/cases", "tests/fuzz/cases", "reports/efficiency_report.md"}
 OTHER_PROGRAMS = {
     "curl",
     "lm_eval",
@@ -66,6 +69,7 @@ OTHER_PROGRAMS = {
     "lms",
     "printf",
     "cmake",
+    "tail",
 }
 
 
@@ -279,6 +283,8 @@ def test_the_commands_of_a_page_run(
     shutil.copytree(checkpoint, "checkpoints/itera_lite_tiny")
     Path("checkpoints/itera_lite_tiny/model-q8_0.gguf").rename("model-q8_0.gguf")
     Path("corpus.txt").write_text("A line is a document.\nSo is this one.\n")
+    lines = Path("my_texts/one.txt").read_text().splitlines() * 200
+    Path("yesterday.log").write_text("".join(f"{i} {line}\n" for i, line in enumerate(lines)))
     Path("corpus.jsonl").write_text('{"text": "A line is a document."}\n')
     for command in filter(is_run, commands(TEXTS[page])):
         if command.split()[0] not in RUN_TOO:

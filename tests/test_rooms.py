@@ -9,10 +9,10 @@ PACKAGE = Path(__file__).parents[1] / "itera_lite"
 # From the top to the bottom: a room imports only from those that stand after it.
 # fmt: off
 ROOMS = (
-    "cli", "commands", "serve", "hub",
+    "cli", "commands", "serve", "hub", "cluster",
     "studies", "compress", "bench", "distill", "playground", "engine", "export", "train",
     "evaluate", "checkpoint", "model", "ops", "report", "data", "records",
-    "machine", "stats", "workers", "quantities", "sampling", "config", "files", "terminal",
+    "machine", "stats", "workers", "quantities", "sampling", "config", "locks", "files", "terminal",
     "torchrun", "errors",
 )
 # fmt: on

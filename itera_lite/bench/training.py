@@ -182,7 +182,7 @@ def training_speeds(
     with torch_threads(1), Workers(threads or default_threads()) as workers:
         ops.enable()
         dtype = choose("auto", "cpu", workers).dtype
-        batch, trainers = _random_batch(vocab_size, config), []
+        batch, trainers = random_batch(vocab_size, config), []
         for family in NAMES:
             torch.manual_seed(0)
             model = LanguageModel(preset(family, size, vocab_size)).train()
@@ -206,13 +206,18 @@ def training_speeds(
     )
 
 
-def our_step(model: LanguageModel, config: TrainConfig, workers: Workers) -> Step:
+def our_step(
+    model: LanguageModel, config: TrainConfig, workers: Workers, world: World | None = None
+) -> Step:
     """A step as `itera train` takes it: Muon and AdamW, with the experts' balance loss.
 
     The learning rate is zero, so that the weights stay the same; so it is in `peer_step`.
+
+    Args:
+        world: processes that share the batch; the step takes the rows of this one.
     """
     optimizer = Optimizer(model, config)
-    gradient = BatchGradient(model, config, Objective(), workers, World())
+    gradient = BatchGradient(model, config, Objective(), workers, world or World())
 
     def step(batch: Tensor) -> float:
         tokens = batch.numpy()
@@ -241,7 +246,7 @@ def peer_step(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> Step
     return step
 
 
-def _random_batch(vocab_size: int, config: TrainConfig) -> Tensor:
+def random_batch(vocab_size: int, config: TrainConfig) -> Tensor:
     """Token ids (B, L+1), the same for everybody."""
     generator = torch.Generator().manual_seed(0)
     shape = (config.batch_size, config.seq_len + 1)
@@ -261,7 +266,7 @@ def _trainers(
     Args:
         workers: all, and one.
     """
-    batch = _random_batch(read_config(Path(folder)).vocab_size, config)
+    batch = random_batch(read_config(Path(folder)).vocab_size, config)
 
     def trainer(
         label: str, step: Step, workers: Workers, dtype: torch.dtype, beside: Priority | None = None

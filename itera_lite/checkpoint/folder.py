@@ -2,21 +2,28 @@
 
     FOLDER/config.json model.safetensors tokenizer.json ...   loads in transformers
     FOLDER/training_state/state.json tensors.safetensors      to resume the training
+    FOLDER/training_state/shard-*.safetensors                 what processes hold a part of each
 
 No pickle: safetensors and JSON. A folder is written under another name and then renamed, so an
 interrupted save leaves the older checkpoint. Only a folder that this program wrote is replaced, and
 only a checkpoint's files in it: other files stay.
+
+config.json is written last and removed last: a folder without it is no checkpoint. state.json, and
+the headers of the safetensors files, hold the SHA-256 of their content; that of the weights also
+holds the tokenizer's hash and the model's shape. All is compared when it is read.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
 import time
+import warnings
+from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +31,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from itera_lite.checkpoint.hf import MADE_WITH, load_model, save_model
-from itera_lite.checkpoint.weights import write_tensors
+from itera_lite.checkpoint.hf import MADE_WITH, load_model, save_config, save_weights
+from itera_lite.checkpoint.shards import SHARD
+from itera_lite.checkpoint.weights import damaged, verified, weights_facts, write_tensors
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, DataError, OutputError
+from itera_lite.errors import CheckpointError, DataError, IteraWarning, OutputError
 from itera_lite.files import (
+    TEMPORARY,
     is_folder,
     named_in_utf8,
     output_errors,
@@ -37,17 +46,24 @@ from itera_lite.files import (
     sync_folder,
     write_json,
 )
+from itera_lite.locks import is_locked
 from itera_lite.model import LanguageModel
 
 PADDINGS = (8, 16, 32, 64, 128, 256, 512)  # other programs round a vocabulary up to a multiple
 _STATE_PARTS = ("identity", "state", "loader", "window")  # of state.json
 _ADVICE = "Train anew with --overwrite, or another --name"
 LAST = "-last"  # ending of the folder that a run resumes from
-_STATE = "training_state"
+STATE = "training_state"
+# Of state.json; raise it where an older state has to be changed to be gone on with (`_migrated`).
+# 0: before 1 was written there, and the same otherwise.
+STATE_VERSION = 1
+_VERSION, _SHA256 = "version", "sha256"  # keys of state.json
+_TOKENIZER = "tokenizer_sha256"  # in the header of model.safetensors
 _OWN = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config)\.json|model\.safetensors"
     r"|model-(f32|f16|bf16|q8_0|q4_0|mixed|auto)\.gguf(\.gz)?"  # as `itera export` names them
-    rf"|{_STATE}/(state\.json|tensors\.safetensors)"
+    rf"|{STATE}/(state\.json|tensors\.safetensors|{SHARD})"
+    rf"|{TEMPORARY}"  # of an export that was killed
 )
 
 
@@ -66,6 +82,24 @@ def save_checkpoint(
         OutputError: the folder holds something that this program didn't write, or it can't be
             written; what was there is still there.
     """
+    with writing_checkpoint(folder, model, tokenizer, training_state, tensors):
+        pass
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def writing_checkpoint(
+    folder: str | Path,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    training_state: dict[str, Any] | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> Iterator[Path]:
+    """`save_checkpoint` whose block may write more of the training state.
+
+    Yields:
+        The folder of the training state, in the checkpoint that isn't complete.
+    """
     target = Path(os.path.realpath(folder))
     if target.exists() and not is_own(target) and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(
@@ -75,11 +109,13 @@ def save_checkpoint(
     shutil.rmtree(fresh, ignore_errors=True)
     with output_errors(folder):
         try:
-            save_model(model, fresh, tokenizer.eot_id)
+            save_weights(model, fresh, tokenizer.eot_id, **{_TOKENIZER: tokenizer.sha256})
             tokenizer.save(fresh)
             if training_state is not None:
-                write_json(fresh / _STATE / "state.json", training_state)
-                write_tensors(fresh / _STATE / "tensors.safetensors", tensors or {})
+                write_json(fresh / STATE / "state.json", _signed(training_state))
+                write_tensors(fresh / STATE / "tensors.safetensors", tensors or {})
+            yield fresh / STATE
+            save_config(model, fresh, tokenizer.eot_id)
             _swap(fresh, target)
         except OutputError as error:
             raise OutputError(
@@ -87,7 +123,6 @@ def save_checkpoint(
             ) from error
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-    return Path(folder)
 
 
 def is_own(folder: Path) -> bool:
@@ -102,7 +137,7 @@ def is_own(folder: Path) -> bool:
 def has_training_state(folder: Path) -> bool:
     """Whether a training can be resumed from ``folder``."""
     _settle(folder)
-    return (folder / _STATE / "state.json").is_file()
+    return (folder / STATE / "state.json").is_file()
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -111,12 +146,12 @@ def remove_checkpoint(folder: Path) -> None:
         return
     own = [
         path
-        for path in [*folder.iterdir(), *(folder / _STATE).glob("*")]
+        for path in [*folder.iterdir(), *(folder / STATE).glob("*")]
         if _OWN.fullmatch(path.relative_to(folder).as_posix())
     ]
     for path in sorted(own, key=lambda path: path.name == "config.json"):
         path.unlink()  # config.json last: `is_own` reads it
-    for emptied in (folder / _STATE, folder):
+    for emptied in (folder / STATE, folder):
         with contextlib.suppress(OSError):  # it holds other files, or it is a link
             emptied.rmdir()
 
@@ -196,22 +231,11 @@ def _settle(folder: Path) -> None:
     if not _old(Path(os.path.realpath(folder))).is_dir():
         return
     for _ in range(40):
-        if folder.is_dir() or not _is_locked(lock_path(folder)):
+        if folder.is_dir() or not is_locked(lock_path(folder)):
             break
         time.sleep(0.05)
-    if not _is_locked(lock_path(folder)):
+    if not is_locked(lock_path(folder)):
         tidy(folder)
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
@@ -229,7 +253,43 @@ def load_checkpoint(folder: str | Path) -> tuple[LanguageModel, Tokenizer]:
         tokenizer = Tokenizer.load(folder)
     except DataError as error:
         raise CheckpointError(f"the checkpoint '{folder}' can't be used: {error}") from None
+    _compare_with_header(folder, model, tokenizer)
     return _without_padding(folder, model, tokenizer), tokenizer
+
+
+def _compare_with_header(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    """Compare tokenizer and shape with those that the weights were saved with, if they name them.
+
+    Another context length is no change of the model. Another scale may be meant by whoever edits
+    config.json, so that is a warning.
+
+    Raises:
+        CheckpointError: another tokenizer, whose tokens mean something else to this model.
+    """
+    facts = weights_facts(folder)
+    if (saved := facts.get(_TOKENIZER)) not in (None, tokenizer.sha256):
+        raise CheckpointError(
+            f"'{folder / 'tokenizer.json'}' isn't the tokenizer that the weights were saved with: "
+            f"its hash is {tokenizer.sha256[:16]}..., expected {str(saved)[:16]}.... It is damaged "
+            "or another model's: take another copy of the checkpoint"
+        )
+    try:
+        shape = dict(json.loads(facts.get("shape", "{}")))
+    except (ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"the header of the weights in '{folder}' is damaged") from None
+    now = model.config.to_dict()
+    changed = [
+        f"{name}={now[name]!r} (saved with {shape[name]!r})"
+        for name in now
+        if name in shape and shape[name] != now[name] and name != "max_seq_len"
+    ]
+    if changed:
+        warnings.warn(
+            f"'{folder / 'config.json'}' was changed after the weights were saved: "
+            f"{', '.join(changed)}. If you didn't change it, take another copy",
+            IteraWarning,
+            stacklevel=3,
+        )
 
 
 def _without_padding(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> LanguageModel:
@@ -263,24 +323,57 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
     """
     folder = Path(folder)
     _settle(folder)
-    inner = folder / _STATE
+    inner = folder / STATE
     if not is_folder(inner):
         raise CheckpointError(
             f"'{folder}' has nothing to resume from: expected {inner}. Start without --resume"
         )
-    path = inner / "state.json"
-    state = read_object(path, CheckpointError)
+    path, tensors = inner / "state.json", inner / "tensors.safetensors"
+    state = _migrated(read_object(path, CheckpointError), path)
     lacking = [name for name in _STATE_PARTS if not isinstance(state.get(name), dict)]
     if lacking:
         raise CheckpointError(
             f"'{path}' can't be used: it lacks {', '.join(lacking)}. It is damaged, or another "
             f"version of this program saved it. {_ADVICE}"
         )
-    path = inner / "tensors.safetensors"
     try:
-        with open(path, "rb"), named_in_utf8(path) as source:
-            return state, load_file(source)  # load_file reports files that it can't open as missing
+        with open(tensors, "rb"), named_in_utf8(tensors) as source:
+            loaded = load_file(source)  # load_file reports files that it can't open as missing
+        verified(tensors)
     except OSError as error:
-        raise CheckpointError(f"'{path}' can't be read: {error.strerror or error}") from None
+        raise CheckpointError(f"'{tensors}' can't be read: {error.strerror or error}") from None
     except SafetensorError as error:
-        raise CheckpointError(f"'{path}' is damaged: {error}. {_ADVICE}") from None
+        raise CheckpointError(f"'{tensors}' is damaged: {error}. {_ADVICE}") from None
+    return state, loaded
+
+
+def _signed(state: dict[str, Any]) -> dict[str, Any]:
+    """A training state with its version and its checksum."""
+    state = {_VERSION: STATE_VERSION, **state}
+    return {_SHA256: _sha256_of_values(state), **state}
+
+
+def _sha256_of_values(state: dict[str, Any]) -> str:
+    """The hash of what a JSON file holds, however it is written there."""
+    values = json.loads(json.dumps(state))  # as they are when they are read
+    return sha256(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _migrated(state: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The contents of a state.json of any version so far, as this version writes it.
+
+    Raises:
+        CheckpointError: a newer version wrote it, or it is damaged.
+    """
+    expected = state.pop(_SHA256, None)
+    if expected is not None and (found := _sha256_of_values(state)) != expected:
+        raise CheckpointError(damaged(path, found, str(expected)))
+    version = state.pop(_VERSION, 0)
+    if version in range(STATE_VERSION + 1):
+        return state
+    if isinstance(version, int) and version > STATE_VERSION:
+        raise CheckpointError(
+            f"'{path}' has version {version}, newer than {STATE_VERSION}, which is read here: "
+            "update Itera-Lite to go on with it"
+        )
+    raise CheckpointError(f"'{path}' is damaged: its version is {version!r}. {_ADVICE}")

@@ -6,6 +6,7 @@ The Itera model is a ``GraniteMoeHybrid``, the Transformer a ``Llama``, the refe
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -135,11 +136,19 @@ def from_hf_weights(model: LanguageModel, weights: dict[str, Tensor]) -> None:
 
 
 def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
-    """Write config.json, generation_config.json and model.safetensors into ``folder``."""
+    """Write generation_config.json, model.safetensors and, last, config.json into ``folder``."""
     folder = Path(folder)
+    save_weights(model, folder, eot_id)
+    save_config(model, folder, eot_id)
+
+
+def save_weights(model: LanguageModel, folder: Path, eot_id: int, **facts: str) -> None:
+    """Write all of a model's files but config.json, without which a folder is no checkpoint.
+
+    Args:
+        facts: of `write_tensors`; the shape is one too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = to_hf_config(model.config, eot_id)
-    write_json(folder / "config.json", config | {MADE_WITH: f"itera-lite {__version__}"})
     generation = {
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), eot_id),
         "do_sample": True,
@@ -147,7 +156,16 @@ def save_model(model: LanguageModel, folder: str | Path, eot_id: int) -> None:
         "top_p": DEFAULTS.top_p,
     }
     write_json(folder / "generation_config.json", generation)
-    write_tensors(folder / WEIGHTS, to_hf_weights(model))
+    shape = from_hf_config(to_hf_config(model.config, eot_id))
+    write_tensors(
+        folder / WEIGHTS, to_hf_weights(model), shape=json.dumps(shape.to_dict()), **facts
+    )
+
+
+def save_config(model: LanguageModel, folder: Path, eot_id: int) -> None:
+    """Write config.json: the last file, with which a folder is a whole checkpoint."""
+    config = to_hf_config(model.config, eot_id)
+    write_json(folder / "config.json", config | {MADE_WITH: f"itera-lite {__version__}"})
 
 
 def load_model(folder: str | Path) -> LanguageModel:

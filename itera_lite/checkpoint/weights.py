@@ -1,12 +1,15 @@
 """Reads the weights of a checkpoint folder, after checking that they are those of its model.
 
 Names, shapes and number types are compared with the model's before anything is loaded, so that a
-config.json of a much larger model costs no memory.
+config.json of a much larger model costs no memory. A file that `write_tensors` wrote has the
+SHA-256 of its numbers in its header, beside ``format``: a file in which a bit has flipped is named.
+Another program that writes the file again leaves the checksum out, and nothing is compared then.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,11 +28,13 @@ from itera_lite.files import (
     is_folder,
     named_in_utf8,
     read_object,
+    sha256_of,
     write_bytes,
 )
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_OLD = (".pt", ".pth", ".ckpt")  # endings of pickled checkpoints
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number
 # Tensors that older versions of transformers saved, which follow from the config.
@@ -37,12 +42,57 @@ _DERIVED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _HEAD = "lm_head.weight"  # in some files, a copy of the embedding
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight")
 _LISTED = 5  # names in a message
+_SHA256 = "sha256"  # key of the checksum in a file's header
+_MOST_HEADER = 100_000_000  # bytes, as safetensors has it
 _EXPECTED = "expected a folder with config.json and model.safetensors, as `itera train` writes it"
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """Write a safetensors file, whole or not at all, with the permissions of the umask."""
-    return write_bytes(path, save(dict(tensors), metadata={"format": "pt"}))
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> Path:
+    """Write a safetensors file, whole or not at all, with the permissions of the umask.
+
+    Args:
+        facts: what else stands in its header, beside the checksum of its numbers; see `verified`.
+    """
+    raw = memoryview(save(dict(tensors)))
+    begin = 8 + int.from_bytes(raw[:8], "little")  # of the numbers: see safetensors' format
+    about = {"format": "pt", _SHA256: hashlib.sha256(raw[begin:]).hexdigest(), **facts}
+    # The library gives the keys of this object another order in each process.
+    header = json.dumps({"__metadata__": about, **json.loads(bytes(raw[8:begin]))}).encode()
+    header += b" " * (-len(header) % 8)
+    return write_bytes(path, b"".join([len(header).to_bytes(8, "little"), header, raw[begin:]]))
+
+
+def verified(path: Path) -> dict[str, str]:
+    """What a safetensors file's header says about it, after a comparison with its checksum.
+
+    Returns:
+        The facts of `write_tensors`, as far as they are there.
+
+    Raises:
+        CheckpointError: the numbers aren't those that were written.
+        OSError: the file can't be read.
+    """
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = file.read(min(size, _MOST_HEADER))
+    try:
+        about = json.loads(header).get("__metadata__", {})
+        about = {str(key): str(value) for key, value in about.items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise CheckpointError(f"'{path}' is damaged: its header isn't JSON") from None
+    expected = about.pop(_SHA256, None)
+    if expected is not None and (found := sha256_of(path, 8 + size)) != expected:
+        raise CheckpointError(damaged(path, found, expected))
+    return about
+
+
+def damaged(path: Path, found: str, expected: str) -> str:
+    """The message for a file of a checkpoint whose content isn't what was written."""
+    return (
+        f"'{path}' is damaged: its content has the SHA-256 {found[:16]}..., and "
+        f"{expected[:16]}... was written. The disk or a copy changed it: take another copy of the "
+        "checkpoint, or train anew"
+    )
 
 
 def require_checkpoint(folder: Path) -> None:
@@ -84,6 +134,11 @@ def _not_a_folder(path: Path) -> str:
         )
     if exists(path.parent / "config.json"):
         return f"'{path}' is a file of a checkpoint: give its folder, '{path.parent}'"
+    if path.suffix in _OLD:
+        return (
+            f"'{path}' is a pickle, as versions before 1.0 and other programs write it, which can "
+            f"run code when it is read, so it isn't read: {_EXPECTED}. Train the model anew"
+        )
     return f"'{path}' is a file: {_EXPECTED}"
 
 
@@ -120,6 +175,18 @@ def weights_sha256(folder: Path) -> str:
         with _read_errors(folder):
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def weights_facts(folder: Path) -> dict[str, str]:
+    """What stands about the model in the header of a checkpoint's weights; see `write_tensors`.
+
+    Raises:
+        CheckpointError: as `read_weights`.
+    """
+    with _read_errors(folder):
+        (first, *_) = sorted(set(_find(folder).values()))
+        with named_in_utf8(first) as source, safe_open(source, "pt") as file:
+            return dict(file.metadata() or {})
 
 
 def stored_types(folder: Path) -> dict[str, tuple[int, int, int]]:
@@ -237,6 +304,7 @@ def _load(
                 _compare(path, name, part.get_shape(), part.get_dtype(), wanted.get(name))
             for name in inside:
                 loaded[name] = file.get_tensor(name).float()
+        verified(path)
     head = loaded.pop(_HEAD, None)
     embedding = next(value for name, value in loaded.items() if name.endswith(_EMBEDDINGS))
     if head is not None and not torch.equal(head, embedding):

@@ -116,6 +116,8 @@ def distill(
             going_on = resume and files.resumable
             saved = files.saved_budget() if going_on else None
             budget = budget_of(plan.dataset, None, minutes, tokens, saved)
+            if precision == "auto":
+                precision = files.precision(going_on)
             compute = Compute.prepare(precision, workers, quiet)
             summary = plan.train(
                 *(objective, budget, files, compute),

@@ -90,6 +90,7 @@ def experts(
             resume=resume,
             overwrite=overwrite,
         ) as files:
+            compute = compute.in_precision(files.precision(resume))
             summary = write_mixture(Job(start, text, compute, files), dataset, model, score, record)
     if not quiet:
         print(describe_experts(summary))

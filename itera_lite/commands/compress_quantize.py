@@ -108,7 +108,7 @@ def quantize(
     ) as files:
         for folder in options.teachers:
             refuse_input(files, Path(folder))
-        compute = Compute.prepare(workers=workers, quiet=quiet)
+        compute = Compute.prepare(files.precision(resume), workers, quiet)
         summary = quantization.quantize(Job(start, text, compute, files), options)
     if not quiet:
         print(describe_quantization(summary))

@@ -81,7 +81,8 @@ def vocab(
     with start.claimed(
         name, default, checkpoints, results, resume=resume, overwrite=overwrite
     ) as files:
-        job = Job(start, text, Compute.prepare(workers=workers, quiet=quiet), files)
+        compute = Compute.prepare(files.precision(resume), workers, quiet)
+        job = Job(start, text, compute, files)
         if not auto:
             summary = resize(job, size)
             show(summary)

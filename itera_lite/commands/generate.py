@@ -53,6 +53,8 @@ def generate(
     top_p: float | None = None,
     min_p: float | None = None,
     repetition_penalty: float | None = None,
+    presence_penalty: float = 0.0,
+    frequency_penalty: float = 0.0,
     seed: int | None = None,
     stop: tuple[str, ...] = (),
     logit_bias: dict[str, float] | None = None,
@@ -73,6 +75,8 @@ def generate(
         top_p: Sample from the most probable tokens that together reach this probability.
         min_p: Sample only from tokens with this share of the most probable one's probability.
         repetition_penalty: Above 1, makes what stands in the last 64 tokens less probable.
+        presence_penalty: Subtracted from the logit of each token that was generated, -2 to 2.
+        frequency_penalty: The same, as often as the token was generated.
         seed: Of the random numbers: the same seed gives the same text.
         stop: Text that ends the output; may be given several times.
         logit_bias: A number to add to a token's logit, by its id, as in --logit-bias.17=-5.
@@ -85,6 +89,8 @@ def generate(
         "top_p": _number("top_p", top_p, above=0, most=1),
         "min_p": _number("min_p", min_p, least=0, most=1),
         "repetition_penalty": _number("repetition_penalty", repetition_penalty, above=0),
+        "presence_penalty": _number("presence_penalty", presence_penalty, least=-2, most=2),
+        "frequency_penalty": _number("frequency_penalty", frequency_penalty, least=-2, most=2),
         "seed": secrets.randbits(63) if seed is None else seed_of(seed),
         "logit_bias": {_token(name, x): float(x) for name, x in (logit_bias or {}).items()},
     }

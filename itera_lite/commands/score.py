@@ -159,9 +159,8 @@ def _print_summary(done: ScoredLines) -> None:
             parts[0] += f", {_rate(speed / done.threads)} a core"
     if isinstance(done, ScoredCorpus):
         before = f", {done.done_before:,} of them before" if done.done_before else ""
-        finished = done.files - len(done.failed)
         parts.insert(
-            0, f"{finished:,} of {done.files:,} files are done{before}, in '{done.output}'"
+            0, f"{done.files_done:,} of {done.files:,} files are done{before}, in '{done.output}'"
         )
     if done.bytes:
         parts.append(f"{done.bits_per_byte:.4f} bits per byte in all")

@@ -50,6 +50,7 @@ def train(
     evaluations: int = EVALUATIONS,
     precision: Precision = "auto",
     workers: WorkerCount = None,
+    shard: bool | None = None,
     log: Literal["csv", "tensorboard"] = "csv",
     quiet: bool = False,
     checkpoints: Path = Path("checkpoints"),
@@ -93,6 +94,8 @@ def train(
         evaluations: How often the run is scored on validation text, evenly over its budget.
         precision: Of the matrix products; auto measures what this processor is fast at.
         workers: How many cores compute at once; by default all.
+        shard: With torchrun: every process holds a part of the model (FSDP2), not all of it; by
+            default from 8 million parameters.
         log: tensorboard writes event files into NAME_tensorboard too, beside the CSV.
         quiet: No progress bar.
         checkpoints: Folder of the checkpoints.
@@ -172,6 +175,7 @@ def train(
             evaluations=evaluations,
             precision=precision,
             workers=workers,
+            shard=shard,
             events=log == "tensorboard",
             quiet=quiet,
         )

@@ -224,7 +224,8 @@ class Job:
         """The same job with files beside the result's, for what may be rejected; see `adopt`."""
         tried = f"{self.files.name}-tried"
         files = RunFiles(name, self.files.checkpoints / tried, self.files.results / tried)
-        return replace(self, files=files)
+        compute = self.compute.in_precision(files.precision(self.text.resume))
+        return replace(self, files=files, compute=compute)
 
     def adopt(self, trial: RunFiles, summary: Summary) -> None:
         """Move a trial that is accepted to the result's files.

@@ -49,8 +49,9 @@ from itera_lite.data.repairs import Repairs
 from itera_lite.data.split import ONE_DOCUMENT
 from itera_lite.data.spool import Piece, Spool, SpoolWriter
 from itera_lite.data.tokenizer import TRAINING_SAMPLE_BYTES, Tokenizer, sample_spans
+from itera_lite.data.verify import SHARD_SHA256
 from itera_lite.errors import DataError, TextTooSmall
-from itera_lite.files import write_json
+from itera_lite.files import sha256_of, write_json
 
 PART_BYTES = 64_000_000  # files are read together up to this size
 KEPT_BYTES = 16_000_000  # of deflated text: less is read again after an error
@@ -206,6 +207,7 @@ class Build:
                 "tokens": (out / f"{split}.bin").stat().st_size // dtype.itemsize - 1,
                 "sha256": split_hashes[split],
                 "file": f"{split}.bin",
+                SHARD_SHA256: sha256_of(out / f"{split}.bin"),
             }
         return entries, dtype.str
 

@@ -34,7 +34,7 @@ def compressor(suffix: str, path: Path) -> Callable[[BinaryIO], Any]:
         MissingExtra: Zstandard support isn't installed.
     """
     if suffix == ".gz":
-        return lambda raw: gzip.GzipFile("", "wb", fileobj=raw, mtime=0)
+        return lambda raw: gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0)  # as gzip itself
     zstandard = _zstandard(f"Writing {path.name}")
     return lambda raw: zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
 

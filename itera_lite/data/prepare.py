@@ -19,6 +19,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -36,7 +37,8 @@ from itera_lite.data.corpus import load_documents, locate
 from itera_lite.data.processes import Interrupted, Processes
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.data.units import unit_of
-from itera_lite.errors import DataError, TextTooSmall
+from itera_lite.data.verify import damaged_shard
+from itera_lite.errors import DataError, IteraWarning, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
 
@@ -56,9 +58,9 @@ class Dataset:
         path: its folder in the cache.
         manifest: contents of manifest.json: name, source, sha256 of the text, unit,
             tokenizer_sha256, vocab_size, notes, and for each split documents (each is a
-            unit), bytes, tokens and sha256. ``tokens`` counts what is predicted: every
-            token of the documents and the ``<|endoftext|>`` after each; ``bytes`` is the
-            text alone.
+            unit), bytes, tokens, sha256 of the text, file and its file_sha256. ``tokens``
+            counts what is predicted: every token of the documents and the ``<|endoftext|>``
+            after each; ``bytes`` is the text alone.
     """
 
     path: Path
@@ -174,7 +176,10 @@ class Dataset:
 
 
 def open_dataset(folder: Path) -> Dataset | None:
-    """The prepared set in a folder; None where there is none or it is damaged."""
+    """The prepared set in a folder; None where there is none or it is damaged.
+
+    A shard whose content changed after it was written is named in an `IteraWarning`.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         width = np.dtype(manifest["dtype"]).itemsize
@@ -183,6 +188,9 @@ def open_dataset(folder: Path) -> Dataset | None:
             for entry in manifest["splits"].values()
         )
         dataset = Dataset(folder, manifest)
+        if whole and (problem := damaged_shard(folder, manifest["splits"])):
+            warnings.warn(problem, IteraWarning, stacklevel=2)
+            return None
         if whole and dataset.tokenizer.sha256 == manifest["tokenizer_sha256"]:
             ends = [dataset.tokens(split)[[0, -1]].tolist() for split in dataset.splits]
             train, valid = manifest["splits"]["train"], manifest["splits"]["valid"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itera_lite.engine.find import find_model, load_model
 from itera_lite.errors import CheckpointError, ConfigError, IteraError, ModelFileError
-from itera_lite.export.reading import inflated, is_gzip
+from itera_lite.export.reading import check_structure, inflated, is_gzip
 from itera_lite.export.summary import StoredTensors
 from itera_lite.files import is_folder, read_object
 
@@ -212,11 +213,32 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
     Args:
         runs: whether the engine runs such a file; then it reads it first, as untrusted.
     """
+    if runs:
+        model = load_model(path)
+        return _described(path, model.sampling_defaults)
+    with inflated(path) as plain:
+        check_structure(plain, path)
+    try:
+        return _described(path, {})
+    except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
+        raise ModelFileError(
+            f"{path}: its keys or tensors aren't those of a model ({error}). Export it again"
+        ) from None
+
+
+def _described(path: Path, defaults: Mapping[str, float]) -> Checked:
+    """A GGUF file whose structure is checked.
+
+    Args:
+        defaults: of sampling, as the engine reads them.
+
+    Raises:
+        ModelFileError: a number isn't finite, or the tokenizer isn't the one named.
+    """
     import gguf
     import numpy as np
     from gguf.quants import dequantize
 
-    model = load_model(path) if runs else None
     types: dict[str, StoredTensors] = {}
     with inflated(path) as plain:
         reader = gguf.GGUFReader(plain)
@@ -237,7 +259,6 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
         architecture = str(_value(reader, "general.architecture"))
         context = int(_value(reader, f"{architecture}.context_length") or 0)
         vocabulary = len(_value(reader, "tokenizer.ggml.tokens") or ())
-    defaults = {} if model is None else model.sampling_defaults
     sampling = ", ".join(f"{name} {value:g}" for name, value in defaults.items())
     metadata = {key.partition(".")[2]: value for key, value in keys.items() if value}
     if unit:

@@ -350,6 +350,7 @@ class Model:
         window: int | None = None,
         threads: int = 1,
         log_probabilities: bool = False,
+        entropies: bool = False,
     ) -> list[TextScore]:
         """Score texts; each starts fresh, and its end is scored too.
 
@@ -361,6 +362,7 @@ class Model:
             threads: texts scored at the same time, 1 to 4,096; fewer where the system has no
                 more to give.
             log_probabilities: also keep each token's.
+            entropies: also keep the entropy of what was expected in the place of each token.
 
         Raises:
             UsageError: for a window or threads out of their ranges, or what is no text.
@@ -372,9 +374,10 @@ class Model:
             threads=whole("threads", threads, 1, MOST_THREADS),
             log_probabilities=bool(log_probabilities),
             end=True,
+            entropies=bool(entropies),
         )
         return [
-            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities)
+            TextScore(s.bytes, s.tokens, s.nats, s.bits_per_byte, s.log_probabilities, s.entropies)
             for s in found
         ]
 

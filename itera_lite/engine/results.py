@@ -45,6 +45,8 @@ class TextScore:
         nats: minus the sum of their natural log-probabilities.
         bits_per_byte: ``nats / ln 2 / bytes``; 0 for an empty text.
         log_probabilities: of each token, in nats; empty unless asked for.
+        entropies: what minus the log-probability of each token was expected to be: that of every
+            token in its place, weighted with its probability; empty unless asked for.
     """
 
     bytes: int
@@ -52,6 +54,7 @@ class TextScore:
     nats: float
     bits_per_byte: float
     log_probabilities: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
 
     @property
     def perplexity(self) -> float:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from itera_lite.data.lines import Line, LineReader
 from itera_lite.engine.score_fields import Fields
-from itera_lite.engine.score_formats import format_of, grouped, table_kind, unit_of
+from itera_lite.engine.score_formats import format_of, grouped, held_by, table_kind, unit_of
 from itera_lite.engine.score_jobs import copy_scored
 from itera_lite.engine.score_output import Output
 from itera_lite.engine.score_resume import Progress
@@ -125,6 +125,7 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
             "give a file, or --max-bits"
         )
     out = Output(output, reader)
+    out.resumable = out.resumable and fields.scores
     if resume and not fields.scores:
         raise UsageError(
             "--resume needs the results in the output, which --no-scores leaves out: leave out one "
@@ -141,9 +142,11 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
     progress = None
     lines: Iterable[Line] = reader
     done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
-    if out.resumable and fields.scores:
+    if out.resumable:
         models = [scorer.path] if scorer.bad is None else [scorer.path, scorer.bad]
-        progress = Progress(out.path, task.options, models)
+        # An output without results can't be resumed, and records of before don't have the option.
+        options = {name: value for name, value in task.options.items() if name != "scores"}
+        progress = Progress(out.path, options, models)
         if resume:
             progress.look()
         done.resumed_after = progress.resumed_after
@@ -167,7 +170,7 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
         out.begin(progress),
         tqdm(total=reader.size, unit="B", unit_scale=True, disable=hidden) as bar,
     ):
-        for batch in grouped(lines, BATCH_BYTES * task.threads, lambda line: len(line.text)):
+        for batch in grouped(lines, BATCH_BYTES * task.threads, held_by):
             scored = scorer.details([line.text for line in batch])
             for line, each in zip(batch, scored, strict=True):
                 fields.check(line.number, each)

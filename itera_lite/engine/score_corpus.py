@@ -40,7 +40,7 @@ from itera_lite.engine.score_sample import (
 )
 from itera_lite.engine.score_tally import Tally
 from itera_lite.engine.scorer import Scorer, check_unit
-from itera_lite.errors import DataError, OutputError, UsageError
+from itera_lite.errors import DataError, IteraError, OutputError, UsageError
 from itera_lite.files import is_file, is_folder, output_errors, read_object, write_json
 
 STATE = ".itera-score"
@@ -70,7 +70,7 @@ class ScoredCorpus(ScoredLines):
 
     Attributes:
         output: the folder.
-        files: of the input; ``done_before``: of these, done by earlier runs.
+        files: of the input; ``files_done``: of these, done; ``done_before``: by earlier runs.
         bytes_now: of text that this run has scored.
         failed: a message for each file that couldn't be scored.
         left_out: endings of the names of files that aren't read -> number of them.
@@ -78,6 +78,7 @@ class ScoredCorpus(ScoredLines):
 
     output: Path
     files: int = 0
+    files_done: int = 0
     done_before: int = 0
     bytes_now: int = 0
     failed: list[str] = field(default_factory=list)
@@ -137,6 +138,7 @@ def score_corpus(inputs: Sequence[Path], output: Path | None, task: Task) -> Sco
                 todo.append(source)
             else:
                 found.update(tally)
+                found.files_done += 1
                 found.done_before += 1
         processes = stack.enter_context(Processes(scorer, task.threads))
         found.limit = task.max_bits
@@ -177,6 +179,7 @@ def _run(
         def done(job: ScoreJob, tally: Tally) -> None:
             state.mark(jobs[job], tally)
             found.update(tally)
+            found.files_done += 1
             found.bytes_now += tally.bytes
             meter.file_done()
 
@@ -187,8 +190,13 @@ def _run(
         begin = time.perf_counter()
         try:
             processes.run(list(jobs), done, failed, meter.tick)
-        finally:
-            found.seconds = time.perf_counter() - begin
+        except (KeyboardInterrupt, IteraError):
+            meter.note(
+                f"\n'{state.output}' has {found.files_done:,} of {found.files:,} files: the same "
+                "command goes on"
+            )
+            raise
+        found.seconds = time.perf_counter() - begin
 
 
 def _sampled(sources: Sequence[Source], task: Task, processes: Processes) -> Threshold:
@@ -281,6 +289,7 @@ class State:
             DataError: the output was made in another way.
             OutputError: it can't be recorded.
         """
+        base = base.encode("utf-8", "backslashreplace").decode()  # as it is written
         now = {"version": VERSION, "options": options, "model": model, "base": base}
         if not is_file(self._record):
             self._made = now
@@ -362,7 +371,8 @@ def find_sources(
     """The files of the input, with the names of their outputs.
 
     Args:
-        inputs: files, folders and patterns.
+        inputs: files, folders and patterns. Of these, .json is mostly no text unless it is
+            compressed, and is left out.
         output: folder that may lie in one of the input, and isn't read.
         fields: what is written of a text.
 
@@ -385,7 +395,7 @@ def find_sources(
         for path in found:
             if _is_below(os.path.realpath(path), own) and not named:
                 continue
-            if is_read(path):
+            if is_read(path) and (named or path.suffix.lower() != ".json"):
                 paths.setdefault(os.path.realpath(path), path)
             elif named:
                 raise UsageError(

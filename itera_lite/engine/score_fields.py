@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 from itera_lite.data.lines import Line
 from itera_lite.engine.scorer import Scored
@@ -48,7 +49,7 @@ class Fields:
                 "one of them"
             )
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """Names of the results that are written, which no field of the input may have."""
         if not self.scores:
@@ -80,10 +81,11 @@ class Fields:
         if not self.scores:
             return []
         good = scored.good
+        perplexity = good.perplexity
         values: list[int | float | None] = [
             *(number, good.bytes, good.tokens, good.nats),
             good.bits_per_byte if good.bytes else None,
-            good.perplexity if math.isfinite(good.perplexity) else None,
+            perplexity if math.isfinite(perplexity) else None,
         ]
         if scored.bad is not None:
             values += [scored.bad.bits_per_byte if scored.bad.bytes else None, scored.score]
@@ -101,7 +103,15 @@ class Fields:
         if not values:
             whole = line.text if is_text else f"{{{line.fields}}}"
             return f"{whole}\n".encode()
-        fields = dict(zip(self.names, values, strict=True))
-        results = json.dumps(fields, ensure_ascii=False, allow_nan=False)
+        results = ", ".join(
+            [
+                f"{name}: null" if value is None else f"{name}: {value!r}"
+                for name, value in zip(self._quoted_names, values, strict=True)
+            ]
+        )
         between = ", " if line.fields else ""
-        return f"{{{line.fields}{between}{results[1:]}\n".encode()
+        return f"{{{line.fields}{between}{results}}}\n".encode()
+
+    @cached_property
+    def _quoted_names(self) -> list[str]:
+        return [json.dumps(name, ensure_ascii=False) for name in self.names]

@@ -69,7 +69,7 @@ class Format(ABC):
 
     @abstractmethod
     def batches(self, size: int) -> Iterator[Batch]:
-        """Groups of documents of about ``size`` bytes of text.
+        """Groups of documents that hold about ``size`` bytes.
 
         Raises:
             DataError: a line or row can't be used. What comes before it is given first.
@@ -103,7 +103,7 @@ class Lines(Format):
         self._is_text = is_text(source)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        for lines in grouped(self._reader, size, lambda line: len(line.text)):
+        for lines in grouped(self._reader, size, held_by):
             yield Batch([line.text for line in lines], [line.number for line in lines], lines)
         self.repaired, self.halves = self._reader.repaired, self._reader.halves
 
@@ -135,7 +135,7 @@ class Csv(Format):
         self._reader = CsvReader(source, fields.text_field, fields.names)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        for rows in grouped(self._reader, size, lambda row: len(row.text)):
+        for rows in grouped(self._reader, size, lambda row: len(row.raw)):
             yield Batch([row.text for row in rows], [row.number for row in rows], rows)
         self.repaired = self._reader.repaired
 
@@ -328,6 +328,11 @@ def _bytes_file(path: Path, target: Path) -> Iterator[Any]:
         else:
             with compress(raw) as file:
                 yield file
+
+
+def held_by(line: Line) -> int:
+    """About the bytes that a line holds: of its text or, where they are more, of its fields."""
+    return max(len(line.text), len(line.fields))
 
 
 def grouped(items: Iterable[T], size: int, length: Callable[[T], int]) -> Iterator[list[T]]:

@@ -51,7 +51,8 @@ class Meter:
     def file_done(self) -> None:
         """Count a file."""
         self._files_done += 1
-        self._bar.set_postfix_str(f"{self._files_done:,} of {self._files:,} files")
+        files = f"{self._files_done:,} of {self._files:,} files"
+        self._bar.set_postfix_str(files, refresh=False)
 
     def note(self, text: str) -> None:
         """Print a line."""

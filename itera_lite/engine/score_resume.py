@@ -136,7 +136,7 @@ class Progress:
             self._read = {"line": self._line.number, "sha256": _hash(self._line)}
             self._read["size"] = self.path.stat().st_size
         self._saved = time.monotonic()
-        record = {"options": self.options, "model": self.model, "read": self._read}
+        record: dict[str, Any] = {"options": self.options, "model": self.model, "read": self._read}
         if self.threshold is not None:
             record["threshold"] = self.threshold
         try:

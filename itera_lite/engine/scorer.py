@@ -130,8 +130,8 @@ def check_unit(trained: str | None, scored: set[str]) -> None:
     if trained is not None and others:
         texts = " and ".join(f"{unit}s" for unit in others)
         warnings.warn(
-            f"the model was trained on {trained}s, and {texts} are scored: it separates less well "
-            f"so. Give it texts that are {trained}s, or train one with `itera train --unit "
+            f"the model was trained on {trained}s, and {texts} are scored, which separates good "
+            f"from bad less well. Score {trained}s, or train a model with `itera train --unit "
             f"{others[0]}`",
             IteraWarning,
             stacklevel=2,

@@ -29,8 +29,10 @@ from itera_lite.config import TrainConfig
 from itera_lite.errors import DataError, UsageError
 from itera_lite.evaluate.score import Score
 from itera_lite.model import LanguageModel
-from itera_lite.workers import Workers
+from itera_lite.workers import Task, Workers
 
+# Runs tasks, and returns their results in the tasks' order; see `stream_bits` and `score_documents`
+Run = Callable[[Sequence[Task[Score]]], Iterable[Score]]
 IGNORED = -100  # target of a position that isn't scored
 # Tokens of a batch on a processor: of 256 to 4,096 the fastest, with one worker and with two.
 BATCH_TOKENS = 1024
@@ -117,6 +119,7 @@ def score_documents(
     batch_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
     workers: Workers | None = None,
+    run: Run | None = None,
 ) -> Score:
     """Score every byte of every document exactly once.
 
@@ -128,6 +131,7 @@ def score_documents(
         batch_tokens: tokens a batch at most; by default `usual_batch`.
         progress: called with the number of bytes done since the last call.
         workers: that share the batches; None: the calling thread does all.
+        run: instead of ``workers``, such as several processes that score a part each.
 
     Raises:
         DataError: where there is no text, or the tokenizer loses bytes of it.
@@ -137,7 +141,6 @@ def score_documents(
         raise UsageError(f"seq_len={seq_len}: expected at least 1 token")
     lengths = np.array([len(piece) for piece in tokenizer.token_bytes], dtype=np.int64)
     batch_tokens = batch_tokens or max(seq_len, usual_batch(model, len(lengths)))
-    workers = workers or Workers()
     score = Score()
 
     def add(part: Score) -> None:
@@ -154,7 +157,7 @@ def score_documents(
                 partial(_score_batch, model, rows, batch, tokenizer.eot_id, lengths)
                 for batch in _batches(todo, batch_tokens)
             ]
-            workers.fold(tasks, add)
+            _fold(tasks, add, workers, run)
     if not score.tokens:
         raise DataError("there is no text to score: expected at least one document of one byte")
     score.by_position = dict(sorted(score.by_position.items()))
@@ -202,6 +205,7 @@ def stream_bits(
     batch_tokens: int | None = None,
     max_tokens: int | None = None,
     workers: Workers | None = None,
+    run: Run | None = None,
 ) -> Score:
     """A quick score on plain windows of a token stream, the same ones at each call.
 
@@ -216,7 +220,7 @@ def stream_bits(
         seq_len: predictions a window.
         batch_tokens: tokens a batch, at least one window; by default `usual_batch`.
         max_tokens: score about this many tokens at most; at least one window.
-        workers: that share the batches; None: the calling thread does all.
+        workers, run: as in `score_documents`.
 
     Raises:
         DataError: where the stream has fewer than two tokens.
@@ -245,8 +249,22 @@ def stream_bits(
     score = Score()
     tasks = [partial(score_windows, starts[i : i + size]) for i in range(0, wanted, size)]
     with evaluating(model):
-        (workers or Workers()).fold(tasks, score.add)
+        _fold(tasks, score.add, workers, run)
     return score
+
+
+def _fold(
+    tasks: Sequence[Task[Score]],
+    add: Callable[[Score], None],
+    workers: Workers | None,
+    run: Run | None,
+) -> None:
+    """Run the tasks, and call ``add`` with each result in their order."""
+    if run is None:
+        (workers or Workers()).fold(tasks, add)
+        return
+    for part in run(tasks):
+        add(part)
 
 
 def _blocks(documents: Iterable[bytes]) -> Iterator[list[bytes]]:

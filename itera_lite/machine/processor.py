@@ -70,23 +70,33 @@ def default_threads(processes: int = 1) -> int:
     return max(1, usable_cores() // processes)
 
 
-def _quota() -> float:
-    """Cores that the control groups of this process allow; infinite without a limit."""
-    quotas = [math.inf]
+def control_groups(controller: str) -> list[Path]:
+    """The folders of this process's control groups that may limit something, and of their parents.
+
+    Args:
+        controller: of version 1, which has a tree for each.
+    """
+    found: list[Path] = []
     for line in _text(PROCESS_GROUPS).splitlines():
         _, controllers, path = line.split(":", 2)
-        files: tuple[str, ...]
         if not controllers:  # version 2: one tree for everything
-            root, files = CONTROL_GROUPS, ("cpu.max",)
-        elif "cpu" in controllers.split(","):
-            root, files = CONTROL_GROUPS / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            root = CONTROL_GROUPS
+        elif controller in controllers.split(","):
+            root = CONTROL_GROUPS / controller
         else:
             continue
         group = root / path.strip("/")
-        for folder in (group, *group.parents):  # in a container, the path may be the host's
-            if not folder.is_relative_to(root):
-                break
-            numbers = " ".join(_text(folder / name) for name in files).split()
+        # In a container, the path may be the host's.
+        found += [f for f in (group, *group.parents) if f.is_relative_to(root)]
+    return found
+
+
+def _quota() -> float:
+    """Cores that the control groups of this process allow; infinite without a limit."""
+    quotas = [math.inf]
+    for group in control_groups("cpu"):
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            numbers = " ".join(_text(group / name) for name in files).split()
             if len(numbers) == 2 and numbers[0].isdigit() and numbers[1].isdigit():
                 quotas.append(int(numbers[0]) / max(1, int(numbers[1])))
     return min(quotas)

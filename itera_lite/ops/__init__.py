@@ -20,7 +20,7 @@ from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
 from itera_lite.ops.mamba2 import mamba2, mamba2_from
 from itera_lite.ops.muon import MuonStep, muon
 from itera_lite.ops.norm import add_rms_norm, rms_norm
-from itera_lite.ops.products import has_products, linear
+from itera_lite.ops.products import forget_packed, has_products, linear
 
 __all__ = [
     "Drop",
@@ -32,6 +32,7 @@ __all__ = [
     "dropout",
     "enable",
     "experts",
+    "forget_packed",
     "gated_silu",
     "linear",
     "linear_cross_entropy",

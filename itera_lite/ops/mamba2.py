@@ -34,8 +34,11 @@ def _mamba2_arguments(
     batch, length, _ = projected.shape
     sizes = (batch, length, c.n_ssm_heads, c.ssm_head_dim, c.d_state, c.d_conv, MAMBA_CHUNK)
     held = [weights[0].t().contiguous(), *(weight.contiguous() for weight in weights[1:])]
-    pointers = _Weights(*(weight.data_ptr() for weight in held))
-    return _Shape(*sizes, c.norm_eps), pointers, held
+    return _Shape(*sizes, c.norm_eps), _pointers(held), held
+
+
+def _pointers(weights: Sequence[Tensor]) -> _Weights:
+    return _Weights(*(weight.data_ptr() for weight in weights))
 
 
 @torch.no_grad()
@@ -70,7 +73,7 @@ class _Mamba2(Function):
             kept, rstd = torch.empty_like(out), torch.empty(batch * length)
             states = torch.empty(batch, -(-length // MAMBA_CHUNK), c.d_inner * c.d_state)
             ctx.save_for_backward(projected, kept, rstd, states, *held)
-        ctx.shape, ctx.pointers, ctx.config = shape, pointers, config
+        ctx.shape, ctx.config = shape, config
         name = f"mamba2_{SUFFIX[out.dtype]}"
         given = (projected, ctypes.byref(shape), ctypes.byref(pointers))
         call(name, *given, out, kept, rstd, states, None, None)
@@ -79,15 +82,16 @@ class _Mamba2(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dout: Tensor) -> tuple[Any, ...]:
-        projected, kept, rstd, states, *_ = ctx.saved_tensors
+        projected, kept, rstd, states, *held = ctx.saved_tensors
         c = ctx.config
+        pointers = _pointers(held)  # weights that were sharded lie elsewhere now
         sizes = [c.d_conv_channels * c.d_conv, c.d_conv_channels, *[c.n_ssm_heads] * 3, c.d_inner]
         dprojected, dweights = torch.empty_like(projected), torch.zeros(sum(sizes))
         call(
             f"mamba2_grad_{SUFFIX[projected.dtype]}",
             projected,
             ctypes.byref(ctx.shape),
-            ctypes.byref(ctx.pointers),
+            ctypes.byref(pointers),
             kept,
             rstd,
             states,

@@ -86,6 +86,11 @@ def packed(weights: Sequence[Tensor]) -> Packed:
     return result
 
 
+def forget_packed() -> None:
+    """Drop what `packed` keeps, where weights changed and their versions didn't."""
+    _cache.clear()
+
+
 class _Linear(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, *weights: Tensor) -> Tensor:

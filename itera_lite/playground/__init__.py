@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import re
+from functools import lru_cache
 from importlib.resources import files
 from string import Template
 
@@ -53,6 +54,7 @@ def page(model: bytes | None, name: str = "model.gguf") -> bytes:
     return text.encode()
 
 
+@lru_cache(maxsize=1)  # compressing takes a second, and a command asks for the size too
 def smallest(model: bytes) -> bytes:
     """The file as it is, or compressed if that is smaller."""
     return model if model.startswith(b"\x1f\x8b") else min(model, gzipped(model), key=len)

@@ -81,18 +81,18 @@ class LoadedModel {
 
   /** The ids of a text's tokens. */
   tokenize(text) {
-    const found = this.#call("tokenize", textOf(text));
+    const found = this.#call("tokenize", [textOf(text)]);
     return Int32Array.from({ length: found.number() }, () => found.number());
   }
 
   /** The text of ids; a character that is cut in two becomes U+FFFD. */
   detokenize(ids) {
-    return this.#call("detokenize", ids.length, ...ids).text();
+    return this.#call("detokenize", [ids.length, ...ids]).text();
   }
 
   /** The bytes of one token; none of a control token. */
   tokenBytes(id) {
-    return this.#call("detokenize", 1, id).bytes();
+    return this.#call("detokenize", [1, id]).bytes();
   }
 
   /**
@@ -101,7 +101,7 @@ class LoadedModel {
    */
   score(text, { top = 0 } = {}) {
     wholeNumber("top", top, 0, 2 ** 31);
-    const found = this.#call("score", textOf(text), top);
+    const found = this.#call("score", [textOf(text), top]);
     const bytes = found.number();
     const tokens = Array.from({ length: found.number() }, () => {
       const token = { id: found.number(), bytes: found.bytes(), logProbability: found.number() };
@@ -119,7 +119,7 @@ class LoadedModel {
   /** The k likeliest tokens after a text. */
   top(text, k = 5) {
     wholeNumber("k", k, 1, 2 ** 31);
-    return this.#call("top", textOf(text), k)
+    return this.#call("top", [textOf(text), k])
       .likeliest()
       .map(({ id, logProbability }) => ({
         id,
@@ -158,8 +158,7 @@ class LoadedModel {
       }
     }
     const stops = (Array.isArray(known.stop) ? known.stop : [known.stop]).map(textOf);
-    const opened = this.#call(
-      "start",
+    const opened = this.#call("start", [
       textOf(prompt),
       known.maxTokens,
       known.temperature,
@@ -174,7 +173,7 @@ class LoadedModel {
       known.top,
       stops.length,
       ...stops,
-    );
+    ]);
     return new TextStream(this.#instance, opened.number());
   }
 
@@ -185,16 +184,16 @@ class LoadedModel {
     this.#instance = this.#bytes = null;
   }
 
-  #call(name, ...values) {
+  #call(name, values) {
     if (!this.#make) throw new IteraError("the model was freed: load it again");
     if (!this.#instance || this.#instance.closed) this.#open();
-    return this.#instance.call(name, ...values);
+    return this.#instance.call(name, values);
   }
 
   /** Loads the file into a new instance: at first, and after an error, which ends an instance. */
   #open() {
     const instance = this.#make();
-    const found = instance.call("load", this.#bytes, this.#context);
+    const found = instance.call("load", [this.#bytes, this.#context]);
     this.#instance = instance;
     const [name, architecture] = [found.text(), found.text()];
     const [parameters, vocabSize, context, fileBytes, beginToken, endToken] = found.numbers(6);
@@ -227,7 +226,7 @@ class TextStream {
   next() {
     if (this.finishReason) return null;
     if (this.#instance === null) throw new IteraError("the text was freed: start it again");
-    const found = this.#instance.call("next", this.#place);
+    const found = this.#instance.call("next", [this.#place]);
     const [token, logProbability] = found.numbers(2);
     const top = found.likeliest();
     this.finishReason = ["", "length", "stop"][found.number()];
@@ -240,7 +239,7 @@ class TextStream {
   /** Gives the memory back; a text that has ended has done so. */
   free() {
     if (this.#instance !== null && !this.#instance.closed) {
-      this.#instance.call("release", this.#place);
+      this.#instance.call("release", [this.#place]);
     }
     this.#instance = null;
   }
@@ -271,7 +270,7 @@ class EngineInstance {
   }
 
   /** Calls an export with numbers and texts; returns what reads its results. */
-  call(name, ...values) {
+  call(name, values = []) {
     if (this.closed) throw new IteraError(this.closed);
     const parts = values.map((value) =>
       typeof value === "string" ? EngineInstance.#encoder.encode(value) : value,

@@ -463,7 +463,11 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
     made = _made_settings(plan, stage)
     wanted = _settings(_options(plan, stage))
     if made is None or made == wanted:
-        return summary is not None
+        begun = _begun(plan, stage)
+        if summary is not None and summary.ladder is not None:
+            begun.unlink(missing_ok=True)  # of a ladder that was killed right before it did so
+            return True
+        return summary is not None and not begun.exists()
     if not plan.overwrite:
         refuse_other_settings(
             f"the ladder's stage '{stage.name}' in '{plan.folder(stage.name)}' was "
@@ -478,16 +482,22 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
 def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
     """The settings of a stage that is finished or was stopped; None where they aren't known."""
     summary = plan.summary(stage.name)
-    if summary is not None:
-        return None if summary.ladder is None else _settings(summary.ladder)
-    return read_settings(_begun(plan, stage)) if plan.files(stage.name).resumable else None
+    if summary is not None and summary.ladder is not None:
+        return _settings(summary.ladder)
+    # A stage that was killed right after its summary was written has its settings here too.
+    begun = summary is not None or plan.files(stage.name).resumable
+    return read_settings(_begun(plan, stage)) if begun else None
 
 
 def discard(plan: LadderPlan, stage: Stage) -> None:
-    """Remove the files of a stage that is finished, or was stopped with other settings."""
-    begun = _made_settings(plan, stage) not in (None, _settings(_options(plan, stage)))
-    if plan.summary(stage.name) is not None or begun:
-        plan.files(stage.name).discard()
+    """Remove the files of a stage that is finished, that was stopped with other settings, or that
+    was killed while it wrote a result without a training that could go on."""
+    wanted, files = _settings(_options(plan, stage)), plan.files(stage.name)
+    others = _made_settings(plan, stage) not in (None, wanted)
+    killed = read_settings(_begun(plan, stage)) == wanted
+    goes_on = killed and files.resumable
+    if others or ((killed or plan.summary(stage.name) is not None) and not goes_on):
+        files.discard()
 
 
 def minutes_of(summary: Summary) -> float:

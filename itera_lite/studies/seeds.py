@@ -15,6 +15,7 @@ from itera_lite.checkpoint.folder import lock_path
 from itera_lite.config import NAMES, Family, preset
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import DataError, IteraError
+from itera_lite.locks import locked
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.quantities import number_of
@@ -23,7 +24,7 @@ from itera_lite.stats.load import Load
 from itera_lite.studies.unfinished import train_for_numbers, unfinished
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget, budget_of, train_config
-from itera_lite.train.run_files import RunFiles, locked
+from itera_lite.train.run_files import RunFiles
 from itera_lite.train.train import Training
 
 Kind = Literal["time", "tokens"]  # what all models of a comparison have alike
@@ -78,7 +79,7 @@ class SeedStudy:
             UsageError: another process writes it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock_path(self.path), self.path.name), torch_threads():
+        with locked(lock_path(self.path), f"the name '{self.path.name}'"), torch_threads():
             record = self._read()
             speeds = self._speeds(record) if self.equal_time else {}
             for seed in seeds:

@@ -13,6 +13,7 @@ from itera_lite.checkpoint.folder import lock_path
 from itera_lite.distill.objective import Distillation
 from itera_lite.distill.plan import DistillationPlan
 from itera_lite.errors import IteraError, UsageError
+from itera_lite.locks import locked
 from itera_lite.machine.provenance import Provenance
 from itera_lite.records import (
     BudgetRecord,
@@ -28,7 +29,7 @@ from itera_lite.stats.samples import Stat
 from itera_lite.studies.unfinished import train_for_numbers, unfinished
 from itera_lite.train.compute import Compute
 from itera_lite.train.recipe import Budget
-from itera_lite.train.run_files import RunFiles, locked
+from itera_lite.train.run_files import RunFiles
 from itera_lite.train.train import Training
 
 QUALITY = Metric("valid_bpb", "held-out text", "bits per byte", "lower", "run", "quality")
@@ -72,7 +73,7 @@ class TeacherStudy:
         """
         path = files.results / f"{files.name}_comparison.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(lock_path(path), files.name):
+        with locked(lock_path(path), f"the name '{files.name}'"):
             if overwrite:
                 shutil.rmtree(unfinished(path), ignore_errors=True)
             settings = self._settings()

@@ -2,6 +2,7 @@
 
 `train.turns` runs one of them, or several that take turns. With a budget in tokens a run depends on
 its seed alone: stopped anywhere and resumed, it takes exactly the path of the uninterrupted one.
+The state is saved before the first step too, so that a run can be resumed from its beginning on.
 With a budget in seconds the schedule follows the clock.
 """
 
@@ -10,17 +11,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from itera_lite.checkpoint.folder import load_training_state, save_checkpoint
+from itera_lite.checkpoint.folder import (
+    STATE,
+    load_training_state,
+    save_checkpoint,
+    writing_checkpoint,
+)
 from itera_lite.checkpoint.hf import load_model
+from itera_lite.checkpoint.shards import has_shards, load_shards, save_shards
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
@@ -39,6 +49,7 @@ from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.records import Continuation
 from itera_lite.train.compute import Compute
+from itera_lite.train.distributed import World
 from itera_lite.train.events import Events
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
@@ -49,9 +60,13 @@ from itera_lite.train.run_files import RunFiles
 from itera_lite.train.step import BatchGradient
 from itera_lite.workers import WorkerChoice, Workers
 
+if TYPE_CHECKING:
+    from itera_lite.train.sharded import ShardedGradient
+
 EVALUATIONS = 20  # in a run, evenly over its budget
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
 ROW_STEPS = 20  # steps a row of the log
+DIVERGED = 1.0  # nats a token, above the loss of a guess at random
 SMOOTHING = 0.95  # of the loss on the terminal: what one step keeps of those before it
 # For the estimate of the time left, a little text is scored once as all will be at the end. Before
 # that a token is assumed to take so many times as long there as in an evaluation: windows overlap
@@ -95,11 +110,21 @@ class Trainer:
         self.objective = objective or Objective()
         self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
         self.model.compute_dtype = compute.precision.dtype
-        self.optimizer = Optimizer(self.model, config)
         rows = self.world.share_of(config.batch_size)
-        self.gradient = BatchGradient(
-            self.model, config, self.objective, compute.workers, self.world
-        )
+        self.sharded = compute.shards(model_config)
+        self.optimizer: Optimizer
+        self.gradient: BatchGradient | ShardedGradient
+        if self.sharded:  # imported where it is needed: that takes a good part of a second
+            from itera_lite.train.sharded import ShardedGradient, ShardedOptimizer, shard
+
+            self.model = shard(self.model, self.world)
+            self.optimizer = ShardedOptimizer(self.model, config, self.world)
+            self.gradient = ShardedGradient(self.model, config, self.objective, self.world)
+        else:
+            self.optimizer = Optimizer(self.model, config)
+            self.gradient = BatchGradient(
+                self.model, config, self.objective, compute.workers, self.world
+            )
         self.workers = WorkerChoice(compute.workers, fixed=compute.workers_given)
         self.loader = TokenLoader(
             dataset.tokens("train"),
@@ -161,7 +186,8 @@ class Trainer:
             Whether there was an evaluation.
 
         Raises:
-            TrainingError: the loss or the gradient isn't finite; nothing was saved of that.
+            TrainingError: the loss or the gradient isn't finite, or the training diverges; nothing
+                was saved of that.
         """
         begin, before = time.monotonic(), self.progress
         loss, seconds = self._step()
@@ -219,6 +245,7 @@ class Trainer:
         loss = losses.cross_entropy
         self._refuse_infinite("loss", loss + losses.total)
         self._refuse_infinite("norm of the gradient", losses.norm)
+        self._refuse_divergence(loss)
         self.optimizer.step(self.gradient.gradients, factor, self.compute.workers, losses.norm)
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
@@ -232,18 +259,38 @@ class Trainer:
 
     def _refuse_infinite(self, what: str, value: float) -> None:
         """Raise `TrainingError` for a value that isn't finite."""
-        if math.isfinite(value):
+        if not math.isfinite(value):
+            raise self._gone_wrong(f"the {what} is {value}")
+
+    def _refuse_divergence(self, loss: float) -> None:
+        """Raise `TrainingError` where the mean loss of a row of the log is far above that of a
+        guess, in which all tokens are equally probable: no training comes back from there.
+
+        A model that has learned must not be worse than the guess by `DIVERGED` nats; one that
+        hasn't yet, by as much again as the guess itself.
+        """
+        steps = self.window.steps + 1
+        if steps < ROW_STEPS:
             return
-        best = self.state.best
+        mean, guess = (self.window.loss + loss) / steps, math.log(self.model.config.vocab_size)
+        learned = any(row.get("train_loss", math.inf) < guess for row in self.state.rows)
+        if mean > guess + DIVERGED + (0 if learned else guess):
+            raise self._gone_wrong(
+                f"the training diverges: the mean loss of the last {steps} steps is {mean:.3f} "
+                f"nats a token, and a guess at random has {guess:.3f}"
+            )
+
+    def _gone_wrong(self, what: str) -> TrainingError:
+        """The error to raise before an update that would spoil the model."""
+        best, config = self.state.best, self.config
         kept = (
             f"'{self.files.best}' has the model of step {best['step']} ({best['bpb']:.4f} bits "
             "per byte)"
             if best["bpb"] is not None
             else "no model was saved yet"
         )
-        config = self.config
-        raise TrainingError(
-            f"{self.files.name}: the {what} is {value} at step {self.state.step + 1}, so the "
+        return TrainingError(
+            f"{self.files.name}: {what} at step {self.state.step + 1}, so the "
             f"training stops before that update; {kept}. Train anew with lower learning rates "
             f"(these were --lr-matrix {config.lr_matrix:g}, --lr-embedding "
             f"{config.lr_embedding:g}, --lr-other {config.lr_other:g}) and --overwrite"
@@ -302,7 +349,7 @@ class Trainer:
         state = self.state
         state.evaluations = int(self.progress * self.evaluations)
         state.evaluated = state.step
-        self.world.on_leader(self._score)
+        self._score()
         state.fruitless = int(self.world.agree(float(state.fruitless))[0])
         if self.progress >= 1:
             state.ended = "budget"
@@ -311,11 +358,18 @@ class Trainer:
         self.save()
 
     def _score(self) -> None:
-        state = self.state
-        model = self.objective.deployed(self.model)
+        """Score a part of the text in each process; the leading one takes the score down."""
+        model = self._whole_model() if self.sharded else self.objective.deployed(self.model)
         begin = time.monotonic()
-        score = score_part(model, self.dataset, self.config.seq_len, self.compute.workers)
+        score = score_part(
+            model, self.dataset, self.config.seq_len, self.compute.workers, self.world
+        )
         self._score_seconds = time.monotonic() - begin
+        self.world.on_leader(partial(self._take_down, model, score), soon=True)
+
+    def _take_down(self, model: LanguageModel, score: Score) -> None:
+        """Add a score to the log, write a sample; keep the model where it is the best one."""
+        state = self.state
         self._refuse_infinite("validation loss", score.loss)
         scores = {"valid_loss": score.loss, "valid_bpb": score.bpb, "valid_ppl": score.ppl}
         self._add_row(self._row() | scores)
@@ -325,7 +379,7 @@ class Trainer:
             per_byte = final_seconds_per_byte(
                 model, self.dataset, self.config.seq_len, self.compute.workers
             )
-            final = per_byte * self._final_bytes
+            final = per_byte * self._final_bytes / self.world.size
             self._final_in_scores = final / max(self._score_seconds, 1e-9)
             self._trial_seconds = time.monotonic() - begin
         text = sample(model, self.dataset)
@@ -333,10 +387,25 @@ class Trainer:
         if state.add_score(score.bpb):
             save_checkpoint(self.files.best, model, self.dataset.tokenizer)
 
+    def _whole_model(self) -> LanguageModel:
+        """A copy of the sharded model with all of its weights, in every process."""
+        from itera_lite.train.sharded import whole_model
+
+        return whole_model(self.model)
+
     def save(self) -> None:
         """Write everything that `resume` needs, and the log so far; in a `turn`."""
         self._count_wall()
-        self.world.on_leader(self._write)
+        if not self.sharded:
+            self.world.on_leader(partial(self._write, self.model), soon=True)
+            return
+        whole = self._whole_model()
+        with ExitStack() as stack:  # of the leading process
+            folder = self.world.on_leader(
+                lambda: stack.enter_context(self._writing(whole)), soon=True
+            )
+            save_shards(folder, self.optimizer.by_parameter())
+            self.world.on_leader(partial(self._finish, stack), soon=True)
 
     def _count_wall(self) -> None:
         now = time.monotonic()
@@ -344,14 +413,27 @@ class Trainer:
         self._wall_counted_at = now
         self.state.add_load(self._load_meter.lap())
 
-    def _write(self) -> None:
+    def _write(self, model: LanguageModel) -> None:
+        """Write the state of the training with the whole model."""
+        with ExitStack() as stack:
+            stack.enter_context(self._writing(model))
+            self._finish(stack)
+
+    def _finish(self, stack: ExitStack) -> None:
+        """Put what was written in the older state's place, and write the log."""
+        stack.close()
+        self.write_log()
+
+    @contextmanager
+    def _writing(self, model: LanguageModel) -> Iterator[Path]:
+        """Write the state; its folder is complete with the end of the block."""
         if self.events is not None:
             self.events.flush()
         loads = [[round(x, 5) for x in load.tolist()] for load in expert_loads(self.model)]
         self.state.expert_load = loads or self.state.expert_load
-        save_checkpoint(
+        with writing_checkpoint(
             self.files.last,
-            self.model,
+            model,
             self.dataset.tokenizer,
             training_state={
                 "identity": self._settings(),
@@ -364,7 +446,11 @@ class Trainer:
                 **{f"load.{i}": load for i, load in enumerate(expert_loads(self.model))},
                 "rng": torch.get_rng_state(),
             },
-        )
+        ) as folder:
+            yield folder
+
+    def write_log(self) -> None:
+        """Write the log so far as CSV."""
         write_metrics(self.files.metrics, self.state.rows)
 
     def _settings(self) -> dict[str, Any]:
@@ -411,13 +497,18 @@ class Trainer:
         try:
             rng = tensors.pop("rng")
             state = TrainingState.from_dict(saved["state"])
-            with torch.no_grad():
-                for name, value in self.model.state_dict().items():
-                    value.copy_(weights[name])
+            if self.sharded:
+                from itera_lite.train.sharded import load_weights
+
+                load_weights(self.model, weights)
+            else:
+                with torch.no_grad():
+                    for name, value in self.model.state_dict().items():
+                        value.copy_(weights[name])
             if state.step:
                 loads = [tensors.pop(f"load.{i}") for i in range(len(self.model.mixtures))]
                 self.gradient.set_loads(loads)
-            self.optimizer.load_tensors(tensors)
+            self._load_optimizer(folder / STATE, tensors)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.Generator().set_state(rng)  # raises where it is no state
@@ -439,6 +530,32 @@ class Trainer:
                     "larger budget, or train anew with --overwrite"
                 )
             state.best = TrainingState().best  # the next evaluation writes one
+
+    def _load_optimizer(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+        """Restore the optimizer, whether one process or several stored it, a part each.
+
+        Args:
+            folder: of the training state; ``tensors``: those of its one file that are left.
+
+        Raises:
+            CheckpointError, KeyError, ValueError: they are of another model, or damaged.
+        """
+        stored = has_shards(folder)
+        if not stored and not self.sharded:
+            self.optimizer.load_tensors(tensors)
+        elif stored and self.sharded:
+            own = self.optimizer.by_parameter()
+            load_shards(folder, own)
+            self.optimizer.load_tensors(tensors)
+        elif stored:
+            whole = self.optimizer.by_parameter()
+            load_shards(folder, whole, alone=True)
+            self.optimizer.load_by_parameter(whole, tensors["adam.step"])
+        else:
+            with torch.random.fork_rng():
+                other = Optimizer(LanguageModel(self.model.config), self.config)
+            other.load_tensors(tensors)
+            self.optimizer.load_by_parameter(other.by_parameter(), tensors["adam.step"])
 
     def _extend(self, before: Budget) -> None:
         """Give the resumed run another budget than it had ``before``.
@@ -463,9 +580,17 @@ class Trainer:
 
 
 def score_part(
-    model: LanguageModel, dataset: Dataset, seq_len: int, workers: Workers | None = None
+    model: LanguageModel,
+    dataset: Dataset,
+    seq_len: int,
+    workers: Workers | None = None,
+    world: World | None = None,
 ) -> Score:
-    """Score the first `EVAL_TOKENS` tokens of the validation text, in training's precision."""
+    """Score `EVAL_TOKENS` tokens of the validation text, in training's precision.
+
+    Args:
+        world: processes that score a part each; all get the score of one, bit for bit.
+    """
     lengths = np.array([len(piece) for piece in dataset.tokenizer.token_bytes])
     return stream_bits(
         model,
@@ -473,7 +598,7 @@ def score_part(
         lengths,
         seq_len=seq_len,
         max_tokens=EVAL_TOKENS,
-        workers=workers,
+        run=partial((world or World()).map, workers or Workers()),
     )
 
 

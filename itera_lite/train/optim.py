@@ -40,6 +40,7 @@ COEFFICIENTS = (
     (2.2316, -1.6482, 0.3882),
 )
 BETA1 = 0.9  # of AdamW
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, in the order of `Optimizer.moments`
 # About what a task of a step computes, in multiplications and in numbers: a millisecond each.
 TASK_PRODUCTS = 1 << 26
 TASK_NUMBERS = 1 << 18
@@ -88,7 +89,7 @@ def _matrices(model: LanguageModel) -> Iterator[tuple[nn.Parameter, list[slice]]
             yield module.down if isinstance(module, MoE) else module.down.weight, whole
 
 
-def _part(tensor: Tensor, rows: slice) -> Tensor:
+def part_of(tensor: Tensor, rows: slice) -> Tensor:
     """A view (k, m, n) of some rows of a parameter or of its gradient."""
     return tensor[:, rows] if tensor.dim() == 3 else tensor[None, rows]
 
@@ -100,7 +101,7 @@ def _runs(total: int, size: int) -> Iterator[slice]:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """What a step scales by: the gradients by ``clip``, the learning rates by ``factor``."""
 
     clip: float
@@ -135,12 +136,12 @@ class _Muon:
         places = [
             (i, matrix.data_ptr() - weights[i].data_ptr())
             for i, rows, chosen in parts
-            for matrix in _part(weights[i], rows)[chosen]
+            for matrix in part_of(weights[i], rows)[chosen]
         ]
         number, offset = torch.tensor(places).unbind(1)
         return cls(config, weights, parts, number, offset, momentum)
 
-    def step(self, gradients: Sequence[Tensor], scale: _Scale) -> None:
+    def step(self, gradients: Sequence[Tensor], scale: Scale) -> None:
         """Update momentum and weights: fused, where this processor can."""
         c, momentum = self.config, self.momentum
         rows, columns = momentum.shape[1:]
@@ -155,11 +156,13 @@ class _Muon:
             ]
             if ops.muon(where[0], where[1], momentum, step):
                 return
-        gradient = torch.cat([_part(gradients[i], rows)[chosen] for i, rows, chosen in self.parts])
+        gradient = torch.cat(
+            [part_of(gradients[i], rows)[chosen] for i, rows, chosen in self.parts]
+        )
         gradient = gradient * scale.clip
         momentum.lerp_(gradient, 1 - c.momentum)
         update = orthogonalize(gradient.lerp_(momentum, c.momentum)).float() * -rate
-        views = [_part(weights[i], rows)[chosen] for i, rows, chosen in self.parts]
+        views = [part_of(weights[i], rows)[chosen] for i, rows, chosen in self.parts]
         torch._foreach_mul_(views, keep)
         torch._foreach_add_(views, list(update.split([view.shape[0] for view in views])))
 
@@ -185,7 +188,7 @@ class _Adam:
     squares: Sequence[Tensor]
     steps: Tensor
 
-    def step(self, gradients: Sequence[Tensor], scale: _Scale) -> None:
+    def step(self, gradients: Sequence[Tensor], scale: Scale) -> None:
         """Update moments and weights."""
         torch._fused_adamw_(
             [self.weights[i].view(-1)[run] for i, run in self.runs],
@@ -210,46 +213,61 @@ class Optimizer:
     """Muon and AdamW over all parameters of a model, with decoupled weight decay.
 
     Attributes:
-        parameters: all of them, in the order of the gradients that `step` takes.
+        names, parameters: all of them, in the order of the gradients that `step` takes.
         momentum: of Muon: (K, m, n) for each shape (m, n), all matrices of that shape.
         moments: of AdamW: the averages of gradient and squared gradient, by a parameter's number.
     """
 
     def __init__(self, model: LanguageModel, config: TrainConfig) -> None:
         self.config = config
+        named = dict(model.named_parameters())
+        self.names, self.parameters = list(named), self._held(list(named.values()))
+        number = {id(parameter): i for i, parameter in enumerate(named.values())}
         conventional = model.config.parts.optimizer == "adamw"
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        self.parameters = list(names)
-        number = {id(parameter): i for i, parameter in enumerate(self.parameters)}
-        device = model.embedding.weight.device
-
-        shapes: dict[tuple[int, int], list[tuple[int, slice]]] = {}
-        for parameter, parts in () if conventional else _matrices(model):
-            for rows in parts:
-                _, m, n = _part(parameter, rows).shape
-                shapes.setdefault((m, n), []).append((number[id(parameter)], rows))
-        self.momentum: dict[tuple[int, int], Tensor] = {}
+        # Of each parameter that holds matrices, by its number, the rows of every matrix
+        self.matrices = {
+            number[id(parameter)]: rows
+            for parameter, rows in (() if conventional else _matrices(model))
+        }
+        self.device = model.embedding.weight.device
         self._tasks: list[_Muon | _Adam] = []
+        self._add_matrices()
+        self._add_others(number[id(model.embedding.weight)], conventional)
+
+    def _held(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        """What this process holds, and updates, of each parameter."""
+        return list(parameters)
+
+    def _add_matrices(self) -> None:
+        """Make Muon's state and tasks."""
+        shapes: dict[tuple[int, int], list[tuple[int, slice]]] = {}
+        for i, parts in self.matrices.items():
+            for rows in parts:
+                _, m, n = part_of(self.parameters[i], rows).shape
+                shapes.setdefault((m, n), []).append((i, rows))
+        self.momentum: dict[tuple[int, int], Tensor] = {}
+        self._places = shapes
         for shape, found in shapes.items():
-            counts = [_part(self.parameters[i], rows).shape[0] for i, rows in found]
-            self.momentum[shape] = torch.zeros(sum(counts), *shape, device=device)
+            counts = [part_of(self.parameters[i], rows).shape[0] for i, rows in found]
+            self.momentum[shape] = torch.zeros(sum(counts), *shape, device=self.device)
             self._tasks += self._muon_tasks(shape, found, counts)
 
-        taken = {i for found in shapes.values() for i, _ in found}
-        rest = [i for i in range(len(self.parameters)) if i not in taken]
-        embedding = [] if conventional else [number[id(model.embedding.weight)]]
+    def _add_others(self, embedding_number: int, conventional: bool) -> None:
+        """Make AdamW's state and tasks."""
+        config = self.config
+        rest = [i for i in range(len(self.parameters)) if i not in self.matrices]
+        embedding = [] if conventional else [embedding_number]
         decayed = [
             i
             for i in rest
-            if "router" in names[self.parameters[i]]
-            or (conventional and self.parameters[i].dim() == 2)
+            if "router" in self.names[i] or (conventional and self.parameters[i].dim() == 2)
         ]
         plain = [i for i in rest if i not in {*embedding, *decayed}]
         self.moments = {
             i: (torch.zeros_like(self.parameters[i]), torch.zeros_like(self.parameters[i]))
             for i in rest
         }
-        self._steps = torch.zeros((), device=device)
+        self._steps = torch.zeros((), device=self.device)
         eps = 1e-8 if conventional else 1e-10
         for chosen, lr, decay in (
             (embedding, config.lr_embedding, config.weight_decay),
@@ -322,11 +340,14 @@ class Optimizer:
             norm = float(torch.stack(torch._foreach_norm(gradients)).norm())
         if not math.isfinite(norm):
             return norm
-        scale = _Scale(min(1.0, self.config.clip / (norm + 1e-6)), factor)
+        scale = Scale(min(1.0, self.config.clip / (norm + 1e-6)), factor)
         self._steps += 1
-        workers.map([partial(task.step, gradients, scale) for task in self._tasks])
+        self._update(gradients, scale, workers)
         torch.autograd.graph.increment_version(self.parameters)  # also of what PyTorch didn't do
         return norm
+
+    def _update(self, gradients: Sequence[Tensor], scale: Scale, workers: Workers) -> None:
+        workers.map([partial(task.step, gradients, scale) for task in self._tasks])
 
     def tensors(self) -> dict[str, Tensor]:
         """The state that a step depends on, by name."""
@@ -351,3 +372,37 @@ class Optimizer:
                     f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}"
                 )
             value.copy_(tensors[name])
+
+    def by_parameter(self) -> dict[str, Tensor]:
+        """Copies of the means, each in the shape of its parameter, by names such as
+        ``momentum.NAME``, ``exp_avg.NAME``: what several processes store, a part each."""
+        found = {
+            f"momentum.{self.names[i]}": torch.empty_like(self.parameters[i], requires_grad=False)
+            for i in self.matrices
+        }
+        for (i, rows), momentum in self._momentum_parts():
+            part_of(found[f"momentum.{self.names[i]}"], rows).copy_(momentum)
+        for i, moments in self.moments.items():
+            for kind, moment in zip(MOMENTS, moments, strict=True):
+                found[f"{kind}.{self.names[i]}"] = moment.detach().clone()
+        return found
+
+    @torch.no_grad()
+    def load_by_parameter(self, tensors: dict[str, Tensor], steps: Tensor) -> None:
+        """Restore what `by_parameter` gave, and the number of steps.
+
+        Raises:
+            KeyError, RuntimeError: they are of another model.
+        """
+        for (i, rows), momentum in self._momentum_parts():
+            momentum.copy_(part_of(tensors[f"momentum.{self.names[i]}"], rows))
+        for i, moments in self.moments.items():
+            for kind, moment in zip(MOMENTS, moments, strict=True):
+                moment.copy_(tensors[f"{kind}.{self.names[i]}"])
+        self._steps.copy_(steps)
+
+    def _momentum_parts(self) -> Iterator[tuple[tuple[int, slice], Tensor]]:
+        """Of each run of matrices, the number of its parameter, its rows there, its momentum."""
+        for shape, found in self._places.items():
+            counts = [part_of(self.parameters[i], rows).shape[0] for i, rows in found]
+            yield from zip(found, self.momentum[shape].split(counts), strict=True)

@@ -9,17 +9,12 @@ to replace it, or where another process has claimed the name.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
-import shlex
-import socket
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +30,10 @@ from itera_lite.checkpoint.folder import (
 )
 from itera_lite.errors import CheckpointError, OutputError, UsageError
 from itera_lite.files import output_errors
+from itera_lite.locks import locked
 from itera_lite.train.events import remove_events
 from itera_lite.train.log import is_log
+from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import Budget
 
 _NAME = re.compile(r"\w[^/\\\x00-\x1f\x7f]*")
@@ -117,7 +114,8 @@ class RunFiles:
             Budget(**settings["budget"])
             for part, key in (("train", "batch_size"), ("model", "vocab_size")):
                 _ = settings[part][key]
-            _ = str(settings["precision"])
+            if settings["precision"] not in ("bf16", "fp32"):
+                raise ValueError(f"precision {settings['precision']!r}")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.unusable_state(error) from None
         return settings
@@ -129,6 +127,18 @@ class RunFiles:
             CheckpointError: it can't be read.
         """
         return Budget(**self.saved_settings()["budget"])
+
+    def precision(self, resume: bool) -> Precision:
+        """The precision of the saved run where that goes on: measured again, it may be another
+        one, with which the run can't go on. Else `auto`.
+
+        Raises:
+            CheckpointError: it can't be read.
+        """
+        if not (resume and self.resumable):
+            return "auto"
+        saved: Precision = self.saved_settings()["precision"]
+        return saved
 
     def unusable_state(self, error: BaseException) -> CheckpointError:
         """The error to raise where the saved training state can't be used because of ``error``."""
@@ -156,7 +166,9 @@ class RunFiles:
             raise UsageError("--resume goes on and --overwrite begins anew: give one of them")
         made = [*_make_folder(self.checkpoints), *_make_folder(self.results)]
         try:
-            with locked(lock_path(self.best), self.name):
+            with ExitStack() as stack:
+                for lock in self._locks():
+                    stack.enter_context(locked(lock, f"the name '{self.name}'"))
                 sweep(self.best)
                 sweep(self.last)
                 for folder in (self.best, self.last):
@@ -173,6 +185,12 @@ class RunFiles:
                     folder.rmdir()
                 except OSError:
                     break
+
+    def _locks(self) -> list[Path]:
+        """The lock files: one beside the checkpoints, and one beside the results, which may lie in
+        a folder of their own that another run of this name has its results in."""
+        both = lock_path(self.best), lock_path(self.results / self.name)
+        return list({Path(os.path.realpath(lock)): lock for lock in both}.values())
 
     def discard(self) -> None:
         """Remove the run's own files, and nothing that lies beside them."""
@@ -283,55 +301,6 @@ def _make_folder(folder: Path) -> list[Path]:
             "another one with --checkpoints and --results"
         ) from error
     return missing[::-1]
-
-
-@contextmanager
-def locked(path: Path, name: str) -> Iterator[None]:
-    """Hold the lock file at ``path``, and write into it who does.
-
-    Raises:
-        UsageError: another process or thread holds it.
-        OutputError: the file can't be written.
-    """
-    owner = ""
-    with output_errors(path):
-        file = _lock(path)
-    if file is None:
-        with suppress(OSError):
-            owner = path.read_text(encoding="utf-8", errors="replace")
-        raise UsageError(
-            f"the name '{name}' is in use by {owner or 'another process'}. Wait until that has "
-            "ended, or give another --name"
-        )
-    try:
-        owner = f"process {os.getpid()} on {socket.gethostname()} ({shlex.join(sys.argv)})"
-        with output_errors(path):
-            owner += f", since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            os.ftruncate(file, 0)
-            os.pwrite(file, owner.encode("utf-8", "backslashreplace"), 0)
-        yield
-    finally:
-        path.unlink(missing_ok=True)  # while it is held, so it is nobody else's
-        os.close(file)
-
-
-def _lock(path: Path) -> int | None:
-    """An open file that holds the lock; None where another process holds it."""
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            return None
-        except OSError:
-            return file  # a file system without locks: the other checks still hold
-        try:
-            if os.path.samestat(os.fstat(file), os.stat(path)):
-                return file
-        except FileNotFoundError:
-            pass
-        os.close(file)  # its last holder removed it after it was opened: once more
 
 
 def refuse_input(files: RunFiles, folder: Path) -> None:

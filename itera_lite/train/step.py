@@ -97,10 +97,7 @@ class BatchGradient:
         self.model, self.config, self.objective = model, config, objective
         self.workers, self.world = workers, world
         self.rows = config.batch_size // world.size  # of this process
-        self.part_rows = self.rows
-        if world.device == "cpu":
-            rows = min(MICRO_TOKENS // config.seq_len, config.batch_size // LEAST_PARTS)
-            self.part_rows = min(self.rows, max(1, rows))
+        self.part_rows = rows_of_part(config, self.rows, world.device)
         parameters = dict(model.named_parameters())
         sizes = [parameter.numel() for parameter in parameters.values()]
         self._flat = torch.zeros(sum(sizes), device=world.device)
@@ -152,7 +149,8 @@ class BatchGradient:
                 ],
                 add,
             )
-            self.world.sum(self._flat, *sums)
+            self.world.sum(self._flat)
+            self.world.sum_small(sums)
             share = self.part_rows / self.config.batch_size  # of a micro-batch
             pieces = self._flat.chunk(PIECES)
             norms = self.workers.map([partial(_scale, piece, share) for piece in pieces])
@@ -169,12 +167,7 @@ class BatchGradient:
         """The losses and gradients of some rows, of which the first is the process's ``first``."""
         replica = self._replicas.get()
         try:
-            if self.config.dropout:
-                place = self.world.rank * self.rows + first
-                seeds = np.random.SeedSequence([self.config.seed, step, place])
-                keys = seeds.generate_state(len(replica.dropouts))
-                for module, key in zip(replica.dropouts, keys.tolist(), strict=True):
-                    module.drop = ops.Drop(self.config.dropout, key)
+            set_dropout(replica.dropouts, self.config, step, self.world.rank * self.rows + first)
             with torch.enable_grad():
                 loss = self.objective.loss(
                     replica.model,
@@ -197,10 +190,32 @@ class BatchGradient:
             loads: (E,) of each mixture, sums to 1.
         """
         replicas = [self._replicas.get() for _ in range(self._replicas.qsize())]
+        loads = [load.to(self.world.device) for load in loads]
         for model in (self.model, *(replica.model for replica in replicas)):
             model.set_loads(loads)
         for replica in replicas:
             self._replicas.put(replica)
+
+
+def rows_of_part(config: TrainConfig, rows: int, device: str) -> int:
+    """Rows of a micro-batch, of the ``rows`` that a process has of a batch."""
+    if device != "cpu":
+        return rows
+    part = min(MICRO_TOKENS // config.seq_len, config.batch_size // LEAST_PARTS)
+    return min(rows, max(1, part))
+
+
+def set_dropout(dropouts: Sequence[Dropout], config: TrainConfig, step: int, place: int) -> None:
+    """Give each dropout of a model its key for a micro-batch.
+
+    Args:
+        place: of the micro-batch's first row in the batch of all processes.
+    """
+    if config.dropout:
+        seeds = np.random.SeedSequence([config.seed, step, place])
+        keys = seeds.generate_state(len(dropouts))
+        for module, key in zip(dropouts, keys.tolist(), strict=True):
+            module.drop = ops.Drop(config.dropout, key)
 
 
 def _scale(piece: Tensor, factor: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from itera_lite import __version__
 from itera_lite.checkpoint.folder import load_checkpoint
 from itera_lite.config import (
     DEFAULT_VOCABULARY,
@@ -24,14 +25,18 @@ from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, UsageError
 from itera_lite.evaluate.bits import FINAL_BYTES, first_bytes, score_documents
+from itera_lite.evaluate.score import Score
 from itera_lite.machine.peak import torch_threads
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
 from itera_lite.records import Continuation, DistillationRecord, Summary
+from itera_lite.torchrun import restarts
 from itera_lite.train.compute import Compute
 from itera_lite.train.continuation import Beginning, after, in_words
 from itera_lite.train.distributed import World
+from itera_lite.train.events import remove_events
 from itera_lite.train.loop import EVALUATIONS, Trainer
+from itera_lite.train.memory import MemoryNeed, check_memory, estimate
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
 from itera_lite.train.recipe import (
@@ -66,6 +71,7 @@ class TrainingRequest:
         beginning: the checkpoint to go on from, whose shape and ``tokenizer`` the model has; None:
             random weights.
         overrides: fields of `TrainConfig`; None where the recipe decides.
+        shard: whether several processes hold a part of the model each; None: its size decides.
         events: write the log for TensorBoard too.
     """
 
@@ -89,6 +95,7 @@ class TrainingRequest:
     evaluations: int
     precision: Precision
     workers: int | None
+    shard: bool | None
     events: bool
     quiet: bool
 
@@ -162,6 +169,11 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         IteraError: see `TrainingRequest`, `RunFiles.claimed`, `prepare` and `Trainer`.
     """
     request.check_shapes()
+    if restarts() and not request.resume:
+        raise UsageError(
+            "torchrun starts the processes again where one fails (--max-restarts), and they would "
+            "begin anew: add --resume, which begins where nothing is saved yet and else goes on"
+        )
     world = World.join()
     with ExitStack() as stack:
         stack.callback(world.leave)
@@ -194,8 +206,14 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         dataset, compute = world.leader_first(
             lambda: (
                 request.dataset(vocab_size, silent),
-                Compute.prepare(precision, request.workers, request.quiet, world),
+                Compute.prepare(precision, request.workers, request.quiet, world, request.shard),
             )
+        )
+        compute = compute.agreed()
+        world.check_same(
+            text=dataset.manifest["sha256"],
+            tokenizer=dataset.tokenizer.sha256,
+            version=__version__,
         )
         trainings = []
         for family, files in request.files.items():
@@ -329,24 +347,41 @@ class Training:
             )
         return finished
 
-    def remove_older_results(self) -> None:
-        """Remove what doesn't describe the model that is trained now."""
-        if self.resume:
+    def begin(self, trainer: Trainer) -> None:
+        """Save the state of a new run, and remove what doesn't describe the model that is trained.
+
+        From here on the run can be resumed. Before, a model that it replaces can be.
+        """
+        if not self.resume:
+            with trainer.turn():
+                trainer.save()
+        if trainer.world.is_leader:
             self.files.summary.unlink(missing_ok=True)
-        else:  # what a run before this one has left, and which may be replaced
-            self.files.forget()
+            if self.resume:
+                trainer.write_log()  # that of a killed run may end before its saved state
+            else:
+                remove_events(self.files.events)
 
     def finish(self, trainer: Trainer) -> Summary:
-        """Score the best model on the validation text, in float32, and write the summary."""
+        """Score the best model on the validation text, in float32, and write the summary.
+
+        Every process scores a part of the text.
+        """
         model, tokenizer = load_checkpoint(self.files.best)
-        texts = first_bytes(self.dataset.documents("valid"), self.final_bytes)
+        world, workers = self.compute.world, self.compute.workers
         score = score_documents(
             model,
             tokenizer,
-            texts,
+            first_bytes(self.dataset.documents("valid"), self.final_bytes),
             seq_len=self.config.seq_len,
-            workers=self.compute.workers,
+            run=partial(world.map, workers),
         )
+        return world.on_leader(partial(self._summarize, trainer, model, tokenizer, score))
+
+    def _summarize(
+        self, trainer: Trainer, model: LanguageModel, tokenizer: Tokenizer, score: Score
+    ) -> Summary:
+        """Write the summary of a model with this score."""
         continuation = self.continuation and after(
             *(self.continuation, model, tokenizer, self.dataset),
             *(self.config.seq_len, self.compute.workers),
@@ -375,6 +410,7 @@ class Training:
         config, dataset, budget = self.config, self.dataset, self.budget
         c = cost(self.shape, config.seq_len)
         seconds = budget.unit == "seconds"
+        memory = estimate([MemoryNeed.of(self.shape, config)], self.compute.workers.count)
         amount = f"{budget.amount:.0f} s" if seconds else f"{budget.amount:,.0f} tokens"
         print(
             f"{self.files.name}: {self.shape.pattern} x {self.shape.d_model}, "
@@ -383,8 +419,11 @@ class Training:
             f"{dataset.name}: {len(dataset.tokens('train')):,} tokens, "
             f"vocabulary {dataset.tokenizer.vocab_size}; budget {amount}, "
             f"{config.batch_size} x {config.seq_len} tokens a step, "
-            f"{self.compute.precision.reason}"
+            f"{self.compute.precision.reason}, about {memory / 1e9:.1f} GB of memory"
         )
+        if (size := self.compute.world.size) > 1:
+            part = "a part of the model" if self.compute.shards(self.shape) else "the whole model"
+            print(f"{size} processes, each with {part} and its share of every batch")
         if self.continuation is not None and not self.resume:
             start, text = self.continuation.start, self.continuation.text
             print(f"it begins with the weights of '{start.name}': {text.before:.4f} bits per byte")
@@ -395,13 +434,20 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
 
     Returns:
         Each one's summary, as it is written. A resumed run that is finished is left as it is.
+
+    Raises:
+        TrainingError: they can't fit into the memory; where it may be too little, there is a
+            warning.
     """
+    if trainings and (compute := trainings[0].compute).world.device == "cpu":
+        needs = [MemoryNeed.of(each.shape, each.config) for each in trainings]
+        check_memory(needs, compute.workers.count, compute.world.local_size)
     trainers = [training.trainer() for training in trainings]
     pairs = list(zip(trainings, trainers, strict=True))
     finished = [training.summary_of_finished(trainer) for training, trainer in pairs]
     for (training, trainer), summary in zip(pairs, finished, strict=True):
-        if summary is None and trainer.world.is_leader:
-            training.remove_older_results()
+        if summary is None:
+            training.begin(trainer)
     train_in_turns(
         [trainer for trainer, summary in zip(trainers, finished, strict=True) if summary is None]
     )
@@ -409,6 +455,6 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
         if trainer.events is not None:
             trainer.events.close()
     return [
-        summary or trainer.world.on_leader(partial(training.finish, trainer))
+        summary or training.finish(trainer)
         for (training, trainer), summary in zip(pairs, finished, strict=True)
     ]

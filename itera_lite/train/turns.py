@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from itera_lite.errors import IteraError
+from itera_lite.train.distributed import PeerFailed
 from itera_lite.train.loop import Trainer
 from itera_lite.train.pace import time_left
 from itera_lite.train.terminal import Progress, Stopped, StopSignal
@@ -50,6 +51,8 @@ def train_in_turns(trainers: Sequence[Trainer]) -> None:
                 except Stopped:
                     _save(running, progress)
                     raise
+                except PeerFailed:
+                    raise  # saving needs all processes
                 except Exception as error:
                     # Another error may have come in one process alone, and saving needs all.
                     if isinstance(error, IteraError) or trainer.world.size == 1:
@@ -81,8 +84,7 @@ def _take_turn(
                 progress.show(place, trainer.progress, _status(trainer), left)
                 if evaluated:
                     progress.write(_evaluation(trainer, left))
-            (number,) = trainer.world.agree(float(stop.number))
-            if number:
+            if number := trainer.world.largest(stop.number):  # of a signal to any process
                 raise Stopped(int(number))
             if trainer.state.seconds >= seconds or trainer.progress >= share:
                 return

@@ -346,11 +346,11 @@ complete(PythonCompleter &self, const nb::bytes &prefix, uint32_t k, bool lines,
 
 std::vector<Score> score_texts(const Model &model, const std::vector<nb::bytes> &texts,
                                uint32_t window, uint32_t threads, bool log_probabilities,
-                               bool end) {
+                               bool end, bool entropies) {
     std::vector<std::string_view> views;
     for (const nb::bytes &text : texts) views.push_back(view(text));
     const nb::gil_scoped_release release;
-    return score(model, views, {window, threads, log_probabilities, end},
+    return score(model, views, {window, threads, log_probabilities, entropies, end},
                  [](uint64_t) { check_signals(); });
 }
 
@@ -451,6 +451,7 @@ void bind_score(nb::module_ &m) {
         .def_ro("tokens", &Score::tokens)
         .def_ro("nats", &Score::nats)
         .def_ro("log_probabilities", &Score::log_probabilities)
+        .def_ro("entropies", &Score::entropies)
         .def_prop_ro("bits_per_byte", &Score::bits_per_byte);
 }
 
@@ -524,7 +525,7 @@ void bind_model(nb::module_ &m) {
              "top_log_probabilities"_a = 0,
              nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
         .def("score", &score_texts, "texts"_a, nb::kw_only(), "window"_a, "threads"_a,
-             "log_probabilities"_a, "end"_a)
+             "log_probabilities"_a, "end"_a, "entropies"_a = false)
         .def("token_scores", &token_scores, "state"_a, "ids"_a, "top"_a);
 }
 

@@ -27,6 +27,8 @@ double seconds_since(Clock::time_point begin) {
 int write_text(const Model &model, RunOptions &o) {
     SamplerOptions &s = o.generate.sampler;
     s = model.sampling;
+    s.presence_penalty = o.presence_penalty;
+    s.frequency_penalty = o.frequency_penalty;
     // The advised window belongs to the advised penalty; a penalty from here has the default one.
     if (o.repetition_penalty) s.repetition_window = SamplerOptions{}.repetition_window;
     s.temperature = o.temperature.value_or(s.temperature);

@@ -24,6 +24,8 @@ F32, F16, BF16, Q8_0, Q4_0).
       --top-p X          only the most probable tokens that together reach X
       --min-p X          only tokens with X times the most probable one's probability
       --repeat X         above 1: repeated tokens become rarer
+      --presence-penalty X   subtracted from the logits of tokens that were written: -2 to 2
+      --frequency-penalty X  the same, as often as a token was written
       --seed N           the same seed gives the same text: 0 to 2^63-1
       --stop TEXT        ends the text; may be given several times
       --context N        tokens that a text may have (the file's own)
@@ -92,6 +94,10 @@ constexpr Option kOptions[] = {
     {"", "--top-p", true, [](O &o, const A &a) { o.top_p = a.number(); }},
     {"", "--min-p", true, [](O &o, const A &a) { o.min_p = a.number(); }},
     {"", "--repeat", true, [](O &o, const A &a) { o.repetition_penalty = a.number(); }},
+    {"", "--presence-penalty", true,
+     [](O &o, const A &a) { o.presence_penalty = a.number(); }},
+    {"", "--frequency-penalty", true,
+     [](O &o, const A &a) { o.frequency_penalty = a.number(); }},
     {"", "--seed", true,
      [](O &o, const A &a) { o.seed = a.whole(0, INT64_MAX, "a whole number from 0 to 2^63-1"); }},
     {"", "--stop", true, [](O &o, const A &a) { o.generate.stops.emplace_back(a.value); }},

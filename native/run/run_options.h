@@ -20,6 +20,7 @@ struct RunOptions {
     uint32_t context = 0;
     // An option that isn't given is as the model's file advises.
     std::optional<float> temperature, top_p, min_p, repetition_penalty;
+    float presence_penalty = 0.0f, frequency_penalty = 0.0f;
     std::optional<int32_t> top_k;
     std::optional<uint64_t> seed;
     GenerateOptions generate;

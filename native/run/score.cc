@@ -4,20 +4,47 @@
 #include <cmath>
 #include <span>
 #include <utility>
+#include <vector>
 
 #include "model/session.h"
+#include "text/sampler.h"
 
 namespace itera {
 
 namespace {
 
-void add(const float *logits, float log_sum, int32_t id, bool keep, Score &out) {
+// The entropy in nats of the softmax of the logits.
+double entropy(const Kernels &kernels, std::span<const float> logits) {
+    constexpr size_t kSums = 16, kFloatSums = 128;  // few enough additions in float to stay exact
+    std::vector<float> weights(logits.size() + kLanes);
+    const float max = Sampler::greatest(logits);
+    const double mass = kernels.exponentials(logits.data(), logits.size(), max, 1, weights.data());
+    // -sum(p log p) = log(mass) + sum(w (max - logit)) / mass, in which no term is negative
+    double total = 0;
+    for (size_t begin = 0; begin < logits.size(); begin += kFloatSums) {
+        const size_t end = std::min(begin + kFloatSums, logits.size());
+        float sums[kSums] = {};
+        size_t i = begin;
+        for (; i + kSums <= end; i += kSums)
+            for (size_t l = 0; l < kSums; l++) sums[l] += weights[i + l] * (max - logits[i + l]);
+        for (; i < end; i++) sums[0] += weights[i] * (max - logits[i]);
+        for (const float sum : sums) total += sum;
+    }
+    return std::log(mass) + total / mass;
+}
+
+void add(const Model &model, const float *logits, float log_sum, int32_t id,
+         const ScoreOptions &options, Score &out) {
     const double p = log_probability(logits[id], log_sum);
     out.nats -= p;
-    if (keep) out.log_probabilities.push_back(p);
+    if (options.log_probabilities) out.log_probabilities.push_back(p);
+    if (options.entropies)
+        out.entropies.push_back(entropy(model.kernels, {logits, model.config.vocab_size}));
 }
-void add(const Model &model, const float *logits, int32_t id, bool keep, Score &out) {
-    add(logits, model.kernels.log_sum_exp(logits, model.config.vocab_size), id, keep, out);
+void add(const Model &model, const float *logits, int32_t id, const ScoreOptions &options,
+         Score &out) {
+    const float log_sum = model.kernels.log_sum_exp(logits, model.config.vocab_size);
+    add(model, logits, log_sum, id, options, out);
 }
 
 void check_finite(const Score &score) {
@@ -29,12 +56,12 @@ void check_finite(const Score &score) {
 // Reads ids from an empty state, each but the last; ids[i] predicts ids[i + 1], which is scored
 // unless i is less than `context`.
 void score_window(Session &session, State &state, std::span<const int32_t> ids, size_t context,
-                  const Model &model, bool keep, Score &out) {
+                  const Model &model, const ScoreOptions &options, Score &out) {
     state.clear();
     session.read(state, ids.first(ids.size() - 1), [&](size_t at, uint32_t n) {
         const size_t first = context > at ? std::min<size_t>(n, context - at) : 0;
         session.logits(uint32_t(first), n, [&](uint32_t row, const float *logits) {
-            add(model, logits, ids[at + row + 1], keep, out);
+            add(model, logits, ids[at + row + 1], options, out);
         });
     });
 }
@@ -68,7 +95,7 @@ void score_windows(Session &session, State &state, const Model &model, ScoredTex
         const size_t end = std::min(n, scored ? scored + stride : window);
         const size_t begin = scored ? end - window : 0;
         score_window(session, state, std::span(text.ids).subspan(begin, end + 1 - begin),
-                     scored - begin, model, options.log_probabilities, out);
+                     scored - begin, model, options, out);
         scored = end;
         between_windows();
     }
@@ -93,7 +120,7 @@ void score_together(Session &session, const Beginning &beginning, std::span<Stat
     for (size_t t = 0; t < texts.size(); t++) {
         ScoredText &text = texts[t];
         if (read && text.ids.size() > 1)
-            add(beginning.logits.data(), beginning.log_sum, text.ids[1], options.log_probabilities,
+            add(model, beginning.logits.data(), beginning.log_sum, text.ids[1], options,
                 text.score);
         states[t].assign(beginning.state);
         for (size_t i = read; i + 1 < text.ids.size(); i++) {
@@ -104,7 +131,7 @@ void score_together(Session &session, const Beginning &beginning, std::span<Stat
     if (!rows.empty()) session.forward(rows);
     session.logits(0, uint32_t(rows.size()), [&](uint32_t row, const float *logits) {
         const auto [text, at] = scored[row];
-        add(model, logits, text->ids[at], options.log_probabilities, text->score);
+        add(model, logits, text->ids[at], options, text->score);
     });
     for (const ScoredText &text : texts) check_finite(text.score);
 }

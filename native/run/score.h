@@ -22,6 +22,7 @@ struct Score {
     uint64_t bytes = 0, tokens = 0;
     double nats = 0;  // minus the sum of their log-probabilities
     std::vector<double> log_probabilities;  // of each token; empty unless the options ask for it
+    std::vector<double> entropies;  // in nats, of what was expected in the place of each; likewise
 
     double bits_per_byte() const;  // 0 for an empty text
 };
@@ -32,6 +33,7 @@ struct ScoreOptions {
     uint32_t window = 0;
     uint32_t threads = 1;
     bool log_probabilities = false;
+    bool entropies = false;
     bool end = true;  // score the <|endoftext|> that ends the text, too
 };
 

@@ -66,6 +66,18 @@ def test_a_bias_from_the_command_line_decides(gguf_pair, capsys):
     assert "--logit-bias.the" in capsys.readouterr().err
 
 
+def test_penalties_from_the_command_line_make_a_text_repeat_less(gguf_pair, capsys):
+    file = str(gguf_pair["itera_lite_test"])
+    options = ["--checkpoint", file, "--max-tokens", "30", "--temperature", "0"]
+
+    def distinct(*penalties: str) -> int:
+        assert cli.main(["generate", "x", *options, "--log-probabilities", *penalties]) == 0
+        *lines, _speed = capsys.readouterr().err.splitlines()
+        return len({line.split()[1] for line in lines})
+
+    assert distinct("--presence-penalty", "2") > distinct() < distinct("--frequency-penalty", "2")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -76,6 +88,8 @@ def test_a_bias_from_the_command_line_decides(gguf_pair, capsys):
         ({"top_p": 1.5}, "--top-p 1.5"),
         ({"min_p": 2.0}, "--min-p 2"),
         ({"repetition_penalty": 0.0}, "--repetition-penalty 0"),
+        ({"presence_penalty": 3.0}, "--presence-penalty 3"),
+        ({"frequency_penalty": math.nan}, "--frequency-penalty nan"),
         ({"max_tokens": 0}, "--max-tokens 0"),
         ({"max_tokens": 600}, "room for 512"),
         ({"max_tokens": 10**12}, "room for 512"),

@@ -485,6 +485,37 @@ def test_objects_are_read_as_json_reads_them(fields, indent):
     assert {k: v for part in parts for k, v in part.items()} == fields
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(["text", "a", "line", "é"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=4,
+        ),
+    ),
+    space=st.sampled_from(["", " ", "\t ", "\u00a0"]),
+    cut=st.none() | st.integers(0, 60),
+)
+def test_the_quick_reading_of_a_line_is_the_careful_one(fields, space, cut, tmp_path):
+    """The same document, or the same error, of whole lines and of damaged ones."""
+    line = space + json.dumps(fields, ensure_ascii=False) + space
+    if cut is not None:
+        line = line[:cut] + line[cut + 1 :]
+    (tmp_path / "a.jsonl").touch()
+    found = []
+    for quick in (True, False):
+        reader = lines_module.LineReader(tmp_path / "a.jsonl", reserved=["line"])
+        if not quick:
+            reader._quick = lambda text, number: None
+        try:
+            found.append((reader.parse(line.encode("utf-8", "replace"), 7), reader.halves))
+        except DataError as error:
+            found.append((str(error), reader.halves))
+    assert found[0] == found[1]
+
+
 def test_a_prefix_leaves_the_fields_of_the_line_alone(model, tmp_path):
     fields = {"text": "good one", "tokens": [1, 2, 3], "line": "L7", "bytes": 99}
     (source := tmp_path / "a.jsonl").write_text(json.dumps(fields) + "\n")

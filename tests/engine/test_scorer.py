@@ -55,7 +55,10 @@ def test_a_model_that_is_missing_or_damaged(
         from dataclasses import replace
 
         found = whole(self, texts, **options)
-        return [replace(s, nats=float("nan")) if t == "b" else s for s, t in zip(found, texts)]
+        return [
+            replace(s, nats=float("nan")) if t == "b" else s
+            for s, t in zip(found, texts, strict=True)
+        ]
 
     monkeypatch.setattr(Model, "score", broken)
     assert scorer.score(["a"])[0] is not None

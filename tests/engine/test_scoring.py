@@ -71,6 +71,19 @@ def test_log_probabilities_are_those_of_the_logits(engine: Model) -> None:
     assert len(score.log_probabilities) == score.tokens == len(row) - 1
 
 
+def test_entropies_are_those_of_the_logits(engine: Model) -> None:
+    """Also in several windows, and whether or not the log-probabilities are kept."""
+    (score,) = engine.score("some text", entropies=True)
+    row = [engine.eot_id, *engine.tokenize("some text"), engine.eot_id]
+    log_p = torch.from_numpy(engine.logits(row[:-1])).double().log_softmax(-1)
+    expected = -(log_p.exp() * log_p).sum(-1)
+    np.testing.assert_allclose(score.entropies, expected.numpy(), rtol=1e-5)
+    assert (score.nats, score.log_probabilities) == (engine.score("some text")[0].nats, [])
+    (long,) = engine.score(TEXTS[3], window=64, entropies=True, log_probabilities=True)
+    assert len(long.entropies) == len(long.log_probabilities) == long.tokens
+    assert engine.score(TEXTS[3], window=64, log_probabilities=True)[0].entropies == []
+
+
 def test_empty_and_odd_texts(engine: Model) -> None:
     assert engine.score([]) == []
     (empty,) = engine.score("")

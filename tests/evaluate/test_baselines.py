@@ -1,8 +1,10 @@
 """Floors: conditioned on the training text, bounded, kept."""
 
+import bz2
 import json
 import lzma
 import random
+import re
 import shutil
 
 import msgspec
@@ -82,3 +84,95 @@ def test_a_second_run_reads_the_first_ones_numbers(tmp_path, monkeypatch):
 def test_empty_text_is_an_error(train, held_out):
     with pytest.raises(DataError, match="need text"):
         baselines(train, held_out)
+
+
+def test_the_settings_that_numbers_were_published_with():
+    assert (module.NGRAM_ORDER, module.MAX_TRAIN_BYTES, module.VERSION) == (10, 2**24, 2)
+    assert (module.PPMD_ORDER, module.PPMD_MEMORY) == (16, 2**29)
+    growth = "when the held-out text is appended to the training text"
+    assert {
+        "xz": f"growth of the xz file (preset 9, 64 MiB dictionary) {growth}",
+        "ppmd": f"growth of the PPMd file (variant H, order 16, 512 MiB) {growth}",
+        "zpaq": f"growth of the zpaq archive (-m5) {growth}",
+        "bz2": "the held-out text alone (bzip2 -9 sorts blocks of 900 kB, so it can't learn more)",
+        "kneser_ney": "byte n-gram model, interpolated modified Kneser-Ney, counted on the "
+        "training text; each document starts fresh, its end is scored",
+    } == module.HOW
+
+
+def test_each_floor_is_bits_of_the_held_out_bytes():
+    train, held_out = text(1, 6), text(2, 2)
+    found = baselines(train, held_out)
+    n_train, n_held_out = sum(map(len, train)), sum(map(len, held_out))
+    join = b"".join(d + b"\xff" for d in held_out)
+    assert found["bz2"].bpb == pytest.approx(8 * len(bz2.compress(join, 9)) / n_held_out)
+    expected = module.ByteNgram(train, 10).bits_per_byte(held_out)
+    assert found["kneser_ney"].bpb == pytest.approx(expected)
+    for name, floor in found.items():
+        assert floor.train_bytes == (0 if name == "bz2" else n_train)
+        assert floor.order == (10 if name == "kneser_ney" else None)
+        assert floor.how == module.HOW[name]
+
+
+def test_ppmd_is_what_the_held_out_text_adds(monkeypatch):
+    pyppmd = pytest.importorskip("pyppmd")
+
+    def size(data):
+        encoder = pyppmd.Ppmd7Encoder(16, 2**29)
+        return len(encoder.encode(data)) + len(encoder.flush())
+
+    train, held_out = text(1, 5), text(2, 2)
+    before = b"".join(d + b"\xff" for d in train)
+    both = before + b"".join(d + b"\xff" for d in held_out)
+    found = baselines(train, held_out, order=2)["ppmd"].bpb
+    assert found == pytest.approx(8 * (size(both) - size(before)) / sum(map(len, held_out)))
+
+
+def test_what_is_kept_is_named_by_all_that_it_depends_on(tmp_path, monkeypatch):
+    def name(*more):
+        return module._cache_file(tmp_path, *more).name
+
+    usual = name([b"ab", b"c"], [b"d"], 3, ["xz"])
+    assert re.fullmatch(r"baselines-[0-9a-f]{24}\.json", usual)
+    others = [
+        name([b"a", b"bc"], [b"d"], 3, ["xz"]),
+        name([b"ab", b"c", b"d"], [], 3, ["xz"]),
+        name([b"ab"], [b"c", b"d"], 3, ["xz"]),
+        name([b"ab", b"c"], [b"d"], 4, ["xz"]),
+        name([b"ab", b"c"], [b"d"], 3, ["xz", "ppmd"]),
+    ]
+    monkeypatch.setattr(module, "VERSION", 3)
+    others.append(name([b"ab", b"c"], [b"d"], 3, ["xz"]))
+    assert len({usual, *others}) == 7
+    assert module._cache_file(None, [b"a"], [b"b"], 3, []) is None
+
+
+def test_what_was_kept_and_is_damaged_is_found_again(tmp_path):
+    train, held_out = text(1, 2), text(2, 1)
+    first = baselines(train, held_out, order=2, cache=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    for damaged in (b"{", b"[]", b"[" * 100_000, whole.replace(b"bz2", b"lz4")):
+        kept.write_bytes(damaged)
+        assert module._known(kept) is None
+    assert baselines(train, held_out, order=2, cache=tmp_path) == first
+    assert kept.read_bytes() == whole
+
+
+def test_numbers_that_cannot_be_kept_are_not_lost(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    found = baselines(text(1, 2), text(2, 1), order=2, cache=tmp_path / "file")
+    assert "kneser_ney" in found
+    assert re.fullmatch(
+        r"note: the baselines aren't kept for the next time: '.*baselines-\w+\.json' can't be "
+        r"written \(.+\)\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_the_refusal_in_full():
+    with pytest.raises(DataError) as caught:
+        baselines([], [b"a"])
+    assert str(caught.value) == (
+        "baselines need text: expected at least one document in each split"
+    )

@@ -10,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from itera_lite.config import ModelConfig
+from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.errors import DataError, UsageError
+from itera_lite.evaluate import bits as module
 from itera_lite.evaluate.bits import (
     IGNORED,
+    Window,
+    batches_of,
+    evaluating,
+    first_bytes,
     score_documents,
     stream_bits,
     token_losses,
+    usual_batch,
+    validation_score,
     windows,
 )
 from itera_lite.evaluate.score import Score, count_words
@@ -293,3 +300,152 @@ def test_empty_score_is_not_a_number():
     empty = Score()
     assert all(math.isnan(x) for x in (empty.bpb, empty.loss, empty.ppl, empty.accuracy))
     assert Score(nats=1e6, tokens=1).ppl == math.inf
+
+
+def test_windows_of_an_odd_length():
+    """A later window is full, and scores only what is new."""
+    assert list(windows(3, 12, 5)) == [
+        Window(3, 0, 5, 0), Window(3, 3, 8, 2), Window(3, 6, 11, 2), Window(3, 7, 12, 4),
+    ]  # fmt: skip
+    assert list(windows(0, 5, 5)) == [Window(0, 0, 5, 0)]
+    assert list(windows(0, 6, 5)) == [Window(0, 0, 5, 0), Window(0, 1, 6, 4)]
+    assert Window(0, 2, 9, 1).length == 7
+
+
+@pytest.mark.parametrize("seq_len", [1, 8, 64])
+def test_nats_stand_at_their_position_in_the_document(model, seq_len):
+    """Positions are rounded up to a power of two; the first predicted token is at 1."""
+    document = bytes(range(97, 117))
+    got = score_documents(model, ByteTokenizer(), [document], seq_len=seq_len)
+    assert [(end, n) for end, (_, n) in got.by_position.items()] == [
+        (1, 1), (2, 1), (4, 2), (8, 4), (16, 8), (32, 5),
+    ]  # fmt: skip
+    end = naive_end(model, document[:1], seq_len)
+    first = naive(model, [document[:1]], seq_len)[0] - end
+    assert got.by_position[1][0] == pytest.approx(first, rel=1e-4)
+    assert sum(nats for nats, _ in got.by_position.values()) == pytest.approx(got.nats)
+
+
+def naive_end(model, document, seq_len):
+    """Nats of the end of a document."""
+    row = [EOT, *document]
+    with torch.no_grad():
+        logits = model(torch.tensor([row[-seq_len:]]))[0, -1]
+    return -float(logits.double().log_softmax(-1)[EOT])
+
+
+def test_the_usual_batch_depends_on_the_vocabulary_and_the_device():
+    class On(nn.Module):
+        def __init__(self, device):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, device=device))
+
+    assert usual_batch(On("cpu"), 2048) == 1024
+    assert usual_batch(On("cpu"), 2**14) == 512  # 32 MiB of logits
+    assert usual_batch(On("meta"), 2048) == 4096  # as a GPU
+
+
+def test_a_batch_holds_at_least_a_window(model):
+    score_documents(model, ByteTokenizer(), [b"x" * 1500, b"y" * 40], seq_len=1300)
+    assert model.calls[0] == (1, 1300)
+    model.calls.clear()
+    score_documents(model, ByteTokenizer(), [b"x" * 300])
+    assert model.calls[0][1] == 256  # by default
+    model.calls.clear()
+    score_documents(model, ByteTokenizer(), [b"x" * 255] * 9)
+    assert model.calls == [(4, 256), (4, 256), (1, 256)]  # 1,024 tokens
+
+
+def test_documents_are_sorted_in_blocks_of_text(model, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_BYTES", 6)
+    sizes = [[len(d) for d in block] for block in module._blocks([b"abc", b"", b"de", b"f", b"g"])]
+    assert sizes == [[3, 2, 1], [1]]
+    assert list(module._blocks([])) == []
+
+
+def test_whole_documents_until_there_are_enough():
+    documents = [b"abc", b"de", b"fgh"]
+    assert list(first_bytes(documents, 5)) == [b"abc", b"de"]
+    assert list(first_bytes(documents, 6)) == documents
+    assert list(first_bytes(documents, 1)) == [b"abc"]
+    assert list(first_bytes(documents)) == documents
+    assert module.FINAL_BYTES == 2_000_000
+
+
+def test_windows_are_shared_out_in_batches():
+    assert [len(b) for b in batches_of(torch.zeros(9, 256))] == [4, 4, 1]
+    assert [len(b) for b in batches_of(torch.zeros(2, 2000))] == [1, 1]
+
+
+def test_the_mode_comes_back_after_an_error(model):
+    model.train()
+    with pytest.raises(ValueError), evaluating(model):
+        assert not model.training and not torch.is_grad_enabled()
+        raise ValueError
+    assert model.training and torch.is_grad_enabled()
+    model.eval()
+    with evaluating(model):
+        assert not model.training
+    assert not model.training
+
+
+def test_the_window_of_a_validation_is_that_of_trainings(monkeypatch):
+    asked = []
+    monkeypatch.setattr(module, "score_documents", lambda *a, **more: asked.append((a, more)))
+
+    class Of:
+        def __init__(self, longest):
+            self.config = ModelConfig(
+                "transformer", "a", vocab_size=257, d_model=32, head_dim=16, d_ff=48,
+                max_seq_len=longest,
+            )  # fmt: skip
+
+    usual = TrainConfig().seq_len
+    for longest in (usual // 2, 2 * usual):
+        validation_score(Of(longest), "tokenizer", ["text"], "workers")
+    assert [more["seq_len"] for _, more in asked] == [usual // 2, usual]
+    assert asked[0][0][1:] == ("tokenizer", ["text"]) and asked[0][1]["workers"] == "workers"
+
+
+def test_guesses_are_counted_in_a_stream(model):
+    tokens = np.arange(41) % 7
+    score = stream_bits(model, tokens, LENGTHS, seq_len=8)
+    with torch.no_grad():
+        rows = torch.from_numpy(np.stack([tokens[s : s + 9] for s in range(0, 40, 8)]))
+        guessed = int((model(rows[:, :-1]).argmax(-1) == rows[:, 1:]).sum())
+    assert (score.correct, score.tokens, score.bytes) == (guessed, 40, 40)
+    assert score.by_position == {}
+    sizes = [size for size, _ in model.calls]
+    assert sizes[0] == 5  # all windows are one batch
+
+
+def test_a_stream_is_scored_in_part_as_asked(model):
+    tokens = np.arange(101) % 7
+    for most, expected in ((None, 100), (1000, 100), (35, 30), (9, 10), (1, 10)):
+        found = stream_bits(model, tokens, LENGTHS, seq_len=10, max_tokens=most)
+        assert found.tokens == expected
+    with pytest.raises(DataError) as caught:
+        stream_bits(model, np.array([], dtype=int), LENGTHS, seq_len=4)
+    assert str(caught.value) == "a stream of 0 tokens: expected at least 2 to score one"
+    assert stream_bits(model, np.array([1, 2]), LENGTHS, seq_len=4).tokens == 1
+
+
+def test_refusals_in_full(model):
+    for documents, options, words in (
+        ([], {}, "there is no text to score: expected at least one document of one byte"),
+        ([b"a"], {"seq_len": 0}, "seq_len=0: expected at least 1 token"),
+    ):
+        with pytest.raises((DataError, UsageError)) as caught:
+            score_documents(model, ByteTokenizer(), documents, **options)
+        assert str(caught.value) == words
+    assert score_documents(model, ByteTokenizer(), [b"a"], seq_len=1).tokens == 2
+
+
+def test_losses_are_nats_in_float32():
+    logits = torch.tensor([[[0.0, math.log(3)], [2.0, 0.0]]], dtype=torch.bfloat16)
+    losses, guessed = token_losses(logits, torch.tensor([[1, 1]]))
+    assert losses.dtype == torch.float32
+    assert losses[0].tolist() == pytest.approx(
+        [math.log(4 / 3), 2 + math.log1p(math.exp(-2))], rel=3e-3
+    )
+    assert guessed.tolist() == [[True, False]]

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from itera_lite.errors import DataError, UsageError
+from itera_lite.evaluate import ngram
 from itera_lite.evaluate.ngram import END, N_SYMBOLS, PADDING, ByteNgram
 
 TEXT = [b"the cat sat on the mat", b"the dog sat", b"a cat and a dog", b"", b"the end"] * 3
@@ -119,3 +120,47 @@ def test_refuses_nothing_to_count():
         ByteNgram([], 3)
     with pytest.raises(UsageError, match="order=0"):
         ByteNgram([b"a"], 0)
+
+
+def test_the_usual_length_and_what_is_refused():
+    model = ByteNgram([b"abc"])
+    assert model.order == 8
+    assert math.isnan(model.bits_per_byte([])) and math.isnan(model.bits_per_byte([b""]))
+    for documents, order, words in (
+        ([], 3, "there is no text to count: expected at least one document"),
+        ([b"a"], 0, "order=0: expected 1 or more symbols"),
+    ):
+        with pytest.raises((DataError, UsageError)) as caught:
+            ByteNgram(documents, order)
+        assert str(caught.value) == words
+    assert ByteNgram([b"a"], 1).order == 1
+
+
+def test_bits_are_of_bytes_and_the_end_costs_too():
+    model = ByteNgram(TEXT, 3)
+    nats = model.nats([b"the cat", b"a"])
+    assert len(nats) == 7 + 1 + 2
+    assert model.bits_per_byte([b"the cat", b"a"]) == pytest.approx(nats.sum() / math.log(2) / 8)
+
+
+def test_discounts_are_chen_and_goodmans():
+    """Their equation 26 on counts that are known: 4 of one, 3 of two, 2 of three, 1 of four."""
+    counts = np.array([0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 4, 9])
+    y = 4 / (4 + 2 * 3)
+    expected = [0, 1 - 2 * y * 3 / 4, 2 - 3 * y * 2 / 3, 3 - 4 * y * 1 / 2]
+    np.testing.assert_allclose(ngram._discounts(counts), expected)
+    few = np.array([1, 1, 2, 3])  # none occurs four times
+    np.testing.assert_allclose(ngram._discounts(few), [0, 0.5, 0.5, 0.5])
+    # Many twos would make the discount of a one negative: it keeps a little.
+    many = np.array([1] + [2] * 50 + [3] * 60 + [4])
+    assert ngram._discounts(many)[1] == 0.05
+    assert (ngram._discounts(many) <= [0, 1, 2, 3]).all()
+
+
+def test_symbols_end_each_document_and_begin_with_padding():
+    assert ngram._symbols([b"ab", b""], 2).tolist() == [
+        PADDING, PADDING, 97, 98, END, PADDING, PADDING, END,
+    ]  # fmt: skip
+    assert ngram._symbols([], 2).tolist() == []
+    assert ngram._symbols([b"ab"], 2).dtype == np.uint16
+    assert (END, PADDING, N_SYMBOLS, ngram.BASE) == (256, 257, 257, 258)

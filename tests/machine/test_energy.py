@@ -1,5 +1,7 @@
 """Energy: counters that wrap, permissions, and an estimate that says so."""
 
+from pathlib import Path
+
 import pytest
 
 from itera_lite.machine.energy import Energy, Nvml, Rapl, find_meter
@@ -103,3 +105,63 @@ def test_a_measurement_names_its_meter_and_no_wattage():
     record = Energy.of([(0.002, 0.5), (0.004, 0.7)], Counter(), 10.0)
     assert (record.method, record.watts) == ("rapl", None)
     assert record.joules_per_token.samples == [0.5, 0.7]
+
+
+def test_meters_are_looked_for_where_linux_has_them():
+    from itera_lite.machine import energy
+
+    assert Path("/sys/class/powercap") == energy.POWERCAP
+    assert energy.DEFAULT_WATTS == 10.0
+
+
+def test_what_cannot_be_read_is_skipped_and_the_rest_is_read(tmp_path):
+    (package(tmp_path, 0, "package-0", 1) / "energy_uj").write_text("no number")
+    (package(tmp_path, 1, "package-1", 1) / "name").unlink()
+    (package(tmp_path, 2, "package-2", 1) / "max_energy_range_uj").unlink()
+    package(tmp_path, 3, "dram", 7_000_000)
+    package(tmp_path, 4, "package-4", 3_000_000, full=4_000_000)
+    meter = Rapl.find(tmp_path)
+    assert (meter.method, meter.read()) == ("rapl", (3.0,))
+    assert meter.since((3.5,)) == 3.5  # of 4 joules, begun again
+
+
+def test_a_gpu_is_read_by_its_number(monkeypatch):
+    asked = []
+
+    class Second(Driver):
+        def nvmlDeviceGetHandleByIndex_v2(self, index, handle):
+            asked.append(index)
+            return 0
+
+    monkeypatch.setattr("itera_lite.machine.energy.ctypes.CDLL", Second)
+    assert find_meter("cuda").read() == find_meter("cuda:3").read() == (5.0,)
+    assert asked == [0, 3]
+    monkeypatch.setattr(Second, "nvmlInit_v2", lambda self: 9)
+    with pytest.raises(OSError, match=r"^nvmlInit_v2 failed with status 9$"):
+        Nvml()
+
+
+def test_a_library_without_the_counter_is_no_meter(monkeypatch):
+    class Old:
+        def __init__(self, name):
+            pass
+
+    monkeypatch.setattr("itera_lite.machine.energy.ctypes.CDLL", Old)
+    assert find_meter("cuda:0") is None
+
+
+def test_a_processor_has_its_packages(monkeypatch, tmp_path):
+    monkeypatch.setattr(Rapl, "find", classmethod(lambda cls: "the packages"))
+    assert find_meter() == find_meter("cpu") == "the packages"
+
+
+def test_a_meter_that_gave_nothing_leaves_an_estimate():
+    class Counter:
+        method = "rapl"
+
+    record = Energy.of([(0.002, None), (0.004, None)], Counter(), 8.0)
+    assert (record.method, record.watts) == ("estimated", 8.0)
+    assert record.joules_per_token.samples == pytest.approx([0.016, 0.032])
+    some = Energy.of([(0.002, None), (0.004, 0.5)], Counter(), 8.0)
+    assert (some.method, some.watts, some.joules_per_token.samples) == ("rapl", None, [0.5])
+    assert some.cpu_seconds_per_token.samples == [0.002, 0.004]

@@ -147,3 +147,68 @@ def test_provenance_has_the_load_with_the_cores():
     assert made.load is None
     made.load_by_others = 0.5
     assert made.load == Load(0.5, 4)
+
+
+def test_a_share_of_time_and_the_least_that_it_can_have_been(monkeypatch):
+    monkeypatch.setattr(load, "usable_cores", lambda: 4)
+    one = LoadTime(4, 1)
+    assert one.by_others == 0.25
+    assert one.load == Load(0.25, 4)
+    assert one.certain == Load(0.24, 4)  # four hundredths of a second may be error
+    assert LoadTime(4, 0.03).certain == Load(0.0, 4)
+    assert LoadTime(4, -1).by_others == 0.0
+    assert LoadTime(3, 1).by_others == 0.3333  # four digits
+    assert LoadTime(-1, 1).by_others is LoadTime(-1, 1).certain is None
+    assert LoadTime(0.5, 1).by_others == 2.0
+    assert LoadTime(1, 2) + LoadTime(3, 5) == LoadTime(4, 7)
+
+
+def test_the_time_of_a_lap_runs_from_the_last_reading(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(load.time, "monotonic", lambda: now)
+    one = meter(Counters(90, 0, 0), Counters(97, 1, 0), None)
+    assert one.seconds == 10
+    one.lap()
+    assert one.seconds == 3
+    one.lap()
+    assert one.seconds == float("inf")  # nothing can be measured: nobody waits for it
+
+
+def test_the_note_waits_until_enough_was_measured(monkeypatch):
+    slept = []
+    monkeypatch.setattr(load.time, "sleep", slept.append)
+    monkeypatch.setattr(load.time, "monotonic", lambda: 100.0)
+    monkeypatch.setattr(load, "usable_cores", lambda: 2)
+    monkeypatch.setattr(load, "START_SECONDS", 0.5)
+    note = busy_note(meter(Counters(99.8, 0, 0), Counters(100.8, 1.2, 0)))
+    assert slept == [pytest.approx(0.3)]
+    assert note == (
+        "The machine is busy: other programs use 1.2 of 2 cores. A verdict on speed, latency or "
+        "energy, or after equal training time, is withheld while that goes on."
+    )
+    slept.clear()
+    note = busy_note(meter(Counters(99, 0, 0), Counters(100, 0.2, 0)))
+    assert slept == [0.0]
+    assert note.endswith("is withheld where that differs between the two sides.")
+    assert busy_note(meter(Counters(99, 0, 0), Counters(100, 0.1, 0))) == ""
+
+
+def test_a_meter_reads_this_machine_by_default(monkeypatch):
+    monkeypatch.setattr(load, "read_counters", lambda: None)
+    assert LoadMeter().lap() == LoadTime()
+
+
+@linux
+def test_a_machine_without_our_cores_has_no_counters(proc, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9})
+    assert read_counters() is None
+
+
+@linux
+def test_seconds_are_ticks_of_the_system(proc, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "sysconf", lambda name: asked.append(name) or 50)
+    monkeypatch.setattr(load.time, "monotonic", lambda: 7.0)
+    found = read_counters()
+    assert asked == ["SC_CLK_TCK"]
+    assert found == Counters(7.0, 2 * 243 / 50, 140 / 50)

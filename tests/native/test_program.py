@@ -149,6 +149,15 @@ def test_the_seed_means_the_same_as_from_python(program: Path, model: Path) -> N
         assert done.stdout.decode("utf-8", "replace") == f"he{text}\n"
 
 
+def test_the_penalties_mean_the_same_as_from_python(program: Path, model: Path) -> None:
+    for given in ({"presence_penalty": 2.0}, {"frequency_penalty": 1.5}):
+        option = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+        written = run(program, model, "-q", "-p", "a", "-n", "30", "-t", "0", *option)
+        text = Model.load(model).generate("a", max_tokens=30, temperature=0, **given).text
+        plain = Model.load(model).generate("a", max_tokens=30, temperature=0).text
+        assert written.stdout.decode("utf-8", "replace") == f"a{text}\n" != f"a{plain}\n"
+
+
 @pytest.mark.parametrize(
     "prompt", [b"", b"a\0b", b"\0", bytes(range(256)), os.urandom(300), b"\xed\xa0\x80\xff"]
 )

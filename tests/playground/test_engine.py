@@ -224,6 +224,18 @@ def test_text_ends_before_a_stop_text_and_at_the_length(tmp_path: Path) -> None:
 
 
 @needs_node
+def test_a_text_of_many_tokens_comes_back(tmp_path: Path) -> None:
+    """More ids than a call may have arguments."""
+    script = """
+    const model = (await loadEngine(wasm)).load(read(given.box));
+    const ids = model.tokenize("né ".repeat(150_000));
+    result = [ids.length, model.detokenize(ids) === "né ".repeat(150_000)];
+    """
+    length, same = run_node(tmp_path, script, box=str(BOX_FILE))
+    assert length > 250_000 and same
+
+
+@needs_node
 def test_wrong_use_is_told_and_the_model_goes_on(tmp_path: Path) -> None:
     script = """
     const engine = await loadEngine(wasm);

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itera_lite.stats.comparison import (
@@ -13,9 +13,11 @@ from itera_lite.stats.comparison import (
     Measurement,
     Metric,
     compare,
+    is_number,
     median_interval,
     times,
 )
+from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 
 SPEED = Metric("speed", "Speed", "tokens/s", "higher", "timing", "speed")
@@ -61,6 +63,7 @@ def test_overlapping_intervals_are_no_clear_difference():
 def test_intervals_that_just_touch_are_no_clear_difference():
     a, b = Measurement(100, 99, 105, 5), Measurement(110, 105, 111, 5)
     assert compare(SPEED, a, b).winner is None
+    assert compare(SPEED, b, a).winner is None
     assert compare(SPEED, a, Measurement(110, 105.1, 111, 5)).winner == "other"
 
 
@@ -171,6 +174,7 @@ def test_numbers_and_samples_are_measurements():
     assert Measurement(5, 4, 7, 4).scaled(10) == Measurement(50, 40, 70, 4)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30))
 def test_statistics_of_samples(samples):
     found = Stat.of(samples)
@@ -187,3 +191,124 @@ def test_times_is_a_factor_of_at_least_one():
     assert [times(x) for x in (1.0134, 1 / 1.0134, 2.414, 0.05, 381.2)] == [
         "1.013×", "1.013×", "2.41×", "20.0×", "381×",
     ]  # fmt: skip
+    assert [times(x) for x in (1, 1.0996, 1.1, 9.996, 10, 99.96, 100, 12345)] == [
+        "1.000×", "1.100×", "1.10×", "10.00×", "10.0×", "100.0×", "100×", "12,345×",
+    ]  # fmt: skip
+    assert times(0) == times(-1) == "∞×"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, True), (-1.5, True), (True, False), (math.inf, False), (math.nan, False), ("1", False),
+     (None, False)],
+)  # fmt: skip
+def test_what_is_a_number(value, expected):
+    assert is_number(value) is expected
+
+
+def test_an_interval_of_another_confidence_is_narrower():
+    samples = list(range(20))
+    assert median_interval(samples) == (5, 14)
+    assert median_interval(samples, 0.5) == (7, 12)
+    assert median_interval(samples, 0.999) == (2, 17)
+    assert median_interval([3, 1, 2]) == (1, 3)
+    assert median_interval([7]) == (7, 7)
+
+
+def test_few_repeats_reach_further():
+    assert Measurement(10, 8, 12, 4).reach == (6, 14)
+    assert Measurement(10, 8, 12, 5).reach == (8, 12)
+
+
+def test_a_difference_of_one_percent_counts_and_less_does_not():
+    def both(x, y, metric, repeats):
+        return compare(metric, Measurement(x, x, x, repeats), Measurement(y, y, y, repeats))
+
+    assert both(101, 100, SPEED, 5).winner == "ours"
+    assert both(100.9, 100, SPEED, 5).reason == "under 1 % apart"
+    assert both(-101, -100, SPEED, 5).winner == "other"
+    assert both(-100.9, -100, SPEED, 5).winner is None
+    assert both(100, 101, BPB, 1).winner == "ours"
+    assert both(100, 100.9, BPB, 1).winner is None
+    assert both(100, 100.9, BPB, 5).winner == "ours"  # seeds are judged by intervals alone
+    # A perplexity of e^2 against e^2.02: the losses are one percent apart, the numbers two.
+    near = both(math.exp(2), math.exp(2.019), PPL, 1)
+    assert near.winner is None and near.ratio < 1 / 1.018
+    assert both(math.exp(2), math.exp(2.021), PPL, 1).winner == "ours"
+    below = both(math.exp(-2), math.exp(-2.019), PPL, 1)
+    assert below.winner is None and below.ratio > 1.018
+    assert both(0, 1, PPL, 1).winner == "ours"  # no logarithm of zero is taken
+
+
+def test_why_there_is_no_winner_and_what_limits_one():
+    three, four = Measurement(100, 99, 101, 3), Measurement(100.5, 99, 101, 4)
+    assert compare(SPEED, three, four).reason == "the intervals overlap at 3 repeats"
+    five = Measurement(100.5, 99, 101, 5)
+    assert compare(SPEED, five, Measurement(100, 99, 101, 9)).reason == "the intervals overlap"
+    far = Measurement(200, 199, 201, 4)
+    assert compare(BPB, three, far).reason == "3 and 4 runs"
+    assert compare(SPEED, three, far).reason == ""
+    assert compare(SPEED, Measurement.once(1), far).reason == (
+        "too few repeats: 1, a verdict needs 3"
+    )
+    assert compare(BPB, Measurement.of_samples([1, 2]), far).reason == (
+        "too few repeats: 2, a verdict needs 3"
+    )
+    assert compare(BPB, Measurement.once(1.0), far).reason == "one run each"
+    equal = compare(SPEED, three, three)
+    assert (equal.winner, equal.verdict) == (None, "no clear difference")
+    assert equal.ratio_text == "equal"
+
+
+def test_each_outcome_keeps_what_it_was_asked_with():
+    names = {"ours": "A", "other": "B"}
+    asked = {"note": "estimated", "names": names}
+    busy = (Load(2, 2), Load(2, 2))
+    for found, verdict in (
+        (compare(SPEED, None, LOW, **asked), "not measured"),
+        (compare(SPEED, LOW, None, **asked), "not measured"),
+        (compare(SPEED, LOW, HIGH, refuse="no", **asked), "not comparable: no"),
+        (compare(SPEED, LOW, HIGH, loads=busy, **asked),
+         "not judged: other programs used 2.0 of 2 cores: measure again on a quieter machine"),
+        (compare(SPEED, LOW, HIGH, **asked), "B better by 2.00×"),
+        (compare(SPEED, HIGH, LOW, **asked), "A better by 2.00×"),
+    ):  # fmt: skip
+        assert found.verdict == verdict
+        assert (found.note, found.names, found.metric) == ("estimated", names, SPEED)
+        assert found.label == "Speed (estimated)"
+        assert found.reason == ("no" if "comparable" in verdict else "")
+        assert found.comparable == (not verdict.startswith("not comparable"))
+        assert bool(found.withheld) == verdict.startswith("not judged")
+        assert found.winner == {"A": "ours", "B": "other"}.get(verdict[0])
+    missing = compare(SPEED, None, LOW)
+    assert (missing.ours, missing.other, missing.ratio, missing.factor) == (None, LOW, None, "")
+    assert compare(SPEED, LOW, None).ours is LOW
+    assert missing.note == missing.reason == missing.withheld == "" and missing.comparable
+    told = compare(SPEED, LOW, HIGH, note="on one machine")
+    assert told.label == "Speed"
+    apart = compare(SPEED, LOW, HIGH, loads=(Load(0.9, 2), Load(0.1, 2)), names=names)
+    assert "0.9 of 2 cores (A) and 0.1 of 2 cores (B)" in apart.withheld
+
+
+def test_a_ratio_needs_two_positive_sides():
+    assert compare(SPEED, LOW, HIGH).ratio == 0.5
+    assert compare(SPEED, HIGH, LOW).ratio == 2.0
+    for a, b in ((0, 5), (5, 0), (-1, 5), (5, -1)):
+        found = compare(PARAMS, Measurement.once(a), Measurement.once(b))
+        assert (found.ratio, found.factor, found.ratio_text) == (None, "", "—")
+        assert found.winner == ("ours" if a < b else "other")
+
+
+def test_samples_have_their_quartiles():
+    found = Stat.of([1, 2, 3, 4, 10])
+    assert (found.median, found.min, found.max, found.spread, found.repeats) == (3, 1, 10, 2, 5)
+    assert found.samples == [1.0, 2.0, 3.0, 4.0, 10.0]
+    assert all(type(x) is float for x in found.samples)
+
+
+def test_a_subclass_has_fields_of_its_own():
+    class Named(Stat):
+        name: str
+
+    found = Named.of([1, 3], name="mine")
+    assert (found.name, found.median, found.repeats) == ("mine", 2, 2)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ def test_every_value_is_in_the_bar_that_covers_it(values: list[float], most: int
     assert sum(bar.count for bar in bars) == histogram.total == len(values)
     inner = [bar for bar in bars if math.isfinite(bar.high - bar.low)]
     assert len({round((bar.high - bar.low) / CELL) for bar in inner}) <= 1
-    for left, right in zip(bars, bars[1:], strict=False):
+    for left, right in pairwise(bars):
         assert left.high == right.low
     for bar in bars:
         close = 1e-6  # a value at an edge may be rounded to either side

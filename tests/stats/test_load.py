@@ -82,3 +82,27 @@ def test_a_load_that_disturbs_is_above_the_limit():
     assert Load(2 * MOST_APART + 0.01, 2).disturbs
     assert not Load(2 * MOST, 2).too_high
     assert Load(2 * MOST + 0.01, 2).too_high
+
+
+def test_the_limits_themselves_are_allowed():
+    assert (MOST_APART, MOST) == (0.05, 0.25)
+    assert why_withheld(Load(0.2, 4), Load(0.4, 4), NAMES) == ""  # just five hundredths apart
+    assert why_withheld(Load(0.2, 4), Load(0.41, 4), NAMES) != ""
+    assert why_withheld(Load(1.0, 4), Load(0.9, 4), NAMES) == ""  # just a quarter
+    assert why_withheld(Load(0.9, 4), Load(1.01, 4), NAMES) != ""
+    assert why_withheld(Load(1.0, 4), Load(1.0, 4), NAMES) == ""
+
+
+def test_a_load_in_words():
+    assert str(Load(0.25, 1)) == "0.2 of 1 core"
+    assert str(Load(1.26, 2)) == "1.3 of 2 cores"
+    assert Load(1, 4).share == 0.25
+    assert Load(1, 2).too_high == (
+        "other programs used 1.0 of 2 cores: measure again on a quieter machine"
+    )
+    assert Load(0.5, 2).too_high == ""
+
+
+def test_the_mean_is_of_all_measurements():
+    assert Load.mean([Load(0.1, 4), Load(0.2, 2), Load(0.6, 2)]) == Load(pytest.approx(0.3), 4)
+    assert Load.mean([None, Load(0.1, 2)]) is None

@@ -71,7 +71,7 @@ def test_the_fused_step_of_muon_is_that_of_pytorch(shape, keeps, fused, monkeypa
         monkeypatch.setattr(ops, "usable", lambda x, fuses=fuses: fuses)
         w, m = weight.clone(), momentum.clone()
         task = optim._Muon.of(config, [w], [(0, slice(None), slice(None))], m)
-        task.step([matrices.clone()], optim._Scale(clip=0.5, factor=0.8))
+        task.step([matrices.clone()], optim.Scale(clip=0.5, factor=0.8))
         found.append((w, m))
     (fast, fast_momentum), (naive, naive_momentum) = found
     assert torch.allclose(fast_momentum, naive_momentum, atol=1e-6)

@@ -339,6 +339,7 @@ def test_damaged_parts_of_a_training_state_are_named(text, done, tmp_path):
     shutil.copytree(done[0], tmp_path / "copy")
     path = tmp_path / "copy" / "c" / f"{NAME}-last" / "training_state" / "state.json"
     whole = json.loads(path.read_text())
+    del whole["sha256"]
     for part, value in (
         ("state", {"unknown": 1}),
         ("loader", {}),

@@ -1,0 +1,291 @@
+"""The whole report, word for word, and every number that is drawn, against files that were read.
+
+    python -m tests.report.test_expected    # writes them again; read the difference before a commit
+
+The other tests of this folder say what must hold; these find any change of a sign, a direction, a
+unit, a constant or a word. The records are invented (`synthetic`), in several states: everything
+measured, sizes and a compressed model, a Transformer that wins, a ladder alone, one model alone.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from itera_lite.machine.provenance import Machine
+from itera_lite.records import (
+    Benchmark,
+    Decode,
+    Ladder,
+    Record,
+    Summary,
+    TrainingSpeed,
+    read_any,
+)
+from itera_lite.report.build import to_markdown
+from itera_lite.report.plots import PLOTS
+from itera_lite.report.results import Results, load_results
+from itera_lite.report.seeds import seeds_table
+from itera_lite.report.table import comparison_table
+from itera_lite.stats.targets import Target
+
+from .synthetic import seed_run, write_ladder, write_model, write_results, write_seeds
+
+EXPECTED = Path(__file__).parent / "expected"
+OURS, OTHER = "itera_lite_tiny", "transformer_tiny"
+
+
+def change(path: Path, edit: Callable[[Any], None]) -> None:
+    """Edit a record in a file, as Python sees it."""
+    record: Record = read_any(path)
+    edit(record)
+    record.write(path)
+
+
+def whole(folder: Path) -> None:
+    write_results(folder)
+    write_seeds(folder)
+    write_ladder(folder, in_llama=True)
+
+
+def other_wins(folder: Path) -> None:
+    """The Transformer is better at everything that varies; one was measured on a busy machine."""
+    write_results(
+        folder, itera_bpb=0.82, transformer_bpb=0.77, itera_speed=600.0, transformer_speed=1900.0
+    )
+    write_seeds(folder, gap=-0.05)
+    write_ladder(folder, worse=0.1, in_llama=True)
+
+    def worse(ladder: Ladder) -> None:
+        for target in (*ladder.targets, *ladder.quantized_targets):
+            target.verdict, target.reason = "missed", "the quality is lower"
+        ladder.targets[0].goal, ladder.targets[0].goal_verdict = 300.0, "missed"
+        assert ladder.steadiness and ladder.teaching
+        ladder.steadiness.verdict = "missed"
+        ladder.teaching.taught_bpb, ladder.teaching.teacher_minutes = None, None
+        ladder.rungs[-1].outside_teacher = "somebody's"
+        ladder.rungs[-1].train_minutes = 35.0
+
+    def busy(record: Benchmark | Summary | TrainingSpeed) -> None:
+        record.provenance.load_by_others = 0.9
+
+    change(folder / "ladder.json", worse)
+    for kind in ("benchmark", "summary", "training_speed"):
+        change(folder / f"{OURS}_{kind}.json", busy)
+
+    def uneven(record: Summary) -> None:
+        record.expert_load = [[0.7, 0.1, 0.1, 0.1]] * 4
+        assert record.training
+        record.training.mfu = 0.2
+
+    change(folder / f"{OURS}_summary.json", uneven)
+
+
+def sizes(folder: Path) -> None:
+    """Two presets, one of them without its pair, a compressed model, and seeds of both sizes."""
+    write_results(folder)
+    write_model(folder, "itera_lite_small", "itera", bpb=0.70, speed=500, partner="", seed=1)
+    write_model(folder, "itera_cut_tiny", "itera", bpb=0.78, speed=1500, partner="", seed=2)
+
+    def cut(record: Summary) -> None:
+        record.model.made = "compressed"
+        record.training, record.expert_load = None, []
+
+    def here(record: Benchmark | Decode) -> None:
+        record.provenance.machine = Machine(
+            cpu="Another CPU", cores=4, threads=4, isa=[], memory_bytes=None, os="Linux"
+        )
+        if isinstance(record, Benchmark):
+            record.energy.method, record.energy.watts = "rapl", None
+        else:
+            record.targets = [
+                Target("a", "Low", "at most", 2, unit="ms", value=1.5, verdict="met"),
+                Target("b", "Share", "at least", 0.5, unit="%", goal=0.9, value=0.7, low=0.4,
+                       high=0.8, verdict="not clear", goal_verdict="missed"),
+            ]  # fmt: skip
+
+    change(folder / "itera_cut_tiny_summary.json", cut)
+    for kind in ("benchmark", "decode"):
+        change(folder / f"itera_lite_small_{kind}.json", here)
+
+
+def ladder_alone(folder: Path) -> None:
+    write_ladder(folder)
+
+
+def one_alone(folder: Path) -> None:
+    """Only a training, of a single model: everything else is missing, with its command."""
+    write_results(folder)
+    for path in folder.iterdir():
+        if path.name not in (f"{OURS}_summary.json", f"{OURS}_metrics.csv"):
+            path.unlink()
+
+
+STATES: dict[str, Callable[[Path], None]] = {
+    state.__name__: state for state in (whole, other_wins, sizes, ladder_alone, one_alone)
+}
+DRAWN = ("whole", "sizes")
+
+
+def texts(results: Results) -> str:
+    """The report, and what a terminal shows of it."""
+    results.folder = Path("results")
+    page = to_markdown(results, {name: Path(f"{name}.png") for name in PLOTS})
+    return page if not results.models else f"{page}\n{comparison_table(results)}\n"
+
+
+def seeds_of_two_sizes() -> str:
+    """The table of seeds: two sizes a side, two budgets, one of them measured beside others."""
+    more: dict[str, Any] = {"amount": 9.0, "flops_forward": 1_590_000.0}
+    runs = [
+        seed_run(name, budget, bits, seed=seed, **(more if budget == "time" else {}))
+        for budget in ("tokens", "time")
+        for name, first in ((OURS, 0.77), (OTHER, 0.80))
+        for seed, bits in enumerate((first, first + 0.002, first + 0.004))
+    ]
+    for run in list(runs):
+        small = run.name.replace("tiny", "small")
+        runs.append(
+            seed_run(small, run.budget, run.valid_bpb - 0.05, seed=run.seed, amount=run.amount)
+        )
+        runs[-1].size = "small"
+    return seeds_table(runs) + "\n"
+
+
+def rounded(values: Any) -> Any:
+    """Four significant digits, nested as they are: enough to find a wrong sign or unit."""
+    if isinstance(values, str | bool | None):
+        return values
+    if isinstance(values, list | tuple | np.ndarray):
+        return [rounded(value) for value in values]
+    number = float(f"{float(values):.4g}")
+    return None if np.isnan(number) else number
+
+
+def drawn(figure: Figure) -> dict[str, Any]:
+    """What a figure shows: sizes, words, and the numbers of every line, bar, picture and mark."""
+    figure.draw_without_rendering()
+    title = figure.get_suptitle()
+    return {
+        "inches": rounded(figure.get_size_inches()),
+        **({"title": title} if title else {}),
+        "legends": [
+            [(text.get_text(), to_hex(patch.get_facecolor())) for text, patch in zip(
+                legend.get_texts(), legend.get_patches(), strict=True)]
+            for legend in figure.legends
+        ],
+        "panels": [panel(axes) for axes in figure.axes],
+    }  # fmt: skip
+
+
+def panel(axes: Any) -> dict[str, Any]:
+    if not (axes.get_visible() and axes.axison):
+        return {}
+    found: dict[str, Any] = {
+        "titles": [axes.get_title(loc=place) for place in ("left", "right")],
+        "labels": [axes.get_xlabel(), axes.get_ylabel()],
+        "scales": [axes.get_xscale(), axes.get_yscale()],
+        "limits": rounded([axes.get_xlim(), axes.get_ylim()]),
+        "ticks": [
+            [text.get_text() for text in axis.get_ticklabels()] for axis in (axes.xaxis, axes.yaxis)
+        ],
+        "lines": [
+            {
+                "xy": rounded(line.get_xydata()),
+                "look": rounded([to_hex(line.get_color()), line.get_linewidth(),
+                                 line.get_linestyle(), line.get_marker(), line.get_markersize(),
+                                 line.get_alpha()]),
+            }
+            for line in axes.lines
+        ],
+        "bars": [
+            rounded([*bar.get_bbox().bounds, to_hex(bar.get_facecolor()), bar.get_alpha()])
+            for bar in axes.patches
+        ],
+        "whiskers": [
+            rounded(segments.get_segments()) for segments in axes.collections
+            if hasattr(segments, "get_segments")
+        ],
+        "words": [
+            rounded([text.get_text(), *text.xy, text.get_ha(), text.get_va(),
+                     to_hex(text.get_color()), text.get_fontsize()])
+            if hasattr(text, "xy")
+            else rounded([text.get_text(), *text.get_position(), to_hex(text.get_color())])
+            for text in axes.texts
+        ],
+        "pictures": [rounded([*image.get_clim(), image.get_array().tolist()])
+                     for image in axes.images],
+    }  # fmt: skip
+    return {key: value for key, value in found.items() if value}
+
+
+def figures(results: Results) -> dict[str, Any]:
+    made = {name: plot(results) for name, plot in PLOTS.items()}
+    return {name: drawn(figure) for name, figure in made.items() if figure is not None}
+
+
+def lines(shown: dict[str, Any]) -> str:
+    """JSON with a line for each line, bar or word, so that a difference can be read."""
+    text = json.dumps(shown, ensure_ascii=False, indent=1)
+    return text if len(shown) == 0 else _flat(shown, 0) + "\n"
+
+
+def _flat(value: Any, depth: int) -> str:
+    if depth < 5 and isinstance(value, dict | list) and value:
+        pad = "\n" + " " * (depth + 1)
+        if isinstance(value, dict):
+            inner = [f"{json.dumps(k)}: {_flat(v, depth + 1)}" for k, v in value.items()]
+            return "{" + pad + f",{pad}".join(inner) + "}"
+        return "[" + pad + f",{pad}".join(_flat(v, depth + 1) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read(state: str, folder: Path) -> Results:
+    STATES[state](folder)
+    results = load_results(folder)
+    assert not results.left_out
+    return results
+
+
+def holds(name: str, text: str) -> None:
+    assert text.splitlines() == (EXPECTED / name).read_text("utf-8").splitlines(), (
+        f"{name} differs: if that is meant, run `python -m tests.report.test_expected`, and read "
+        "the difference"
+    )
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_report_is_as_expected(state: str, tmp_path: Path) -> None:
+    holds(f"{state}.md", texts(read(state, tmp_path / "results")))
+
+
+@pytest.mark.parametrize("state", DRAWN)
+def test_plots_are_as_expected(state: str, tmp_path: Path) -> None:
+    holds(f"{state}.json", lines(figures(read(state, tmp_path / "results"))))
+
+
+def test_table_of_seeds_is_as_expected() -> None:
+    holds("seeds.md", seeds_of_two_sizes())
+
+
+def main() -> None:
+    EXPECTED.mkdir(exist_ok=True)
+    (EXPECTED / "seeds.md").write_text(seeds_of_two_sizes(), "utf-8")
+    for state in STATES:
+        with tempfile.TemporaryDirectory() as place:
+            results = read(state, Path(place) / "results")
+            (EXPECTED / f"{state}.md").write_text(texts(results), "utf-8")
+            if state in DRAWN:
+                (EXPECTED / f"{state}.json").write_text(lines(figures(results)), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
