@@ -43,7 +43,7 @@ HUB_SETS = {
     "wikitext-103": hub.HubSet("Salesforce/wikitext", "wikitext-103-v1"),
 }
 PYTHON_LIMIT_BYTES = 16_000_000
-_STDIN = "-stdin"  # ends the name of its copy
+_COPY, _STDIN = ".building-", "-stdin"  # how the name of a copy of standard input begins and ends
 # Left out of the standard library's source: tests, generated tables, installed packages.
 _SKIPPED = {
     "test",
@@ -257,7 +257,8 @@ class Source:
 def shown(where: Where) -> str:
     """A file's name in messages."""
     if isinstance(where, Path):
-        return "standard input" if where.name.endswith(_STDIN) else str(where)
+        is_copy = where.name.startswith(_COPY) and where.name.endswith(_STDIN)
+        return "standard input" if is_copy else str(where)
     return where.url if isinstance(where, RemoteFile) else f"{where.repository}/{where.path}"
 
 
@@ -505,9 +506,9 @@ def _copied(stream: BinaryIO) -> Path:
     try:
         folder = cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(_STDIN, ".building-", folder)
+        descriptor, name = tempfile.mkstemp(_STDIN, _COPY, folder)
     except OSError:
-        descriptor, name = tempfile.mkstemp(_STDIN)
+        descriptor, name = tempfile.mkstemp(_STDIN, _COPY)
     atexit.register(Path(name).unlink, missing_ok=True)
     with open(descriptor, "wb") as copy:
         shutil.copyfileobj(stream, copy, 1 << 20)

@@ -205,7 +205,7 @@ def choose_files(sizes: dict[str, int], wanted: HubSet) -> tuple[list[str], list
         named = [
             name
             for name in sorted(sizes)
-            if name == wanted.folder or fnmatchcase(name, wanted.folder)
+            if name == wanted.folder or (kind_of(name) and fnmatchcase(name, wanted.folder))
         ]
         named.sort(key=lambda name: split_name(name) in (None, "train"))
         return named, []

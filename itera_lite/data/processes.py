@@ -114,7 +114,7 @@ class Processes:
             raise Interrupted(
                 f"one of the {self.count} processes that prepare the text was killed, perhaps for "
                 f"want of memory (each takes up to {PROCESS_BYTES / 1e6:.0f} MB, and more for a "
-                "table with very long rows). Give fewer with --workers; what is done is kept"
+                "table with very long rows). Prepare it with fewer: itera data --workers 1"
             ) from None
 
     def _started(self) -> ProcessPoolExecutor:

@@ -44,7 +44,7 @@ class Alignment:
     """
 
     tokens: NDArray[Any]
-    positions: NDArray[np.int32]
+    positions: NDArray[np.signedinteger[Any]]
     begins_with: Tensor
     vocab_size: int
 
@@ -72,7 +72,8 @@ class Alignment:
                 "expected the same text. Prepare the set again"
             )
         found = np.searchsorted(others, own[:-1])
-        positions = np.where(others[found] == own[:-1], found, -1).astype(np.int32)
+        place = np.int32 if len(tokens) < 2**31 else np.int64
+        positions = np.where(others[found] == own[:-1], found, -1).astype(place)
         begins_with = first_tokens(teacher, student)
         shared = np.flatnonzero(positions >= 0)
         guessed = begins_with.numpy()[tokens[positions[shared]].astype(np.int64)]
