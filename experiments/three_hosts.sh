@@ -10,7 +10,9 @@
 #
 #   - hosts 1 and 2 wait ITERA_TIMEOUT seconds for host 3's gradient and give up; their launchers
 #     meet again, without host 3, and go on from the last state to the end;
-#   - host 3 waits as long, and then its launcher can't reach the others and ends with an error.
+#   - host 3 waits as long, and then its launcher can't reach the others and ends with an error, when
+#     the system gives up its connection: here after about half a minute (net.ipv4.tcp_retries2),
+#     usually after a quarter of an hour.
 #
 # Then a run of the same settings that nobody disturbs is compared with it: the same number of steps
 # and the same losses to float tolerance (two processes add gradients in another order than three).
@@ -41,6 +43,7 @@ for host in 1 2 3; do
     ip -n "itera$host" address add "10.99.0.$host/24" dev eth0
     ip -n "itera$host" link set eth0 up
     ip -n "itera$host" link set lo up
+    ip netns exec "itera$host" sysctl -qw net.ipv4.tcp_retries2=6
 done
 
 texts=$out/texts
@@ -52,7 +55,7 @@ for i in $(seq 200); do
 done
 
 # Twelve rows can be shared by three processes and by two.
-train=(train "$texts" --model itera --params 200K --name run --tokens 300K --batch-size 12
+train=(train "$texts" --model itera --params 200K --name run --tokens 100K --batch-size 12
     --seq-len 32 --vocab-size 300 --workers 1 --precision fp32 --patience 0 --evaluations 40
     --lr-matrix 0.002 --lr-embedding 0.001 --lr-other 0.001 --quiet)
 
