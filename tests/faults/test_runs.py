@@ -315,29 +315,20 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize(
-    ("room", "words"),
-    [(30_000_000, "not enough memory"), (10_000_000_000, "")],
-    ids=["too little", "enough"],
-)
-def test_memory_that_runs_out_ends_with_a_message(text, tmp_path, room, words) -> None:
+def test_memory_that_runs_out_ends_with_a_message(text, tmp_path) -> None:
     """By a limit on this process's addresses; 1 is the exit code."""
     options = "--model itera --config base --tokens 600 --batch-size 1 --seq-len 32 --workers 1"
     options += " --vocab-size 300 --precision fp32 --quiet --evaluations 1"
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(room), "train", str(text), *options.split()],
+        [sys.executable, "-c", LIMITED, "30000000", "train", str(text), *options.split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
         timeout=240,
     )
-    if not words:
-        assert done.returncode == 0, done.stderr
-        assert "warning" not in done.stderr
-        return
     assert done.returncode == 1, done.stderr
-    assert words in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "not enough memory" in done.stderr and "Traceback" not in done.stderr, done.stderr
 
 
 MEASURED = """
@@ -349,10 +340,9 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("size", ["pico", "small"])
-def test_the_estimate_is_near_what_a_training_takes(text, tmp_path, size) -> None:
-    """Never less than two thirds of it, nor more than twice as much."""
-    options = f"--model itera --config {size} --tokens 2K --batch-size 8 --seq-len 128 --workers 2"
+def test_the_estimate_is_near_what_a_training_takes(text, tmp_path) -> None:
+    """And where there is enough, nothing is said."""
+    options = "--model itera --config small --tokens 2K --batch-size 8 --seq-len 128 --workers 2"
     options += " --vocab-size 300 --precision fp32 --quiet --evaluations 1"
     done = subprocess.run(
         [sys.executable, "-c", MEASURED, "train", str(text), *options.split()],
@@ -363,7 +353,9 @@ def test_the_estimate_is_near_what_a_training_takes(text, tmp_path, size) -> Non
         timeout=240,
     )
     peak = int(done.stdout.split()[-1])
-    shape = preset("itera", size, 300)
+    shape = preset("itera", "small", 300)
     asked = {"batch_size": 8, "seq_len": 128}
     wanted = estimate([MemoryNeed.of(shape, train_config(shape, Budget("tokens", 2e3), asked))], 2)
-    assert peak / 1.5 < wanted < 2 * peak, (peak, wanted)
+    assert peak / 1.5 < wanted < 1.5 * peak, (peak, wanted)
+    if memory().free > 4 * wanted:
+        assert "warning" not in done.stderr
