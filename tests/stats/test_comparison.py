@@ -211,6 +211,11 @@ def test_an_interval_of_another_confidence_is_narrower():
     assert median_interval(samples) == (5, 14)
     assert median_interval(samples, 0.5) == (7, 12)
     assert median_interval(samples, 0.999) == (2, 17)
+    assert median_interval(samples, 0.0) == (9, 10)
+    assert median_interval(range(5), 0.0) == (1, 3)
+    # The second of nine and the eighth enclose the median with 1 - 2 * 10 / 512.
+    assert median_interval(range(9), 1 - 20 / 512) == median_interval(range(9), 0.96) == (1, 7)
+    assert median_interval(range(9), 0.961) == (0, 8)
     assert median_interval([3, 1, 2]) == (1, 3)
     assert median_interval([7]) == (7, 7)
 
