@@ -26,7 +26,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import cast, get_args
+from typing import get_args
 
 from itera_lite.config import Unit
 from itera_lite.errors import UsageError
