@@ -72,8 +72,10 @@ class Alignment:
                 "expected the same text. Prepare the set again"
             )
         found = np.searchsorted(others, own[:-1])
-        place = np.int32 if len(tokens) < 2**31 else np.int64
-        positions = np.where(others[found] == own[:-1], found, -1).astype(place)
+        positions: NDArray[np.signedinteger[Any]]
+        positions = np.where(others[found] == own[:-1], found, -1)
+        if len(tokens) < 2**31:
+            positions = positions.astype(np.int32)
         begins_with = first_tokens(teacher, student)
         shared = np.flatnonzero(positions >= 0)
         guessed = begins_with.numpy()[tokens[positions[shared]].astype(np.int64)]
