@@ -136,7 +136,7 @@ def of_functions(room: str, sample: int | None) -> list[Mutant]:
         _mutmut(room, "run")  # goes on where it was stopped
         names = sorted(_found(room))
     else:
-        _mutmut(room, "print-time-estimates", quiet=True)
+        _mutmut(room, "generate", quiet=True)
         names = chosen(sorted(_found(room)), sample)
         if names:
             _mutmut(room, "run", *names)
@@ -173,9 +173,16 @@ import sys
 from mutmut.configuration import config
 config().only_mutate[:] = sys.argv[1].split(":")
 config().pytest_add_cli_args_test_selection[:] = sys.argv[2].split(":")
-from mutmut.__main__ import cli
-sys.argv = ["mutmut", *sys.argv[3:]]
-cli()
+from mutmut import __main__ as mutmut
+if sys.argv[3] == "generate":
+    import os
+    os.makedirs("mutants", exist_ok=True)
+    mutmut.copy_src_dir()
+    mutmut.copy_also_copy_files()
+    mutmut.create_mutants(os.cpu_count() or 1)
+else:
+    sys.argv = ["mutmut", *sys.argv[3:]]
+    mutmut.cli()
 """  # with a room's files and tests alone; not `python -m`, of which mutmut warns
 
 
