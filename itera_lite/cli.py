@@ -85,7 +85,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "bench filter": (
         "itera_lite.commands.bench_filter:bench_filter",
-        "Measure how well models separate clean text from bad, beside KenLM.",
+        "Measure how well models separate clean text from bad, beside KenLM and a byte n-gram.",
     ),
     "bench playground": (
         "itera_lite.commands.bench_playground:bench_playground",

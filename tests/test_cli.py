@@ -360,7 +360,8 @@ NUMBERS = {
     "eval": "seq-len=0,-1 max-bytes=0,-5KB,nan,1M workers=0,-1,99999999999",
     "generate": (
         "max-tokens=0,-1 temperature=-1,nan,inf top-k=-1 top-p=0,2,nan min-p=-1,2,nan "
-        "repetition-penalty=0,nan,inf seed=-1,99999999999999999999 logit-bias.5=nan,inf"
+        "repetition-penalty=0,nan,inf presence-penalty=-2.5,3,nan frequency-penalty=-3,2.5,nan "
+        "seed=-1,99999999999999999999 logit-bias.5=nan,inf"
     ),
     "score": "max-bits=0,-1,nan,inf window=0,-1 threads=0,-1,99999999999",
     "watch": "threads=0,-1,99999999999 false-alarms=0%,100%,-1%,nan%,1",
@@ -374,6 +375,7 @@ NUMBERS = {
     "bench decode": "repeats=0,-1,99999999999999999999 context=0,-1 long-context=-1,5",
     "bench score": "repeats=0 documents=0,-1 length=0,-1 threads=0,-1",
     "bench complete": "offered=0,-1,101 max-bytes=0,-5KB,nan",
+    "bench filter": "lines=0,19,-1 repeats=0,-1 seed=-1,9223372036854775808",
     "bench playground": "repeats=0,-1 tokens=0,-1",
     "bench train": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 workers=0,-1 repeats=0 steps=0,-1",
     "bench scaling": "vocab-size=0,-1 batch-size=0 seq-len=0,-1 most=0,-1 repeats=0 steps=0,-1",
@@ -486,6 +488,7 @@ def test_where_results_go_is_looked_at_before_the_work(
 FOREIGN = {"--cpus", "--porcelain", "--untracked-files", "--error-unmatch", "--no-"}
 FOREIGN |= {"--nproc-per-node", "--max-restarts", "--local-addr"}  # torchrun's
 FOREIGN |= {"--rdzv-backend", "--rdzv-endpoint"}
+FOREIGN |= {"--arpa"}  # lmplz's
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 

@@ -70,6 +70,9 @@ OTHER_PROGRAMS = {
     "printf",
     "cmake",
     "tail",
+    "gh",
+    "pip",
+    "pipx",
 }
 
 

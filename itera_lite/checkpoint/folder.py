@@ -369,6 +369,10 @@ def _migrated(state: dict[str, Any], path: Path) -> dict[str, Any]:
     if expected is not None and (found := _sha256_of_values(state)) != expected:
         raise CheckpointError(damaged(path, found, str(expected)))
     version = state.pop(_VERSION, 0)
+    if version == STATE_VERSION and expected is None:
+        raise CheckpointError(
+            f"'{path}' is damaged: it has version {version}, but no {_SHA256}. {_ADVICE}"
+        )
     if version in range(STATE_VERSION + 1):
         return state
     if isinstance(version, int) and version > STATE_VERSION:

@@ -256,8 +256,8 @@ class Build:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise Interrupted(
-                f"preparing {self._source.name} needs about {needed / 1e9:.1f} GB more for its "
-                f"{what}, and {self.folder.parent} has {free / 1e9:.1f} GB free. Make room and "
+                f"preparing {self._source.name} needs about {needed:,} bytes more for its "
+                f"{what}, and {self.folder.parent} has {free:,} free. Make room and "
                 "give the command again (it goes on), or set ITERA_CACHE to a folder that has "
                 "more"
             )

@@ -656,6 +656,9 @@ def _differences(saved: dict[str, Any], own: dict[str, Any]) -> list[str]:
     found = []
     for part, now in own.items():
         before = saved.get(part, "document" if part == "unit" else None)  # once all there was
+        if part == "continuation" and before is not None:
+            # As records: a field with its default value may stand in a file or not.
+            before, now = (msgspec.convert(value, Continuation) for value in (before, now))
         if part == "budget" or before == now:
             continue
         if part in ("model", "train") and isinstance(before, dict):

@@ -490,7 +490,10 @@ from itera_lite.data.tokenizer import Tokenizer
 processes.WORTH_BYTES = 0  # as for a large text
 tokenizer = Tokenizer.load(sys.argv[2])
 prepare(sys.argv[1], tokenizer=tokenizer, cache=Path(sys.argv[3]), quiet=True, workers=1)
-print(*(resource.getrusage(who).ru_maxrss for who in (-1, 0)))
+# Of itself VmHWM: ru_maxrss begins with the peak of the process that started this one.
+status = Path("/proc/self/status").read_text()
+own = status.split("VmHWM:")[1].split()[0]
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, own)
 """
 
 

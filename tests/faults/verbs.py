@@ -24,7 +24,7 @@ from itera_lite.checkpoint.weights import verified
 from itera_lite.commands import ladder as ladder_verb
 from itera_lite.compress.start import TextOptions
 from itera_lite.data.prepare import open_dataset
-from itera_lite.engine import Model, score, score_resume
+from itera_lite.engine import Model, score_formats, score_resume
 from itera_lite.errors import CheckpointError, IteraError
 from itera_lite.files import cache_folder
 from itera_lite.machine import load
@@ -138,7 +138,7 @@ def prepare_process() -> None:
     patch.setattr(load, "START_SECONDS", 0.0)
     patch.setattr(load, "read_counters", lambda: load.Counters(0.0, 0.0, 0.0))
     # A line of output, and a record of how far the input was read, every few lines
-    patch.setattr(score, "BATCH_LINES", 20)
+    patch.setattr(score_formats, "BATCH_LINES", 20)
     patch.setattr(score_resume, "SAVE_SECONDS", 0.0)
     patch.setattr(ladder_stages, "REFERENCE_VOCABULARY", 320)
     patch.setattr(LadderPlan, "budget", lambda *_: Budget("tokens", 2000.0))

@@ -127,7 +127,7 @@ def _lines(suffix: str) -> Callable[[bytes, Path], object]:
 def _scored(data: bytes, folder: Path) -> None:
     output = _written(b'{"id": 1, "line": 1, "nats": 1.0}\n', folder / "out.jsonl")
     _written(data, folder / ".out.jsonl.resume")
-    Progress(output, {"prefix": "", "window": None}, checkpoint()).look()
+    Progress(output, {"prefix": "", "window": None}, [checkpoint()]).look()
 
 
 def _numbers(data: bytes, folder: Path) -> None:

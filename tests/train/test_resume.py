@@ -233,9 +233,9 @@ def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypa
     """Its vocabulary is larger than the text alone supports."""
     asked = []
 
-    def general(data, size, quiet):
+    def general(data, size, quiet, unit):
         asked.append(size)
-        return prepare(data, vocab_size=300, quiet=quiet)
+        return prepare(data, vocab_size=300, quiet=quiet, unit=unit)
 
     monkeypatch.setattr(training, "prepare_general", general)
     monkeypatch.setattr(training, "REFERENCE_VOCABULARY", 300)
