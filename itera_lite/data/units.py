@@ -26,7 +26,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import cast, get_args
+from typing import get_args
 
 from itera_lite.config import Unit
 from itera_lite.errors import UsageError
@@ -63,7 +63,7 @@ def unit_of(given: str | None) -> Unit | None:
     """
     if given is not None and given not in UNITS:
         raise UsageError(f"unit '{given}': expected one of {', '.join(UNITS)}")
-    return cast("Unit | None", given)
+    return given
 
 
 def split_units(documents: Iterable[bytes], unit: Unit) -> Iterator[bytes]:
