@@ -1,7 +1,7 @@
 """`Scorer`: one number a text, from one model or from the difference of two; without PyTorch.
 
-`itera score`, the steps for clusters and `itera watch` all score with it, so a text has the same
-score in each. Lower is better: a filter keeps the texts with the lowest scores.
+`itera score` and the steps for clusters score with it, so a text has the same score in each. Lower
+is better: a filter keeps the texts with the lowest scores.
 """
 
 from __future__ import annotations
