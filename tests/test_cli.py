@@ -488,7 +488,7 @@ def test_where_results_go_is_looked_at_before_the_work(
 FOREIGN = {"--cpus", "--porcelain", "--untracked-files", "--error-unmatch", "--no-"}
 FOREIGN |= {"--nproc-per-node", "--max-restarts", "--local-addr"}  # torchrun's
 FOREIGN |= {"--rdzv-backend", "--rdzv-endpoint"}
-FOREIGN |= {"--arpa"}  # lmplz's
+FOREIGN |= {"--arpa", "--discount"}  # lmplz's
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 

@@ -359,6 +359,9 @@ def _workplace(
         yield work, unwritable
     finally:
         if lock is None or not (work / _KEEP).exists():
+            if lock is not None:  # a kill must not leave a part of it to go on with
+                with suppress(OSError):
+                    work = work.rename(root / f".building-{os.urandom(8).hex()}")
             shutil.rmtree(work, ignore_errors=True)
         if lock is not None:
             lock.close()
