@@ -241,9 +241,9 @@ def test_the_commands_run(
         "results/itera_lite_tiny_benchmark.json",
         "reports/efficiency_report.md",
         "reports/efficiency_report.html",
-        "scored.jsonl",
     ):
         assert (tmp_path / written).stat().st_size > 0
+    assert any(path.stat().st_size for path in (tmp_path / "filtered").glob("*.txt.jsonl"))
 
     (example,) = blocks("python")
     capsys.readouterr()

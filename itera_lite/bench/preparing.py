@@ -19,6 +19,7 @@ from pathlib import Path
 
 import tokenizers
 
+from itera_lite.bench.processes import resident_bytes
 from itera_lite.bench.turns import Entry, measure_in_turns
 from itera_lite.data.prepare import open_dataset, prepare
 from itera_lite.data.processes import usable_cores
@@ -127,9 +128,8 @@ WORK = {"prepare": _prepare, "alone": _alone}
 
 def _peak(workers: int) -> int:
     scale = 1024 if sys.platform == "linux" else 1  # in kilobytes there
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    others = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return scale * (own + (workers * others if workers > 1 else 0))
+    others = scale * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return resident_bytes("VmHWM") + (workers * others if workers > 1 else 0)
 
 
 def _main(arguments: list[str]) -> Iterator[str]:

@@ -221,10 +221,11 @@ def _peak_at_full_pipe(command: list[str], room: int) -> int:
         os.close(write_end)
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
     """``VmRSS`` (now) or ``VmHWM`` (the peak) of this process.
 
-    Linux's own record of this program; elsewhere the operating system's peak of the process.
+    Linux's own record of this program, for ``ru_maxrss`` begins with the peak of the program that
+    started it; elsewhere the operating system's peak of the process.
     """
     if found := _status("self").get(field):
         return 1024 * int(found.split()[0])
@@ -286,7 +287,7 @@ def _load(checkpoint: str, threads: str, tokens: str, device: str) -> dict[str, 
 
     torch.set_num_threads(int(threads))
     imported = time.perf_counter()
-    memory = _resident_bytes("VmRSS")
+    memory = resident_bytes("VmRSS")
     ops.enable()
     model, tokenizer = load_checkpoint(checkpoint)
     model.to(device)
@@ -305,7 +306,7 @@ def _load(checkpoint: str, threads: str, tokens: str, device: str) -> dict[str, 
         "load_ms": 1e3 * (loaded - imported),
         "first_token_ms": 1e3 * (first - loaded),
         "import_rss_bytes": memory,
-        "peak_rss_bytes": _resident_bytes("VmHWM"),
+        "peak_rss_bytes": resident_bytes("VmHWM"),
     }
 
 
@@ -336,7 +337,7 @@ def _write(path: str, threads: str, runtime: str, tokens: str, seed: str) -> dic
         "bytes": float(written),
         "seconds": time.perf_counter() - begin,
         "cpu_seconds": time.process_time() - cpu,
-        "peak_rss_bytes": float(_resident_bytes("VmHWM") - python),
+        "peak_rss_bytes": float(resident_bytes("VmHWM") - python),
     }
     if meter is not None and counters is not None:
         found["joules"] = meter.since(counters)
@@ -353,7 +354,7 @@ def _before_llama() -> int:
 
     with suppress(OSError):  # Linux only: the peak begins anew here
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _resident_bytes("VmRSS")
+    return resident_bytes("VmRSS")
 
 
 WORK: dict[str, Callable[..., dict[str, float]]] = {"load": _load, "write": _write}
