@@ -22,7 +22,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itera_lite.engine.scorer import Scorer
+from itera_lite.engine.scorer import By, Scorer
 from itera_lite.errors import MissingExtra, UsageError
 
 try:
@@ -48,13 +48,14 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
         model: GGUF file, or checkpoint folder (which needs PyTorch on every machine); None: the
             one that `itera score` finds.
         max_bits: most bits per byte of a document that is kept; None keeps all. With ``bad``, the
-            most that the difference may be.
+            most that the difference may be; by surprise, the most surprise.
         bad: a second model: the number is then the bits per byte under ``model`` minus those
             under ``bad``.
+        by: the number: bits_per_byte, or surprise, as in `Scorer`.
         window: tokens of context at most, as in `itera score`.
         threads: documents scored at the same time, in each of datatrove's tasks.
-        field: name of the number in the metadata; by default that of `itera score`, which is
-            bits_per_byte, and with ``bad`` difference.
+        field: name of the number in the metadata; by default that of `itera score`:
+            bits_per_byte or surprise, and with ``bad`` difference.
         batch_size: documents that are scored together.
         exclusion_writer: gets the documents that are dropped.
 
@@ -71,6 +72,7 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
         *,
         max_bits: float | None,
         bad: str | Path | None = None,
+        by: By = "bits_per_byte",
         window: int | None = None,
         threads: int = 1,
         field: str | None = None,
@@ -81,14 +83,15 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
             raise UsageError(f"batch_size={batch_size}: expected 1 or more documents")
         super().__init__(exclusion_writer, batch_size)
         self.max_bits = max_bits
-        self.field = field or ("bits_per_byte" if bad is None else "difference")
         # Loaded here too: a model that can't be used fails before any task is sent.
         self.scorer = Scorer(
             None if model is None else Path(model),
             bad=None if bad is None else Path(bad),
+            by=by,
             window=window,
             threads=threads,
         )
+        self.field = field or self.scorer.field
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """Whether a document is kept, or else why it isn't."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from itera_lite.engine.scorer import Scorer
+from itera_lite.engine.scorer import By, Scorer
 from itera_lite.errors import DataError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -42,11 +42,12 @@ class BitsPerByte:
             one that `itera score` finds.
         bad: a second model: the number is then the bits per byte under ``model`` minus those
             under ``bad``.
+        by: the number: bits_per_byte, or surprise, as in `Scorer`.
         window: tokens of context at most, as in `itera score`.
         threads: texts scored at the same time; reserve as many with Ray's ``num_cpus``.
         text_column: the texts; a null counts as an empty one.
         column: the numbers; null for an empty text. By default its name is that of `itera score`:
-            bits_per_byte, and with ``bad`` difference.
+            bits_per_byte or surprise, and with ``bad`` difference.
 
     Raises:
         CheckpointError, ModelFileError: there is no model, or it can't be used.
@@ -59,6 +60,7 @@ class BitsPerByte:
         model: str | Path | None = None,
         *,
         bad: str | Path | None = None,
+        by: By = "bits_per_byte",
         window: int | None = None,
         threads: int = 1,
         text_column: str = "text",
@@ -69,13 +71,14 @@ class BitsPerByte:
         except ImportError as error:
             raise MissingExtra("pyarrow", "cluster", "Scoring in Ray Data") from error
         self.text_column = text_column
-        self.column = column or ("bits_per_byte" if bad is None else "difference")
         self.scorer = Scorer(
             None if model is None else Path(model),
             bad=None if bad is None else Path(bad),
+            by=by,
             window=window,
             threads=threads,
         )
+        self.column = column or self.scorer.field
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The batch with one more column.

@@ -9,6 +9,7 @@ from itera_lite.engine.find import display_name
 from itera_lite.engine.score import ScoredLines, Task, score_file
 from itera_lite.engine.score_corpus import ScoredCorpus, is_corpus, score_corpus
 from itera_lite.engine.score_fields import Fields
+from itera_lite.engine.scorer import By
 from itera_lite.errors import DataError, UsageError
 from itera_lite.files import check_writable
 from itera_lite.machine.processor import default_threads
@@ -31,6 +32,7 @@ def score_lines(
     prefix: str = "",
     max_bits: float | None = None,
     keep: str | None = None,
+    by: By = "bits_per_byte",
     window: int | None = None,
     threads: int | None = None,
     plot: Path | None = None,
@@ -62,9 +64,12 @@ def score_lines(
         scores: Write the results too. Without them, lines and rows stay as they are, .txt too: to
             filter by --keep or --max-bits.
         prefix: Put this before the names of the fields that are added, such as score_.
-        max_bits: Write only texts whose score is at most this; empty texts have none.
+        max_bits: Write only texts whose score is at most this; empty texts have none. The score
+            is bits per byte, the difference with --bad, or surprise with --by surprise.
         keep: Write about this share of the texts, those with the lowest scores, such as 30%. A
             sample of all files is scored first to find the threshold.
+        by: The score: bits_per_byte, or surprise, which finds texts with a single fault better;
+            adds a field surprise. Not with --bad.
         window: Tokens of context at most, as --seq-len of `itera eval`; by default all that
             the model reads.
         threads: Threads that score; by default one a core. Several files are scored at the same
@@ -72,11 +77,19 @@ def score_lines(
         plot: PNG file for the histogram of the scores.
     """
     task = _task(
-        Fields(text_field, text, scores, prefix, contrast=bad is not None),
+        Fields(
+            text_field,
+            text,
+            scores,
+            prefix,
+            contrast=bad is not None,
+            surprise=by == "surprise",
+        ),
         _good(checkpoint, good, bad),
         bad,
         max_bits,
         keep,
+        by,
         window,
         threads,
     )
@@ -110,6 +123,7 @@ def _task(
     bad: Path | None,
     max_bits: float | None,
     keep: str | None,
+    by: By,
     window: int | None,
     threads: int | None,
 ) -> Task:
@@ -132,6 +146,7 @@ def _task(
     return Task(
         model=model,
         bad=None if bad is None else Path(bad),
+        by=by,
         fields=fields,
         max_bits=max_bits,
         keep=share,

@@ -29,7 +29,7 @@ from itera_lite.engine.score_sample import (
     threshold_text,
 )
 from itera_lite.engine.score_tally import Tally
-from itera_lite.engine.scorer import Scorer, check_unit, quantity_of
+from itera_lite.engine.scorer import QUANTITIES, By, Scorer, check_unit
 from itera_lite.errors import UsageError
 from itera_lite.files import check_output_file, exists, replacing
 
@@ -43,6 +43,7 @@ class Task:
     Attributes:
         model: GGUF file or checkpoint folder; None: as `find_model` finds it.
         bad: the second model of a contrast.
+        by: as in `Scorer`.
         fields: what is written of a text.
         max_bits: the highest score that is kept; ``keep``: the share of the texts that is kept
             instead. None of both: all texts are.
@@ -52,6 +53,7 @@ class Task:
 
     model: Path | None = None
     bad: Path | None = None
+    by: By = "bits_per_byte"
     fields: Fields = field(default_factory=Fields)
     max_bits: float | None = None
     keep: float | None = None
@@ -66,6 +68,7 @@ class Task:
             "text": self.fields.text,
             "scores": self.fields.scores,
             "prefix": self.fields.prefix,
+            "by": None if self.by == "bits_per_byte" else self.by,  # as in records of before
             "max_bits": self.max_bits,
             "keep": None if self.keep is None else f"{100 * self.keep:g}%",
             "window": self.window,
@@ -78,6 +81,7 @@ class ScoredLines(Tally):
 
     Attributes:
         model: the folder or file that scored; ``bad``: the second one of a contrast.
+        quantity: what the scores are, in words.
         limit: the highest score that was kept; None: all were.
         threshold: how the limit was found from a sample, where it was.
         seconds: that the scoring took, without the sample.
@@ -87,16 +91,12 @@ class ScoredLines(Tally):
 
     model: Path
     bad: Path | None = None
+    quantity: str = QUANTITIES["bits_per_byte"]
     limit: float | None = None
     threshold: Threshold | None = None
     seconds: float = 0.0
     threads: int = 1
     resumed_after: int = 0
-
-    @property
-    def quantity(self) -> str:
-        """What the scores are."""
-        return quantity_of(self.bad is not None)
 
 
 def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> ScoredLines:
@@ -141,7 +141,9 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
     scorer = _scorer(task, file)
     progress = None
     lines: Iterable[Line] = reader
-    done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
+    done = ScoredLines(
+        model=scorer.path, bad=scorer.bad, quantity=scorer.quantity, threads=task.threads
+    )
     if out.resumable:
         models = [scorer.path] if scorer.bad is None else [scorer.path, scorer.bad]
         # An output without results can't be resumed, and records of before don't have the option.
@@ -211,7 +213,9 @@ def _score_table(file: Path, output: Path | None, task: Task, resume: bool) -> S
         raise UsageError(f"the output '{output}' is there already: name another")
     format = format_of(file, task.fields)
     scorer = _scorer(task, file)
-    done = ScoredLines(model=scorer.path, bad=scorer.bad, threads=task.threads)
+    done = ScoredLines(
+        model=scorer.path, bad=scorer.bad, quantity=scorer.quantity, threads=task.threads
+    )
     done.limit = task.max_bits
     if task.keep is not None:
         done.threshold = _threshold(file, scorer, task)
@@ -232,7 +236,7 @@ def _score_table(file: Path, output: Path | None, task: Task, resume: bool) -> S
 
 
 def _scorer(task: Task, file: Path) -> Scorer:
-    scorer = Scorer(task.model, bad=task.bad, window=task.window, threads=task.threads)
+    scorer = Scorer(task.model, bad=task.bad, by=task.by, window=task.window, threads=task.threads)
     if str(file) != "-":
         check_unit(scorer.unit, {unit_of(file)})
     return scorer

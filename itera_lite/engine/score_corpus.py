@@ -121,6 +121,7 @@ def score_corpus(inputs: Sequence[Path], output: Path | None, task: Task) -> Sco
         scorer = Scorer(
             stack.enter_context(engine_file(model)),
             bad=None if bad is None else stack.enter_context(engine_file(bad)),
+            by=task.by,
             window=task.window,
         )
         check_unit(scorer.unit, {unit_of(source.path) for source in sources})
@@ -128,9 +129,14 @@ def score_corpus(inputs: Sequence[Path], output: Path | None, task: Task) -> Sco
         models = [hash_of_model(path) for path in (model, bad) if path is not None]
         threshold = state.begin(task.options, "-".join(models), base)
         found = ScoredCorpus(
-            model=model, bad=bad, output=output, threads=task.threads, files=len(sources)
+            model=model,
+            bad=bad,
+            quantity=scorer.quantity,
+            output=output,
+            threads=task.threads,
+            files=len(sources),
+            left_out=left_out,
         )
-        found.left_out = left_out
         todo = []
         for source in sources:
             tally = state.tally_of(source)

@@ -13,6 +13,7 @@ from itera_lite.errors import ModelFileError, UsageError
 
 RESULTS = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")
 CONTRAST = ("bad_bits_per_byte", "difference")  # with two models
+SURPRISE = ("surprise",)  # where the texts are scored by it
 WHOLE = RESULTS[:3]  # those that are whole numbers
 
 
@@ -26,6 +27,7 @@ class Fields:
         scores: write the results.
         prefix: stands before the results' names.
         contrast: whether two models score.
+        surprise: whether a text's surprise is its score.
 
     Raises:
         UsageError: a result would have the name of the text's field, or nothing would be written.
@@ -36,6 +38,7 @@ class Fields:
     scores: bool = True
     prefix: str = ""
     contrast: bool = False
+    surprise: bool = False
 
     def __post_init__(self) -> None:
         if self.text_field in self.names:
@@ -54,7 +57,8 @@ class Fields:
         """Names of the results that are written, which no field of the input may have."""
         if not self.scores:
             return []
-        return [self.prefix + name for name in RESULTS + (CONTRAST if self.contrast else ())]
+        names = (*RESULTS, *(CONTRAST * self.contrast), *(SURPRISE * self.surprise))
+        return [self.prefix + name for name in names]
 
     def check(self, number: int, scored: Scored) -> None:
         """Check that a text has a probability.
@@ -89,6 +93,8 @@ class Fields:
         ]
         if scored.bad is not None:
             values += [scored.bad.bits_per_byte if scored.bad.bytes else None, scored.score]
+        if self.surprise:
+            values.append(scored.score)
         return values
 
     def as_line(self, line: Line, scored: Scored, *, is_text: bool) -> bytes:

@@ -16,7 +16,6 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -55,7 +54,7 @@ class Processes:
     """
 
     def __init__(self, scorer: Scorer, threads: int) -> None:
-        self._make = partial(Scorer, scorer.path, bad=scorer.bad, window=scorer.window)
+        self._make = scorer.recipe()
         self._threads = threads
         self._idle: list[_Process] = []
         self._busy: dict[Connection, _Process] = {}

@@ -22,7 +22,14 @@ from itera_lite.files import write_json
 TOLERANCE = 0.01  # relative difference of a line's nats between processors
 SAVE_SECONDS = 5.0  # between two writes of the record
 # The fields that may differ between processors
-MEASURED = ("nats", "bits_per_byte", "perplexity", "bad_bits_per_byte", "difference")
+MEASURED = (
+    "nats",
+    "bits_per_byte",
+    "perplexity",
+    "bad_bits_per_byte",
+    "difference",
+    "surprise",
+)
 
 Format = Callable[[Line], bytes]  # a line of the input -> the line of the output
 

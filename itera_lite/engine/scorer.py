@@ -10,12 +10,21 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal, get_args
 
 from itera_lite.engine.find import display_name, find_model, load_model
 from itera_lite.engine.results import TextScore
 from itera_lite.errors import DataError, IteraWarning, ModelFileError, UsageError
+
+By = Literal["bits_per_byte", "surprise"]  # the number of one model that a text is scored by
+QUANTITIES = {
+    "bits_per_byte": "bits per byte",
+    "surprise": "surprise",
+    "difference": "difference of bits per byte",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +34,21 @@ class Scored:
     Attributes:
         good: by the model.
         bad: by the other model, where there are two.
+        by: which number of one model is the score.
     """
 
     good: TextScore
     bad: TextScore | None = None
+    by: By = "bits_per_byte"
 
     @property
     def score(self) -> float | None:
-        """Bits per byte, or the difference of both models' bits per byte; None without bytes."""
+        """The number ``by``, or with two models the difference of bits per byte; None if empty."""
         if not self.good.bytes or (self.bad is not None and not self.bad.bytes):
             return None
-        return self.good.bits_per_byte - (self.bad.bits_per_byte if self.bad else 0.0)
+        if self.bad is not None:
+            return self.good.bits_per_byte - self.bad.bits_per_byte
+        return self.good.surprise if self.by == "surprise" else self.good.bits_per_byte
 
 
 class Scorer:
@@ -47,6 +60,8 @@ class Scorer:
         model: GGUF file or checkpoint folder; None: the one that `itera score` finds.
         bad: a second model. A text's score is then its bits per byte under ``model`` minus its
             bits per byte under ``bad``: negative where ``model`` finds it more probable.
+        by: the number that is the score: bits_per_byte, or `TextScore.surprise`, which separates
+            text with single faults better (docs/filter.md). Without ``bad`` only.
         window: tokens of context at most, as in `Model.score`.
         threads: texts that are scored at the same time.
 
@@ -57,7 +72,8 @@ class Scorer:
 
     Raises:
         CheckpointError, ModelFileError: there is no model, or it can't be used.
-        UsageError: the window or the threads are out of their ranges.
+        UsageError: the window or the threads are out of their ranges, or ``by`` is no such
+            number or is surprise for two models.
     """
 
     def __init__(
@@ -65,9 +81,18 @@ class Scorer:
         model: Path | None = None,
         *,
         bad: Path | None = None,
+        by: By = "bits_per_byte",
         window: int | None = None,
         threads: int = 1,
     ) -> None:
+        if by not in get_args(By):
+            raise UsageError(f"by={by}: expected {' or '.join(get_args(By))}")
+        if by == "surprise" and bad is not None:
+            raise UsageError(
+                "two models are compared by bits per byte, not by surprise: leave out the choice "
+                "of surprise, or the bad model"
+            )
+        self.by = by
         self.path = find_model(model)
         self.bad = None if bad is None else find_model(bad)
         self.window, self.threads = window, threads
@@ -77,9 +102,14 @@ class Scorer:
         self.details([])  # a bad option shows now
 
     @property
+    def field(self) -> str:
+        """The name of the score in results."""
+        return self.by if self.bad is None else "difference"
+
+    @property
     def quantity(self) -> str:
-        """What the scores are."""
-        return quantity_of(self.bad is not None)
+        """What the scores are, in words."""
+        return QUANTITIES[self.field]
 
     def score(self, texts: Sequence[str | bytes]) -> list[float | None]:
         """The score of each text, in their order; lower is better. None for an empty text.
@@ -102,21 +132,23 @@ class Scorer:
         """What each model gives each text: bytes, tokens, nats; these may be infinite."""
         good = self._good.score(texts, window=self.window, threads=self.threads)
         if self._bad is None:
-            return list(map(Scored, good))
+            return [Scored(score, by=self.by) for score in good]
         bad = self._bad.score(texts, window=self.window, threads=self.threads)
         return list(map(Scored, good, bad))
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _loaded, (self.path, self.bad, self.window, self.threads)
+        return self.recipe(), ()
 
-
-def quantity_of(contrast: bool) -> str:
-    """What a score is, with one model or with two."""
-    return "difference of bits per byte" if contrast else "bits per byte"
-
-
-def _loaded(path: Path, bad: Path | None, window: int | None, threads: int) -> Scorer:
-    return Scorer(path, bad=bad, window=window, threads=threads)
+    def recipe(self) -> partial[Scorer]:
+        """A call that makes an equal scorer, in another process too."""
+        return partial(
+            Scorer,
+            self.path,
+            bad=self.bad,
+            by=self.by,
+            window=self.window,
+            threads=self.threads,
+        )
 
 
 def check_unit(trained: str | None, scored: set[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from itera_lite.commands.score import score_lines
+from itera_lite.engine.scorer import Scorer
 from itera_lite.errors import CheckpointError, UsageError
 from tests.cluster.conftest import TEXTS
 
@@ -114,6 +115,16 @@ def test_the_difference_of_two_models(model_file: Path, other_file: Path) -> Non
     assert results[-1] == (False, "empty_text") and scores[-1] is None
     assert [result is True for result in results[:-1]] == [score <= 0 for score in scores[:-1]]
     assert step.filter(documents[0]) == results[0]
+
+
+def test_by_surprise(model_file: Path) -> None:
+    scores = Scorer(model_file, by="surprise").score(TEXTS[:20])
+    most = sorted(scores)[5]
+    step = BitsPerByteFilter(model_file, by="surprise", max_bits=most)
+    documents = [Document(text, str(i)) for i, text in enumerate(TEXTS[:20])]
+    results = step.filter_batch(documents)
+    assert [document.metadata["surprise"] for document in documents] == scores
+    assert [result is True for result in results] == [score <= most for score in scores]
 
 
 def test_without_a_limit_all_are_kept(model_file: Path) -> None:

@@ -33,6 +33,8 @@ def test_a_batch_gets_a_column(model_file: Path, other_file: Path) -> None:
         None,
         None,
     ]
+    by_surprise = BitsPerByte(model_file, by="surprise")(batch).column("surprise").to_pylist()
+    assert by_surprise[:9] == Scorer(model_file, by="surprise").score(TEXTS[:9])
     options = {"text_column": "body", "window": 16}
     both = BitsPerByte(str(model_file), bad=str(other_file), **options)
     found = both(batch.rename_columns(["id", "body"]))

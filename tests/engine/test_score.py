@@ -207,6 +207,34 @@ def test_two_models_that_contrast(corpus, model, gguf_pair, tmp_path):
         score_lines(corpus, **options, max_bits=limit, resume=True)
 
 
+def test_a_share_by_surprise(corpus, model, tmp_path, capsys):
+    """Beside `Model.score`: the field, the threshold and what is kept; resumed in the same way."""
+    every, few = tmp_path / "every.jsonl", tmp_path / "few.jsonl"
+    score_lines(corpus, checkpoint=model.path, output=every, by="surprise")
+    found = results(every)
+    texts = [text.replace("\ud800", "\ufffd") for text in TEXTS]
+    assert [f["surprise"] for f in found] == [
+        s.surprise if s.bytes else None for s in model.score(texts)
+    ]
+    limit = sorted(f["surprise"] for f in found if f["bytes"])[2]
+    expected = [f for f in found if f["bytes"] and f["surprise"] <= limit]
+    by_bits = sorted((f for f in found if f["bytes"]), key=lambda f: f["bits_per_byte"])[:3]
+    assert {f["line"] for f in expected} != {f["line"] for f in by_bits}
+    options = {"checkpoint": model.path, "by": "surprise"}
+    done = score_lines(corpus, **options, output=few, keep="40%")
+    assert done.limit == limit and results(few) == expected
+    assert f"--keep 40%: surprise of at most {limit:.4f}" in capsys.readouterr().err
+    data = few.read_bytes()
+    few.write_bytes(data[:-30])
+    score_lines(corpus, **options, output=few, keep="40%", resume=True)
+    assert few.read_bytes() == data
+    with pytest.raises(DataError, match="was made with --by surprise, now it is no --by"):
+        score_lines(corpus, checkpoint=model.path, output=few, keep="40%", resume=True)
+    limited = tmp_path / "limited.jsonl"
+    score_lines(corpus, **options, output=limited, max_bits=limit)
+    assert results(limited) == expected
+
+
 def test_the_histogram_is_drawn(model, tmp_path, capsys):
     (source := tmp_path / "a.txt").write_text("".join(f"line {'x' * i}\n" for i in range(40)))
     plot = tmp_path / "scores.png"
@@ -289,6 +317,7 @@ def test_a_bad_line_is_named(content, told, model, tmp_path, capsys):
         ({"scores": False, "max_bits": 2.0, "output": "x.jsonl", "resume": True}, "--no-scores"),
         ({"good": Path("m.gguf")}, "--good needs --bad"),
         ({"good": Path("m.gguf"), "bad": Path("m.gguf")}, "give one of them"),
+        ({"bad": "full.jsonl", "by": "surprise"}, "not by surprise"),
         ({"plot": Path("x.pdf")}, "--plot x.pdf: expected a name that ends in .png"),
     ],
 )

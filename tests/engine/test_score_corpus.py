@@ -335,6 +335,7 @@ def test_an_output_is_of_one_command(
         ({"text": False}, "--text, now it is --no-text"),
         ({"scores": False}, "--scores, now it is --no-scores"),
         ({"window": 7}, "--window 7"),
+        ({"by": "surprise"}, "no --by, now it is --by surprise"),
         ({"checkpoint": gguf_pair["transformer_test"]}, "another model"),
         ({"bad": itera_file}, "another model"),
         ({"file": corpus / "sub"}, "begun with files below"),
@@ -559,6 +560,24 @@ def test_about_the_share_is_kept(
         assert rows_of(name, (few / name).read_bytes()) == kept
     again = score_lines(corpus, checkpoint=itera_file, output=few, keep="30%")
     assert again.limit == done.limit and again.done_before == 9  # type: ignore[attr-defined]
+
+
+def test_processes_score_by_surprise_too(
+    corpus: Path, itera_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In each format, the field is that of the model, and decides what is kept."""
+    every, few = tmp_path / "every", tmp_path / "few"
+    score_lines(corpus, checkpoint=itera_file, output=every, by="surprise")
+    done = score_lines(corpus, checkpoint=itera_file, output=few, by="surprise", keep="50%")
+    assert f"--keep 50%: surprise of at most {done.limit:.4f}" in capsys.readouterr().err
+    model = Model.load(itera_file)
+    for name, data in outputs(every).items():
+        rows = rows_of(name, data)
+        kept = [row for row in rows if row["surprise"] and float(row["surprise"]) <= done.limit]
+        assert rows_of(name, (few / name).read_bytes()) == kept
+        found = [float(row["surprise"]) for row in rows if row["surprise"]]
+        texts = [row["text"] for row in rows if row["surprise"]]
+        assert found and found == [score.surprise for score in model.score(texts)]
 
 
 def test_nothing_that_can_be_used_is_said_with_its_line(itera_file: Path, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from itera_lite.engine import Model
-from itera_lite.engine import scorer as module
 from itera_lite.engine.scorer import Scorer, check_unit, threshold_of
 from itera_lite.errors import CheckpointError, DataError, IteraWarning, ModelFileError, UsageError
 
@@ -37,6 +36,25 @@ def test_two_models(gguf_pair: dict[str, Path]) -> None:
     again = pickle.loads(pickle.dumps(scorer))  # noqa: S301
     assert again.score(TEXTS) == expected and again.bad == bad
     assert Scorer(good, bad=good).score(["same", ""]) == [0.0, None]
+
+
+def test_by_surprise(gguf_pair: dict[str, Path]) -> None:
+    """Beside `Model.score`; it is another number than bits per byte, and is of one model."""
+    good, bad = gguf_pair.values()
+    scorer = Scorer(good, by="surprise")
+    expected = [s.surprise if s.bytes else None for s in Model.load(good).score(TEXTS)]
+    assert scorer.score(TEXTS) == expected != Scorer(good).score(TEXTS)
+    again = pickle.loads(pickle.dumps(scorer))  # noqa: S301
+    assert again.score(TEXTS) == expected
+    both = Scorer(good, bad=bad)
+    assert [one.field for one in (scorer, Scorer(good), both)] == [
+        *("surprise", "bits_per_byte", "difference")
+    ]
+    assert len({one.quantity for one in (scorer, Scorer(good), both)}) == 3
+    with pytest.raises(UsageError, match="not by surprise"):
+        Scorer(good, bad=bad, by="surprise")
+    with pytest.raises(UsageError, match="by=nats: expected bits_per_byte or surprise"):
+        Scorer(good, by="nats")  # type: ignore[arg-type]
 
 
 def test_a_model_that_is_missing_or_damaged(
@@ -108,4 +126,3 @@ def test_another_unit_is_a_warning() -> None:
         warnings.simplefilter("error")
         check_unit("line", {"line"})
         check_unit(None, {"line", "document"})
-    assert module.quantity_of(False) != module.quantity_of(True)
