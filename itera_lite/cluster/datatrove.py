@@ -84,13 +84,7 @@ class BitsPerByteFilter(BaseFilter):  # type: ignore[misc]
         super().__init__(exclusion_writer, batch_size)
         self.max_bits = max_bits
         # Loaded here too: a model that can't be used fails before any task is sent.
-        self.scorer = Scorer(
-            None if model is None else Path(model),
-            bad=None if bad is None else Path(bad),
-            by=by,
-            window=window,
-            threads=threads,
-        )
+        self.scorer = Scorer(model, bad=bad, by=by, window=window, threads=threads)
         self.field = field or self.scorer.field
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:

@@ -71,13 +71,7 @@ class BitsPerByte:
         except ImportError as error:
             raise MissingExtra("pyarrow", "cluster", "Scoring in Ray Data") from error
         self.text_column = text_column
-        self.scorer = Scorer(
-            None if model is None else Path(model),
-            bad=None if bad is None else Path(bad),
-            by=by,
-            window=window,
-            threads=threads,
-        )
+        self.scorer = Scorer(model, bad=bad, by=by, window=window, threads=threads)
         self.column = column or self.scorer.field
 
     def __call__(self, batch: pa.Table) -> pa.Table:

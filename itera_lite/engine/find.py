@@ -16,7 +16,7 @@ TRAINED = Path("checkpoints/itera_lite_tiny")  # the default of `itera train`
 BOX = Path(__file__).parents[1] / "models"
 
 
-def find_model(given: Path | None = None) -> Path:
+def find_model(given: str | Path | None = None) -> Path:
     """A checkpoint folder or a GGUF file, compressed or not.
 
     Args:

@@ -78,9 +78,9 @@ class Scorer:
 
     def __init__(
         self,
-        model: Path | None = None,
+        model: str | Path | None = None,
         *,
-        bad: Path | None = None,
+        bad: str | Path | None = None,
         by: By = "bits_per_byte",
         window: int | None = None,
         threads: int = 1,
