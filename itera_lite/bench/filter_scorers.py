@@ -1,8 +1,8 @@
-"""Who scores lines in `itera bench filter`: our models, two in contrast, KenLM, a byte n-gram.
+"""The scorers of `itera bench filter`: our models, two in contrast, KenLM, a byte n-gram.
 
-Each gives a line's surprise symbol by symbol (tokens, words or bytes; the end of the line too), and
-each is asked for the same statistics of it. A filter has one number a line and doesn't know what
-noise will come, so a scorer is judged by the one statistic that separates best on other lines, on
+Each gives a line's surprise symbol by symbol (tokens, words or bytes; the end of the line too). The
+same statistics of it are computed for each. A filter has one number a line, and its noise isn't
+known beforehand. So a scorer is judged by the one statistic that separates best on other lines, on
 average over all settings.
 """
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from itera_lite.bench.turns import Entry
 from itera_lite.config import Unit
 from itera_lite.engine.find import load_model, model_name
+from itera_lite.engine.results import TextScore
 from itera_lite.engine.scorer import Scorer
 from itera_lite.errors import DataError, UsageError
 from itera_lite.evaluate.ngram import ByteNgram
@@ -115,7 +116,10 @@ class SymbolScorer(LineScorer):
         """The surprise of each symbol of each line, in nats."""
 
     def statistics(self, lines: Sequence[str]) -> Scores:
-        nats = self.nats(lines)
+        return self.statistics_of(lines, self.nats(lines))
+
+    def statistics_of(self, lines: Sequence[str], nats: Nats) -> Scores:
+        """The statistics where the surprise of the symbols is found already."""
         sizes = [len(line.encode("utf-8")) for line in lines]
         found = {
             name: np.array([of(each, size) for each, size in zip(nats, sizes, strict=True)])
@@ -139,13 +143,18 @@ class ModelScorer(SymbolScorer):
         self.params, self.unit = self.model.parameters, self.model.unit
 
     def nats(self, lines: Sequence[str]) -> Nats:
-        scores = self.model.score(lines, log_probabilities=True)
-        return [-np.array(score.log_probabilities) for score in scores]
+        return self._nats_of(self.model.score(lines, log_probabilities=True))
 
     def statistics(self, lines: Sequence[str]) -> Scores:
         """As of every scorer, and `TextScore.surprise`."""
-        surprise = np.array([score.surprise for score in self.model.score(lines)])
-        return {**super().statistics(lines), **self._checked({SURPRISE: surprise})}
+        scores = self.model.score(lines, log_probabilities=True)
+        surprise = np.array([score.surprise for score in scores])
+        found = self.statistics_of(lines, self._nats_of(scores))
+        return {**found, **self._checked({SURPRISE: surprise})}
+
+    @staticmethod
+    def _nats_of(scores: Sequence[TextScore]) -> Nats:
+        return [-np.array(score.log_probabilities) for score in scores]
 
     def read(self, lines: Sequence[str]) -> None:
         self.model.score(lines)
