@@ -214,14 +214,14 @@ def _work(connection: Connection, make: Callable[[], Scorer]) -> None:
 
 def _result(connection: Connection, scorer: Scorer, job: Job) -> tuple[str, Any]:
     """Runs a job; returns the kind of the answer and its value."""
-    told = 0.0
+    reported = 0.0
 
     def tick(at: int) -> None:
-        nonlocal told
+        nonlocal reported
         while connection.poll():
             scorer.threads = connection.recv()
-        if time.monotonic() - told > TICK_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported > TICK_SECONDS:
+            reported = time.monotonic()
             connection.send(("at", at))
 
     try:

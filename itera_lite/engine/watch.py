@@ -9,7 +9,8 @@ conformal prediction; Vovk, Gammerman and Shafer, 'Algorithmic Learning in a Ran
 It is stored by the hash of the model, so it fits the model wherever that lies.
 
 A date that no line of the training had would surprise in every line, and all that follows it would
-be expected less. So a line is judged with a date that the model knows in the place of its own.
+be expected less. So a line is judged with another date, which the model writes itself, in the place
+of its own.
 """
 
 from __future__ import annotations
