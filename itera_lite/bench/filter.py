@@ -164,9 +164,9 @@ def _winner(lead: Measurement) -> Literal["ours", "peer"] | None:
     return "ours" if lead.value > 0 else "peer"
 
 
-def unit_of_models(models: Sequence[ModelScorer]) -> Unit:
+def unit_of_models(scorers: Sequence[LineScorer]) -> Unit:
     """What the first model that has a unit was trained on; sentences where none has one."""
-    return next((model.unit for model in models if model.unit is not None), "sentence")
+    return next((scorer.unit for scorer in scorers if scorer.unit is not None), "sentence")
 
 
 def measure_filter(
@@ -194,7 +194,7 @@ def measure_filter(
     scorers: list[LineScorer] = [*ours]
     if contrast is not None:
         scorers.append(ContrastScorer(*contrast))
-    unit = unit or unit_of_models(ours)
+    unit = unit or unit_of_models(scorers)
     corpus = load_documents(data).in_units(unit)
     train = corpus.splits["train"]
     clean, in_training = held_out(corpus, unit, split, 2 * lines, seed)

@@ -170,6 +170,7 @@ class ContrastScorer(LineScorer):
         self.scorer = Scorer(good, bad=bad)
         names = [model_name(path) for path in (good, bad)]
         super().__init__(" less ".join(names), "bits per byte of the first less those of the other")
+        self.unit = self.scorer.unit
 
     def statistics(self, lines: Sequence[str]) -> Scores:
         scores = self.scorer.score(lines)

@@ -98,7 +98,7 @@ class Scorer:
         self.window, self.threads = window, threads
         self._good = load_model(self.path)
         self._bad = None if self.bad is None else load_model(self.bad)
-        self.unit: str | None = self._good.unit
+        self.unit = self._good.unit
         self.details([])  # a bad option shows now
 
     @property

@@ -15,6 +15,7 @@ from itera_lite.bench import filter as filter_module
 from itera_lite.bench import filter_text
 from itera_lite.bench.filter_scorers import (
     STATISTICS,
+    ContrastScorer,
     ModelScorer,
     NgramScorer,
     build_kenlm,
@@ -33,6 +34,7 @@ from itera_lite.bench.filter_text import (
 )
 from itera_lite.commands.bench_filter import bench_filter
 from itera_lite.data.corpus import Corpus
+from itera_lite.engine import Model
 from itera_lite.errors import DataError, UsageError
 from itera_lite.records import Filtering
 
@@ -155,6 +157,23 @@ def test_scorers_agree_with_what_they_score_with(tiny_pair: dict[str, Path]) -> 
     for line, nats in zip(lines, ngram.nats(lines), strict=True):
         assert len(nats) == len(line.encode()) + 1
         assert nats.sum() == pytest.approx(ngram.model.nats([line.encode()]).sum())
+
+
+def test_the_unit_is_that_of_the_first_model_also_of_a_pair(
+    tiny_pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = tiny_pair.values()
+    unknown = ModelScorer(good)
+    assert filter_module.unit_of_models([unknown]) == "sentence"
+    load = Model.load
+
+    def trained_on_lines(path: Path) -> Model:
+        model = load(path)
+        model.unit = "line"
+        return model
+
+    monkeypatch.setattr(Model, "load", trained_on_lines)
+    assert filter_module.unit_of_models([unknown, ContrastScorer(good, bad)]) == "line"
 
 
 @pytest.fixture(scope="module")
