@@ -174,8 +174,6 @@ def score_file(file: Path, output: Path | None, task: Task, *, resume: bool) -> 
     ):
         for batch in grouped(lines, BATCH_BYTES * task.threads, held_by):
             scored = scorer.details([line.text for line in batch])
-            for line, each in zip(batch, scored, strict=True):
-                fields.check(line.number, each)
             written = [
                 fields.as_line(line, each, is_text=reader.is_text)
                 for line, each, kept in zip(

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from itera_lite.data.lines import Line
 from itera_lite.engine.scorer import Scored
-from itera_lite.errors import ModelFileError, UsageError
+from itera_lite.errors import UsageError
 
 RESULTS = ("line", "bytes", "tokens", "nats", "bits_per_byte", "perplexity")
 CONTRAST = ("bad_bits_per_byte", "difference")  # with two models
@@ -60,27 +60,12 @@ class Fields:
         names = (*RESULTS, *(CONTRAST * self.contrast), *(SURPRISE * self.surprise))
         return [self.prefix + name for name in names]
 
-    def check(self, number: int, scored: Scored) -> None:
-        """Check that a text has a probability.
+    def values(self, number: int, scored: Scored) -> list[int | float | None]:
+        """The results of a text, in the order of `names`; None where there is no number.
 
         Args:
             number: of its line, or row, in the input.
             scored: what the models give it.
-
-        Raises:
-            ModelFileError: it has none.
-        """
-        for result in (scored.good, scored.bad):
-            if result is not None and not math.isfinite(result.nats):
-                raise ModelFileError(
-                    f"the model gives line {number:,} no finite probability ({result.nats} nats): "
-                    "its weights are damaged. Take another model"
-                )
-
-    def values(self, number: int, scored: Scored) -> list[int | float | None]:
-        """The results of a text, in the order of `names`; None where there is no number.
-
-        Arguments as of `check`.
         """
         if not self.scores:
             return []

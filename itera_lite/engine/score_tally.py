@@ -56,7 +56,7 @@ class Tally:
             each.good.bytes for each, keep in zip(scored, kept, strict=True) if keep
         )
         self.nats += sum(each.good.nats for each in scored)
-        self.histogram.add(score for score in scores if score is not None and math.isfinite(score))
+        self.histogram.add(score for score in scores if score is not None)
         return kept
 
     def update(self, other: Tally) -> None:

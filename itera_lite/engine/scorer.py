@@ -6,7 +6,6 @@ is better: a filter keeps the texts with the lowest scores.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal, get_args
 
-from itera_lite.engine.find import display_name, find_model, load_model
+from itera_lite.engine.find import find_model, load_model
 from itera_lite.engine.results import TextScore
-from itera_lite.errors import DataError, IteraWarning, ModelFileError, UsageError
+from itera_lite.errors import DataError, IteraWarning, UsageError
 
 By = Literal["bits_per_byte", "surprise"]  # the number of one model that a text is scored by
 QUANTITIES = {
@@ -117,19 +116,10 @@ class Scorer:
         Raises:
             ModelFileError: a text has no finite probability.
         """
-        found = self.details(texts)
-        for number, scored in enumerate(found, 1):
-            for result, model in ((scored.good, self.path), (scored.bad, self.bad)):
-                if result is not None and model is not None and not math.isfinite(result.nats):
-                    raise ModelFileError(
-                        f"{display_name(model)} gives text {number:,} of {len(found):,} no finite "
-                        f"probability ({result.nats} nats): its weights are damaged. Take another "
-                        "model"
-                    )
-        return [scored.score for scored in found]
+        return [scored.score for scored in self.details(texts)]
 
     def details(self, texts: Sequence[str | bytes]) -> list[Scored]:
-        """What each model gives each text: bytes, tokens, nats; these may be infinite."""
+        """What each model gives each text: bytes, tokens, nats; errors as of `score`."""
         good = self._good.score(texts, window=self.window, threads=self.threads)
         if self._bad is None:
             return [Scored(score, by=self.by) for score in good]

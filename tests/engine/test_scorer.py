@@ -5,6 +5,7 @@ import random
 import warnings
 from pathlib import Path
 
+import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,31 +58,27 @@ def test_by_surprise(gguf_pair: dict[str, Path]) -> None:
         Scorer(good, by="nats")  # type: ignore[arg-type]
 
 
-def test_a_model_that_is_missing_or_damaged(
-    itera_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_missing_or_damaged(itera_file: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model at"):
         Scorer(tmp_path / "none.gguf")
     with pytest.raises(CheckpointError, match="no model at"):
         Scorer(itera_file, bad=tmp_path / "none.gguf")
     with pytest.raises(UsageError, match="window=0"):
         Scorer(itera_file, window=0)
-    scorer = Scorer(itera_file)
-    whole = Model.score
-
-    def broken(self: Model, texts: list[str], **options: object) -> list[object]:
-        from dataclasses import replace
-
-        found = whole(self, texts, **options)
-        return [
-            replace(s, nats=float("nan")) if t == "b" else s
-            for s, t in zip(found, texts, strict=True)
-        ]
-
-    monkeypatch.setattr(Model, "score", broken)
-    assert scorer.score(["a"])[0] is not None
-    with pytest.raises(ModelFileError, match="text 2 of 3 no finite probability"):
-        scorer.score(["a", "b", "c"])
+    path = tmp_path / "overflows.gguf"
+    path.write_bytes(itera_file.read_bytes())
+    (norm,) = (
+        tensor
+        for tensor in gguf.GGUFReader(path, "r+").tensors
+        if tensor.name == "output_norm.weight"
+    )
+    norm.data[:] = 3e38  # finite, so that the model is loaded
+    scorer = Scorer(path)
+    for texts in (["a"], ["a", "long " * 300]):
+        with pytest.raises(ModelFileError, match="log-probability is not a number"):
+            scorer.score(texts)
+        with pytest.raises(ModelFileError, match="log-probability is not a number"):
+            scorer.details(texts)
 
 
 @given(
