@@ -276,6 +276,15 @@ def prepare(
                 dataset = open_dataset(folder) or _finish(
                     build, folder, tokenizer.with_unit(unit), text_hash, split_hashes, used
                 )
+            # Two sources may hold the same text and share a folder; each keeps its own source and
+            # notes. The files are there before a process that waits for the workplace goes on.
+            own = {"source": build.listing_source, "notes": build.notes + _sample_notes(dataset)}
+            with suppress(OSError):  # these files only save work
+                for key in source_keys:
+                    write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name, **own})
+                for key in text_keys:
+                    write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name})
+            return replace(dataset, manifest={**dataset.manifest, **own})
     except OSError as error:
         reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise DataError(
@@ -283,14 +292,6 @@ def prepare(
             f"{f': {reason.filename}' if reason.filename else ''}). "
             "Set ITERA_CACHE to a folder that can, with room for the text and its tokens."
         ) from error
-    # Two sources may hold the same text and share a folder; each keeps its own source and notes.
-    own = {"source": build.listing_source, "notes": build.notes + _sample_notes(dataset)}
-    with suppress(OSError):  # these files only save work
-        for key in source_keys:
-            write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name, **own})
-        for key in text_keys:
-            write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name})
-    return replace(dataset, manifest={**dataset.manifest, **own})
 
 
 def prepare_general(
