@@ -43,14 +43,14 @@ from itera_lite.data.parts import (
     read_part,
 )
 from itera_lite.data.places import Places, place
-from itera_lite.data.processes import Interrupted, Processes
+from itera_lite.data.processes import Processes
 from itera_lite.data.remote import RemoteFile
 from itera_lite.data.repairs import Repairs
 from itera_lite.data.split import ONE_DOCUMENT
 from itera_lite.data.spool import Piece, Spool, SpoolWriter
 from itera_lite.data.tokenizer import TRAINING_SAMPLE_BYTES, Tokenizer, sample_spans
 from itera_lite.data.verify import SHARD_SHA256
-from itera_lite.errors import DataError, TextTooSmall
+from itera_lite.errors import DataError, Interrupted, TextTooSmall
 from itera_lite.files import sha256_of, write_json
 
 PART_BYTES = 64_000_000  # files are read together up to this size

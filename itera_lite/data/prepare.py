@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 from itera_lite.config import Unit
 from itera_lite.data.building import Build
 from itera_lite.data.corpus import load_documents, locate
-from itera_lite.data.processes import Interrupted, Processes
+from itera_lite.data.processes import Processes
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.data.units import unit_of
 from itera_lite.data.verify import damaged_shard
-from itera_lite.errors import DataError, IteraWarning, TextTooSmall
+from itera_lite.errors import DataError, Interrupted, IteraWarning, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from itera_lite.errors import DataError, IteraError
+from itera_lite.errors import Interrupted, IteraError
 
 T = TypeVar("T")
 
@@ -35,10 +35,6 @@ _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 def usable_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class Interrupted(DataError):
-    """Work on a text that stopped and can go on; nothing is wrong with the text."""
 
 
 class Processes:

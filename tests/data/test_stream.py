@@ -25,14 +25,14 @@ from itera_lite.data.corpus import locate
 from itera_lite.data.parts import unit_border
 from itera_lite.data.places import cut_place, place
 from itera_lite.data.prepare import Dataset, open_dataset, prepare
-from itera_lite.data.processes import Interrupted, Processes
+from itera_lite.data.processes import Processes
 from itera_lite.data.readers import split_articles, split_text, stream_articles, stream_text
 from itera_lite.data.repairs import Repairs
 from itera_lite.data.split import cut_one, divide
 from itera_lite.data.spool import Spool, SpoolWriter
 from itera_lite.data.tokenizer import Tokenizer, next_border, training_sample
 from itera_lite.data.units import UNITS, split_units
-from itera_lite.errors import DataError, MissingExtra
+from itera_lite.errors import DataError, Interrupted, MissingExtra
 from tools.large_text import documents as generated
 from tools.large_text import write as write_large
 
