@@ -185,10 +185,15 @@ class Build:
         tokenizer.save(out)
         state_path = self.folder / "tokens.json"
         eot = np.array([tokenizer.eot_id], dtype=dtype).tobytes()
-        state = _read(state_path) or {"chunks": 0, "bytes": [0] * len(self.places.splits)}
-        for split in self.places.splits:
-            (out / f"{split}.bin").touch()
-        files = [open(out / f"{split}.bin", "r+b") for split in self.places.splits]  # noqa: SIM115
+        paths = [out / f"{split}.bin" for split in self.places.splits]
+        for shard in paths:
+            shard.touch()
+        state = _read(state_path)
+        if state is None or any(
+            shard.stat().st_size < size for shard, size in zip(paths, state["bytes"], strict=True)
+        ):  # it has not begun, or the finished set was moved away before a kill
+            state = {"chunks": 0, "bytes": [0] * len(paths)}
+        files = [open(shard, "r+b") for shard in paths]  # noqa: SIM115
         try:
             for file, size in zip(files, state["bytes"], strict=True):
                 file.truncate(size)
@@ -200,14 +205,14 @@ class Build:
             for file in files:
                 file.close()
         entries = {}
-        for index, split in enumerate(self.places.splits):
+        for index, (split, shard) in enumerate(zip(self.places.splits, paths, strict=True)):
             entries[split] = {
                 "documents": self.places.documents[index],
                 "bytes": self.places.bytes[index],
-                "tokens": (out / f"{split}.bin").stat().st_size // dtype.itemsize - 1,
+                "tokens": shard.stat().st_size // dtype.itemsize - 1,
                 "sha256": split_hashes[split],
-                "file": f"{split}.bin",
-                SHARD_SHA256: sha256_of(out / f"{split}.bin"),
+                "file": shard.name,
+                SHARD_SHA256: sha256_of(shard),
             }
         return entries, dtype.str
 

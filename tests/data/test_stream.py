@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itera_lite.data import building, contents, parts, places, readers, spool, units
+from itera_lite.data import prepare as module
 from itera_lite.data.contents import Contents, valid_utf8
 from itera_lite.data.corpus import locate
 from itera_lite.data.parts import unit_border
@@ -481,6 +482,29 @@ def test_what_was_stopped_is_kept_if_it_is_large(
     assert not list(cache.glob(".p*"))
 
 
+def test_a_set_that_was_moved_away_before_a_kill_is_tokenised_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The set is in the cache, the workplace is still there, and then the set is removed."""
+    file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    write_large(file, 200_000)
+    move = module._move
+
+    def stops_after_it(*folders: Path) -> Dataset:
+        move(*folders)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "KEPT_BYTES", 1_000)
+        patch.setattr(module, "_move", stops_after_it)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(str(file), vocab_size=V, cache=cache, quiet=True)
+    (folder,) = cache.glob("a-*")
+    shutil.rmtree(folder)
+    dataset = prepare(str(file), vocab_size=V, cache=cache, quiet=True)
+    assert dataset.path == folder and stored(dataset) == naive(str(file), dataset)
+
+
 MEASURED = """
 import resource, sys
 from pathlib import Path
@@ -586,8 +610,6 @@ def test_repairs_of_parts_are_counted_as_those_of_one() -> None:
 
 
 def test_documents_sizes_and_tokens_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from itera_lite.data import prepare as module
-
     file = tmp_path / "a.jsonl"
     write_large(file, 60_000)
     dataset = prepare(str(file), vocab_size=V, cache=tmp_path / "cache", quiet=True)
