@@ -1,6 +1,6 @@
 """Builds a prepared set from text of any size, with all cores, and goes on after it was stopped.
 
-The steps, each of which leaves a file when it is done:
+The steps, each of which leaves files when it is done (of a small text, some are done again):
 
 1. *Read*: processes read the files of the set, a part each, into a `Spool` on disk.
 2. *Divide*: `place` gives each document its split, or drops it. Where units are asked for, each
@@ -86,7 +86,7 @@ class Build:
 
     @property
     def is_large(self) -> bool:
-        """Whether the work so far is worth keeping when it is stopped."""
+        """Whether the work so far is worth keeping: else it is done again as fast."""
         return sum(file.stat().st_size for file in self.folder.glob("*.text")) >= KEPT_BYTES
 
     @property
@@ -143,7 +143,8 @@ class Build:
                     whole.update(b"".join(framed))
                     bar.update(spool.text_bytes(chunk))
                 splits[split] = alone.hexdigest()
-        write_json(path, {"whole": whole.hexdigest(), "splits": splits})
+        if self.is_large:
+            write_json(path, {"whole": whole.hexdigest(), "splits": splits})
         return whole.hexdigest(), splits
 
     def learn(self, vocab_size: int) -> tuple[Tokenizer, int]:
@@ -170,8 +171,9 @@ class Build:
             except TextTooSmall as error:
                 notes = f" ({'; '.join(self.notes)})" if self.notes else ""
                 raise TextTooSmall(f"{error}{notes}") from None
-        tokenizer.save(folder)
-        write_json(folder / "sample.json", {"bytes": used})
+        if self.is_large:
+            tokenizer.save(folder)
+            write_json(folder / "sample.json", {"bytes": used})
         return tokenizer, used
 
     def tokenise(self, tokenizer: Tokenizer, out: Path, split_hashes: dict[str, str]) -> Any:
@@ -228,11 +230,10 @@ class Build:
         sizes = [spool.text_bytes(chunk) for spool, chunk, _ in chunks]
         done = state["chunks"]
 
-        def save() -> None:
+        def sync() -> None:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-            write_json(path, {"chunks": done, "bytes": [file.tell() for file in files]})
 
         if done < len(tasks):
             self._check_room(tasks[done], sum(sizes[done:]), sizes[done])
@@ -246,9 +247,10 @@ class Build:
                 bar.update(sizes[done])
                 done += 1
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    save()
+                    sync()
+                    write_json(path, {"chunks": done, "bytes": [file.tell() for file in files]})
                     saved = time.monotonic()
-        save()
+        sync()
 
     def _check_room(self, task: tuple[Any, ...], total: int, size: int) -> None:
         """Check that the tokens of ``total`` bytes fit on the disk, by those of the next chunk."""
@@ -347,7 +349,8 @@ class Build:
             self.places = Places(**{**known, "path": self.folder / known["path"]})
         else:
             self.places = place(self.parts, self.folder, self._source.origin)
-            write_json(path, {**dataclasses.asdict(self.places), "path": self.places.path.name})
+            if self.is_large:
+                write_json(path, {**dataclasses.asdict(self.places), "path": self.places.path.name})
         if self.places.alone is not None:
             self._cut_alone(self.places.alone)
         self.notes += self.places.notes

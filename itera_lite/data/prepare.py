@@ -398,7 +398,9 @@ def _kept_if_large(build: Build) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        can_go_on = isinstance(error, (OSError, Interrupted)) or not isinstance(error, Exception)
+        can_go_on = not isinstance(error, Exception) or isinstance(
+            error, (OSError, MemoryError, Interrupted)
+        )
         if can_go_on and build.is_large:
             with suppress(OSError):
                 build.keep(_KEEP)

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itera_lite.data import building, contents, parts, places, readers, spool, units
+from itera_lite.data import building, contents, parts, places, processes, readers, spool, units
 from itera_lite.data import prepare as module
 from itera_lite.data.contents import Contents, valid_utf8
 from itera_lite.data.corpus import locate
@@ -496,6 +496,7 @@ def test_a_set_that_was_moved_away_before_a_kill_is_tokenised_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(building, "KEPT_BYTES", 1_000)
+        patch.setattr(building, "SAVE_SECONDS", 0.0)
         patch.setattr(module, "_move", stops_after_it)
         with pytest.raises(KeyboardInterrupt):
             prepare(str(file), vocab_size=V, cache=cache, quiet=True)
@@ -557,6 +558,18 @@ def test_room_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(Interrupted, match=r"more for its tokens"):
         prepare(str(file), vocab_size=V, cache=cache, quiet=True)
     assert not list(cache.glob(".p*"))
+
+
+def test_a_small_text_is_prepared_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(Processes, "_started", refuse)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 8)
+    write_large(tmp_path / "a.jsonl", 100_000)
+    prepare(str(tmp_path / "a.jsonl"), vocab_size=V, cache=tmp_path / "cache", quiet=True)
 
 
 def fail(kind: str) -> str:
