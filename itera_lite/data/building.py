@@ -350,6 +350,8 @@ class Build:
         else:
             self.places = place(self.parts, self.folder, self._source.origin)
             if self.is_large:
+                with open(self.places.path, "r+b") as file:  # it must survive what the record does
+                    os.fsync(file.fileno())
                 write_json(path, {**dataclasses.asdict(self.places), "path": self.places.path.name})
         if self.places.alone is not None:
             self._cut_alone(self.places.alone)

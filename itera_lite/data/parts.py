@@ -6,6 +6,7 @@ Each function leaves files of the same bytes whatever process calls it, and when
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -120,6 +121,8 @@ def cut_part(
                         cut = unit_border(begun, unit)
                         add(begun[:cut], split)
                         begun = begun[cut:]
+            file.flush()
+            os.fsync(file.fileno())
         writer.close()
     finally:
         writer.abandon()

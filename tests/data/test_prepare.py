@@ -23,6 +23,7 @@ from itera_lite.data.corpus import Source, load_documents
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import DataError, UsageError
+from itera_lite.files import write_json
 
 V = 300
 
@@ -220,7 +221,7 @@ def test_a_process_that_waited_finds_the_set(
     """The first one notes where the set lies before it lets the second one go on."""
     waits = threading.Event()
     builds: list[Build] = []
-    read, write, flock = Build.read, shards.write_json, fcntl.flock
+    read, write, flock = Build.read, write_json, fcntl.flock
 
     def reads(build: Build, *arguments: Any) -> None:
         builds.append(build)
