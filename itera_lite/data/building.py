@@ -65,7 +65,7 @@ class Build:
 
     Args:
         source: the set.
-        folder: for the files; what lies there is gone on with.
+        folder: for the files; work that was begun there goes on.
         processes: that share the work.
         quiet: no progress on standard error.
 
@@ -246,7 +246,7 @@ class Build:
                     file.write(part)
                 bar.update(sizes[done])
                 done += 1
-                if time.monotonic() - saved > SAVE_SECONDS:
+                if time.monotonic() - saved > SAVE_SECONDS and self.is_large:
                     sync()
                     write_json(path, {"chunks": done, "bytes": [file.tell() for file in files]})
                     saved = time.monotonic()

@@ -33,10 +33,10 @@ def read_part(folder: Path, number: int, files: Sequence[TextFile], options: Any
     repairs, done = Repairs(), 0
     contents: Contents | None = None
 
-    def tell() -> None:
+    def note_progress() -> None:
         progress.write_text(str(done + (contents.position if contents is not None else 0)))
 
-    writer = SpoolWriter(path, tell)
+    writer = SpoolWriter(path, note_progress)
     try:
         for _, _, where in files:
             with fetched(where, folder) as file:

@@ -38,7 +38,7 @@ def usable_cores() -> int:
 
 
 class Processes:
-    """A number of processes. What one of them would do at once, the calling process does itself.
+    """A number of processes. For a small text none is started: the caller does the work itself.
 
     Use it in a ``with`` block: leaving it ends the processes at once, whatever they do.
 
@@ -124,7 +124,7 @@ class Processes:
 
 
 def _free_memory() -> int:
-    """Bytes that programs can take without swapping, where Linux tells; else very many."""
+    """Bytes that programs can take without swapping; very many where Linux doesn't give it."""
     with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):

@@ -386,7 +386,7 @@ KILLED = """
 import sys
 from itera_lite.data import building
 from itera_lite.data.prepare import prepare
-building.PART_BYTES, building.SAVE_SECONDS = 200_000, 0.0
+building.PART_BYTES, building.KEPT_BYTES, building.SAVE_SECONDS = 200_000, 1, 0.0
 print(prepare(sys.argv[1], vocab_size=300, quiet=True, workers=2).path)
 """
 
