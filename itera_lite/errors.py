@@ -5,7 +5,8 @@
     ├── ConfigError            a model or training configuration that can't be built
     ├── DataError              text or token shards that can't be used
     │   ├── TokenizerMismatch  a model and data that were made with different tokenizers
-    │   └── TextTooSmall       a text that doesn't support a vocabulary of the size asked for
+    │   ├── TextTooSmall       a text that doesn't support a vocabulary of the size asked for
+    │   └── Interrupted        work on a text that stopped and can go on
     ├── CheckpointError        a checkpoint folder that is missing, incomplete or damaged
     ├── ModelFileError         a GGUF file, or a saved state, that the engine can't use
     ├── ExportError            weights that can't be stored in the type asked for
@@ -51,6 +52,10 @@ class TokenizerMismatch(DataError):
 
 class TextTooSmall(DataError):
     """A text that doesn't support a vocabulary of the size asked for."""
+
+
+class Interrupted(DataError):
+    """Work on a text that stopped and can go on; nothing is wrong with the text."""
 
 
 class CheckpointError(IteraError):

@@ -1,6 +1,6 @@
 """Builds a prepared set from text of any size, with all cores, and goes on after it was stopped.
 
-The steps, each of which leaves a file when it is done:
+The steps, each of which leaves files when it is done (of a small text, some are done again):
 
 1. *Read*: processes read the files of the set, a part each, into a `Spool` on disk.
 2. *Divide*: `place` gives each document its split, or drops it. Where units are asked for, each
@@ -43,14 +43,14 @@ from itera_lite.data.parts import (
     read_part,
 )
 from itera_lite.data.places import Places, place
-from itera_lite.data.processes import Interrupted, Processes
+from itera_lite.data.processes import Processes
 from itera_lite.data.remote import RemoteFile
 from itera_lite.data.repairs import Repairs
 from itera_lite.data.split import ONE_DOCUMENT
 from itera_lite.data.spool import Piece, Spool, SpoolWriter
 from itera_lite.data.tokenizer import TRAINING_SAMPLE_BYTES, Tokenizer, sample_spans
 from itera_lite.data.verify import SHARD_SHA256
-from itera_lite.errors import DataError, TextTooSmall
+from itera_lite.errors import DataError, Interrupted, TextTooSmall
 from itera_lite.files import sha256_of, write_json
 
 PART_BYTES = 64_000_000  # files are read together up to this size
@@ -65,7 +65,7 @@ class Build:
 
     Args:
         source: the set.
-        folder: for the files; what lies there is gone on with.
+        folder: for the files; work that was begun there goes on.
         processes: that share the work.
         quiet: no progress on standard error.
 
@@ -86,7 +86,7 @@ class Build:
 
     @property
     def is_large(self) -> bool:
-        """Whether the work so far is worth keeping when it is stopped."""
+        """Whether the work so far is worth keeping: else it is done again as fast."""
         return sum(file.stat().st_size for file in self.folder.glob("*.text")) >= KEPT_BYTES
 
     @property
@@ -143,7 +143,8 @@ class Build:
                     whole.update(b"".join(framed))
                     bar.update(spool.text_bytes(chunk))
                 splits[split] = alone.hexdigest()
-        write_json(path, {"whole": whole.hexdigest(), "splits": splits})
+        if self.is_large:
+            write_json(path, {"whole": whole.hexdigest(), "splits": splits})
         return whole.hexdigest(), splits
 
     def learn(self, vocab_size: int) -> tuple[Tokenizer, int]:
@@ -170,8 +171,9 @@ class Build:
             except TextTooSmall as error:
                 notes = f" ({'; '.join(self.notes)})" if self.notes else ""
                 raise TextTooSmall(f"{error}{notes}") from None
-        tokenizer.save(folder)
-        write_json(folder / "sample.json", {"bytes": used})
+        if self.is_large:
+            tokenizer.save(folder)
+            write_json(folder / "sample.json", {"bytes": used})
         return tokenizer, used
 
     def tokenise(self, tokenizer: Tokenizer, out: Path, split_hashes: dict[str, str]) -> Any:
@@ -185,10 +187,15 @@ class Build:
         tokenizer.save(out)
         state_path = self.folder / "tokens.json"
         eot = np.array([tokenizer.eot_id], dtype=dtype).tobytes()
-        state = _read(state_path) or {"chunks": 0, "bytes": [0] * len(self.places.splits)}
-        for split in self.places.splits:
-            (out / f"{split}.bin").touch()
-        files = [open(out / f"{split}.bin", "r+b") for split in self.places.splits]  # noqa: SIM115
+        paths = [out / f"{split}.bin" for split in self.places.splits]
+        for shard in paths:
+            shard.touch()
+        state = _read(state_path)
+        if state is None or any(
+            shard.stat().st_size < size for shard, size in zip(paths, state["bytes"], strict=True)
+        ):  # it has not begun, or the finished set was moved away before a kill
+            state = {"chunks": 0, "bytes": [0] * len(paths)}
+        files = [open(shard, "r+b") for shard in paths]  # noqa: SIM115
         try:
             for file, size in zip(files, state["bytes"], strict=True):
                 file.truncate(size)
@@ -200,14 +207,14 @@ class Build:
             for file in files:
                 file.close()
         entries = {}
-        for index, split in enumerate(self.places.splits):
+        for index, (split, shard) in enumerate(zip(self.places.splits, paths, strict=True)):
             entries[split] = {
                 "documents": self.places.documents[index],
                 "bytes": self.places.bytes[index],
-                "tokens": (out / f"{split}.bin").stat().st_size // dtype.itemsize - 1,
+                "tokens": shard.stat().st_size // dtype.itemsize - 1,
                 "sha256": split_hashes[split],
-                "file": f"{split}.bin",
-                SHARD_SHA256: sha256_of(out / f"{split}.bin"),
+                "file": shard.name,
+                SHARD_SHA256: sha256_of(shard),
             }
         return entries, dtype.str
 
@@ -223,11 +230,10 @@ class Build:
         sizes = [spool.text_bytes(chunk) for spool, chunk, _ in chunks]
         done = state["chunks"]
 
-        def save() -> None:
+        def sync() -> None:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-            write_json(path, {"chunks": done, "bytes": [file.tell() for file in files]})
 
         if done < len(tasks):
             self._check_room(tasks[done], sum(sizes[done:]), sizes[done])
@@ -240,10 +246,11 @@ class Build:
                     file.write(part)
                 bar.update(sizes[done])
                 done += 1
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    save()
+                if time.monotonic() - saved > SAVE_SECONDS and self.is_large:
+                    sync()
+                    write_json(path, {"chunks": done, "bytes": [file.tell() for file in files]})
                     saved = time.monotonic()
-        save()
+        sync()
 
     def _check_room(self, task: tuple[Any, ...], total: int, size: int) -> None:
         """Check that the tokens of ``total`` bytes fit on the disk, by those of the next chunk."""
@@ -342,7 +349,10 @@ class Build:
             self.places = Places(**{**known, "path": self.folder / known["path"]})
         else:
             self.places = place(self.parts, self.folder, self._source.origin)
-            write_json(path, {**dataclasses.asdict(self.places), "path": self.places.path.name})
+            if self.is_large:
+                with open(self.places.path, "r+b") as file:  # it must survive what the record does
+                    os.fsync(file.fileno())
+                write_json(path, {**dataclasses.asdict(self.places), "path": self.places.path.name})
         if self.places.alone is not None:
             self._cut_alone(self.places.alone)
         self.notes += self.places.notes

@@ -140,7 +140,7 @@ class Source:
     def fingerprint(self) -> list[Any] | None:
         """Names, sizes and times of the files: the set hasn't changed while this stays equal.
 
-        None for standard input, and where a server doesn't say when a file changes. A set on the
+        None for standard input, and where nothing is known that changes with a file. A set on the
         Hub counts as unchanging.
         """
         if self.kind == "stdin":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from itera_lite.data.compression import SUFFIXES
 from itera_lite.data.readers import TABLE_KINDS, kind_of
-from itera_lite.errors import DataError, MissingExtra
+from itera_lite.errors import DataError, Interrupted, MissingExtra
 from itera_lite.files import expand_home
 
 MAX_BYTES = 2 * 1024**3  # of a set's files, as stored, unless they are named one by one
@@ -76,7 +76,7 @@ class HubFile:
         system's folder for such) and removed after the block.
 
         Raises:
-            DataError: it can't be fetched.
+            Interrupted: it can't be fetched.
         """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -98,7 +98,7 @@ class HubFile:
                         local_dir=own,
                     )
             except Exception as error:  # the client raises its own, the network's and the system's
-                raise DataError(f"{_unfetched(self.repository, error)}. {self.advice}") from error
+                raise Interrupted(f"{_unfetched(self.repository, error)}. {self.advice}") from error
             yield Path(found)
 
 

@@ -6,6 +6,7 @@ Each function leaves files of the same bytes whatever process calls it, and when
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,10 +33,10 @@ def read_part(folder: Path, number: int, files: Sequence[TextFile], options: Any
     repairs, done = Repairs(), 0
     contents: Contents | None = None
 
-    def tell() -> None:
+    def note_progress() -> None:
         progress.write_text(str(done + (contents.position if contents is not None else 0)))
 
-    writer = SpoolWriter(path, tell)
+    writer = SpoolWriter(path, note_progress)
     try:
         for _, _, where in files:
             with fetched(where, folder) as file:
@@ -120,6 +121,8 @@ def cut_part(
                         cut = unit_border(begun, unit)
                         add(begun[:cut], split)
                         begun = begun[cut:]
+            file.flush()
+            os.fsync(file.fileno())
         writer.close()
     finally:
         writer.abandon()

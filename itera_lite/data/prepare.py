@@ -34,11 +34,11 @@ from numpy.typing import NDArray
 from itera_lite.config import Unit
 from itera_lite.data.building import Build
 from itera_lite.data.corpus import load_documents, locate
-from itera_lite.data.processes import Interrupted, Processes
+from itera_lite.data.processes import Processes
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.data.units import unit_of
 from itera_lite.data.verify import damaged_shard
-from itera_lite.errors import DataError, IteraWarning, TextTooSmall
+from itera_lite.errors import DataError, Interrupted, IteraWarning, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
 
@@ -276,6 +276,15 @@ def prepare(
                 dataset = open_dataset(folder) or _finish(
                     build, folder, tokenizer.with_unit(unit), text_hash, split_hashes, used
                 )
+            # Two sources may hold the same text and share a folder; each keeps its own source and
+            # notes. The files are there before a process that waits for the workplace goes on.
+            own = {"source": build.listing_source, "notes": build.notes + _sample_notes(dataset)}
+            with suppress(OSError):  # these files only save work
+                for key in source_keys:
+                    write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name, **own})
+                for key in text_keys:
+                    write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name})
+            return replace(dataset, manifest={**dataset.manifest, **own})
     except OSError as error:
         reason = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise DataError(
@@ -283,14 +292,6 @@ def prepare(
             f"{f': {reason.filename}' if reason.filename else ''}). "
             "Set ITERA_CACHE to a folder that can, with room for the text and its tokens."
         ) from error
-    # Two sources may hold the same text and share a folder; each keeps its own source and notes.
-    own = {"source": build.listing_source, "notes": build.notes + _sample_notes(dataset)}
-    with suppress(OSError):  # these files only save work
-        for key in source_keys:
-            write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name, **own})
-        for key in text_keys:
-            write_json(root / "index" / f"{key}.json", {"folder": dataset.path.name})
-    return replace(dataset, manifest={**dataset.manifest, **own})
 
 
 def prepare_general(
@@ -397,7 +398,9 @@ def _kept_if_large(build: Build) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        can_go_on = isinstance(error, (OSError, Interrupted)) or not isinstance(error, Exception)
+        can_go_on = not isinstance(error, Exception) or isinstance(
+            error, (OSError, MemoryError, Interrupted)
+        )
         if can_go_on and build.is_large:
             with suppress(OSError):
                 build.keep(_KEEP)

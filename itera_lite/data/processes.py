@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from itera_lite.errors import DataError, IteraError
+from itera_lite.errors import Interrupted, IteraError
 
 T = TypeVar("T")
 
@@ -37,12 +37,8 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class Interrupted(DataError):
-    """Work on a text that stopped and can go on; nothing is wrong with the text."""
-
-
 class Processes:
-    """A number of processes. What one of them would do at once, the calling process does itself.
+    """A number of processes. For a small text none is started: the caller does the work itself.
 
     Use it in a ``with`` block: leaving it ends the processes at once, whatever they do.
 
@@ -128,7 +124,7 @@ class Processes:
 
 
 def _free_memory() -> int:
-    """Bytes that programs can take without swapping, where Linux tells; else very many."""
+    """Bytes that programs can take without swapping; very many where Linux doesn't give it."""
     with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):

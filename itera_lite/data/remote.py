@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from itera_lite.data.readers import kind_of
-from itera_lite.errors import DataError, MissingExtra
+from itera_lite.errors import DataError, Interrupted, MissingExtra
 
 # Of an HTTP server's answer, what changes when the file does
 _HTTP_VERSIONS = ("ETag", "Content-MD5", "Digest", "Last-Modified")
@@ -41,7 +41,7 @@ class RemoteFile:
         """A copy in ``folder`` (None: in the system's folder for such), while the block runs.
 
         Raises:
-            DataError: it can't be read.
+            Interrupted: it can't be read.
         """
         with tempfile.TemporaryDirectory(prefix="remote-", dir=folder) as own:
             copy = Path(own) / "file"
@@ -49,7 +49,7 @@ class RemoteFile:
             try:
                 system.get_file(path, str(copy))
             except Exception as error:  # a protocol raises its own
-                raise DataError(f"{self.url}: can't be read ({_reason(error)})") from error
+                raise Interrupted(f"{self.url}: can't be read ({_reason(error)})") from error
             yield copy
 
     @property

@@ -23,7 +23,7 @@ _compared: set[tuple[object, ...]] = set()  # by this process
 
 
 def damaged_shard(folder: Path, splits: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """What to say about a shard whose content isn't what was written; None where all are whole.
+    """The message about a shard whose content isn't what was written; None where all are whole.
 
     Raises:
         OSError: a shard can't be read.

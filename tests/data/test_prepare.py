@@ -1,13 +1,17 @@
 """Prepared sets: exact text, the cache, damage, two processes at once."""
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from itera_lite.data.corpus import Source, load_documents
 from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import DataError, UsageError
+from itera_lite.files import write_json
 
 V = 300
 
@@ -208,6 +213,38 @@ def test_two_processes_at_once_mend_a_damaged_set(cache: Path, story_file: Path)
     first = prepare(str(story_file), vocab_size=V)
     os.truncate(first.path / "train.bin", 100)
     test_two_processes_at_once(cache, story_file)
+
+
+def test_a_process_that_waited_finds_the_set(
+    cache: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one notes where the set lies before it lets the second one go on."""
+    waits = threading.Event()
+    builds: list[Build] = []
+    read, write, flock = Build.read, write_json, fcntl.flock
+
+    def reads(build: Build, *arguments: Any) -> None:
+        builds.append(build)
+        if len(builds) == 1:
+            assert waits.wait(30)
+        read(build, *arguments)
+
+    def locks(file: Any, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and str(file.name).endswith("/lock"):
+            waits.set()
+        flock(file, operation)
+
+    def writes_slowly(path: Path, value: Any) -> Path:
+        time.sleep(0.2)
+        return write(path, value)
+
+    monkeypatch.setattr(Build, "read", reads)
+    monkeypatch.setattr(fcntl, "flock", locks)
+    monkeypatch.setattr(shards, "write_json", writes_slowly)
+    with ThreadPoolExecutor(2) as two:
+        runs = [two.submit(prepare, str(story_file), vocab_size=V) for _ in range(2)]
+        assert runs[0].result().path == runs[1].result().path
+    assert len(builds) == 1
 
 
 def test_losing_the_race_takes_the_winners_set(

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from itera_lite.cli import main
-from itera_lite.data import corpus, remote
+from itera_lite.data import building, corpus, remote
 from itera_lite.data.corpus import load_documents, locate
 from itera_lite.data.prepare import prepare
 from itera_lite.data.remote import RemoteFile
-from itera_lite.errors import DataError, MissingExtra
+from itera_lite.errors import DataError, Interrupted, MissingExtra
 from tests.train.small import make_small
 
 fsspec = pytest.importorskip("fsspec")
@@ -71,6 +71,31 @@ def test_a_folder_with_splits(
     fsspec.filesystem("memory").pipe_file("/set/train-1.jsonl", rows("new"))
     changed = prepare("memory://set", vocab_size=256)
     assert list(changed.documents("train"))[-1] == b"new"
+
+
+def test_what_was_read_before_a_connection_broke_is_kept(
+    memory: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "PART_BYTES", 1)
+    monkeypatch.setattr(building, "KEPT_BYTES", 1)
+    system = type(fsspec.filesystem("memory"))
+    get_file, fetched = system.get_file, list[str]()
+
+    def breaks(self: object, path: str, *rest: object) -> None:
+        fetched.append(path)
+        if path.endswith("train-1.jsonl") and len(fetched) == 2:
+            raise ConnectionError("the network is gone")
+        get_file(self, path, *rest)
+
+    monkeypatch.setattr(system, "get_file", breaks)
+    with pytest.raises(Interrupted, match=r"train-1\.jsonl: can't be read \(the network is gone"):
+        prepare("memory://set", vocab_size=256)
+    dataset = prepare("memory://set", vocab_size=256)
+    assert [path.rpartition("/")[2] for path in fetched] == [
+        "train-0.jsonl", "train-1.jsonl", "train-1.jsonl", "valid.jsonl"
+    ]  # fmt: skip
+    assert len(list(dataset.documents("train"))) == 80
+    assert not list(cache.glob(".p*"))
 
 
 def test_a_file_a_pattern_and_a_column(memory: dict[str, bytes], cache: Path) -> None:

@@ -19,20 +19,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itera_lite.data import building, contents, parts, places, readers, spool, units
+from itera_lite.data import building, contents, parts, places, processes, readers, spool, units
+from itera_lite.data import prepare as module
 from itera_lite.data.contents import Contents, valid_utf8
 from itera_lite.data.corpus import locate
 from itera_lite.data.parts import unit_border
 from itera_lite.data.places import cut_place, place
 from itera_lite.data.prepare import Dataset, open_dataset, prepare
-from itera_lite.data.processes import Interrupted, Processes
+from itera_lite.data.processes import Processes
 from itera_lite.data.readers import split_articles, split_text, stream_articles, stream_text
 from itera_lite.data.repairs import Repairs
 from itera_lite.data.split import cut_one, divide
 from itera_lite.data.spool import Spool, SpoolWriter
 from itera_lite.data.tokenizer import Tokenizer, next_border, training_sample
 from itera_lite.data.units import UNITS, split_units
-from itera_lite.errors import DataError, MissingExtra
+from itera_lite.errors import DataError, Interrupted, MissingExtra
 from tools.large_text import documents as generated
 from tools.large_text import write as write_large
 
@@ -385,7 +386,7 @@ KILLED = """
 import sys
 from itera_lite.data import building
 from itera_lite.data.prepare import prepare
-building.PART_BYTES, building.SAVE_SECONDS = 200_000, 0.0
+building.PART_BYTES, building.KEPT_BYTES, building.SAVE_SECONDS = 200_000, 1, 0.0
 print(prepare(sys.argv[1], vocab_size=300, quiet=True, workers=2).path)
 """
 
@@ -481,6 +482,30 @@ def test_what_was_stopped_is_kept_if_it_is_large(
     assert not list(cache.glob(".p*"))
 
 
+def test_a_set_that_was_moved_away_before_a_kill_is_tokenised_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The set is in the cache, the workplace is still there, and then the set is removed."""
+    file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    write_large(file, 200_000)
+    move = module._move
+
+    def stops_after_it(*folders: Path) -> Dataset:
+        move(*folders)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "KEPT_BYTES", 1_000)
+        patch.setattr(building, "SAVE_SECONDS", 0.0)
+        patch.setattr(module, "_move", stops_after_it)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(str(file), vocab_size=V, cache=cache, quiet=True)
+    (folder,) = cache.glob("a-*")
+    shutil.rmtree(folder)
+    dataset = prepare(str(file), vocab_size=V, cache=cache, quiet=True)
+    assert dataset.path == folder and stored(dataset) == naive(str(file), dataset)
+
+
 MEASURED = """
 import resource, sys
 from pathlib import Path
@@ -535,6 +560,18 @@ def test_room_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(cache.glob(".p*"))
 
 
+def test_a_small_text_is_prepared_in_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(Processes, "_started", refuse)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 8)
+    write_large(tmp_path / "a.jsonl", 100_000)
+    prepare(str(tmp_path / "a.jsonl"), vocab_size=V, cache=tmp_path / "cache", quiet=True)
+
+
 def fail(kind: str) -> str:
     if kind == "extra":
         raise MissingExtra("a", "b", "Reading c")
@@ -586,8 +623,6 @@ def test_repairs_of_parts_are_counted_as_those_of_one() -> None:
 
 
 def test_documents_sizes_and_tokens_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from itera_lite.data import prepare as module
-
     file = tmp_path / "a.jsonl"
     write_large(file, 60_000)
     dataset = prepare(str(file), vocab_size=V, cache=tmp_path / "cache", quiet=True)
