@@ -24,13 +24,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from itera_lite.checkpoint.folder import (
+    SHARDS,
     STATE,
     load_training_state,
     save_checkpoint,
     writing_checkpoint,
 )
 from itera_lite.checkpoint.hf import load_model
-from itera_lite.checkpoint.shards import has_shards, load_shards, save_shards
+from itera_lite.checkpoint.shards import load_shards, save_shards
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
@@ -508,7 +509,7 @@ class Trainer:
             if state.step:
                 loads = [tensors.pop(f"load.{i}") for i in range(len(self.model.mixtures))]
                 self.gradient.set_loads(loads)
-            self._load_optimizer(folder / STATE, tensors)
+            self._load_optimizer(folder / STATE, tensors, stored=SHARDS in saved)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.Generator().set_state(rng)  # raises where it is no state
@@ -531,16 +532,16 @@ class Trainer:
                 )
             state.best = TrainingState().best  # the next evaluation writes one
 
-    def _load_optimizer(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+    def _load_optimizer(self, folder: Path, tensors: dict[str, Tensor], *, stored: bool) -> None:
         """Restore the optimizer, whether one process or several stored it, a part each.
 
         Args:
             folder: of the training state; ``tensors``: those of its one file that are left.
+            stored: several processes stored a part each.
 
         Raises:
             CheckpointError, KeyError, ValueError: they are of another model, or damaged.
         """
-        stored = has_shards(folder)
         if not stored and not self.sharded:
             self.optimizer.load_tensors(tensors)
         elif stored and self.sharded:

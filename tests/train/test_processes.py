@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.folder import load_checkpoint, load_training_state
 from itera_lite.config import TrainConfig, preset
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import prepare
-from itera_lite.errors import ConfigError, UsageError
+from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.model import LanguageModel
 from itera_lite.train.compute import SHARDED_FROM, Compute
 from itera_lite.train.distributed import PeerFailed, World, peers
@@ -143,6 +144,20 @@ def test_a_sharded_state_has_a_file_of_each_process_and_no_pickle(trained):
     assert names == []
 
 
+def test_a_flipped_bit_or_a_missing_file_of_a_shard_is_named(trained, tmp_path):
+    folder = shutil.copytree(trained / "sharded" / "c" / f"{ITERA}-last", tmp_path / "copy")
+    load_training_state(folder)
+    shard = folder / "training_state" / "shard-00003-model-00001-of-00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"shard-00003.* is damaged: its content"):
+        load_training_state(folder)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=r"shard-00003.* can't be read: No such file"):
+        load_training_state(folder)
+
+
 def test_every_window_is_read_once_by_the_rank_whose_it_is(trained, text):
     dataset = prepare(str(text), vocab_size=SETTINGS["vocab_size"], quiet=True)
     by_rank = [json.loads((trained / f"windows-{rank}.json").read_text())[0] for rank in range(4)]
@@ -185,8 +200,7 @@ def launch(
 # Process 1 is killed in a step of its first start, when a state has been saved.
 KILLED = """
 if os.environ.get("RANK") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
-    from itera_lite.train.loop import Trainer
-    original = Trainer._step
+        original = Trainer._step
     def stepping(self):
         if self.state.step == 22:
             os.kill(os.getpid(), 9)
