@@ -341,9 +341,12 @@ class Trainer:
         return Window(config.n_layers if config.n_experts else 0, config.n_experts)
 
     def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs over the measured matrix-product peak (of one process's processor)."""
+        """Model FLOPs over the matrix-product peak of all processes.
+
+        The peak is that of one process's workers, which was measured, for each process.
+        """
         used = tokens_per_second * self.cost.flops_train
-        return used / (self.compute.precision.peak * self.world.size / self.world.local_size)
+        return used / (self.compute.precision.peak * self.world.size)
 
     def _evaluate(self) -> None:
         """Score the validation text, write a sample, save; the best model is kept apart."""

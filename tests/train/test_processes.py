@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.model import LanguageModel
 from itera_lite.train.compute import SHARDED_FROM, Compute
 from itera_lite.train.distributed import PeerFailed, World, peers
+from itera_lite.train.loop import Trainer
 from itera_lite.workers import Workers
 from tests.train.ranks import FIRST_STOP, SECOND_STOP, SETTINGS, STEPS, TOKENS, run
 from tests.train.small import make_small
@@ -200,7 +202,8 @@ def launch(
 # Process 1 is killed in a step of its first start, when a state has been saved.
 KILLED = """
 if os.environ.get("RANK") == "1" and os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
-        original = Trainer._step
+    from itera_lite.train.loop import Trainer
+    original = Trainer._step
     def stepping(self):
         if self.state.step == 22:
             os.kill(os.getpid(), 9)
@@ -317,6 +320,16 @@ def test_the_size_of_the_model_decides_whether_it_is_sharded():
     assert [compute(2).shards(shape) for shape in (tiny, base, reference)] == [False, True, True]
     assert compute(2, True).shards(tiny) and not compute(2, False).shards(base)
     assert not compute(1, True).shards(base)
+
+
+def test_the_share_of_the_peak_counts_the_peak_of_every_process():
+    """Two on each of two machines, with 100 FLOP/s each: 4 x 25 FLOP/s are a quarter of it."""
+    trainer = SimpleNamespace(
+        cost=SimpleNamespace(flops_train=10),
+        compute=SimpleNamespace(precision=SimpleNamespace(peak=100)),
+        world=World(size=4, local_size=2),
+    )
+    assert Trainer.mfu(trainer, 10) == pytest.approx(0.25)
 
 
 def test_processes_with_another_text_are_refused(monkeypatch):
