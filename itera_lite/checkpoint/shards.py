@@ -72,6 +72,7 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor], *, alone: bool = Fa
 
     Raises:
         CheckpointError: files are missing, damaged, or of another model.
+        RuntimeError: from PyTorch, where the connection to another process was lost.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -83,7 +84,7 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor], *, alone: bool = Fa
             load(dict(tensors), storage_reader=reader, no_dist=alone)
     except CheckpointException as error:
         raise _unusable(folder, _first(error)) from None
-    except (SafetensorError, OSError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, AssertionError) as error:
         raise _unusable(folder, str(error)) from None
 
 

@@ -31,7 +31,7 @@ from itera_lite.checkpoint.folder import (
     writing_checkpoint,
 )
 from itera_lite.checkpoint.hf import load_model
-from itera_lite.checkpoint.shards import load_shards, save_shards
+from itera_lite.checkpoint.shards import save_shards
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
@@ -50,7 +50,7 @@ from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.records import Continuation
 from itera_lite.train.compute import Compute
-from itera_lite.train.distributed import World
+from itera_lite.train.distributed import World, peers
 from itera_lite.train.events import Events
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
@@ -408,7 +408,8 @@ class Trainer:
             folder = self.world.on_leader(
                 lambda: stack.enter_context(self._writing(whole)), soon=True
             )
-            save_shards(folder, self.optimizer.by_parameter())
+            with peers():
+                save_shards(folder, self.optimizer.by_parameter())
             self.world.on_leader(partial(self._finish, stack), soon=True)
 
     def _count_wall(self) -> None:
@@ -545,16 +546,10 @@ class Trainer:
         Raises:
             CheckpointError, KeyError, ValueError: they are of another model, or damaged.
         """
-        if not stored and not self.sharded:
+        if stored:
+            self.optimizer.load_shards(folder, tensors["adam.step"])
+        elif not self.sharded:
             self.optimizer.load_tensors(tensors)
-        elif stored and self.sharded:
-            own = self.optimizer.by_parameter()
-            load_shards(folder, own)
-            self.optimizer.load_tensors(tensors)
-        elif stored:
-            whole = self.optimizer.by_parameter()
-            load_shards(folder, whole, alone=True)
-            self.optimizer.load_by_parameter(whole, tensors["adam.step"])
         else:
             with torch.random.fork_rng():
                 other = Optimizer(LanguageModel(self.model.config), self.config)

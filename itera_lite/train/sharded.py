@@ -7,7 +7,7 @@ one owner, which receives its momentum from all processes, orthogonalises it and
 the update back. A stack of experts is split between whole matrices, so each process orthogonalises
 those that it holds.
 
-For models whose weights, gradients and optimizer (16 bytes a parameter) are much. A process
+For models whose weights, gradients and optimizer (at most 16 bytes a parameter) are much. A process
 computes with one worker: start one a core, or one a GPU.
 """
 
@@ -17,6 +17,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from itera_lite import ops
+from itera_lite.checkpoint.shards import load_shards
 from itera_lite.config import TrainConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.layers import Dropout
@@ -271,6 +273,11 @@ class ShardedOptimizer(Optimizer):
     def load_by_parameter(self, tensors: dict[str, Tensor], steps: Tensor) -> None:
         for name, value in self.by_parameter().items():
             value.copy_(_rows_of(tensors[name], _dtensor(value)))
+        self._steps.copy_(steps)
+
+    def load_shards(self, folder: Path, steps: Tensor) -> None:
+        with peers():
+            load_shards(folder, self.by_parameter())
         self._steps.copy_(steps)
 
     def _as_shard(self, i: int, value: Tensor) -> DTensor:

@@ -19,9 +19,11 @@ import torch
 from safetensors.torch import load_file
 
 from itera_lite.checkpoint.folder import load_checkpoint, load_training_state
+from itera_lite.checkpoint.shards import load_shards
 from itera_lite.config import TrainConfig, preset
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import prepare
+from itera_lite.engine.check import check
 from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.model import LanguageModel
 from itera_lite.train.compute import SHARDED_FROM, Compute
@@ -144,6 +146,12 @@ def test_a_sharded_state_has_a_file_of_each_process_and_no_pickle(trained):
     # What one process resumed from has none: it stored everything itself.
     names = [path.name for path in (trained / "cut" / "c" / f"{ITERA}-last").rglob("*shard*")]
     assert names == []
+
+
+def test_itera_check_finds_that_a_sharded_state_fits(trained):
+    for way, step in (("sharded", STEPS), ("cut whole", STEPS)):
+        training = check(trained / way / "c" / f"{ITERA}-last").training
+        assert training is not None and (training.step, training.problem) == (step, "")
 
 
 def test_a_flipped_bit_or_a_missing_file_of_a_shard_is_named(trained, tmp_path):
@@ -347,6 +355,15 @@ def test_only_a_lost_connection_is_another_processs_fault():
         raise RuntimeError(gloo)
     with pytest.raises(RuntimeError, match="shapes"), peers():
         raise RuntimeError("shapes (2, 3) and (4, 5) can't be multiplied")
+
+
+def test_a_connection_lost_while_parts_are_read_is_no_damage(monkeypatch, tmp_path):
+    def lost(*_, **__):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.state_dict_loader.load", lost)
+    with pytest.raises(PeerFailed, match="Connection closed by peer"), peers():
+        load_shards(tmp_path, {})
 
 
 def test_micro_batches_of_all_processes_have_the_same_rows():
