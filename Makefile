@@ -106,7 +106,7 @@ wheel: $(STAMP) ## Build the wheel in dist/, the same bytes each time, and say w
 	sha256sum dist/*.whl
 	$(BIN)/python -m auditwheel show dist/*.whl
 
-readme: $(STAMP) ## Write the tables of README.md and docs/results.md from the committed results
+readme: $(STAMP) ## Write the tables of README.md and docs/ from the committed results
 	$(BIN)/python -m tools.readme
 
 report: $(STAMP) ## Write the report again from the result files

@@ -4,8 +4,9 @@
 
 Takes torchrun's options before the verb, and `itera`'s from there on. Where a process fails,
 torchrun itself ends with tracebacks of its own and exit code 1; this ends with the message and exit
-code of the process that failed first, on whichever machine it is. The processes' own side of this
-is here too: where a failure is written for torchrun, and what its environment says.
+code of the process that failed first, on whichever machine it is. The functions that the processes
+themselves call are here too: they write a failure to where torchrun reads it, and read torchrun's
+environment variables.
 """
 
 from __future__ import annotations

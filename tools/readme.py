@@ -52,9 +52,10 @@ from itera_lite.report.text import (
 from itera_lite.stats.comparison import times
 from itera_lite.stats.targets import Target
 from itera_lite.studies.teacher_or_not import SIDES
+from tools.scaling import scaling_table
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/compression.md")
+PAGES = ("README.md", "docs/results.md", "docs/compression.md", "docs/scaling.md")
 PEERS = ("llama.cpp", "transformers")
 
 
@@ -315,6 +316,7 @@ TABLES = {
     "filter": filter_table,
     "ladder": ladder_table,
     "rounding": rounding_table,
+    "scaling": scaling_table,
     "teachers": teachers_table,
 }
 

@@ -2,15 +2,16 @@
 
     FOLDER/config.json model.safetensors tokenizer.json ...   loads in transformers
     FOLDER/training_state/state.json tensors.safetensors      to resume the training
-    FOLDER/training_state/shard-*.safetensors                 what processes hold a part of each
+    FOLDER/training_state/shard-*.safetensors                 the optimizer's parts, one a process
 
 No pickle: safetensors and JSON. A folder is written under another name and then renamed, so an
 interrupted save leaves the older checkpoint. Only a folder that this program wrote is replaced, and
 only a checkpoint's files in it: other files stay.
 
 config.json is written last and removed last: a folder without it is no checkpoint. state.json, and
-the headers of the safetensors files, hold the SHA-256 of their content; that of the weights also
-holds the tokenizer's hash and the model's shape. All is compared when it is read.
+the headers of model.safetensors and tensors.safetensors, hold the SHA-256 of their content; that of
+the weights also holds the tokenizer's hash and the model's shape. state.json holds the SHA-256 of
+the shards, too. All is compared when it is read.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from itera_lite.checkpoint.hf import MADE_WITH, load_model, save_config, save_weights
-from itera_lite.checkpoint.shards import SHARD
+from itera_lite.checkpoint.shards import SHARD, shard_hashes, verify_shards
 from itera_lite.checkpoint.weights import damaged, verified, weights_facts, write_tensors
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import CheckpointError, DataError, IteraWarning, OutputError
@@ -57,6 +58,7 @@ STATE = "training_state"
 # Of state.json; raise it where an older state has to be changed to be gone on with (`_migrated`).
 # 0: before 1 was written there, and the same otherwise.
 STATE_VERSION = 1
+SHARDS = "shards"  # key of state.json: the SHA-256 of each file that processes hold a part in
 _VERSION, _SHA256 = "version", "sha256"  # keys of state.json
 _TOKENIZER = "tokenizer_sha256"  # in the header of model.safetensors
 _OWN = re.compile(
@@ -112,9 +114,12 @@ def writing_checkpoint(
             save_weights(model, fresh, tokenizer.eot_id, **{_TOKENIZER: tokenizer.sha256})
             tokenizer.save(fresh)
             if training_state is not None:
-                write_json(fresh / STATE / "state.json", _signed(training_state))
                 write_tensors(fresh / STATE / "tensors.safetensors", tensors or {})
             yield fresh / STATE
+            if training_state is not None:  # after the block, which may have written shards
+                shards = shard_hashes(fresh / STATE)
+                state = {**training_state, SHARDS: shards} if shards else training_state
+                write_json(fresh / STATE / "state.json", _signed(state))
             save_config(model, fresh, tokenizer.eot_id)
             _swap(fresh, target)
         except OutputError as error:
@@ -318,6 +323,8 @@ def _without_padding(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -
 def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The contents of state.json, and the tensors, with which a training is resumed.
 
+    Shards are compared with their hashes, and not read: see `load_shards`.
+
     Raises:
         CheckpointError: where there is none, or it is damaged.
     """
@@ -344,6 +351,10 @@ def load_training_state(folder: str | Path) -> tuple[dict[str, Any], dict[str, T
         raise CheckpointError(f"'{tensors}' can't be read: {error.strerror or error}") from None
     except SafetensorError as error:
         raise CheckpointError(f"'{tensors}' is damaged: {error}. {_ADVICE}") from None
+    if SHARDS in state:
+        if not isinstance(state[SHARDS], dict):
+            raise CheckpointError(f"'{path}' is damaged: '{SHARDS}' is no object. {_ADVICE}")
+        verify_shards(inner, state[SHARDS])
     return state, loaded
 
 

@@ -15,15 +15,31 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
+from itera_lite.checkpoint.weights import damaged
 from itera_lite.errors import CheckpointError, OutputError
-from itera_lite.files import reason_of
+from itera_lite.files import reason_of, sha256_of
 
 SHARD = r"shard-\d+-model-\d+-of-\d+\.safetensors"  # a file's name, as PyTorch gives it
 
 
-def has_shards(folder: Path) -> bool:
-    """Whether processes have stored their parts in ``folder``."""
-    return any(folder.glob("shard-*.safetensors"))
+def shard_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that `save_shards` wrote into ``folder``, by the file's name."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("shard-*.safetensors"))}
+
+
+def verify_shards(folder: Path, expected: Mapping[str, str]) -> None:
+    """Compare the files of `save_shards` with their hashes (`shard_hashes`) when they were written.
+
+    Raises:
+        CheckpointError: a file is missing or was changed; the message names it.
+    """
+    for name, wanted in expected.items():
+        try:
+            found = sha256_of(folder / name)
+        except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+            raise _unusable(folder, f"'{name}' can't be read: {reason_of(error)}") from None
+        if found != wanted:
+            raise CheckpointError(damaged(folder / name, found, str(wanted)))
 
 
 def save_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -56,6 +72,7 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor], *, alone: bool = Fa
 
     Raises:
         CheckpointError: files are missing, damaged, or of another model.
+        RuntimeError: from PyTorch, where the connection to another process was lost.
     """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
@@ -67,7 +84,7 @@ def load_shards(folder: Path, tensors: Mapping[str, Tensor], *, alone: bool = Fa
             load(dict(tensors), storage_reader=reader, no_dist=alone)
     except CheckpointException as error:
         raise _unusable(folder, _first(error)) from None
-    except (SafetensorError, OSError, ValueError, KeyError, AssertionError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, AssertionError) as error:
         raise _unusable(folder, str(error)) from None
 
 
@@ -88,7 +105,7 @@ def _first(error: BaseException) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without PyTorch's remark that there is one process."""
+    """Hide PyTorch's warning that there is only one process."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
         yield

@@ -181,7 +181,12 @@ def _saved_training(
     Raises:
         CheckpointError: the files are damaged.
     """
-    from itera_lite.checkpoint.folder import has_training_state, load_training_state
+    from itera_lite.checkpoint.folder import (
+        SHARDS,
+        STATE,
+        has_training_state,
+        load_training_state,
+    )
     from itera_lite.config import TrainConfig
     from itera_lite.train.log import TrainingState
     from itera_lite.train.optim import Optimizer
@@ -194,16 +199,20 @@ def _saved_training(
         return SavedTraining(None, "it is of a model of another shape")
     if identity.get("tokenizer_sha256") != tokenizer.sha256:
         return SavedTraining(None, "it is of a model with another tokenizer")
-    for name, value in tensors.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            return SavedTraining(None, f"'{name}' holds numbers that aren't finite")
     try:
         state = TrainingState.from_dict(saved["state"])
         optimizer = Optimizer(model, TrainConfig(**identity["train"]))
         own = {name for name in tensors if name != "rng" and not name.startswith("load.")}
-        optimizer.load_tensors({name: tensors[name] for name in own})
+        if SHARDS in saved:
+            optimizer.load_shards(folder / STATE, tensors["adam.step"])
+            tensors |= optimizer.by_parameter()
+        else:
+            optimizer.load_tensors({name: tensors[name] for name in own})
     except (KeyError, TypeError, ValueError, RuntimeError, IteraError) as error:
         return SavedTraining(None, f"another version wrote it, or it is damaged ({error})")
+    for name, value in tensors.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            return SavedTraining(None, f"'{name}' holds numbers that aren't finite")
     return SavedTraining(state.step)
 
 

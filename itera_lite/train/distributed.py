@@ -97,7 +97,7 @@ class World:
         missing = [key for key in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(key)]
         if missing:
             raise UsageError(
-                f"WORLD_SIZE={size} in the environment says that {size} processes train together, "
+                f"WORLD_SIZE={size} in the environment asks for {size} processes, "
                 f"but {', '.join(missing)} is missing. Start with torchrun, or unset WORLD_SIZE"
             )
         local = _environment_number("LOCAL_RANK", 0)

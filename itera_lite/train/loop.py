@@ -24,13 +24,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from itera_lite.checkpoint.folder import (
+    SHARDS,
     STATE,
     load_training_state,
     save_checkpoint,
     writing_checkpoint,
 )
 from itera_lite.checkpoint.hf import load_model
-from itera_lite.checkpoint.shards import has_shards, load_shards, save_shards
+from itera_lite.checkpoint.shards import save_shards
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import Dataset
@@ -49,7 +50,7 @@ from itera_lite.model.cost import cost
 from itera_lite.model.stream import Sampler, stream
 from itera_lite.records import Continuation
 from itera_lite.train.compute import Compute
-from itera_lite.train.distributed import World
+from itera_lite.train.distributed import World, peers
 from itera_lite.train.events import Events
 from itera_lite.train.log import TrainingState, Window, expert_loads, write_metrics
 from itera_lite.train.objective import Objective
@@ -340,9 +341,12 @@ class Trainer:
         return Window(config.n_layers if config.n_experts else 0, config.n_experts)
 
     def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs over the measured matrix-product peak (of one process's processor)."""
+        """Model FLOPs over the matrix-product peak of all processes.
+
+        The peak is that of one process's workers, which was measured, for each process.
+        """
         used = tokens_per_second * self.cost.flops_train
-        return used / (self.compute.precision.peak * self.world.size / self.world.local_size)
+        return used / (self.compute.precision.peak * self.world.size)
 
     def _evaluate(self) -> None:
         """Score the validation text, write a sample, save; the best model is kept apart."""
@@ -404,7 +408,8 @@ class Trainer:
             folder = self.world.on_leader(
                 lambda: stack.enter_context(self._writing(whole)), soon=True
             )
-            save_shards(folder, self.optimizer.by_parameter())
+            with peers():
+                save_shards(folder, self.optimizer.by_parameter())
             self.world.on_leader(partial(self._finish, stack), soon=True)
 
     def _count_wall(self) -> None:
@@ -508,7 +513,7 @@ class Trainer:
             if state.step:
                 loads = [tensors.pop(f"load.{i}") for i in range(len(self.model.mixtures))]
                 self.gradient.set_loads(loads)
-            self._load_optimizer(folder / STATE, tensors)
+            self._load_optimizer(folder / STATE, tensors, stored=SHARDS in saved)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
             torch.Generator().set_state(rng)  # raises where it is no state
@@ -531,26 +536,20 @@ class Trainer:
                 )
             state.best = TrainingState().best  # the next evaluation writes one
 
-    def _load_optimizer(self, folder: Path, tensors: dict[str, Tensor]) -> None:
+    def _load_optimizer(self, folder: Path, tensors: dict[str, Tensor], *, stored: bool) -> None:
         """Restore the optimizer, whether one process or several stored it, a part each.
 
         Args:
             folder: of the training state; ``tensors``: those of its one file that are left.
+            stored: several processes stored a part each.
 
         Raises:
             CheckpointError, KeyError, ValueError: they are of another model, or damaged.
         """
-        stored = has_shards(folder)
-        if not stored and not self.sharded:
+        if stored:
+            self.optimizer.load_shards(folder, tensors["adam.step"])
+        elif not self.sharded:
             self.optimizer.load_tensors(tensors)
-        elif stored and self.sharded:
-            own = self.optimizer.by_parameter()
-            load_shards(folder, own)
-            self.optimizer.load_tensors(tensors)
-        elif stored:
-            whole = self.optimizer.by_parameter()
-            load_shards(folder, whole, alone=True)
-            self.optimizer.load_by_parameter(whole, tensors["adam.step"])
         else:
             with torch.random.fork_rng():
                 other = Optimizer(LanguageModel(self.model.config), self.config)

@@ -38,8 +38,12 @@ class MemoryNeed:
     worker: int
 
     @classmethod
-    def of(cls, shape: ModelConfig, config: TrainConfig) -> MemoryNeed:
-        """The need of a model's training."""
+    def of(cls, shape: ModelConfig, config: TrainConfig, holders: int = 1) -> MemoryNeed:
+        """The need of a model's training in one process.
+
+        Args:
+            holders: processes that hold a part of the model each (`train.sharded`).
+        """
         counts = cost(shape)
         total, embedding = counts.params_total, counts.params_embedding
         # Muon keeps one number a weight, AdamW two.
@@ -47,8 +51,8 @@ class MemoryNeed:
         rows = max(1, min(MICRO_TOKENS // config.seq_len, config.batch_size // LEAST_PARTS))
         numbers = BACKWARD * rows * config.seq_len * _numbers_a_token(shape)
         return cls(
-            least=NUMBER * (2 * total + state),
-            saving=NUMBER * SAVED * total,
+            least=NUMBER * -(-(2 * total + state) // holders),
+            saving=NUMBER * SAVED * total,  # of the whole model, sharded or not
             worker=int(NUMBER * (total + numbers)),
         )
 
@@ -78,9 +82,9 @@ def check_memory(
     """Compare an estimate with the memory that there is.
 
     Args:
-        needs: of the trainings that take turns.
-        processes: that do so on this machine.
-        found: that there is; by default of this machine.
+        needs: one for each of the trainings that take turns.
+        processes: number of processes on this machine that train them.
+        found: the memory that there is; by default this machine's is read.
 
     Raises:
         TrainingError: not even the weights, gradients and optimizers' states fit.

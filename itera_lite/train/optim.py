@@ -15,11 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from itera_lite import ops
+from itera_lite.checkpoint.shards import load_shards
 from itera_lite.config import TrainConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
@@ -400,6 +402,16 @@ class Optimizer:
             for kind, moment in zip(MOMENTS, moments, strict=True):
                 moment.copy_(tensors[f"{kind}.{self.names[i]}"])
         self._steps.copy_(steps)
+
+    def load_shards(self, folder: Path, steps: Tensor) -> None:
+        """Restore what several processes stored, a part each (`save_shards`).
+
+        Raises:
+            CheckpointError: the parts are damaged, or of another model.
+        """
+        whole = self.by_parameter()
+        load_shards(folder, whole, alone=True)
+        self.load_by_parameter(whole, steps)
 
     def _momentum_parts(self) -> Iterator[tuple[tuple[int, slice], Tensor]]:
         """Of each run of matrices, the number of its parameter, its rows there, its momentum."""

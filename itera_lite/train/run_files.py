@@ -2,9 +2,9 @@
 
 A run NAME owns CHECKPOINTS/NAME (the best model), CHECKPOINTS/NAME-last (to resume from),
 RESULTS/NAME_metrics.csv, RESULTS/NAME_summary.json and the event files in RESULTS/NAME_tensorboard,
-if it writes them. A run claims these before it does any
-work. The claim fails where a folder isn't this program's, where it holds a model and nobody asked
-to replace it, or where another process has claimed the name.
+if it writes them. A run claims these before it does any work. The claim fails where a folder isn't
+this program's, where it holds a model and nobody asked to replace it, or where another process has
+claimed the name.
 """
 
 from __future__ import annotations

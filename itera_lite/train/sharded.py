@@ -4,9 +4,10 @@ PyTorch's `fully_shard` puts the rows of every parameter on all processes. A lay
 parameters are there while the layer computes, and the sum of its gradients goes back to where the
 rows are. AdamW updates each process's numbers where they lie. Muon needs whole matrices: each has
 one owner, which receives its momentum from all processes, orthogonalises it and sends the rows of
-the update back. Experts are whole matrices already, where they lie.
+the update back. A stack of experts is split between whole matrices, so each process orthogonalises
+those that it holds.
 
-For models whose weights, gradients and optimizer (16 bytes a parameter) are much. A process
+For models whose weights, gradients and optimizer (at most 16 bytes a parameter) are much. A process
 computes with one worker: start one a core, or one a GPU.
 """
 
@@ -16,6 +17,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from itera_lite import ops
+from itera_lite.checkpoint.shards import load_shards
 from itera_lite.config import TrainConfig
 from itera_lite.model import LanguageModel
 from itera_lite.model.layers import Dropout
@@ -42,7 +45,7 @@ def shard(model: LanguageModel, world: World) -> LanguageModel:
     Layer by layer; what is outside of the layers (the embedding, which is the head too, and the
     last norm) is a group of its own.
     """
-    # Which is about operations in place on a layer's output; the model has none.
+    # PyTorch warns because an operation in place on such a view would fail; the model has none.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(world.device.partition(":")[0], (world.size,))
     for block in model.blocks:
@@ -272,6 +275,11 @@ class ShardedOptimizer(Optimizer):
             value.copy_(_rows_of(tensors[name], _dtensor(value)))
         self._steps.copy_(steps)
 
+    def load_shards(self, folder: Path, steps: Tensor) -> None:
+        with peers():
+            load_shards(folder, self.by_parameter())
+        self._steps.copy_(steps)
+
     def _as_shard(self, i: int, value: Tensor) -> DTensor:
         """What this process holds of a mean, as a part of the mean of the whole parameter."""
         of = self._shards[i]
@@ -286,7 +294,7 @@ class ShardedOptimizer(Optimizer):
 
 
 def _dtensor(tensor: Tensor) -> DTensor:
-    """A tensor that was sharded, for the types."""
+    """Return a tensor after checking that it was sharded."""
     if not isinstance(tensor, DTensor):
         raise TypeError("the model isn't sharded, or a step is going on")
     return tensor

@@ -405,12 +405,17 @@ class Training:
                 print(line)
         return summary
 
+    def memory_need(self) -> MemoryNeed:
+        """The memory that the training needs in each process."""
+        holders = self.compute.world.size if self.compute.shards(self.shape) else 1
+        return MemoryNeed.of(self.shape, self.config, holders)
+
     def _announce(self) -> None:
         """Print what was derived, and why."""
         config, dataset, budget = self.config, self.dataset, self.budget
         c = cost(self.shape, config.seq_len)
         seconds = budget.unit == "seconds"
-        memory = estimate([MemoryNeed.of(self.shape, config)], self.compute.workers.count)
+        memory = estimate([self.memory_need()], self.compute.workers.count)
         amount = f"{budget.amount:.0f} s" if seconds else f"{budget.amount:,.0f} tokens"
         print(
             f"{self.files.name}: {self.shape.pattern} x {self.shape.d_model}, "
@@ -440,7 +445,7 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
             warning.
     """
     if trainings and (compute := trainings[0].compute).world.device == "cpu":
-        needs = [MemoryNeed.of(each.shape, each.config) for each in trainings]
+        needs = [each.memory_need() for each in trainings]
         check_memory(needs, compute.workers.count, compute.world.local_size)
     trainers = [training.trainer() for training in trainings]
     pairs = list(zip(trainings, trainers, strict=True))

@@ -280,6 +280,18 @@ def test_only_what_can_never_fit_is_refused() -> None:
         check_memory([need()], 1, found=Memory(least // 2, least + 1))
 
 
+def test_a_sharded_training_is_not_refused_for_what_the_whole_one_takes() -> None:
+    shape = preset("itera", "base", 2048)
+    config = train_config(shape, Budget("tokens", 1e6), {})
+    whole, part = (MemoryNeed.of(shape, config, holders) for holders in (1, 8))
+    assert whole.least <= 8 * part.least < whole.least + 100
+    assert part.saving == whole.saving
+    found = Memory(10**12, 2 * part.least)
+    check_memory([part], 1, found=found)
+    with pytest.raises(TrainingError, match="not enough memory"):
+        check_memory([whole], 1, found=found)
+
+
 def test_the_memory_of_control_groups_counts(tmp_path, monkeypatch) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 8000 kB\nMemAvailable:    5000 kB\nSwapTotal: 1000 kB\n")

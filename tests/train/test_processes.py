@@ -5,25 +5,30 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.folder import load_checkpoint, load_training_state
+from itera_lite.checkpoint.shards import load_shards
 from itera_lite.config import TrainConfig, preset
 from itera_lite.data.loader import TokenLoader
 from itera_lite.data.prepare import prepare
-from itera_lite.errors import ConfigError, UsageError
+from itera_lite.engine.check import check
+from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.model import LanguageModel
 from itera_lite.train.compute import SHARDED_FROM, Compute
 from itera_lite.train.distributed import PeerFailed, World, peers
+from itera_lite.train.loop import Trainer
 from itera_lite.workers import Workers
 from tests.train.ranks import FIRST_STOP, SECOND_STOP, SETTINGS, STEPS, TOKENS, run
 from tests.train.small import make_small
@@ -141,6 +146,26 @@ def test_a_sharded_state_has_a_file_of_each_process_and_no_pickle(trained):
     # What one process resumed from has none: it stored everything itself.
     names = [path.name for path in (trained / "cut" / "c" / f"{ITERA}-last").rglob("*shard*")]
     assert names == []
+
+
+def test_itera_check_finds_that_a_sharded_state_fits(trained):
+    for way, step in (("sharded", STEPS), ("cut whole", STEPS)):
+        training = check(trained / way / "c" / f"{ITERA}-last").training
+        assert training is not None and (training.step, training.problem) == (step, "")
+
+
+def test_a_flipped_bit_or_a_missing_file_of_a_shard_is_named(trained, tmp_path):
+    folder = shutil.copytree(trained / "sharded" / "c" / f"{ITERA}-last", tmp_path / "copy")
+    load_training_state(folder)
+    shard = folder / "training_state" / "shard-00003-model-00001-of-00001.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[-3] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"shard-00003.* is damaged: its content"):
+        load_training_state(folder)
+    shard.unlink()
+    with pytest.raises(CheckpointError, match=r"shard-00003.* can't be read: No such file"):
+        load_training_state(folder)
 
 
 def test_every_window_is_read_once_by_the_rank_whose_it_is(trained, text):
@@ -305,6 +330,16 @@ def test_the_size_of_the_model_decides_whether_it_is_sharded():
     assert not compute(1, True).shards(base)
 
 
+def test_the_share_of_the_peak_counts_the_peak_of_every_process():
+    """Two on each of two machines, with 100 FLOP/s each: 4 x 25 FLOP/s are a quarter of it."""
+    trainer = SimpleNamespace(
+        cost=SimpleNamespace(flops_train=10),
+        compute=SimpleNamespace(precision=SimpleNamespace(peak=100)),
+        world=World(size=4, local_size=2),
+    )
+    assert Trainer.mfu(trainer, 10) == pytest.approx(0.25)
+
+
 def test_processes_with_another_text_are_refused(monkeypatch):
     world = World(rank=1, size=2)
     monkeypatch.setattr(World, "_gather", lambda self, own: [own, own | {"text": "other"}])
@@ -320,6 +355,15 @@ def test_only_a_lost_connection_is_another_processs_fault():
         raise RuntimeError(gloo)
     with pytest.raises(RuntimeError, match="shapes"), peers():
         raise RuntimeError("shapes (2, 3) and (4, 5) can't be multiplied")
+
+
+def test_a_connection_lost_while_parts_are_read_is_no_damage(monkeypatch, tmp_path):
+    def lost(*_, **__):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.state_dict_loader.load", lost)
+    with pytest.raises(PeerFailed, match="Connection closed by peer"), peers():
+        load_shards(tmp_path, {})
 
 
 def test_micro_batches_of_all_processes_have_the_same_rows():
