@@ -63,7 +63,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> Pa
 
 
 def verified(path: Path) -> dict[str, str]:
-    """What a safetensors file's header says about it, after a comparison with its checksum.
+    """Read a safetensors file's header, and compare the file with its checksum.
 
     Returns:
         The facts of `write_tensors`, as far as they are there.
