@@ -200,13 +200,13 @@ def _copied(given: Given, folder: Path) -> Given:
     folder.mkdir()
     shutil.copytree(given.text, folder / "text")
     shutil.copytree(given.model, folder / "model")
+    shutil.copytree(given.corpus, folder / "corpus")
     for path in (given.file, given.lines):
         shutil.copy(path, folder)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    return Given(
-        folder / "text", folder / "model", folder / given.file.name, folder / given.lines.name
-    )
+    paths = (given.text, given.model, given.file, given.lines, given.corpus)
+    return Given(*(folder / path.name for path in paths))
 
 
 def test_a_disk_that_fills_at_any_file_of_a_save_leaves_the_older_one(

@@ -23,7 +23,7 @@ TEXT = "".join(f"line {number}\n" for number in range(2000))
 def test_killed_commands_go_on_and_end_as_if_nobody_had(tmp_path: Path) -> None:
     """In a process of its own: it forks, which PyTorch's threads in this one don't outlive."""
     command = [sys.executable, "-m", "tests.faults", "--kills", "12", "--seed", "1"]
-    verbs = "train,data,export,score,quantize q4_0 (qat)"
+    verbs = "train,data (large),export,score,score (folder),quantize q4_0 (qat)"
     done = subprocess.run(
         [*command, "--verbs", verbs, "--keep", str(tmp_path / "faults")],
         cwd=ROOT,
