@@ -1,4 +1,4 @@
-"""A full disk, a folder that is only read, no permission: said, and what was there stays whole."""
+"""Commands name a full disk, a read-only one or a missing permission, and spoil no older file."""
 
 from __future__ import annotations
 
