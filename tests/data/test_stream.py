@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itera_lite.data import building, contents, parts, places, readers, spool, units
+from itera_lite.data import building, contents, parts, places, processes, readers, spool, units
 from itera_lite.data.contents import Contents, valid_utf8
 from itera_lite.data.corpus import locate
 from itera_lite.data.parts import unit_border
@@ -33,6 +33,7 @@ from itera_lite.data.spool import Spool, SpoolWriter
 from itera_lite.data.tokenizer import Tokenizer, next_border, training_sample
 from itera_lite.data.units import UNITS, split_units
 from itera_lite.errors import DataError, MissingExtra
+from itera_lite.machine.memory import Memory
 from tools.large_text import documents as generated
 from tools.large_text import write as write_large
 
@@ -544,6 +545,21 @@ def fail(kind: str) -> str:
         raise DataError("x.txt: line 3")
     time.sleep(0.1)
     return kind
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "expected"),
+    [(64, 700_000_000, 2), (64, 100_000_000, 1), (4, None, 4), (2, 10**12, 2)],
+)
+def test_the_number_of_processes_follows_from_cores_and_memory(
+    cores: int, free: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container both are those of its control group, not those of the machine."""
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
+    monkeypatch.setattr(processes, "memory", lambda: Memory(free, None))
+    several = Processes()
+    several.settle(10**12)
+    assert several.count == expected
 
 
 def test_errors_of_processes_are_those_of_the_first_task() -> None:
