@@ -14,7 +14,7 @@ from typing import Any, Literal
 from itera_lite.errors import ConfigError
 
 Family = Literal["itera", "transformer", "gpt2"]
-# What of a text a model is trained on as a document: see `itera_lite.data.units`
+# The piece of a text that becomes one document of the training: see `itera_lite.data.units`
 Unit = Literal["document", "paragraph", "line", "sentence"]
 
 

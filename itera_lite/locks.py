@@ -1,4 +1,4 @@
-"""Locks that exclude two processes: a file that names the process, and the machine, that holds it.
+"""Locks that one process holds at a time: files that name the process and machine holding them.
 
 A file is locked with flock, which goes with its process, however that ends. On a file system
 without flock, as some network drives are, a second file beside it (``NAME.owner``) is the lock: it
@@ -30,7 +30,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file at ``path`` for the length of the block; it names its owner meanwhile.
 
     Args:
-        what: is locked, the beginning of the message.
+        what: what is locked, in the words that begin the error's message.
 
     Raises:
         UsageError: another process or thread holds it.
@@ -65,7 +65,7 @@ def is_locked(path: Path) -> bool:
 
 
 def _hold(path: Path, what: str) -> tuple[int, Path | None]:
-    """An open file that holds the lock; and the file beside it where flock doesn't work.
+    """Lock the file. Gives its descriptor, and the file beside it where flock doesn't work.
 
     Raises:
         UsageError: another process holds it.
@@ -136,7 +136,7 @@ def _guard(path: Path) -> Path:
 
 
 def _owner() -> str:
-    """This process: a line for people, and one for `_is_left_over`."""
+    """Describe this process in a line for people and a line for `_is_left_over`."""
     pid = os.getpid()
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     command = re.sub(r"\s+", " ", shlex.join(sys.argv))

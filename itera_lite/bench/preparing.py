@@ -22,10 +22,10 @@ import tokenizers
 from itera_lite.bench.processes import resident_bytes
 from itera_lite.bench.turns import Entry, measure_in_turns
 from itera_lite.data.prepare import open_dataset, prepare
-from itera_lite.data.processes import usable_cores
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.errors import IteraError
 from itera_lite.files import cache_folder
+from itera_lite.machine.processor import usable_cores
 
 ALONE_BYTES = 64_000_000  # of the text for the library alone, which takes it from memory
 BATCH = 1000  # documents that it is given at a time

@@ -156,7 +156,7 @@ def _drop(
     notes = leaks_dropped(leaks)
     if leaks == sum(spool.n_documents for split, spool in parts if split == "train") and leaks:
         raise DataError(all_held_out(origin))
-    if copies and any(split == "train" for split, _ in parts):
+    if copies and any(split == "train" and spool.n_documents for split, spool in parts):
         notes.append(NO_VALIDATION_FILES)
     return notes + copies_dropped(repeated)
 

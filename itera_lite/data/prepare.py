@@ -38,14 +38,14 @@ from itera_lite.data.processes import Processes
 from itera_lite.data.tokenizer import Tokenizer, check_vocab_size, training_sample
 from itera_lite.data.units import unit_of
 from itera_lite.data.verify import damaged_shard
-from itera_lite.errors import DataError, Interrupted, IteraWarning, TextTooSmall
+from itera_lite.errors import DataError, Interrupted, IteraError, IteraWarning, TextTooSmall
 from itera_lite.files import cache_folder, write_json
 from itera_lite.records import DatasetDescription
 
 FORMAT = 1  # of the cache: raise it when the same text would give other shards or another split
 _DECODED = 1_000_000  # tokens decoded at a time, which bounds memory
 # The errors that reading a damaged file of the cache may raise
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError)
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, IteraError)
 GENERAL = "python"  # a set that is on every machine
 _KEEP = "keep"  # a file in a folder of unfinished work that isn't removed
 
@@ -77,7 +77,7 @@ class Dataset:
     @property
     def unit(self) -> Unit:
         """What of the text a document of the set is: see `itera_lite.data.units`."""
-        return self.manifest.get("unit", "document")
+        return unit_of(self.manifest.get("unit")) or "document"
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

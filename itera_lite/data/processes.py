@@ -22,6 +22,8 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from itera_lite.errors import Interrupted, IteraError
+from itera_lite.machine.memory import memory
+from itera_lite.machine.processor import usable_cores
 
 T = TypeVar("T")
 
@@ -30,11 +32,6 @@ PROCESS_BYTES = 300_000_000  # memory of a process that prepares text, at most; 
 MAPPED_BYTES = 1 << 20  # blocks of memory from this size on are returned when they are free
 WORTH_BYTES = 16_000_000  # of text for each process: its start takes as long as some megabytes
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Processes:
@@ -70,8 +67,8 @@ class Processes:
         was asked for."""
         self._small = n_bytes < 2 * WORTH_BYTES
         if not self._asked:
-            most = min(usable_cores(), _free_memory() // PROCESS_BYTES, n_bytes // WORTH_BYTES)
-            self.count = max(1, most)
+            most, free = min(usable_cores(), n_bytes // WORTH_BYTES), memory().free
+            self.count = max(1, most if free is None else min(most, free // PROCESS_BYTES))
 
     def map(
         self,
@@ -121,15 +118,6 @@ class Processes:
                 self.count, context, initializer=_begin, initargs=(self._pipe[0], self.count > 1)
             )
         return self._executor
-
-
-def _free_memory() -> int:
-    """Bytes that programs can take without swapping; very many where Linux doesn't give it."""
-    with suppress(OSError, ValueError, IndexError), open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 1 << 60
 
 
 class _Failed:

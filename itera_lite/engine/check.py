@@ -236,7 +236,7 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
 
 
 def _described(path: Path, defaults: Mapping[str, float]) -> Checked:
-    """A GGUF file whose structure is checked.
+    """Describe a GGUF file whose structure was checked before.
 
     Args:
         defaults: of sampling, as the engine reads them.

@@ -17,7 +17,8 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from itera_lite.errors import ModelFileError
 from itera_lite.files import named_in_utf8
 
-MOST_INFLATION, MORE_INFLATION = 64, 1 << 20  # of compressed files: times, and bytes; as the engine
+# A compressed file may hold so many times its own size and so many bytes more, as in the engine.
+MOST_INFLATION, MORE_INFLATION = 64, 1 << 20
 _READ = 1 << 20  # bytes at a time
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -85,7 +86,7 @@ def check_structure(path: Path, name: Path) -> None:
         path: the file without compression; ``name``: the file as the user named it.
 
     Raises:
-        ModelFileError: it isn't a whole GGUF file; says what is wrong.
+        ModelFileError: it isn't a whole GGUF file; the message has what is wrong.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
@@ -148,7 +149,11 @@ class _Structure:
         return name
 
     def _tensor(self, names: list[str]) -> int:
-        """Where a tensor ends, from the beginning of the tensors on."""
+        """Read a tensor's entry. Gives where its numbers end, counted from where all numbers begin.
+
+        Args:
+            names: gets the tensor's name.
+        """
         name = self._text()
         names.append(f"tensor {name}")
         dimensions = self._number("<I")

@@ -15,11 +15,11 @@ _NO_LIMIT = 2**60  # version 1 of control groups writes a number beyond this for
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes.
+    """Bytes of memory that a process may use.
 
     Attributes:
-        free: that can be taken now without swapping; None where it isn't known.
-        most: that this process can ever have, swap included; None where it isn't known.
+        free: what can be taken now without swapping; None where it isn't known.
+        most: what this process can ever have, swap included; None where it isn't known.
     """
 
     free: int | None

@@ -74,7 +74,7 @@ def control_groups(controller: str) -> list[Path]:
     """The folders of this process's control groups that may limit something, and of their parents.
 
     Args:
-        controller: of version 1, which has a tree for each.
+        controller: such as ``cpu``. Version 1 has a tree of groups for each controller.
     """
     found: list[Path] = []
     for line in _text(PROCESS_GROUPS).splitlines():

@@ -88,7 +88,7 @@ def test_two_nodes_and_a_killed_worker(two_nodes: Any, model_file: Path, tmp_pat
     marker = tmp_path / "killed"
 
     class Killed(BitsPerByte):
-        """Dies of SIGKILL in the midst of the work, once; says where it ran."""
+        """Scores, and adds the node and process of each row; one process kills itself, once."""
 
         batches = 0
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from itera_lite.data import building, contents, parts, places, processes, readers, spool, units
@@ -34,6 +34,7 @@ from itera_lite.data.spool import Spool, SpoolWriter
 from itera_lite.data.tokenizer import Tokenizer, next_border, training_sample
 from itera_lite.data.units import UNITS, split_units
 from itera_lite.errors import DataError, Interrupted, MissingExtra
+from itera_lite.machine.memory import Memory
 from tools.large_text import documents as generated
 from tools.large_text import write as write_large
 
@@ -212,6 +213,7 @@ few = st.lists(st.sampled_from([b"a", b"b", b"c", b"d", b"e" * 50, b"f g\nh" * 9
     | st.fixed_dictionaries({None: few})
     | st.fixed_dictionaries({"train": few, "test": few}),
 )
+@example({None: [b"f g\nh" * 99], "train": []})
 @settings(max_examples=150, deadline=None)
 def test_places_are_those_of_divide(given_splits: dict[str | None, list[bytes]]) -> None:
     """A part for each split, and each cut into two parts."""
@@ -581,6 +583,21 @@ def fail(kind: str) -> str:
         raise DataError("x.txt: line 3")
     time.sleep(0.1)
     return kind
+
+
+@pytest.mark.parametrize(
+    ("cores", "free", "expected"),
+    [(64, 700_000_000, 2), (64, 100_000_000, 1), (4, None, 4), (2, 10**12, 2)],
+)
+def test_the_number_of_processes_follows_from_cores_and_memory(
+    cores: int, free: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container both are those of its control group, not those of the machine."""
+    monkeypatch.setattr(processes, "usable_cores", lambda: cores)
+    monkeypatch.setattr(processes, "memory", lambda: Memory(free, None))
+    several = Processes()
+    several.settle(10**12)
+    assert several.count == expected
 
 
 def test_errors_of_processes_are_those_of_the_first_task() -> None:

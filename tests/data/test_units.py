@@ -5,6 +5,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from itera_lite.data.prepare import prepare
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.data.units import UNITS, mixed, split_units
 from itera_lite.errors import DataError, UsageError
+from itera_lite.records import DatasetDescription
 
 V = 270
 
@@ -151,6 +153,17 @@ def test_a_set_of_an_earlier_version_is_one_of_documents(cache: Path, tmp_path: 
     assert again.path == dataset.path and "unit" not in again.manifest
     assert again.unit == again.tokenizer.unit == "document"
     assert Tokenizer.load(dataset.path).unit is None
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_description_that_is_read_and_written_again_has_the_same_bytes(
+    unit: Unit, cache: Path, tmp_path: Path
+) -> None:
+    """The ladder writes the summaries of a stopped run once more, and they must stay the same."""
+    prepared = prepare(str(write_stories(tmp_path)), vocab_size=256, unit=unit, quiet=True)
+    written = msgspec.json.encode(prepared.describe("set"))
+    assert msgspec.json.encode(msgspec.json.decode(written, type=DatasetDescription)) == written
+    assert (b'"unit"' in written) == (unit != "document")
 
 
 def test_keys_of_documents_are_those_of_earlier_versions() -> None:

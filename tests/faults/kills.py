@@ -186,7 +186,7 @@ def _problems(verb: Verb, place: Path) -> list[str]:
 
 
 class _Child:
-    """A run in a forked process.
+    """A run in a forked process, the first of a group of its own.
 
     Args:
         place: a folder with ``work``, where the command runs, ``output``, what it prints, and
@@ -207,6 +207,8 @@ class _Child:
         sys.stdout.flush()
         sys.stderr.flush()
         self._process = os.fork()
+        with contextlib.suppress(OSError):  # the child does it too, and may have ended
+            os.setpgid(self._process, self._process)
         if not self._process:
             _run_in_child(verb.run, list(arguments), place, moment)
 
@@ -219,15 +221,17 @@ class _Child:
             os.kill(self._process, signal.SIGKILL)
 
     def wait(self) -> int:
-        """The exit code; minus the number of the signal that ended it."""
+        """The exit code; minus the number of the signal that ended it. Processes that the command
+        started are ended with it."""
         end = time.monotonic() + SECONDS
-        while not self._has_ended():
-            if time.monotonic() > end:
-                os.kill(self._process, signal.SIGKILL)
-                os.waitpid(self._process, 0)
-                raise RuntimeError(f"it ran longer than {SECONDS} s: {self.said()}")
-            time.sleep(0.002)
-        _, status = os.waitpid(self._process, 0)
+        try:
+            while not self._has_ended():
+                if time.monotonic() > end:
+                    raise RuntimeError(f"it ran longer than {SECONDS} s: {self.said()}")
+                time.sleep(0.002)
+        finally:
+            os.killpg(self._process, signal.SIGKILL)
+            _, status = os.waitpid(self._process, 0)
         return os.waitstatus_to_exitcode(status)
 
     def said(self) -> str:

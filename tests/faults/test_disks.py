@@ -1,4 +1,4 @@
-"""A full disk, a folder that is only read, no permission: said, and what was there stays whole."""
+"""Commands name a full disk, a read-only one or a missing permission, and spoil no older file."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ def commands(given: Given) -> dict[str, list[str]]:
             *("score", str(given.lines), "--checkpoint", str(given.file)),
             *("--output", "scored.jsonl"),
         ],
+        "score (folder)": [
+            *("score", str(given.corpus), "--checkpoint", str(given.file)),
+            *("--output", "scored", "--threads", "1"),
+        ],
         "compress quantize": [
             *("compress", "quantize", str(given.model), "--type", "q8_0", "--name", "small"),
             *small,
@@ -80,7 +84,7 @@ def commands(given: Given) -> dict[str, list[str]]:
     }
 
 
-VERBS = ("train", "data", "export", "score", "compress quantize")
+VERBS = ("train", "data", "export", "score", "score (folder)", "compress quantize")
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Path) -> tuple[int, str]:
@@ -120,7 +124,6 @@ def test_a_full_disk_is_said_and_what_was_there_stays(
     """Where the verb has room, it ends as ever: on the same disk, after room was made."""
     arguments = commands(given)[verb]
     with mounted(tmp_path / "disk", f"size={SMALL_DISK}") as disk:
-        kernels = Path(os.environ["ITERA_CACHE"]) / "kernels"
         if verb == "data":
             monkeypatch.setenv("ITERA_CACHE", str(disk / "cache"))
         mine = disk / "mine.txt"
@@ -142,14 +145,16 @@ def test_a_full_disk_is_said_and_what_was_there_stays(
         left = {
             name for name in content(disk).keys() - before.keys() if not name.endswith(".resume")
         }
-        # What was scored before the disk was full is kept, for --resume.
-        assert left <= {"scored.jsonl", "cache/.lock"}, left
+        # What was scored before the disk was full is kept, to go on with.
+        kept = {"scored.jsonl"} if verb == "score" else set()
+        if verb == "score (folder)":
+            kept = {f"scored/.itera-score/{name}" for name in ("lock", "run.json")}
+        assert left <= kept | {"cache/.lock"}, left
         assert mine.read_text() == "of the user"
         ballast.unlink()
         again = [*arguments, "--resume"] if verb == "score" else arguments
         code, message = run(again, capsys, disk)
         assert code == 0, message
-        assert kernels.exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -200,13 +205,13 @@ def _copied(given: Given, folder: Path) -> Given:
     folder.mkdir()
     shutil.copytree(given.text, folder / "text")
     shutil.copytree(given.model, folder / "model")
+    shutil.copytree(given.corpus, folder / "corpus")
     for path in (given.file, given.lines):
         shutil.copy(path, folder)
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    return Given(
-        folder / "text", folder / "model", folder / given.file.name, folder / given.lines.name
-    )
+    paths = (given.text, given.model, given.file, given.lines, given.corpus)
+    return Given(*(folder / path.name for path in paths))
 
 
 def test_a_disk_that_fills_at_any_file_of_a_save_leaves_the_older_one(

@@ -23,7 +23,7 @@ TEXT = "".join(f"line {number}\n" for number in range(2000))
 def test_killed_commands_go_on_and_end_as_if_nobody_had(tmp_path: Path) -> None:
     """In a process of its own: it forks, which PyTorch's threads in this one don't outlive."""
     command = [sys.executable, "-m", "tests.faults", "--kills", "12", "--seed", "1"]
-    verbs = "train,data,export,score,quantize q4_0 (qat)"
+    verbs = "train,data (large),export,score,score (folder),quantize q4_0 (qat)"
     done = subprocess.run(
         [*command, "--verbs", verbs, "--keep", str(tmp_path / "faults")],
         cwd=ROOT,
@@ -38,7 +38,7 @@ def test_killed_commands_go_on_and_end_as_if_nobody_had(tmp_path: Path) -> None:
 
 
 def _torn(arguments: list[str]) -> int:
-    """Writes a file in place, in two parts, and takes what is there for whole."""
+    """Writes a file in place, in two parts, and later takes a half-written file for whole."""
     path = Path("result.txt")
     if path.exists():
         return 0
@@ -57,7 +57,7 @@ def _whole(arguments: list[str]) -> int:
 
 
 def _deaf(arguments: list[str]) -> int:
-    """Can't be started a second time, and doesn't say why."""
+    """Fails without a reason when it is started a second time."""
     if Path("result.txt").exists():
         print("something is wrong")
         return 3
@@ -65,7 +65,7 @@ def _deaf(arguments: list[str]) -> int:
 
 
 def _messy(arguments: list[str]) -> int:
-    """Leaves a file of its process behind where it is killed."""
+    """Leaves a temporary file behind when it is killed."""
     mine = Path(f".{os.getpid()}.tmp")
     mine.write_text(TEXT)
     mine.replace("result.txt")

@@ -354,7 +354,7 @@ sys.exit(code)
 
 
 def test_the_estimate_is_near_what_a_training_takes(text, tmp_path) -> None:
-    """And where there is enough, nothing is said."""
+    """Where there is enough memory, there is no warning."""
     options = "--model itera --config small --tokens 2K --batch-size 8 --seq-len 128 --workers 2"
     options += " --vocab-size 300 --precision fp32 --quiet --evaluations 1"
     done = subprocess.run(

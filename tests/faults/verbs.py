@@ -7,6 +7,7 @@ machine. What a clock decides is left out of the comparison.
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import random
@@ -23,6 +24,7 @@ from itera_lite.checkpoint.folder import load_checkpoint, load_training_state
 from itera_lite.checkpoint.weights import verified
 from itera_lite.commands import ladder as ladder_verb
 from itera_lite.compress.start import TextOptions
+from itera_lite.data import building, spool
 from itera_lite.data.prepare import open_dataset
 from itera_lite.engine import Model, score_formats, score_resume
 from itera_lite.errors import CheckpointError, IteraError
@@ -48,17 +50,20 @@ UNCOMPARED = {"spent.json", "verified.json", ".lock"}  # times; what saves work;
 # killed run may leave some unwritten; and what a killed preparation left, which goes after a day
 SHARED = re.compile(r"kernels|index|\.building-.*")
 SHARES = {  # of 100 kills
-    "train": 24,
+    "train": 22,
     "train --overwrite": 6,
-    "data": 12,
+    "data": 8,
+    "data (large)": 6,
     "export": 8,
     "export gguf.gz": 4,
-    "score": 10,
+    "score": 8,
+    "score (folder)": 4,
     "quantize q8_0": 4,
     "quantize q4_0 (gptq)": 4,
-    "quantize q4_0 (qat)": 8,
-    "vocab": 7,
-    "distill": 7,
+    "quantize q4_0 (qat)": 6,
+    "vocab": 5,
+    "experts": 4,
+    "distill": 5,
     "ladder": 6,
 }
 GPT2 = {"pattern": "aa", "d_model": 64, "d_ff": 128, "n_kv_heads": 2, "max_seq_len": 256}
@@ -79,12 +84,14 @@ class Given:
         model: a checkpoint with random weights.
         file: the same as GGUF.
         lines: a file to score.
+        corpus: a folder of files to score.
     """
 
     text: Path
     model: Path
     file: Path
     lines: Path
+    corpus: Path
 
     @classmethod
     def make(cls, folder: Path) -> Given:
@@ -99,14 +106,19 @@ class Given:
                 for _ in range(draw.randint(4, 16))
             ]
             (text / f"{i}.txt").write_text("\n".join(lines))
+        objects = [
+            json.dumps({"id": i, "text": (text / f"{i % 120}.txt").read_text()}) + "\n"
+            for i in range(150)
+        ]
         lines = folder / "lines.jsonl"
-        lines.write_text(
-            "".join(
-                json.dumps({"id": i, "text": (text / f"{i % 120}.txt").read_text()}) + "\n"
-                for i in range(150)
-            )
-        )
-        return cls(text, folder / "model", folder / "model.gguf", lines)
+        lines.write_text("".join(objects))
+        corpus = folder / "corpus"
+        (corpus / "more").mkdir(parents=True)
+        for name in ("a.jsonl", "b.jsonl", "more/c.jsonl"):
+            (corpus / name).write_text("".join(draw.sample(objects, 50)))
+        with gzip.open(corpus / "d.jsonl.gz", "wt") as file:
+            file.writelines(objects[:50])
+        return cls(text, folder / "model", folder / "model.gguf", lines, corpus)
 
     def save_model(self) -> None:
         """Write the checkpoint and the file. It computes, so it belongs into a child."""
@@ -183,9 +195,14 @@ def verbs(given: Given, older: Path) -> dict[str, Verb]:
         "data": ("data", str(given.text), "--vocab-size", "300"),
         "export": ("export", str(given.model), "--output", "model.gguf"),
         "export gguf.gz": ("export", str(given.model), "--output", "model.gguf.gz"),
+        "data (large)": ("data", str(given.text), "--vocab-size", "300", "--workers", "1"),
         "score": (
             *("score", str(given.lines), "--checkpoint", str(given.file)),
             *("--output", "scored.jsonl"),
+        ),
+        "score (folder)": (
+            *("score", str(given.corpus), "--checkpoint", str(given.file), "--threads", "2"),
+            *("--output", "scored", "--keep", "60%"),
         ),
         "quantize q8_0": (*quantize, "--type", "q8_0"),
         "quantize q4_0 (gptq)": (*quantize, "--type", "q4_0", "--minutes", "0"),
@@ -194,15 +211,19 @@ def verbs(given: Given, older: Path) -> dict[str, Verb]:
             *("compress", "vocab", str(given.model), *small, "--size", "280"),
             *("--tokens", "4K"),
         ),
+        "experts": (
+            *("compress", "experts", str(given.model), *small, "--keep", "3"),
+            *("--tokens", "4K"),
+        ),
         "distill": (*distill, "--tokens", "3K", "--top-k", "8", "--precision", "fp32"),
         "ladder": (*ladder, "--precision", "fp32", "--checkpoints", "c", "--results", "r"),
     }
     found = {}
     for name, command in commands.items():
-        again = (
-            command if name.split()[0] in ("data", "export", "ladder") else (*command, "--resume")
-        )
-        found[name] = Verb(name, run, command, snapshot, problems, again)
+        same = name.split()[0] in ("data", "export", "ladder") or name == "score (folder)"
+        again = command if same else (*command, "--resume")
+        action = run_large if name == "data (large)" else run
+        found[name] = Verb(name, action, command, snapshot, problems, again)
     overwriting = replace(
         found["train"], name="train --overwrite", arguments=(*train, "--overwrite"), before=older
     )
@@ -232,6 +253,15 @@ def run(arguments: list[str]) -> int:
         return cli.main(arguments)
     except Measured:
         return 0
+
+
+def run_large(arguments: list[str]) -> int:
+    """Prepare a text as if it were large: in many parts, with a record after every step."""
+    patch = pytest.MonkeyPatch()  # never undone: it is a child, which ends
+    patch.setattr(building, "PART_BYTES", 2000)
+    patch.setattr(building, "SAVE_SECONDS", 0.0)
+    patch.setattr(spool, "CHUNK_BYTES", 1000)
+    return run(arguments)
 
 
 OPERATIONS: list[Path] = []  # the folder of the compiled operations, which all runs share
@@ -312,14 +342,17 @@ def _look(path: Path) -> None:
         read_any(path)
     elif path.suffix == ".json":
         json.loads(path.read_text())
-    elif path.suffix in (".gguf", ".gz"):
+    elif path.name.endswith((".gguf", ".gguf.gz")):
         Model.load(path)
     elif path.suffix == ".csv":
         text = path.read_text()
         lines = text.splitlines()
         if not text.endswith("\n") or any(line.count(",") != len(COLUMNS) - 1 for line in lines):
             raise IteraError("the log is cut off")
-    elif path.suffix == ".jsonl":
-        lines = path.read_text().split("\n")[:-1]  # what follows the last line break is cut off
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        *lines, rest = data.decode().split("\n")
         for line in lines:
             json.loads(line)
+        if rest and path.name != "scored.jsonl":  # which is written line by line
+            raise IteraError("the last line is cut off")
