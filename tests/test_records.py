@@ -231,6 +231,16 @@ def test_a_file_begins_with_its_kind_and_ends_with_its_provenance(tmp_path: Path
     assert is_record(path)
 
 
+def test_defaults_are_written_of_a_record_and_not_of_its_parts(tmp_path: Path) -> None:
+    """A file has every field of its kind, so that a reader sees what wasn't measured."""
+    one = summary()
+    assert isinstance(one.model, Part) and one.model.made_from == []
+    plain = json.loads(one.write(tmp_path / "x.json").read_text())
+    assert {*plain} == {"kind", *Summary.__struct_fields__}
+    assert plain["training"] is None
+    assert "made_from" not in plain["model"]
+
+
 def test_another_version_is_refused_where_it_is_made_too() -> None:
     with pytest.raises(ValueError, match=r"^version 2: expected 1$"):
         msgspec.structs.replace(held_out(0.7), version=2)
