@@ -1,8 +1,8 @@
-"""The whole report, word for word, and every number that is drawn, against files that were read.
+"""Compare whole reports and the numbers of every plot with files that a person has read.
 
     python -m tests.report.test_expected    # writes them again; read the difference before a commit
 
-The other tests of this folder say what must hold; these find any change of a sign, a direction, a
+The other tests of this folder check single rules. These find any change of a sign, a direction, a
 unit, a constant or a word. The records are invented (`synthetic`), in several states: everything
 measured, sizes and a compressed model, a Transformer that wins, a ladder alone, one model alone.
 """
@@ -274,6 +274,14 @@ def test_plots_are_as_expected(state: str, tmp_path: Path) -> None:
 
 def test_table_of_seeds_is_as_expected() -> None:
     holds("seeds.md", seeds_of_two_sizes())
+
+
+def test_every_plot_is_held_and_no_file_is_left_over() -> None:
+    """Check that a plot can't drop out of all states, nor a file go on without its state."""
+    names = {f"{state}.md" for state in STATES} | {f"{state}.json" for state in DRAWN}
+    assert {path.name for path in EXPECTED.iterdir()} == {*names, "seeds.md"}
+    shown = json.loads((EXPECTED / "whole.json").read_text("utf-8"))
+    assert shown.keys() == PLOTS.keys()
 
 
 def main() -> None:
