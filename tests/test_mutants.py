@@ -1,4 +1,4 @@
-"""The mutants that mutmut leaves out: tables, properties, decorated functions."""
+"""Check the mutants of code that mutmut leaves out, and how mutmut's results are read."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Result files: what is written is read again, and what can't be read says why."""
+"""Check that result files are read as they were written, and why others are refused."""
 
 import json
 import math

@@ -44,7 +44,7 @@ OURS, OTHER = "itera_lite_tiny", "transformer_tiny"
 
 
 def change(path: Path, edit: Callable[[Any], None]) -> None:
-    """Edit a record in a file, as Python sees it."""
+    """Read a record from a file, let ``edit`` change the object, and write it again."""
     record: Record = read_any(path)
     edit(record)
     record.write(path)
@@ -143,7 +143,7 @@ def texts(results: Results) -> str:
 
 
 def seeds_of_two_sizes() -> str:
-    """The table of seeds: two sizes a side, two budgets, one of them measured beside others."""
+    """Make the table of seeds for two sizes of each model, trained with two budgets."""
     more: dict[str, Any] = {"amount": 9.0, "flops_forward": 1_590_000.0}
     runs = [
         seed_run(name, budget, bits, seed=seed, **(more if budget == "time" else {}))
@@ -161,7 +161,7 @@ def seeds_of_two_sizes() -> str:
 
 
 def rounded(values: Any) -> Any:
-    """Four significant digits, nested as they are: enough to find a wrong sign or unit."""
+    """Round every number to four significant digits, which show a wrong sign or unit."""
     if isinstance(values, str | bool | None):
         return values
     if isinstance(values, list | tuple | np.ndarray):
@@ -171,7 +171,7 @@ def rounded(values: Any) -> Any:
 
 
 def drawn(figure: Figure) -> dict[str, Any]:
-    """What a figure shows: sizes, words, and the numbers of every line, bar, picture and mark."""
+    """Collect what a figure shows: sizes, words, the numbers of lines, bars, pictures and marks."""
     figure.draw_without_rendering()
     title = figure.get_suptitle()
     return {
@@ -233,7 +233,7 @@ def figures(results: Results) -> dict[str, Any]:
 
 
 def lines(shown: dict[str, Any]) -> str:
-    """JSON with a line for each line, bar or word, so that a difference can be read."""
+    """Write JSON with a line for each drawn line, bar or word, so that a difference is readable."""
     text = json.dumps(shown, ensure_ascii=False, indent=1)
     return text if len(shown) == 0 else _flat(shown, 0) + "\n"
 
