@@ -93,8 +93,10 @@ def test_the_smallest_of_all_limits_counts(machine):
 
 
 def test_a_limit_just_below_the_number_for_none_counts(machine):
-    machine(memory__max=2**60 - 1)
     module.MEMINFO.unlink()
+    machine(memory__max=2**60)
+    assert memory() == Memory(None, None)
+    machine(memory__max=2**60 - 1)
     assert memory() == Memory(2**60 - 1, 2**60 - 1)
 
 
