@@ -94,7 +94,7 @@ fuzz-python: $(STAMP) ## Look for a file that breaks a reader written in Python:
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check 'atheris>=3,<4'
 	$(BIN)/python -m tests.fuzz --seconds $$(( $(MINUTES) * 60 ))
 
-audit: $(STAMP) ## Look up known vulnerabilities of what is locked; exit code 3: the data can't be had
+audit: $(STAMP) ## Look up known vulnerabilities of what is locked; "Error 3": the data can't be had
 	@$(BIN)/python -m tools.audit
 
 sbom: $(STAMP) ## Write the software bill of materials, build/sbom.cdx.json

@@ -52,10 +52,8 @@ class Record(Part, kw_only=True, omit_defaults=False, tag_field="kind"):
             OutputError: the file can't be written.
             ValueError: a number is NaN or infinite.
         """
-        plain: dict[str, Any] = msgspec.to_builtins(self, str_keys=True)
-        first = {"kind": plain.pop("kind"), "version": self.version}
-        plain.pop("version", None)
-        return write_json(path, first | plain)
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return write_json(path, {"kind": plain["kind"], "version": self.version} | plain)
 
     @classmethod
     def read(cls, path: str | Path) -> Self:

@@ -1,4 +1,4 @@
-"""The generated text is the same each time, of the size asked, with copies."""
+"""Check that the generated text is the same each time, has the wanted size, and has copies."""
 
 import json
 from pathlib import Path

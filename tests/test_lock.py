@@ -49,7 +49,7 @@ def versions(part: str) -> set[tuple[str, str]]:
 
 
 def needed(names: set[str]) -> set[str]:
-    """Names of what these need, and of what that needs."""
+    """Return these packages' names with those of all that they need, directly or not."""
     found: set[str] = set()
     waiting = set(names)
     while waiting:
@@ -90,7 +90,7 @@ def test_only_public_indexes_are_named() -> None:
 
 
 def test_what_pip_installs_is_what_is_locked() -> None:
-    """All that the extra `dev` needs, each with hashes of the lock."""
+    """The files list all that the extra `dev` needs, each with the hashes of the lock."""
     of_dev = {entry["name"] for entry in OURS["optional-dependencies"]["dev"]}
     of_all = {entry["name"] for entry in OURS["dependencies"]}
     assert {path.stem for path in FOLDER.iterdir()} == {"build", "dev", "cpu", "cuda"}
@@ -107,7 +107,7 @@ def test_what_pip_installs_is_what_is_locked() -> None:
 
 
 def test_pytorch_for_processors_is_the_same_release_in_another_file() -> None:
-    """PyPI lacks it: its hashes aren't in the lock."""
+    """PyPI doesn't have this build, so its hashes aren't in the lock."""
     (torch,) = LOCKED["torch"]
     (requirement,) = exported("cpu")
     assert requirement == f"torch=={torch['version']}+cpu"
@@ -116,7 +116,7 @@ def test_pytorch_for_processors_is_the_same_release_in_another_file() -> None:
 
 
 def test_pytorch_alone_needs_the_libraries_for_gpus() -> None:
-    """So where it is the build for processors, they can all be left out."""
+    """Only PyTorch needs them, so its build for processors needs none of them."""
     cuda = {name for name, _ in versions("cuda")}
     assert {"torch", "triton"} < cuda and len(cuda) > 10
     for name, packages in LOCKED.items():

@@ -1,4 +1,4 @@
-"""The mutants that mutmut leaves out: tables, properties, decorated functions."""
+"""Check the mutants of code that mutmut leaves out, and how mutmut's results are read."""
 
 import json
 
@@ -103,6 +103,29 @@ def test_the_share_is_of_those_that_were_tried(capsys):
     out = capsys.readouterr().out
     assert "survived: two\n- c\n+ d" in out and "one" not in out
     assert "in all" in out and "66.7%" in out
+
+
+def test_a_room_without_tried_mutants_is_no_success(module, tmp_path, monkeypatch, capsys):
+    assert mutants.table("stats", []) == 0
+    monkeypatch.setattr(mutants, "_mutmut", lambda *arguments, **options: "")
+    with pytest.raises(SystemExit, match=r"^mutmut made no mutant of stats: "):
+        mutants.of_functions("stats", None)
+    folder = tmp_path / "mutants" / "itera_lite"
+    folder.mkdir()
+    (folder / "stats.py.meta").write_text(json.dumps({"exit_code_by_key": {"a": 1, "b": None}}))
+    with pytest.raises(SystemExit, match=r"^mutmut left 1 of 2 mutants untried of stats: "):
+        mutants.of_functions("stats", None)
+
+
+def test_each_room_has_mutmuts_folder_to_itself(module, tmp_path):
+    """Else a second room's files are those that the first one copied, without any mutant."""
+    kept = tmp_path / "mutants" / "itera_lite.py"
+    mutants.own_folder("stats")
+    kept.write_text("")
+    mutants.own_folder("stats")
+    assert kept.exists()  # a run that was stopped goes on
+    mutants.own_folder("machine")
+    assert not kept.exists()
 
 
 def test_an_unknown_room_is_said(capsys):

@@ -1,4 +1,4 @@
-"""Result files: what is written is read again, and what can't be read says why."""
+"""Check that result files are read as they were written, and why others are refused."""
 
 import json
 import math
@@ -229,6 +229,16 @@ def test_a_file_begins_with_its_kind_and_ends_with_its_provenance(tmp_path: Path
     assert [*plain][:3] == ["kind", "version", "name"] and [*plain][-1] == "provenance"
     assert (plain["kind"], plain["version"], plain["bpb"]) == ("held_out", 1, 0.7)
     assert is_record(path)
+
+
+def test_defaults_are_written_of_a_record_and_not_of_its_parts(tmp_path: Path) -> None:
+    """A file has every field of its kind, so that a reader sees what wasn't measured."""
+    one = summary()
+    assert isinstance(one.model, Part) and one.model.made_from == []
+    plain = json.loads(one.write(tmp_path / "x.json").read_text())
+    assert {*plain} == {"kind", *Summary.__struct_fields__}
+    assert plain["training"] is None
+    assert "made_from" not in plain["model"]
 
 
 def test_another_version_is_refused_where_it_is_made_too() -> None:

@@ -1,4 +1,4 @@
-"""The committed results: filed whole, indexed, and readable."""
+"""Check that the committed results are filed whole, indexed and readable."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The bill of materials is valid, whole, the same each time; audits tell none from unknown."""
+"""Check the bill of materials, and that an audit without data isn't taken for a good one."""
 
 import json
 import subprocess

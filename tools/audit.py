@@ -1,4 +1,4 @@
-"""Looks up known vulnerabilities of every locked package: ``python -m tools.audit``.
+"""Look up the known vulnerabilities of every locked package: ``python -m tools.audit``.
 
 `pip-audit` asks PyPI about the exact versions in ``requirements/``; nothing is installed. The exit
 code is 0 where none is known, 1 where one is, and 3 where the data couldn't be had of every
@@ -20,7 +20,7 @@ NONE, FOUND, UNKNOWN = 0, 1, 3
 
 
 def main() -> int:
-    """Audit and print; the exit code."""
+    """Audit the packages, print what is known, and return the exit code."""
     # Not cpu.txt: it is the release of PyTorch that cuda.txt has, under a name that PyPI lacks.
     files = [ROOT / "requirements" / f"{part}.txt" for part in ("build", "cuda", "dev")]
     with tempfile.TemporaryDirectory() as folder:
@@ -65,8 +65,10 @@ def main() -> int:
 
 
 def described(report: dict[str, Any]) -> Iterator[str]:
-    """A line for each vulnerability in pip-audit's report: package, number, the release that
-    mends it."""
+    """Describe each vulnerability in pip-audit's report in a line.
+
+    The line has the package, the vulnerability's number and the release that mends it.
+    """
     for found in report["dependencies"]:
         for each in found.get("vulns", ()):
             mended = ", ".join(each["fix_versions"]) or "no release yet"

@@ -1,4 +1,4 @@
-"""Locks every package that development needs: exact versions, with the hashes of their files.
+"""Lock the exact version of every package that development needs, with its files' hashes.
 
     make lock                      # after a change of pyproject.toml; keeps the versions that fit
     make lock LOCK="--upgrade"     # the newest versions that pyproject.toml allows
@@ -38,7 +38,7 @@ HEAD = "# Written by `make lock` from uv.lock, which is resolved from pyproject.
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Lock and export.
+    """Write uv.lock again, and export it to the files in ``requirements/``.
 
     Args:
         arguments: wheels of PyTorch that PyPI doesn't have (``.whl``), and options of `uv lock`.
@@ -57,12 +57,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def for_processors(version: str, wheels: Sequence[Path], before: Path) -> dict[str, set[str]]:
-    """PyTorch for processors alone, with the hashes of these wheels and of the file before.
+    """Return PyTorch for processors alone, with the hashes of its wheels.
 
     Args:
-        version: of PyTorch; a wheel of another one is left out.
-        wheels: files.
-        before: where the requirement stood; hashes of the same version are kept.
+        version: of PyTorch; a wheel of another version is left out.
+        wheels: files that are hashed.
+        before: the requirements file so far; its hashes of the same version are kept.
     """
     requirement = f"torch=={version}+cpu"
     earlier = parse(before.read_text("utf-8")) if before.exists() else {}
@@ -74,10 +74,10 @@ def for_processors(version: str, wheels: Sequence[Path], before: Path) -> dict[s
 
 
 def parse(exported: str) -> dict[str, set[str]]:
-    """Requirement -> hashes, of a requirements file with hashes.
+    """Read a requirements file with hashes: each requirement -> its hashes.
 
-    A marker that most lines have is that of the platforms which were locked, so it is left out:
-    elsewhere pip refuses the file, and doesn't install half of it.
+    The marker that most lines have names the locked platforms. It is left out, so that pip refuses
+    the file on another platform, and doesn't install half of it.
     """
     found: dict[str, set[str]] = {}
     for line in exported.replace("\\\n", " ").splitlines():
@@ -90,7 +90,7 @@ def parse(exported: str) -> dict[str, set[str]]:
 
 
 def split(locked: dict[str, set[str]]) -> dict[str, dict[str, set[str]]]:
-    """The part of each file: what builds, PyTorch with what it needs for GPUs, and the rest."""
+    """Divide the requirements among the files ``build``, ``cuda`` and ``dev``."""
     parts: dict[str, dict[str, set[str]]] = {"build": {}, "dev": {}, "cuda": {}}
     for requirement, hashes in locked.items():
         name = requirement.partition("==")[0]
@@ -100,7 +100,7 @@ def split(locked: dict[str, set[str]]) -> dict[str, dict[str, set[str]]]:
 
 
 def text(locked: dict[str, set[str]]) -> str:
-    """A requirements file with hashes, which `parse` reads."""
+    """Write the requirements as the text of a file that `parse` reads."""
     return "".join(
         " \\\n    ".join([requirement, *(f"--hash={each}" for each in sorted(hashes))]) + "\n"
         for requirement, hashes in sorted(locked.items())
@@ -108,7 +108,7 @@ def text(locked: dict[str, set[str]]) -> str:
 
 
 def _uv(*arguments: str) -> str:
-    """Run uv in the repository; its output."""
+    """Run uv in the repository, and return its output."""
     command = [sys.executable, "-m", "uv", *arguments, "--python", sys.executable]
     return subprocess.run(
         command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"

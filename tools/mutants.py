@@ -1,7 +1,8 @@
-"""Mutation testing of what measures and judges: ``python -m tools.mutants [ROOM ...]``.
+"""Change the code that measures and judges, one thing at a time, and see whether a test fails.
 
-Each mutant is the package with one thing changed: a comparison, a sign, a number, a word, an
-argument. Where no test fails, a mutant survives, and nothing holds what was changed. `mutmut`
+A changed copy of the code is called a mutant: one comparison, sign, number, word or argument in it
+is another one. A mutant survives where no test fails: then no test checks what was changed.
+``python -m tools.mutants [ROOM ...]`` tries all mutants of these rooms of the package. `mutmut`
 changes functions. It leaves out what runs when a module is imported, such as the table of metrics
 with their directions and units, and decorated functions, such as properties. Here these get the
 same changes, one at a time, each in a process of its own.
@@ -16,6 +17,7 @@ of a room's mutants are killed. `build/mutants.json` keeps what was found.
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib.abc
 import importlib.machinery
@@ -23,11 +25,12 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "mutants.json"
 LEAST = 0.9  # of a room's mutants that tests must kill
 SECONDS = 180  # of a mutant's tests: one that takes longer hangs, and is found by that
-ROOMS = {  # and the tests that hold them
+ROOMS = {  # each with the tests that must notice a change in it
     "stats": ("tests/stats", "tests/test_records.py"),
     "machine": ("tests/machine",),
     "records": ("tests/test_records.py",),
@@ -66,13 +69,11 @@ class Mutant:
 
 def main(arguments: Sequence[str]) -> int:
     """Try the mutants of the rooms that are named, of all by default."""
-    words = list(arguments)
-    sample = None
-    if "--sample" in words:
-        place = words.index("--sample")
-        sample = int(words[place + 1])
-        del words[place : place + 2]
-    rooms = words or list(ROOMS)
+    parser = argparse.ArgumentParser(prog="python -m tools.mutants")
+    parser.add_argument("rooms", nargs="*", metavar="ROOM", help="all by default")
+    parser.add_argument("--sample", type=int, metavar="N", help="try N random mutants")
+    options = parser.parse_args(arguments)
+    rooms, sample = options.rooms or list(ROOMS), options.sample
     if unknown := sorted(set(rooms) - set(ROOMS)):
         print(f"unknown room {unknown[0]!r}: expected {', '.join(ROOMS)}", file=sys.stderr)
         return 2
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def table(room: str, mutants: Sequence[Mutant]) -> float:
-    """Print what survived, and a line a module; the share of the room's mutants that was killed."""
+    """Print what survived, and a line a module; return the share of mutants that was killed."""
     tried = [each for each in mutants if each.killed is not None]
     for each in tried:
         if not each.killed:
@@ -96,13 +97,13 @@ def table(room: str, mutants: Sequence[Mutant]) -> float:
         print(f"{module:45} {len(of_module):5} {sum(map(bool, of_module)):5}"
               f" {of_module.count(False):5}")  # fmt: skip
     killed = sum(bool(each.killed) for each in tried)
-    share = killed / len(tried) if tried else 1.0
+    share = killed / len(tried) if tried else 0.0
     print(f"{'in all':45} {len(tried):5} {killed:5} {len(tried) - killed:5}   {share:.1%}")
     return share
 
 
 def modules(room: str) -> list[str]:
-    """Dotted names of a room's modules, without packages' empty ones."""
+    """Dotted names of a room's modules."""
     place = ROOT / "itera_lite" / room
     paths = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths]
@@ -110,7 +111,7 @@ def modules(room: str) -> list[str]:
 
 
 def tests(room: str) -> list[str]:
-    """The tests of a room, in a copy of the sources too."""
+    """Paths of the tests of a room that exist."""
     return [path for path in ROOMS[room] if (ROOT / path).exists()]
 
 
@@ -121,7 +122,7 @@ def source(module: str) -> Path:
 
 
 def chosen(mutants: list[Any], sample: int | None) -> list[Any]:
-    """All of them, or a random choice, the same at each call."""
+    """Return all mutants, or ``sample`` random ones, which are the same at each call."""
     if sample is None or len(mutants) <= sample:
         return mutants
     return random.Random(0).sample(mutants, sample)
@@ -132,6 +133,7 @@ def chosen(mutants: list[Any], sample: int | None) -> list[Any]:
 
 def of_functions(room: str, sample: int | None) -> list[Mutant]:
     """Have mutmut try the mutants of a room's functions, and read what it found."""
+    own_folder(room)
     if sample is None:
         _mutmut(room, "run")  # goes on where it was stopped
         names = sorted(_found(room))
@@ -140,7 +142,10 @@ def of_functions(room: str, sample: int | None) -> list[Mutant]:
         names = chosen(sorted(_found(room)), sample)
         if names:
             _mutmut(room, "run", *names)
-    found = {name: _found(room)[name] for name in names}
+    found = _found(room)
+    if untried := sum(found[name][1] is None for name in names) or not names:
+        lacks = f"left {untried} of {len(names)} mutants untried" if names else "made no mutant"
+        raise SystemExit(f"mutmut {lacks} of {room}: what it printed above has the reason")
     return [
         Mutant(
             module,
@@ -148,8 +153,22 @@ def of_functions(room: str, sample: int | None) -> list[Mutant]:
             _mutmut(room, "show", name, quiet=True) if killed is False else "",
             killed,
         )
-        for name, (module, killed) in found.items()
+        for name, (module, killed) in ((name, found[name]) for name in names)
     ]
+
+
+def own_folder(room: str) -> None:
+    """Remove mutmut's folder where another room's mutants are in it.
+
+    mutmut copies all files there and changes the room's. It takes an older copy without any change
+    for a file whose mutants are already made, so that a second room would have none.
+    """
+    folder = ROOT / "mutants"
+    mark = folder / "room.txt"
+    if not mark.exists() or mark.read_text("utf-8") != room:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        mark.write_text(room, "utf-8")
 
 
 def _found(room: str) -> dict[str, tuple[str, bool | None]]:
@@ -207,13 +226,13 @@ def rest(room: str, sample: int | None) -> list[Mutant]:
     files = tests(room)
     if _run(files) != 0:
         raise SystemExit(f"the tests of {room} fail without any mutant: mend them first")
-    running: dict[int, tuple[Mutant, str]] = {}
+    running: dict[int, Mutant] = {}
     found: list[Mutant] = []
 
     def wait() -> None:
         process, status = os.wait()
-        mutant, _ = running.pop(process)
-        found.append(Mutant(mutant.module, mutant.name, mutant.difference, status != 0))
+        mutant = running.pop(process)
+        found.append(replace(mutant, killed=status != 0))
         mark = "survived" if status == 0 else "killed"
         print(f"\r{len(found)} of {len(todo)}: {mark} {mutant.name}"[:100].ljust(100), end="")
 
@@ -223,7 +242,7 @@ def rest(room: str, sample: int | None) -> list[Mutant]:
         process = os.fork()
         if process == 0:
             os._exit(_test(files, mutant.module, text))
-        running[process] = mutant, text
+        running[process] = mutant
     while running:
         wait()
     print()
@@ -231,7 +250,7 @@ def rest(room: str, sample: int | None) -> list[Mutant]:
 
 
 def left_out(module: str) -> Iterator[tuple[Mutant, str]]:
-    """The mutants of what mutmut doesn't change in a module, each with the changed source."""
+    """Make the mutants of the code that mutmut doesn't change; each comes with its source."""
     import libcst as cst
     from mutmut.mutation.mutators import mutation_operators
 
@@ -263,7 +282,10 @@ def _compiles(text: str) -> bool:
 
 
 def _nodes(tree: Any) -> Iterator[Any]:
-    """What runs at import or stands in a decorated function; no types, no names of exports."""
+    """Find the nodes that run at import or stand in a decorated function.
+
+    Types and the names in ``__all__`` are left out: a test can't notice a change in them.
+    """
     import libcst as cst
     import libcst.matchers as m
 
@@ -289,7 +311,7 @@ def _nodes(tree: Any) -> Iterator[Any]:
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives a module a changed source."""
+    """An importer that loads one module from a changed source."""
 
     def __init__(self, module: str, text: str) -> None:
         self.module, self.text = module, text
@@ -310,7 +332,7 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def _warm() -> None:
-    """Import what tests need and takes long, once, before the processes part."""
+    """Import the slow packages that tests need, once: the forked processes then have them."""
     import matplotlib.figure  # noqa: F401
     import numpy  # noqa: F401
     import pytest  # noqa: F401

@@ -1,7 +1,8 @@
 """A plugin of pytest that imports the package from the current folder: ``-p tools.mutated``.
 
-`mutmut` runs the tests in a copy of the sources that it changed. An editable installation names the
-original files, so its finder is told to find nothing but what was compiled.
+`mutmut` runs the tests in a copy of the sources that it changed. The import finder of an editable
+installation would load the original files. So the lists of Python files in it are emptied, and it
+finds only the compiled modules.
 """
 
 import sys

@@ -230,11 +230,9 @@ def applications_table(results: Results) -> str:
         IteraError: where one of them wasn't measured.
     """
     folder = results.folder
-    (server,) = folder.glob("*_serving.json")
-    serving = Serving.read(server)
+    serving = Serving.read(_only(folder, "_serving.json"))
     browser = BrowserDecoding.read(folder / "browser.json")
-    (keystrokes,) = folder.glob("*_keystrokes.json")
-    typed = Keystrokes.read(keystrokes)
+    typed = Keystrokes.read(_only(folder, "_keystrokes.json"))
     first, many, *others = serving.loads
     rows: list[list[str]] = [
         [
@@ -294,6 +292,18 @@ def filter_table(results: Results) -> str:
     cells = [[escape(cell) for cell in row] for row in rows]
     notes = "\n".join(f"- {escape(note)}" for note in filter_notes(record))
     return paragraphs(table(header, cells, "l" + "r" * (len(header) - 1)), notes)
+
+
+def _only(folder: Path, suffix: str) -> Path:
+    """Return the one file in a folder with this suffix.
+
+    Raises:
+        IteraError: there is none, or more than one.
+    """
+    found = sorted(folder.glob(f"*{suffix}"))
+    if len(found) != 1:
+        raise IteraError(f"'{folder}' has {len(found)} files *{suffix}: expected one")
+    return found[0]
 
 
 def _judged(target: Target) -> str:

@@ -1,10 +1,10 @@
-"""The software bill of materials: ``python -m tools.sbom`` writes build/sbom.cdx.json.
+"""Write the software bill of materials, build/sbom.cdx.json: ``python -m tools.sbom``.
 
 CycloneDX 1.6, checked against its schema. It lists the Python packages of ``uv.lock`` with what
 each needs; what is compiled into the wheel, or comes with it, in other languages; and the model in
 the package. The scope of a package is ``required`` for all users, ``optional`` for those of an
-extra, and ``excluded`` for who develops. Versions of what a compiler adds are this machine's: the
-list is made where the wheel is built.
+extra, and ``excluded`` where only developers need it. The versions of what a compiler adds are
+this machine's, so make the list where the wheel is built.
 
 The same lock file on the same machine gives the same bytes; SOURCE_DATE_EPOCH sets the date.
 """
@@ -37,7 +37,7 @@ Component = dict[str, Any]
 
 
 def main() -> None:
-    """Write the list, after it was checked."""
+    """Make the list, check it against the schema, and write it."""
     found = bill()
     if problem := invalid(found):
         raise SystemExit(f"the list isn't valid CycloneDX: {problem}")
@@ -153,7 +153,7 @@ def models() -> Iterator[Component]:
 
 
 def invalid(found: dict[str, Any]) -> str:
-    """What the schema forbids in it; empty for a valid document."""
+    """Return what the schema forbids in the document; empty for a valid one."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -164,7 +164,7 @@ def invalid(found: dict[str, Any]) -> str:
 def _scopes(
     packages: dict[tuple[str, str], dict[str, Any]], root: dict[str, Any], extras: Iterable[str]
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every package but our own, with who needs it."""
+    """Yield every package but our own, with its scope."""
     required = _closure(packages, _needs(packages, root))
     optional = _closure(packages, _needs(packages, root, extras))
     for package in packages.values():
@@ -179,8 +179,10 @@ def _needs(
     package: dict[str, Any],
     extras: Iterable[str] = (),
 ) -> set[str]:
-    """References of what a package needs, with these extras; with all of those that are locked
-    where it isn't ours."""
+    """Return references of what a package needs.
+
+    Of our own package that is with these extras, of another one with all its locked extras.
+    """
     entries = list(package.get("dependencies", ()))
     optional = package.get("optional-dependencies", {})
     for extra in optional if package["name"] != NAME else extras:

@@ -1,4 +1,4 @@
-"""Floors: conditioned on the training text, bounded, kept."""
+"""Check the baselines: they learn from the training text, have bounds and are kept in a cache."""
 
 import bz2
 import json

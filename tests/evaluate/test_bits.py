@@ -1,4 +1,4 @@
-"""Bits per byte: each byte once, no look ahead, distributions that sum to one."""
+"""Check bits per byte: each byte counts once, no model looks ahead, distributions sum to one."""
 
 import math
 import threading
@@ -303,7 +303,7 @@ def test_empty_score_is_not_a_number():
 
 
 def test_windows_of_an_odd_length():
-    """A later window is full, and scores only what is new."""
+    """Every window but the first is full, and scores only tokens that no earlier one scored."""
     assert list(windows(3, 12, 5)) == [
         Window(3, 0, 5, 0), Window(3, 3, 8, 2), Window(3, 6, 11, 2), Window(3, 7, 12, 4),
     ]  # fmt: skip
@@ -327,7 +327,7 @@ def test_nats_stand_at_their_position_in_the_document(model, seq_len):
 
 
 def naive_end(model, document, seq_len):
-    """Nats of the end of a document."""
+    """Return the nats that the end of a document costs."""
     row = [EOT, *document]
     with torch.no_grad():
         logits = model(torch.tensor([row[-seq_len:]]))[0, -1]

@@ -1,4 +1,4 @@
-"""The evaluation of a model: what the record holds, and what is refused."""
+"""Check the record of an evaluation, and what an evaluation refuses."""
 
 import math
 
@@ -25,7 +25,10 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def plain_operations(monkeypatch):
-    """The fused ones take a minute to compile; other tests hold that they compute the same."""
+    """Use PyTorch's own operations: the fused ones take a minute to compile.
+
+    Other tests check that both compute the same.
+    """
     monkeypatch.setattr(module.ops, "enable", lambda: "not in this test")
 
 

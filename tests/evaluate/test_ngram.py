@@ -1,4 +1,4 @@
-"""The Kneser-Ney floor: a distribution, equal to the textbook's recursion."""
+"""Check that the Kneser-Ney model is a distribution and equals the textbook's recursion."""
 
 import math
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""Sums over scored tokens, and the numbers that are made of them: units, directions, borders."""
+"""Check the sums over scored tokens, and the unit and sign of each number made of them."""
 
 import math
 

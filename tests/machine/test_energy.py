@@ -1,4 +1,4 @@
-"""Energy: counters that wrap, permissions, and an estimate that says so."""
+"""Check counters of energy that wrap or can't be read, and that an estimate is labelled."""
 
 from pathlib import Path
 

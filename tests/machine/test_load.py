@@ -1,4 +1,4 @@
-"""The load by other programs: counters that are made up, and a busy program that is real."""
+"""Check the load by other programs, with invented counters and with a program that is busy."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The peak of matrix products, and threads that are put back."""
+"""Check the peak speed of matrix products, and that the number of threads is put back."""
 
 import pytest
 import torch

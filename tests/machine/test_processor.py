@@ -1,4 +1,4 @@
-"""How many cores and threads a process may use."""
+"""Check how many cores and threads a process may use, and what is read about the processor."""
 
 import pytest
 

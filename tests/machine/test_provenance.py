@@ -1,4 +1,4 @@
-"""What every number carries."""
+"""Check what is recorded about the origin of every number."""
 
 import subprocess
 import sys

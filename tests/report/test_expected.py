@@ -1,8 +1,8 @@
-"""The whole report, word for word, and every number that is drawn, against files that were read.
+"""Compare whole reports and the numbers of every plot with files that a person has read.
 
     python -m tests.report.test_expected    # writes them again; read the difference before a commit
 
-The other tests of this folder say what must hold; these find any change of a sign, a direction, a
+The other tests of this folder check single rules. These find any change of a sign, a direction, a
 unit, a constant or a word. The records are invented (`synthetic`), in several states: everything
 measured, sizes and a compressed model, a Transformer that wins, a ladder alone, one model alone.
 """
@@ -44,7 +44,7 @@ OURS, OTHER = "itera_lite_tiny", "transformer_tiny"
 
 
 def change(path: Path, edit: Callable[[Any], None]) -> None:
-    """Edit a record in a file, as Python sees it."""
+    """Read a record from a file, let ``edit`` change the object, and write it again."""
     record: Record = read_any(path)
     edit(record)
     record.write(path)
@@ -143,7 +143,7 @@ def texts(results: Results) -> str:
 
 
 def seeds_of_two_sizes() -> str:
-    """The table of seeds: two sizes a side, two budgets, one of them measured beside others."""
+    """Make the table of seeds for two sizes of each model, trained with two budgets."""
     more: dict[str, Any] = {"amount": 9.0, "flops_forward": 1_590_000.0}
     runs = [
         seed_run(name, budget, bits, seed=seed, **(more if budget == "time" else {}))
@@ -161,7 +161,7 @@ def seeds_of_two_sizes() -> str:
 
 
 def rounded(values: Any) -> Any:
-    """Four significant digits, nested as they are: enough to find a wrong sign or unit."""
+    """Round every number to four significant digits, which show a wrong sign or unit."""
     if isinstance(values, str | bool | None):
         return values
     if isinstance(values, list | tuple | np.ndarray):
@@ -171,7 +171,7 @@ def rounded(values: Any) -> Any:
 
 
 def drawn(figure: Figure) -> dict[str, Any]:
-    """What a figure shows: sizes, words, and the numbers of every line, bar, picture and mark."""
+    """Collect what a figure shows: sizes, words, the numbers of lines, bars, pictures and marks."""
     figure.draw_without_rendering()
     title = figure.get_suptitle()
     return {
@@ -233,7 +233,7 @@ def figures(results: Results) -> dict[str, Any]:
 
 
 def lines(shown: dict[str, Any]) -> str:
-    """JSON with a line for each line, bar or word, so that a difference can be read."""
+    """Write JSON with a line for each drawn line, bar or word, so that a difference is readable."""
     text = json.dumps(shown, ensure_ascii=False, indent=1)
     return text if len(shown) == 0 else _flat(shown, 0) + "\n"
 
@@ -274,6 +274,14 @@ def test_plots_are_as_expected(state: str, tmp_path: Path) -> None:
 
 def test_table_of_seeds_is_as_expected() -> None:
     holds("seeds.md", seeds_of_two_sizes())
+
+
+def test_every_plot_is_held_and_no_file_is_left_over() -> None:
+    """Check that a plot can't drop out of all states, nor a file go on without its state."""
+    names = {f"{state}.md" for state in STATES} | {f"{state}.json" for state in DRAWN}
+    assert {path.name for path in EXPECTED.iterdir()} == {*names, "seeds.md"}
+    shown = json.loads((EXPECTED / "whole.json").read_text("utf-8"))
+    assert shown.keys() == PLOTS.keys()
 
 
 def main() -> None:

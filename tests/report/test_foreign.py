@@ -1,4 +1,4 @@
-"""Files that are damaged, old, or somebody's own are left out and named; the committed layout."""
+"""Check that damaged, old and foreign files are left out and named, and the committed layout."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Verdicts that the load by other programs forbids, in the report and on the terminal."""
+"""Check that report and terminal withhold verdicts where other programs kept the cores busy."""
 
 import pytest
 

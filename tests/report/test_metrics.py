@@ -1,4 +1,4 @@
-"""Under which conditions two models are compared, and what each metric says is better."""
+"""Check when two models are compared, and which direction of each metric is better."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ BETTER = {
 
 @pytest.fixture
 def pair(results):
-    """Both models, with nothing shared between their records."""
+    """Both models, each with records of its own, so that a test may change one of them."""
     return load_results(results).pairs[0]
 
 
@@ -76,7 +76,7 @@ def test_every_metric_has_its_unit_and_direction(results):
 
 @pytest.mark.parametrize("key", [*BETTER])
 def test_the_better_number_wins(results, key):
-    """The side that is given the better number of a metric is the winner, on both sides."""
+    """The side with the better number wins, whichever of the two sides it is."""
     write_seeds(results)
     found = {c.metric.key: c.metric for c in compare_pairs(load_results(results))[0].comparisons}
     metric = found.get(key) or metrics.QUALITY.get(key)

@@ -1,4 +1,4 @@
-"""The table of all budgets: its order, and whom a Transformer is compared with."""
+"""Check the order of the table of seeds, and which model a Transformer is compared with."""
 
 from msgspec.structs import replace
 

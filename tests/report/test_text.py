@@ -1,4 +1,4 @@
-"""Numbers in words: digits, prefixes, units and the borders between them; Markdown."""
+"""Check how numbers are written (digits, prefixes, units), and the Markdown helpers."""
 
 import math
 

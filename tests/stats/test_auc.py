@@ -1,4 +1,4 @@
-"""AUC and its bootstrap, against their definitions."""
+"""Compare AUC and its bootstrap with their definitions."""
 
 import numpy as np
 import pytest

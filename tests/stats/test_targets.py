@@ -1,4 +1,4 @@
-"""Numbers to reach: at least, at most, on the border; ratios and their intervals; words."""
+"""Check verdicts on numbers to reach, ratios with their intervals, and how both are written."""
 
 import pytest
 
