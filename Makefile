@@ -49,7 +49,7 @@ elastic: $(STAMP) ## Kill processes and launchers of a training, and compare wha
 	ITERA_ELASTIC=1 $(BIN)/python -m pytest tests/train/test_processes.py
 
 coverage: $(STAMP) ## Run all the tests and say which lines they don't reach; fails below 90 %
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=html
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-report=html
 
 ROOMS ?= stats machine records evaluate report
 mutants: $(STAMP) ## Change what measures and judges, and see that a test fails: make mutants ROOMS="stats machine"

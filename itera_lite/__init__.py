@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from itera_lite.errors import DataError as DataError
     from itera_lite.errors import ExportError as ExportError
     from itera_lite.errors import HubError as HubError
+    from itera_lite.errors import Interrupted as Interrupted
     from itera_lite.errors import IteraError as IteraError
     from itera_lite.errors import IteraWarning as IteraWarning
     from itera_lite.errors import MissingExtra as MissingExtra
@@ -49,7 +50,7 @@ _PUBLIC = {
     "data.prepare": "prepare",
     "checkpoint.folder": "load_checkpoint save_checkpoint",
     "errors": "IteraError IteraWarning UsageError ConfigError DataError TokenizerMismatch "
-    "TextTooSmall CheckpointError ExportError ModelFileError HubError OutputError "
+    "TextTooSmall Interrupted CheckpointError ExportError ModelFileError HubError OutputError "
     "TrainingError MissingExtra",
 }
 _MODULES = {name: module for module, names in _PUBLIC.items() for name in names.split()}

@@ -52,10 +52,16 @@ from itera_lite.report.text import (
 from itera_lite.stats.comparison import times
 from itera_lite.stats.targets import Target
 from itera_lite.studies.teacher_or_not import SIDES
-from tools.scaling import scaling_table
+from tools.scaling import measured_table, scaling_table
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/results.md", "docs/compression.md", "docs/scaling.md")
+PAGES = (
+    "README.md",
+    "docs/compression.md",
+    "docs/filter.md",
+    "docs/results.md",
+    "docs/scaling.md",
+)
 PEERS = ("llama.cpp", "transformers")
 
 
@@ -325,6 +331,7 @@ TABLES = {
     "engine": engine_table,
     "filter": filter_table,
     "ladder": ladder_table,
+    "processes": measured_table,
     "rounding": rounding_table,
     "scaling": scaling_table,
     "teachers": teachers_table,

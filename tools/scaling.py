@@ -1,6 +1,6 @@
-"""The tables of docs/scaling.md: how training would scale over nodes like the one measured.
+"""The tables of docs/scaling.md: how training scaled here, and how it would over many nodes.
 
-They are the arithmetic of that page, on the speed of training in committed records.
+The second kind is the arithmetic of that page, on the speed of training in committed records.
 ``python -m tools.readme`` writes them into the page.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from itera_lite.bench.table import scaling_rows
 from itera_lite.config import ModelConfig, TrainConfig
 from itera_lite.errors import IteraError
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
-from itera_lite.records import Summary
+from itera_lite.records import Scaling, Summary
 from itera_lite.report.results import Results
 from itera_lite.report.text import paragraphs, table
 from itera_lite.train.optim import COEFFICIENTS, Optimizer, part_of
@@ -65,6 +66,22 @@ class Node:
         messages = 2 * (nodes - 1)
         sending = messages / nodes * self.gradients / bandwidth + messages * latency
         return computing / self.speed + sending
+
+
+def measured_table(results: Results) -> str:
+    """What `itera bench scaling` found: all processes with one batch, then each with its own."""
+    found = []
+    for path in sorted(results.folder.glob("*_scaling.json")):
+        record = Scaling.read(path)
+        found.append(
+            f"`{record.model.name}`, {record.model.params.total:,} parameters, {record.cores} "
+            f"cores, {record.precision}, {record.seq_len} tokens a row, medians of "
+            f"{record.strong[0].tokens_per_second.repeats} repeats:"
+        )
+        kinds = ("All share one batch", record.strong), ("Each has a batch", record.weak)
+        for kind, (header, rows) in ((kind, scaling_rows(rows)) for kind, rows in kinds):
+            found += [f"{kind}:", table(header, rows)]
+    return paragraphs(*found)
 
 
 def optimizer_flops(shape: ModelConfig) -> int:

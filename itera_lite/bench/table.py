@@ -15,6 +15,7 @@ from itera_lite.records import (
     ModelDescription,
     PrefillSpeed,
     Scaling,
+    ScalingRow,
     Scoring,
     Serving,
     SpeedRatio,
@@ -121,22 +122,28 @@ def print_training(record: TrainingSpeed) -> None:
 def print_scaling(record: Scaling) -> None:
     """Prints how training scaled: a table for one batch, one for a batch a process."""
     _title(record.model, f"{record.cores} cores, {record.precision}, {record.seq_len} tokens a row")
-    header = ["processes x workers", "rows", "tokens/s", "times one", "communication", "MB a step"]
     for kind, rows in (("one batch", record.strong), ("a batch a process", record.weak)):
-        first = rows[0].tokens_per_second.median
-        cells = [
-            [
-                f"{row.processes} x {row.workers}",
-                f"{row.batch_size}",
-                f"{row.tokens_per_second.median:,.0f}",
-                f"{row.tokens_per_second.median / first:.2f}",
-                f"{row.communication_share.median:.0%}",
-                f"{row.bytes_per_step / 1e6:.1f}",
-            ]
-            for row in rows
-        ]
         print(f"\n{kind}")
-        print(table(header, cells))
+        print(table(*scaling_rows(rows)))
+
+
+def scaling_rows(rows: Sequence[ScalingRow]) -> tuple[list[str], list[list[str]]]:
+    """The header, and a row a number of processes and workers, divided by the first row's speed."""
+    first = rows[0].tokens_per_second.median
+    cells = [
+        [
+            f"{row.processes} x {row.workers}",
+            f"{row.batch_size}",
+            f"{row.tokens_per_second.median:,.0f}",
+            f"{row.tokens_per_second.spread:,.0f}",
+            f"{row.tokens_per_second.median / first:.2f}",
+            f"{row.communication_share.median:.0%}",
+            f"{row.bytes_per_step / 1e6:.1f}",
+        ]
+        for row in rows
+    ]
+    header = ["processes x workers", "rows", "tokens/s", "spread", "times one"]
+    return [*header, "communication", "MB a step"], cells
 
 
 def print_serving(record: Serving) -> None:

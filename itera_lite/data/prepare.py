@@ -245,6 +245,7 @@ def prepare(
     fingerprint = source.fingerprint()
     source_keys = [_key("source", fingerprint, vocabulary, *cut)] if fingerprint is not None else []
     if found := _look_up(root, source_keys):
+        _remove_left(root, source_keys[0])
         return found
     try:
         with ExitStack() as stack:
@@ -360,12 +361,24 @@ def _workplace(
         yield work, unwritable
     finally:
         if lock is None or not (work / _KEEP).exists():
-            if lock is not None:  # a kill must not leave a part of it to go on with
-                with suppress(OSError):
-                    work = work.rename(root / f".building-{os.urandom(8).hex()}")
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(root, work)
         if lock is not None:
             lock.close()
+
+
+def _remove(root: Path, work: Path) -> None:
+    """Remove a workplace; a kill meanwhile must not leave a part of it to go on with."""
+    with suppress(OSError):
+        work = work.rename(root / f".building-{os.urandom(8).hex()}")
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _remove_left(root: Path, key: str) -> None:
+    """Remove the workplace of a set that is finished, where a killed process left it."""
+    work = root / f".preparing-{key}"
+    with suppress(OSError), open(work / "lock", "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _remove(root, work)
 
 
 def _claim(folder: Path, name: str, quiet: bool) -> IO[str] | None:

@@ -209,6 +209,21 @@ def test_two_processes_at_once(cache: Path, story_file: Path) -> None:
     assert not list(cache.glob(".building-*")) and not list(cache.glob(".preparing-*"))
 
 
+def test_a_workplace_that_a_killed_process_left_goes_with_its_finished_set(
+    cache: Path, story_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:  # killed after the set was noted
+        patch.setattr(shards, "_remove", lambda root, work: None)
+        prepare(str(story_file), vocab_size=V)
+    work = next(cache.glob(".preparing-*"))
+    with open(work / "lock") as another:  # that hasn't ended yet
+        fcntl.flock(another, fcntl.LOCK_EX)
+        prepare(str(story_file), vocab_size=V)
+        assert work.is_dir()
+    prepare(str(story_file), vocab_size=V)
+    assert not work.exists() and not list(cache.glob(".building-*"))
+
+
 def test_two_processes_at_once_mend_a_damaged_set(cache: Path, story_file: Path) -> None:
     first = prepare(str(story_file), vocab_size=V)
     os.truncate(first.path / "train.bin", 100)
@@ -305,14 +320,19 @@ def test_a_cache_that_cannot_be_written(story_file: Path, tmp_path: Path) -> Non
         prepare(str(story_file), vocab_size=V, cache=tmp_path / "file" / "cache")
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(cache: Path, story_file: Path) -> None:
+def test_a_full_disk_is_said_and_leaves_nothing(
+    cache: Path, story_file: Path, not_measured: dict[str, str]
+) -> None:
     code = (
         "import resource, sys; from itera_lite.cli import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
         f"sys.exit(main(['data', sys.argv[1], '--vocab-size', '{V}']))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(story_file)], capture_output=True, text=True
+        [sys.executable, "-c", code, str(story_file)],
+        env=not_measured,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert f"the cache {cache} can't be written (File too large" in done.stderr

@@ -121,7 +121,7 @@ def test_a_missing_or_foreign_model_is_said(tmp_path):
         generate(checkpoint=foreign)
 
 
-def test_what_cannot_be_read_is_not_called_missing(gguf_pair, tiny_pair):
+def test_what_cannot_be_read_is_not_called_missing(gguf_pair, tiny_pair, not_measured):
     """As another user, who may not read them; the superuser may read everything."""
     code = (
         "import os, sys, cyclopts, itera_lite.commands.generate; from itera_lite import cli\n"
@@ -143,6 +143,7 @@ def test_what_cannot_be_read_is_not_called_missing(gguf_pair, tiny_pair):
         try:
             done = subprocess.run(
                 [sys.executable, "-c", code, *map(str, paths)],
+                env=not_measured,
                 capture_output=True,
                 text=True,
                 timeout=60,
