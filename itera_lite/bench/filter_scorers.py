@@ -1,9 +1,9 @@
 """The scorers of `itera bench filter`: our models, two in contrast, KenLM, a byte n-gram.
 
-Each gives a line's surprise symbol by symbol (tokens, words or bytes; the end of the line too). The
-same statistics of it are computed for each. A filter has one number a line, and its noise isn't
-known beforehand. So a scorer is judged by the one statistic that separates best on other lines, on
-average over all settings.
+A filter has one number a line, and its noise isn't known beforehand. So a scorer is judged by the
+one statistic that separates best on other lines, on average over all settings. Of a model these are
+the two that `itera score` filters by. The n-grams have more to choose from: `STATISTICS` of the
+surprise of a line's symbols (words or bytes, and the end of the line).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from itera_lite.bench.turns import Entry
 from itera_lite.config import Unit
 from itera_lite.engine.find import load_model, model_name
-from itera_lite.engine.results import TextScore
 from itera_lite.engine.scorer import Scorer
 from itera_lite.errors import DataError, UsageError
 from itera_lite.evaluate.ngram import ByteNgram
@@ -116,11 +115,7 @@ class SymbolScorer(LineScorer):
         """The surprise of each symbol of each line, in nats."""
 
     def statistics(self, lines: Sequence[str]) -> Scores:
-        return self.statistics_of(lines, self.nats(lines))
-
-    def statistics_of(self, lines: Sequence[str], nats: Nats) -> Scores:
-        """The statistics where the surprise of the symbols is found already."""
-        sizes = [len(line.encode("utf-8")) for line in lines]
+        nats, sizes = self.nats(lines), [len(line.encode("utf-8")) for line in lines]
         found = {
             name: np.array([of(each, size) for each, size in zip(nats, sizes, strict=True)])
             for name, of in STATISTICS.items()
@@ -128,8 +123,8 @@ class SymbolScorer(LineScorer):
         return self._checked(found)
 
 
-class ModelScorer(SymbolScorer):
-    """A model in the native engine, on one thread."""
+class ModelScorer(LineScorer):
+    """A model in the native engine, on one thread, by what `itera score` filters by."""
 
     kind = "model"
 
@@ -142,19 +137,11 @@ class ModelScorer(SymbolScorer):
         )
         self.params, self.unit = self.model.parameters, self.model.unit
 
-    def nats(self, lines: Sequence[str]) -> Nats:
-        return self._nats_of(self.model.score(lines, log_probabilities=True))
-
     def statistics(self, lines: Sequence[str]) -> Scores:
-        """As of every scorer, and `TextScore.surprise`."""
-        scores = self.model.score(lines, log_probabilities=True)
+        scores = self.model.score(lines)
+        bits = np.array([score.bits_per_byte for score in scores])
         surprise = np.array([score.surprise for score in scores])
-        found = self.statistics_of(lines, self._nats_of(scores))
-        return {**found, **self._checked({SURPRISE: surprise})}
-
-    @staticmethod
-    def _nats_of(scores: Sequence[TextScore]) -> Nats:
-        return [-np.array(score.log_probabilities) for score in scores]
+        return self._checked({USUAL: bits, SURPRISE: surprise})
 
     def read(self, lines: Sequence[str]) -> None:
         self.model.score(lines)
