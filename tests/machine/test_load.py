@@ -62,8 +62,8 @@ def process(root: Path, number: int, times: str, children: str = "") -> None:
     folder = root / str(number)
     (folder / "task" / str(number)).mkdir(parents=True)
     (folder / "task" / str(number) / "children").write_text(children)
-    before = f"{number} (a program (with) brackets) S 1 2 3 4 5 6 7 8 9 10"
-    (folder / "stat").write_text(f"{before} {times} 20 0 1\n")
+    before = f"{number} (a caf\xe9 (with) brackets) S 1 2 3 4 5 6 7 8 9 10"
+    (folder / "stat").write_bytes(f"{before} {times} 20 0 1\n".encode("latin-1"))  # no UTF-8
 
 
 @pytest.fixture
@@ -71,13 +71,14 @@ def proc(tmp_path, monkeypatch):
     """A /proc of four cores, of which this process may use two."""
     cores = [f"cpu{core} 100 20 30 4000 500 6 7 80 90 10" for core in range(4)]
     (tmp_path / "stat").write_text("\n".join(["cpu 1 1 1 1 1 1 1 1 1 1", *cores, "intr 5 1"]))
-    process(tmp_path, os.getpid(), "1 2 3 4", "71 99 ")  # 99 has ended
+    process(tmp_path, os.getpid(), "1 2 3 4", "71 99 74 ")  # 99 has ended
     process(tmp_path, 71, "10 20 0 0", "72 ")
     process(tmp_path, 72, "100 0 0 0")
     process(tmp_path, 73, "5000 0 0 0")  # somebody else's
+    process(tmp_path, 74, "1000 0 0 0")
     monkeypatch.setattr(load, "PROCESSES", tmp_path)
     monkeypatch.setattr(load, "usable_cores", lambda: 2)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1, 3})
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {1, 3}}.__getitem__)
     return tmp_path
 
 
@@ -86,7 +87,7 @@ def test_our_cores_and_our_processes_are_counted(proc):
     found = read_counters()
     # User, low priority, system, interrupts and stolen time of two cores; no idle, disk or guests.
     assert found.busy == pytest.approx(2 * (100 + 20 + 30 + 6 + 7 + 80) / TICK)
-    assert found.own == pytest.approx((1 + 2 + 3 + 4 + 10 + 20 + 100) / TICK)
+    assert found.own == pytest.approx((1 + 2 + 3 + 4 + 10 + 20 + 100 + 1000) / TICK)
 
 
 @linux
@@ -211,4 +212,4 @@ def test_seconds_are_ticks_of_the_system(proc, monkeypatch):
     monkeypatch.setattr(load.time, "monotonic", lambda: 7.0)
     found = read_counters()
     assert asked == ["SC_CLK_TCK"]
-    assert found == Counters(7.0, 2 * 243 / 50, 140 / 50)
+    assert found == Counters(7.0, 2 * 243 / 50, 1140 / 50)

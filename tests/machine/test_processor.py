@@ -156,6 +156,26 @@ def test_the_processor_is_read_from_linux(cpuinfo):
     assert set(instruction_sets()) <= set(module.RELEVANT_FLAGS)
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (  # Intel Sapphire Rapids
+            "flags : fpu fma sse4_2 avx f16c avx2 avx512f avx512bw avx512vl avx_vnni avx512_bf16 "
+            "avx512_vnni amx_bf16 avx512_fp16 amx_tile amx_int8 flush_l1d",
+            "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 "
+            "avx512_fp16 amx_tile amx_int8 amx_bf16",
+        ),
+        (  # Arm Neoverse V2
+            "Features : fp asimd aes asimdhp asimddp sve sve2 svebitperm i8mm svebf16 bf16 bti",
+            "asimd asimddp asimdhp sve sve2 i8mm bf16",
+        ),
+    ],
+)
+def test_the_instructions_of_processors_that_have_most(cpuinfo, line, expected):
+    cpuinfo(line)
+    assert instruction_sets() == expected.split()
+
+
 def test_another_system_names_its_processor(cpuinfo, monkeypatch):
     assert cpuinfo("") == {}
     monkeypatch.setattr(module.platform, "processor", lambda: "a chip")

@@ -95,6 +95,7 @@ def check_scores(text: Path, model_folder: Path, world: World) -> None:
 
 def main(scenario: str, text: Path, out: Path) -> None:
     world = World.join()
+    leave = world.leave
     World.join = classmethod(lambda cls: world)  # once for all trainings
     World.leave = lambda self: None
     patch = pytest.MonkeyPatch()
@@ -116,6 +117,7 @@ def main(scenario: str, text: Path, out: Path) -> None:
         patch.undo()
         run(text, out / "undisturbed", params="200K", name="run")
     world.on_leader(lambda: None)  # all are done before the first one leaves
+    leave()  # or a thread of the process group may abort the process at its end
 
 
 if __name__ == "__main__":
