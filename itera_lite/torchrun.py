@@ -31,6 +31,8 @@ USAGE = """usage: python -m itera_lite.torchrun [options of torchrun] train [opt
   python -m itera_lite.torchrun --help    the options of torchrun
   itera train --help                      the options of the training"""
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# Exit codes after SIGTERM, which torchrun sends to the others when a process has failed.
+_STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)
 _REPORTS = "ITERA_TORCHRUN"  # set for the processes: their launcher prints why they failed
 
 
@@ -71,16 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _report(error: ChildFailedError) -> int:
     """Print why the processes of this machine ended, and return the exit code.
 
-    The reason is the first failure that isn't a consequence of another process's.
+    The reason is the first failure that isn't a consequence of another process's. Times are in
+    whole seconds, so that the first of two can't be told from them alone.
     """
 
     def details(failure: Any) -> dict[str, Any]:
         message = failure.message
         return message.get("extraInfo", {}) if isinstance(message, dict) else {}
 
+    def is_consequence(failure: Any) -> bool:
+        return "consequence" in details(failure) or failure.exitcode in _STOPPED
+
     rank, failure = min(
-        error.failures.items(),
-        key=lambda item: ("consequence" in details(item[1]), item[1].timestamp),
+        error.failures.items(), key=lambda item: (is_consequence(item[1]), item[1].timestamp)
     )
     if failure.exitcode < 0:
         name = failure.signal_name()

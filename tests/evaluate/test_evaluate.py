@@ -160,6 +160,7 @@ def test_a_sample_fills_the_room_and_begins_with_a_random_document():
     left = 20 - sum(map(len, found))
     assert all(len(document) > left for document in documents if document not in found)
     assert sample_documents(documents, 45) == documents  # just all of it
+    assert len(sample_documents([b"five."] * 9, 15)) == 3  # the last one just fits
     assert sample_documents([b"abc", b"defg"], 2) == [b"ab"]
     assert isinstance(sample_documents(tuple(documents), 45), list)
 

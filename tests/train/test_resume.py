@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from itera_lite import torchrun
 from itera_lite.commands.train import train
 from itera_lite.data.prepare import prepare
 from itera_lite.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
@@ -467,6 +469,19 @@ def test_a_mistake_under_torchrun_is_one_message_at_the_end(text, tmp_path):
         assert words in last and len(last.strip().splitlines()) <= 2, said
         assert said.count("itera: error") == 1
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("code", [-signal.SIGTERM, 128 + signal.SIGTERM])
+def test_a_process_that_torchrun_stopped_is_not_the_reason(code, tmp_path, monkeypatch, capsys):
+    """Both ended in the same second."""
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    torchrun.tell_launcher("itera: error: there is no such file")
+    stopped = ProcessFailure(0, 70, code, str(tmp_path / "none.json"))
+    failed = ProcessFailure(1, 71, 1, str(tmp_path / "error.json"))
+    stopped.timestamp = failed.timestamp
+    assert torchrun._report(ChildFailedError("train", {0: stopped, 1: failed})) == 1
+    assert capsys.readouterr().err == "itera: error: process 1: there is no such file\n"
+    assert torchrun._report(ChildFailedError("train", {0: stopped})) == 128 + signal.SIGTERM
 
 
 def test_ctrl_c_under_torchrun_saves_and_says_so_once(text, tmp_path):
