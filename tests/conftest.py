@@ -53,7 +53,9 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ITERA_CACHE", str(folder))
         patch.delenv("ITERA_DATA", raising=False)
-        if "PYTEST_XDIST_WORKER" in os.environ:
+        if kernels := os.environ.get("ITERA_TEST_KERNELS"):  # set by tools/mutants.py
+            (folder / "kernels").symlink_to(kernels)
+        elif "PYTEST_XDIST_WORKER" in os.environ:
             share_compiled_operations(folder, tmp_path_factory.getbasetemp().parent)
         yield folder
 

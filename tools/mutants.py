@@ -39,6 +39,7 @@ from itera_lite.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "build" / "mutants.json"
+KERNELS = ROOT / "build" / "mutants-kernels"  # the fused operations, compiled once for all mutants
 LEAST = 0.9  # of a room's mutants that tests must kill
 SECONDS = 180  # of a mutant's tests: one that takes longer hangs, and is found by that
 ROOMS = {  # each with the tests that must notice a change in it
@@ -77,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     if unknown := sorted(set(rooms) - set(ROOMS)):
         print(f"unknown room {unknown[0]!r}: expected {', '.join(ROOMS)}", file=sys.stderr)
         return 2
+    KERNELS.mkdir(parents=True, exist_ok=True)
+    os.environ["ITERA_TEST_KERNELS"] = str(KERNELS)
     known = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
     for room in rooms:
         known[room] = [asdict(each) for each in [*of_functions(room, sample), *rest(room, sample)]]
