@@ -88,6 +88,21 @@ def quiet_machine() -> Iterator[Callable[[], Any]]:
 
 
 @pytest.fixture
+def trained_on_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this test, every GGUF file is loaded as a model that was trained on lines."""
+    from itera_lite.engine import Model
+
+    load = Model.load
+
+    def loaded(path: Path) -> Model:
+        model = load(path)
+        model.unit = "line"
+        return model
+
+    monkeypatch.setattr(Model, "load", loaded)
+
+
+@pytest.fixture
 def real_load(quiet_machine: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """In this test, the load by other programs is measured."""
     monkeypatch.setattr("itera_lite.machine.load.read_counters", quiet_machine)

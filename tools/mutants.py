@@ -1,11 +1,11 @@
-"""Change the code that measures and judges, one thing at a time, and see whether a test fails.
+"""This program tests the tests of the code that measures and judges: it breaks the code on purpose.
 
-A changed copy of the code is called a mutant: one comparison, sign, number, word or argument in it
-is another one. A mutant survives where no test fails: then no test checks what was changed.
-``python -m tools.mutants [ROOM ...]`` tries all mutants of these rooms of the package. `mutmut`
-changes functions. It leaves out what runs when a module is imported, such as the table of metrics
-with their directions and units, and decorated functions, such as properties. Here these get the
-same changes, one at a time, each in a process of its own.
+It makes copies of the package, called mutants, that differ from it in one comparison, sign, number,
+word or argument, and runs the tests on each. A mutant survives where no test fails: then no test
+checks what was changed there. ``python -m tools.mutants [ROOM ...]`` tries all mutants of these
+rooms of the package. `mutmut` changes functions. It leaves out what runs when a module is imported,
+such as the table of metrics with their directions and units, and decorated functions, such as
+properties. Here these get the same changes, one at a time, each in a process of its own.
 
     make mutants                      # every room: hours
     make mutants ROOMS="stats"        # one room

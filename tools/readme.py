@@ -20,12 +20,13 @@ from itera_lite.records import (
     Filtering,
     Keystrokes,
     Quantization,
+    Scaling,
     ServerLoad,
     Serving,
     SpeedRatio,
     TeacherComparison,
 )
-from itera_lite.report.filter import filter_notes, filter_rows
+from itera_lite.report.filter import filter_notes, filter_rows, mean_auc, verdict
 from itera_lite.report.ladder import CPU, findings, rungs_table
 from itera_lite.report.metrics import compare_pairs
 from itera_lite.report.results import ModelResults, Results, load_results
@@ -288,6 +289,23 @@ def applications_table(results: Results) -> str:
             "",
         ],
     ]
+    filtering = Filtering.read(folder / "filter.json")
+    scorer = filtering.scorers[0]  # the one whose speed has a target
+    (peer,) = (one for one in filtering.scorers if one.name == filtering.peer)
+    rows += [
+        [
+            f"Bad sentences found by {code(scorer.name)}, mean AUC",
+            fixed(mean_auc(scorer), 3),
+            f"{fixed(mean_auc(peer), 3)}: {peer.name}",
+            verdict(scorer, peer.name).removeprefix(f"{scorer.name}: ").removesuffix("."),
+        ],
+        [
+            "Sentences scored, MB/s a core",
+            fixed(scorer.mb_per_second.median, 2),
+            f"{fixed(peer.mb_per_second.median, 2)}: {peer.name}",
+            _judged(filtering.targets[0]),
+        ],
+    ]
     return table(["", "Itera-Lite", "compared with", ""], rows, "lrrl")
 
 
@@ -298,6 +316,15 @@ def filter_table(results: Results) -> str:
     cells = [[escape(cell) for cell in row] for row in rows]
     notes = "\n".join(f"- {escape(note)}" for note in filter_notes(record))
     return paragraphs(table(header, cells, "l" + "r" * (len(header) - 1)), notes)
+
+
+def processes_table(results: Results) -> str:
+    """How training scaled with processes on one machine.
+
+    Raises:
+        IteraError: it wasn't measured, or for several models.
+    """
+    return measured_table(Scaling.read(_only(results.folder, "_scaling.json")))
 
 
 def _only(folder: Path, suffix: str) -> Path:
@@ -331,7 +358,7 @@ TABLES = {
     "engine": engine_table,
     "filter": filter_table,
     "ladder": ladder_table,
-    "processes": measured_table,
+    "processes": processes_table,
     "rounding": rounding_table,
     "scaling": scaling_table,
     "teachers": teachers_table,

@@ -68,20 +68,16 @@ class Node:
         return computing / self.speed + sending
 
 
-def measured_table(results: Results) -> str:
+def measured_table(record: Scaling) -> str:
     """What `itera bench scaling` found: all processes with one batch, then each with its own."""
-    found = []
-    for path in sorted(results.folder.glob("*_scaling.json")):
-        record = Scaling.read(path)
-        found.append(
-            f"`{record.model.name}`, {record.model.params.total:,} parameters, {record.cores} "
-            f"cores, {record.precision}, {record.seq_len} tokens a row, medians of "
-            f"{record.strong[0].tokens_per_second.repeats} repeats:"
-        )
-        kinds = ("All share one batch", record.strong), ("Each has a batch", record.weak)
-        for kind, (header, rows) in ((kind, scaling_rows(rows)) for kind, rows in kinds):
-            found += [f"{kind}:", table(header, rows)]
-    return paragraphs(*found)
+    return paragraphs(
+        f"`{record.model.name}`, {record.model.params.total:,} parameters, {record.cores} cores, "
+        f"{record.precision}, {record.seq_len} tokens a row, medians of "
+        f"{record.strong[0].tokens_per_second.repeats} repeats. All share one batch:",
+        table(*scaling_rows(record.strong)),
+        "Each has a batch:",
+        table(*scaling_rows(record.weak)),
+    )
 
 
 def optimizer_flops(shape: ModelConfig) -> int:

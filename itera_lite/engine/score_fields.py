@@ -57,7 +57,8 @@ class Fields:
         """Names of the results that are written, which no field of the input may have."""
         if not self.scores:
             return []
-        names = (*RESULTS, *(CONTRAST * self.contrast), *(SURPRISE * self.surprise))
+        names = RESULTS + (CONTRAST if self.contrast else ())
+        names += SURPRISE if self.surprise else ()
         return [self.prefix + name for name in names]
 
     def values(self, number: int, scored: Scored) -> list[int | float | None]:

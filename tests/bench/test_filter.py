@@ -34,7 +34,6 @@ from itera_lite.bench.filter_text import (
 )
 from itera_lite.commands.bench_filter import bench_filter
 from itera_lite.data.corpus import Corpus
-from itera_lite.engine import Model
 from itera_lite.errors import DataError, UsageError
 from itera_lite.records import Filtering
 
@@ -159,19 +158,12 @@ def test_scorers_agree_with_what_they_score_with(tiny_pair: dict[str, Path]) -> 
 
 
 def test_the_unit_is_that_of_the_first_model_also_of_a_pair(
-    tiny_pair: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tiny_pair: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:
     good, bad = tiny_pair.values()
     unknown = ModelScorer(good)
     assert filter_module.unit_of_models([unknown]) == "sentence"
-    load = Model.load
-
-    def trained_on_lines(path: Path) -> Model:
-        model = load(path)
-        model.unit = "line"
-        return model
-
-    monkeypatch.setattr(Model, "load", trained_on_lines)
+    request.getfixturevalue("trained_on_lines")
     assert filter_module.unit_of_models([unknown, ContrastScorer(good, bad)]) == "line"
 
 

@@ -407,17 +407,10 @@ def test_another_run_is_kept_away(corpus: Path, itera_file: Path, tmp_path: Path
     assert outputs(out) == {}
 
 
+@pytest.mark.usefixtures("trained_on_lines")
 def test_the_unit_of_the_texts_is_compared_with_the_models(
-    corpus: Path, itera_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, itera_file: Path, tmp_path: Path
 ) -> None:
-    load = Model.load
-
-    def trained_on_lines(path: Path) -> Model:
-        model = load(path)
-        model.unit = "line"
-        return model
-
-    monkeypatch.setattr(Model, "load", trained_on_lines)
     with pytest.warns(IteraWarning, match="trained on lines, and documents are scored"):
         score_lines(corpus, checkpoint=itera_file, output=tmp_path / "out")
     with pytest.warns(IteraWarning, match="trained on lines, and documents are scored"):

@@ -259,6 +259,7 @@ def run_large(arguments: list[str]) -> int:
     """Prepare a text as if it were large: in many parts, with a record after every step."""
     patch = pytest.MonkeyPatch()  # never undone: it is a child, which ends
     patch.setattr(building, "PART_BYTES", 2000)
+    patch.setattr(building, "KEPT_BYTES", 1)
     patch.setattr(building, "SAVE_SECONDS", 0.0)
     patch.setattr(spool, "CHUNK_BYTES", 1000)
     return run(arguments)

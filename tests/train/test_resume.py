@@ -49,9 +49,8 @@ def done(text, tmp_path_factory):
 )
 def test_signals_save_and_stop(text, tmp_path, monkeypatch, number, code):
     stop_at(monkeypatch, 10, number)
-    inherited = signal.signal(
-        number, signal.SIG_DFL
-    )  # `nohup` ignores SIGHUP, and so would the run
+    # `nohup` has SIGHUP ignored, and then the run would ignore it too.
+    inherited = signal.signal(number, signal.SIG_DFL)
     try:
         with pytest.raises(Stopped) as stopped:
             run(text, tmp_path)
