@@ -38,6 +38,10 @@ def test_records_are_filed_whole(tmp_path: Path) -> None:
     assert run.summary and "differed" in run.summary.provenance.to_measure_again
     log = (folder / "itera_lite_tiny_metrics.csv").read_bytes()
     assert (target / "models/itera_lite_tiny/0.csv").read_bytes() == log
+    for own in ("seeds.json", "ladder/seeds.json"):  # of a user
+        (tmp_path / own).parent.mkdir(exist_ok=True)
+        (tmp_path / own).write_bytes((folder / "seeds.json").read_bytes())
+    assert "`ladder/" not in index(tmp_path)
     line = next(x for x in index(tmp_path).splitlines() if "`set/models/`" in x)
     assert "2 runs: itera" in line and "1 changed and 11 unknown of 12" in line
     assert line.endswith("| 1 of 12 |")

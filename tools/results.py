@@ -23,6 +23,7 @@ from itera_lite.report.text import code, escape, paragraphs, table
 
 ROOT = Path(__file__).resolve().parents[1] / "results"
 DIRTY = "the tree that measured differed from its commit"
+STAGES = "ladder"  # the folder beside the sets that `itera ladder` writes its stages into
 SHOWN = 2  # commits, machines and commands in a cell of the index
 INTRO = """# Results
 
@@ -75,10 +76,12 @@ def add(folder: Path, target: Path, study: str) -> list[Path]:
 
 
 def index(root: Path = ROOT) -> str:
-    """A line a study, as Markdown."""
+    """A line a study, as Markdown. What commands wrote for a user, beside the sets, is left out."""
     studies: dict[str, list[Record]] = defaultdict(list)
-    for path in sorted(root.rglob("*.json")):
+    for path in sorted(root.glob("*/**/*.json")):
         place = path.relative_to(root)
+        if place.parts[0] == STAGES:
+            continue
         run = len(place.parts) > 2
         studies[f"{place.parts[0]}/{place.parts[1]}{'/' if run else ''}"].append(read_any(path))
     rows = [_row(name, records) for name, records in studies.items()]
