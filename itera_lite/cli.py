@@ -513,7 +513,7 @@ def _warning_text(
 
 def _fail(message: str, exit_code: int, consequence: bool = False) -> int:
     text = f"itera: error: {message}"
-    if not tell_launcher(text, consequence=consequence) and not is_worker():
+    if not tell_launcher(text, exit_code, consequence=consequence) and not is_worker():
         _print_error(text)
     return exit_code
 

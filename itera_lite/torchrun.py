@@ -74,7 +74,9 @@ def _report(error: ChildFailedError) -> int:
     """Print why the processes of this machine ended, and return the exit code.
 
     The reason is the first failure that isn't a consequence of another process's. Times are in
-    whole seconds, so that the first of two can't be told from them alone.
+    whole seconds, so that the first of two can't be told from them alone. A process that has
+    written its reason may still be stopped by torchrun while it ends, because another one noticed
+    the lost connection and ended sooner; so what it has written counts before its exit code.
     """
 
     def details(failure: Any) -> dict[str, Any]:
@@ -82,20 +84,22 @@ def _report(error: ChildFailedError) -> int:
         return message.get("extraInfo", {}) if isinstance(message, dict) else {}
 
     def is_consequence(failure: Any) -> bool:
-        return "consequence" in details(failure) or failure.exitcode in _STOPPED
+        told = details(failure)
+        return "consequence" in told if told else failure.exitcode in _STOPPED
 
     rank, failure = min(
         error.failures.items(), key=lambda item: (is_consequence(item[1]), item[1].timestamp)
     )
-    if failure.exitcode < 0:
+    told = details(failure)
+    if failure.exitcode < 0 and not told:
         name = failure.signal_name()
         print(f"itera: error: process {rank} was ended by {name}", file=sys.stderr)
         return 128 - failure.exitcode
-    text = str(details(failure).get("py_callstack", f"it ended with {failure.exitcode}"))
-    text = text.removeprefix("itera: error: ")
-    who = f"process {rank}: " if rank and failure.exitcode != 2 else ""  # 2: a mistake of all
+    code = int(told.get("exit_code", failure.exitcode))
+    text = str(told.get("py_callstack", f"it ended with {code}")).removeprefix("itera: error: ")
+    who = f"process {rank}: " if rank and code != 2 else ""  # 2: a mistake of all
     print(f"itera: error: {who}{text}", file=sys.stderr)
-    return int(failure.exitcode)
+    return code
 
 
 def is_worker() -> bool:
@@ -123,10 +127,11 @@ def end_with_launcher() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def tell_launcher(message: str, *, consequence: bool = False) -> bool:
+def tell_launcher(message: str, exit_code: int, *, consequence: bool = False) -> bool:
     """Write the reason of a failure to where torchrun looks for it.
 
     Args:
+        exit_code: with which this process is about to end.
         consequence: another process failed before, and this one therefore.
 
     Returns:
@@ -136,6 +141,7 @@ def tell_launcher(message: str, *, consequence: bool = False) -> bool:
     if not path:
         return False
     details = {"py_callstack": message, "timestamp": str(int(time.time()))}
+    details["exit_code"] = str(exit_code)
     if consequence:
         details["consequence"] = "yes"
     try:

@@ -11,6 +11,7 @@ that hold a part of the model each.
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,17 @@ class World:
             waiting = dist.new_group(backend="gloo", timeout=LEADER_TIMEOUT)
         local_size = _environment_number("LOCAL_WORLD_SIZE", size)
         return cls(rank, size, local_size, device, _waiting=waiting)
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Leave; after an error at the end of the process, because the others end by the lost
+        connection, and the reason of the first failure is to be written before."""
+        if error is None:
+            self.leave()
+        else:
+            atexit.register(self.leave)
 
     def leave(self) -> None:
         """End the process group, if there is one."""

@@ -174,9 +174,7 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
             "torchrun starts the processes again where one fails (--max-restarts), and they would "
             "begin anew: add --resume, which begins where nothing is saved yet and else goes on"
         )
-    world = World.join()
-    with ExitStack() as stack:
-        stack.callback(world.leave)
+    with World.join() as world, ExitStack() as stack:
         stack.enter_context(torch_threads())
 
         def claim() -> None:

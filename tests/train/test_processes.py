@@ -226,6 +226,20 @@ if os.environ.get("RANK") == "1":
         raise DataError("the windows of this process are gone")
     TokenLoader.next_positions = failing
 """
+# Of a process whose end takes longer than the others need to notice the lost connection.
+ENDS_SLOWLY = """
+if os.environ.get("RANK") == "1":
+    import time
+    import torch.distributed as dist
+    from itera_lite import torchrun
+    original = torchrun.tell_launcher
+    def telling(*arguments, **options):
+        told = original(*arguments, **options)
+        dist.destroy_process_group()
+        time.sleep(20)
+        return told
+    torchrun.tell_launcher = telling
+"""
 
 
 def free_port() -> str:
@@ -258,8 +272,9 @@ def test_a_killed_rank_is_started_again_and_nothing_is_lost(trained, text, tmp_p
     assert_undisturbed(trained, tmp_path)
 
 
-def test_a_rank_that_fails_ends_all_with_its_message_and_exit_code(text, tmp_path):
-    process = launch(tmp_path, text, FAILS, "--nproc-per-node", "2", *LOOPBACK)
+@pytest.mark.parametrize("end", ["", ENDS_SLOWLY])
+def test_a_rank_that_fails_ends_all_with_its_message_and_exit_code(end, text, tmp_path):
+    process = launch(tmp_path, text, FAILS + end, "--nproc-per-node", "2", *LOOPBACK)
     _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 1, said
     assert said.strip().splitlines()[-1] == (

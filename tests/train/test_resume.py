@@ -474,13 +474,28 @@ def test_a_mistake_under_torchrun_is_one_message_at_the_end(text, tmp_path):
 def test_a_process_that_torchrun_stopped_is_not_the_reason(code, tmp_path, monkeypatch, capsys):
     """Both ended in the same second."""
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
-    torchrun.tell_launcher("itera: error: there is no such file")
+    torchrun.tell_launcher("itera: error: there is no such file", 1)
     stopped = ProcessFailure(0, 70, code, str(tmp_path / "none.json"))
     failed = ProcessFailure(1, 71, 1, str(tmp_path / "error.json"))
     stopped.timestamp = failed.timestamp
     assert torchrun._report(ChildFailedError("train", {0: stopped, 1: failed})) == 1
     assert capsys.readouterr().err == "itera: error: process 1: there is no such file\n"
     assert torchrun._report(ChildFailedError("train", {0: stopped})) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("code", [1, -signal.SIGTERM, -signal.SIGKILL])
+def test_what_a_process_wrote_is_the_reason_however_it_ended(code, tmp_path, monkeypatch, capsys):
+    """Torchrun stopped it while it ended: another process had noticed the lost connection."""
+    files = [str(tmp_path / f"{rank}.json") for rank in range(2)]
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", files[0])
+    torchrun.tell_launcher("itera: error: the connection was lost", 1, consequence=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", files[1])
+    torchrun.tell_launcher("itera: error: there is no such file", 3)
+    lost = ProcessFailure(0, 70, 1, files[0])
+    failed = ProcessFailure(1, 71, code, files[1])
+    failed.timestamp = lost.timestamp + 1
+    assert torchrun._report(ChildFailedError("train", {0: lost, 1: failed})) == 3
+    assert capsys.readouterr().err == "itera: error: process 1: there is no such file\n"
 
 
 def test_ctrl_c_under_torchrun_saves_and_says_so_once(text, tmp_path):
