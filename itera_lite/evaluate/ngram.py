@@ -183,11 +183,12 @@ def _smooth(keys: np.ndarray, counts: np.ndarray, n_contexts: int) -> _Order:
 def _discounts(counts: np.ndarray) -> np.ndarray:
     """Discount of counts 0, 1, 2 and 3 or more (Chen and Goodman, equation 26).
 
-    Where too few grams have a count of one or two to estimate them, it is 1/2 for all.
+    Where too few grams have a count of one to four to estimate them, it is 1/2 for all. An estimate
+    is at most its count, and can be negative: a little is kept then.
     """
     n = np.bincount(np.minimum(counts, 5), minlength=6).astype(float)
     if min(n[1:5]) == 0:
         return np.array([0.0, 0.5, 0.5, 0.5])
     y = n[1] / (n[1] + 2 * n[2])
     raw = [k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)]
-    return np.array([0.0, *(min(max(d, 0.05), k) for k, d in zip((1, 2, 3), raw, strict=True))])
+    return np.array([0.0, *(max(discount, 0.05) for discount in raw)])
