@@ -47,7 +47,7 @@ ROOMS = {  # each with the tests that must notice a change in it
     "machine": ("tests/machine",),
     "records": ("tests/test_records.py",),
     "evaluate": ("tests/evaluate", "tests/commands/test_evaluate.py"),
-    "report": ("tests/report",),
+    "report": ("tests/report", "tests/stats/test_histogram.py"),
 }
 
 
@@ -135,7 +135,12 @@ def chosen(mutants: list[Any], sample: int | None) -> list[Any]:
 
 
 def of_functions(room: str, sample: int | None) -> list[Mutant]:
-    """Have mutmut try the mutants of a room's functions, and read what it found."""
+    """Have mutmut try the mutants of a room's functions, and read what it found.
+
+    mutmut runs the tests in which it saw a function called. It sees only the first of the tests
+    that share a fixture, and no call while tests are collected or in another process. So what
+    survives is tried again with all tests of the room.
+    """
     own_folder(room)
     if sample is None:
         _mutmut(room, "run")  # goes on where it was stopped
@@ -146,6 +151,10 @@ def of_functions(room: str, sample: int | None) -> list[Mutant]:
         if names:
             _mutmut(room, "run", *names)
     found = _found(room)
+    if survivors := [name for name in names if found[name][1] is False]:
+        _have_all_tests(survivors)
+        _mutmut(room, "run", *survivors)
+        found = _found(room)
     if untried := sum(found[name][1] is None for name in names) or not names:
         lacks = f"left {untried} of {len(names)} mutants untried" if names else "made no mutant"
         raise SystemExit(f"mutmut {lacks} of {room}: what it printed above has the reason")
@@ -188,6 +197,16 @@ def _found(room: str) -> dict[str, tuple[str, bool | None]]:
             for name, code in codes.items():
                 found[name] = module, None if code is None else code not in (0, 5, 33)
     return found
+
+
+def _have_all_tests(names: Sequence[str]) -> None:
+    """Let mutmut run every test that it knows for the functions of these mutants."""
+    path = ROOT / "mutants" / "mutmut-stats.json"
+    stats = json.loads(path.read_text("utf-8"))
+    for name in names:
+        function = name.rpartition("__mutmut_")[0]
+        stats["tests_by_mangled_function_name"][function] = sorted(stats["duration_by_test"])
+    write_json(path, stats)
 
 
 RUN_MUTMUT = """

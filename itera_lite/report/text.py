@@ -102,11 +102,6 @@ def rate(value: Stat | None) -> str:
     return measured(Measurement.of(value), "tokens/s", unit_shown=False)
 
 
-def suffixed(text: str, unit: str) -> str:
-    """A number with its unit; a missing one stays as it is."""
-    return text if text == MISSING else f"{text} {unit}"
-
-
 def escape(text: Any) -> str:
     """Text that Markdown shows as it is, on one line."""
     line = " ".join(str(text).split())
