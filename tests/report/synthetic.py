@@ -29,6 +29,10 @@ from itera_lite.records import (
     Decode,
     DecodeSpeed,
     Evaluation,
+    Filtering,
+    FilterScorer,
+    FilterSeparation,
+    FilterSetting,
     Flops,
     Growth,
     HeldOutText,
@@ -455,3 +459,55 @@ def write_ladder(folder: Path, worse: float = 0.0, in_llama: bool = False) -> No
         text_bytes=1000, rungs=rungs, held_out=HeldOutText("valid", 900, 788_364, 256),
         provenance=provenance("itera ladder"),
     ).write(folder / "ladder.json")  # fmt: skip
+
+
+def filtering(kenlm: bool = True) -> Filtering:
+    """The filter's benchmark: a model that is better than its peer, two that lose somewhere."""
+    peer = "KenLM 5-gram" if kenlm else "byte 6-gram"
+
+    def separations(lead: float | None) -> list[FilterSeparation]:
+        found = []
+        for number, setting in enumerate(("swapped", "novels")):
+            auc = 0.9 + 0.05 * number + (lead or 0.0) * (1 - 1.5 * number)
+            one = FilterSeparation(setting, auc, auc - 0.01, auc + 0.01, auc - 0.03)
+            if lead is not None:
+                one.lead = lead * (1 - 1.5 * number)
+                one.lead_low, one.lead_high = one.lead - 0.005, one.lead + 0.005
+                one.winner = "ours" if one.lead_low > 0 else "peer" if one.lead_high < 0 else None
+            found.append(one)
+        return found
+
+    def scorer(name: str, kind: Any, lead: float | None, **more: Any) -> FilterScorer:
+        return FilterScorer(
+            name=name, kind=kind, how=f"how {name} works", statistic="surprise",
+            usual="bits per byte", mean_auc={"surprise": 0.9, "bits per byte": 0.88},
+            separations=separations(lead), mb_per_second=Stat.of([0.61, 0.62, 0.6]), **more,
+        )  # fmt: skip
+
+    words = {"words_mb_per_second": Stat.of([9.1, 9.2, 9.3])} if kenlm else {}
+    return Filtering(
+        source="synthetic",
+        split="valid",
+        unit="sentence",
+        lines=3000,
+        bytes=150_000,
+        chosen_on=1000,
+        in_training=12,
+        train_lines=200_000,
+        train_bytes=9_870_000,
+        ngram_bytes=9_870_000,
+        peer=peer,
+        settings=[
+            FilterSetting("swapped", "two words swapped", 3000),
+            FilterSetting("novels", "sentences of novels", 2000),
+        ],
+        scorers=[
+            scorer("pico", "model", 0.03, params=300_000, unit="sentence"),
+            scorer("stories", "model", 0.001, params=300_000, unit="document"),
+            scorer("two models", "contrast", -0.02),
+            scorer(peer, "kenlm" if kenlm else "ngram", None, **words),
+        ],
+        resamples=2000,
+        without_kenlm="" if kenlm else "its builder isn't installed",
+        provenance=provenance("itera bench filter"),
+    )

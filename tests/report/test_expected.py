@@ -31,13 +31,16 @@ from itera_lite.records import (
     read_any,
 )
 from itera_lite.report.build import to_markdown
-from itera_lite.report.plots import PLOTS
+from itera_lite.report.filter import filter_notes, filter_rows
+from itera_lite.report.plots import PLOTS, style
+from itera_lite.report.plots.scores import draw_scores
 from itera_lite.report.results import Results, load_results
 from itera_lite.report.seeds import seeds_table
 from itera_lite.report.table import comparison_table
+from itera_lite.stats.histogram import Histogram
 from itera_lite.stats.targets import Target
 
-from .synthetic import seed_run, write_ladder, write_model, write_results, write_seeds
+from .synthetic import filtering, seed_run, write_ladder, write_model, write_results, write_seeds
 
 EXPECTED = Path(__file__).parent / "expected"
 OURS, OTHER = "itera_lite_tiny", "transformer_tiny"
@@ -133,6 +136,7 @@ STATES: dict[str, Callable[[Path], None]] = {
     state.__name__: state for state in (whole, other_wins, sizes, ladder_alone, one_alone)
 }
 DRAWN = ("whole", "sizes")
+OTHERS = {"seeds.md", "filters.md", "scores.json"}
 
 
 def texts(results: Results) -> str:
@@ -158,6 +162,36 @@ def seeds_of_two_sizes() -> str:
         )
         runs[-1].size = "small"
     return seeds_table(runs) + "\n"
+
+
+def filters() -> str:
+    """Rows and notes of the filter's benchmark: with KenLM, and with an n-gram as the peer."""
+    shown = []
+    for record in (filtering(), filtering(kenlm=False)):
+        header, rows = filter_rows(record)
+        notes = filter_notes(record)
+        shown += [" | ".join(row) for row in (header, *rows)] + notes + [""]
+    return "\n".join(shown)
+
+
+def scores() -> dict[str, Any]:
+    """Draw the plot of `itera score`: with a threshold, with texts outside its reach, without."""
+    made: dict[str, Any] = {}
+
+    def keep(figure: Figure, path: Path) -> Path:
+        made[path.stem] = drawn(figure)
+        return path
+
+    some, far = Histogram(), Histogram()
+    some.add([1.0, 1.25, 1.26, 1.5, 1.5, 2.75])
+    far.add([-1e6, *(0.5 + i / 400 for i in range(400)), 1e6])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "save", keep)
+        for name, histogram, limit in (("kept", some, 1.5), ("all", some, None), ("far", far, 0.8)):
+            draw_scores(
+                histogram, Path(name), title=f"Texts: {name}", unit="bits/byte", threshold=limit
+            )
+    return made
 
 
 def rounded(values: Any) -> Any:
@@ -276,10 +310,18 @@ def test_table_of_seeds_is_as_expected() -> None:
     holds("seeds.md", seeds_of_two_sizes())
 
 
+def test_words_of_the_filter_are_as_expected() -> None:
+    holds("filters.md", filters())
+
+
+def test_plots_of_scores_are_as_expected() -> None:
+    holds("scores.json", lines(scores()))
+
+
 def test_every_plot_is_held_and_no_file_is_left_over() -> None:
     """Check that a plot can't drop out of all states, nor a file go on without its state."""
     names = {f"{state}.md" for state in STATES} | {f"{state}.json" for state in DRAWN}
-    assert {path.name for path in EXPECTED.iterdir()} == {*names, "seeds.md"}
+    assert {path.name for path in EXPECTED.iterdir()} == {*names, *OTHERS}
     shown = json.loads((EXPECTED / "whole.json").read_text("utf-8"))
     assert shown.keys() == PLOTS.keys()
 
@@ -287,6 +329,8 @@ def test_every_plot_is_held_and_no_file_is_left_over() -> None:
 def main() -> None:
     EXPECTED.mkdir(exist_ok=True)
     (EXPECTED / "seeds.md").write_text(seeds_of_two_sizes(), "utf-8")
+    (EXPECTED / "filters.md").write_text(filters(), "utf-8")
+    (EXPECTED / "scores.json").write_text(lines(scores()), "utf-8")
     for state in STATES:
         with tempfile.TemporaryDirectory() as place:
             results = read(state, Path(place) / "results")

@@ -47,6 +47,7 @@ def draw_scores(
                 fontsize=9.5,
             )
         panel.set_ylim(0, 1.12 * max(bar.count for bar in bars))  # with room for the label
+        panel.yaxis.get_major_locator().set_params(integer=True)
         panel.grid(axis="x", visible=False)
         panel.set(title=title, xlabel=f"{unit} (lower is more probable)", ylabel="texts")
         return style.save(fig, path)
