@@ -132,8 +132,25 @@ def one_alone(folder: Path) -> None:
             path.unlink()
 
 
+def without_pairs(folder: Path) -> None:
+    """Five Itera models, the first without a score."""
+    for number, size in enumerate(("pico", "nano", "tiny", "small", "base")):
+        write_model(
+            folder, f"m{number}_{size}", "itera", bpb=0.7 + number / 100, speed=500, partner=""
+        )
+    for path in folder.iterdir():
+        if not path.name.endswith("_summary.json"):
+            path.unlink()
+
+    def unscored(record: Summary) -> None:
+        record.valid = None  # type: ignore[assignment]
+
+    change(folder / "m0_pico_summary.json", unscored)
+
+
 STATES: dict[str, Callable[[Path], None]] = {
-    state.__name__: state for state in (whole, other_wins, sizes, ladder_alone, one_alone)
+    state.__name__: state
+    for state in (whole, other_wins, sizes, ladder_alone, one_alone, without_pairs)
 }
 DRAWN = ("whole", "sizes")
 OTHERS = {"seeds.md", "filters.md", "scores.json"}

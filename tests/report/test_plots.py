@@ -10,7 +10,8 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from itera_lite.report.plots import PLOTS, draw
+from itera_lite.errors import OutputError
+from itera_lite.report.plots import PLOTS, draw, plot_all_metrics
 from itera_lite.report.plots.style import color, label, short, spread
 from itera_lite.report.results import load_results
 
@@ -107,6 +108,24 @@ def test_old_command_draws_from_the_default_folders(tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "reports/training_curves.png").stat().st_size > 10_000
     assert done.stdout.splitlines()[0].endswith("training_curves.png")
+
+
+def test_the_command_prints_its_plots_and_what_it_left_out(results, tmp_path, monkeypatch, capsys):
+    for path in results.iterdir():
+        if not path.name.endswith("metrics.csv"):
+            path.unlink()
+    (results / "notes_summary.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    paths = plot_all_metrics()
+    assert [str(path) for path in paths] == [
+        "reports/training_curves.png", "reports/quality_cost.png",
+    ]  # fmt: skip
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(path) for path in paths]
+    assert printed.err.startswith("note: left out: ") and "notes_summary.json" in printed.err
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        plot_all_metrics(results, tmp_path / "file" / "reports")
 
 
 def test_importing_the_plots_needs_no_matplotlib():

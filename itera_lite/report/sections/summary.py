@@ -67,8 +67,10 @@ def _without_a_pair(context: Context) -> list[str]:
     for model in context.models[:4]:
         bpb = quality(model, "bpb")
         shown = "its quality isn't measured" if bpb is None else f"{fixed(bpb)} bits per byte"
-        kind = f" ({model.family})" if model.family else ""
-        lines.append(f"{code(model.name)}{escape(kind)}: {shown}.")
+        kind = f" ({escape(model.family)})" if model.family else ""
+        lines.append(f"{code(model.name)}{kind}: {shown}.")
+    if more := len(context.models) - len(lines):
+        lines.append(f"{more} more: section 1 has all.")
     lines.append(
         "Nothing is compared: that needs an Itera model and a Transformer of one size. "
         f"`{command('train', context.models[0])}` trains both."
