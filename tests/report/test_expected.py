@@ -24,8 +24,10 @@ from itera_lite.machine.provenance import Machine
 from itera_lite.records import (
     Benchmark,
     Decode,
+    Evaluation,
     Ladder,
     Record,
+    Seeds,
     Summary,
     TrainingSpeed,
     read_any,
@@ -98,6 +100,11 @@ def sizes(folder: Path) -> None:
     write_model(folder, "itera_lite_small", "itera", bpb=0.70, speed=500, partner="", seed=1)
     write_model(folder, "itera_cut_tiny", "itera", bpb=0.78, speed=1500, partner="", seed=2)
 
+    def wide(record: Summary) -> None:
+        record.expert_load = [[0.08, 0.01, *[0.91 / 22] * 22]] * 4
+
+    change(folder / f"{OURS}_summary.json", wide)
+
     def cut(record: Summary) -> None:
         record.model.made = "compressed"
         record.training, record.expert_load = None, []
@@ -148,11 +155,55 @@ def without_pairs(folder: Path) -> None:
     change(folder / "m0_pico_summary.json", unscored)
 
 
+def rare(folder: Path) -> None:
+    """What seldom happens: perplexity per word, an empty prompt and a long text, PyTorch's own
+    operations, a training that overfits, ten experts, summaries of two machines, seeds of one
+    kind of budget, and a Transformer that lacks most of its files."""
+    write_results(folder)
+    write_seeds(folder)
+    write_ladder(folder)
+    for kind in ("eval.json", "decode.json", "metrics.csv"):
+        (folder / f"{OTHER}_{kind}").unlink()
+
+    def by_words(record: Evaluation) -> None:
+        record.word_ppl, record.words = 31.4, 150_000
+
+    def unusual(record: Summary) -> None:
+        even = [0.1] * 10
+        record.expert_load = [even, [0.19, 0.01, *even[2:]], even, even]
+        record.samples[-1].prompt, record.samples[-1].text = "", "word " * 200
+        assert record.training
+        record.training.seconds *= 3
+        record.provenance.machine.cpu = "Another CPU"
+
+    def slow(record: TrainingSpeed) -> None:
+        record.fused_operations = False
+
+    def by_tokens(record: Seeds) -> None:
+        record.runs = [run for run in record.runs if run.budget == "tokens"]
+
+    def short(record: Ladder) -> None:
+        del record.rungs[2:]
+        record.rungs[1].bpb = record.rungs[0].bpb
+
+    change(folder / f"{OURS}_eval.json", by_words)
+    change(folder / f"{OURS}_summary.json", unusual)
+    change(folder / f"{OURS}_training_speed.json", slow)
+    change(folder / "seeds.json", by_tokens)
+    change(folder / "ladder.json", short)
+    log = folder / f"{OURS}_metrics.csv"
+    *rows, last = log.read_text("utf-8").splitlines()
+    assert last.count(",") == rows[0].count(",")
+    cells = last.split(",")
+    cells[rows[0].split(",").index("valid_bpb")] = "0.95"
+    log.write_text("\n".join([*rows, ",".join(cells)]) + "\n", "utf-8")
+
+
 STATES: dict[str, Callable[[Path], None]] = {
     state.__name__: state
-    for state in (whole, other_wins, sizes, ladder_alone, one_alone, without_pairs)
+    for state in (whole, other_wins, sizes, ladder_alone, one_alone, without_pairs, rare)
 }
-DRAWN = ("whole", "sizes")
+DRAWN = ("whole", "sizes", "rare")
 OTHERS = {"seeds.md", "filters.md", "scores.json"}
 
 
