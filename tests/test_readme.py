@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from itera_lite import cli
+from itera_lite.report.build import to_markdown
+from itera_lite.report.results import load_results
 from tests.test_cli import OPTION, options_of
 from tools.readme import PAGES, renew
 
@@ -300,6 +302,18 @@ def test_the_commands_of_a_page_run(
 def test_every_smaller_budget_is_one_of_a_page() -> None:
     for plain in (*SMALLER_DOCS, *NOT_RUN):
         assert any(plain in command for page in TEXTS for command in commands(TEXTS[page])), plain
+
+
+@pytest.mark.parametrize("name", ["tinystories", "wikitext-2"])
+def test_committed_report_is_of_the_committed_results(name: str, monkeypatch) -> None:
+    """Its words; the plots depend on the machine's fonts."""
+    monkeypatch.chdir(ROOT)
+    folder = Path("reports", name)
+    plots = {path.stem: path for path in folder.glob("*.png")}
+    written = to_markdown(load_results(Path("results", name)), plots)
+    assert written == (folder / "efficiency_report.md").read_text("utf-8"), (
+        f"make it again: itera report --results results/{name} --reports reports/{name}"
+    )
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -159,8 +159,13 @@ class Results:
     folder: Path
     models: list[ModelResults]
     ladder: Ladder | None = None
-    seeds: list[SeedRun] = field(default_factory=list)
+    seed_study: Seeds | None = None
     left_out: list[str] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[SeedRun]:
+        """The trainings with several seeds."""
+        return self.seed_study.runs if self.seed_study else []
 
     @property
     def pairs(self) -> list[tuple[ModelResults, ModelResults]]:
@@ -222,7 +227,7 @@ def load_results(folder: str | Path = "results") -> Results:
         if isinstance(record, Ladder):
             found.ladder = record
         elif isinstance(record, Seeds):
-            found.seeds = record.runs
+            found.seed_study = record
         elif isinstance(record, ModelRecord):
             name = record.model.name
             _add(models.setdefault(name, ModelResults(name)), path.name, record, found.left_out)

@@ -50,6 +50,8 @@ def _sources(context: Context) -> Iterator[tuple[str, Provenance]]:
     for model in context.models:
         for part, record in model.records.items():
             yield model.files[part], record.provenance
+    if context.results.seed_study:
+        yield "seeds.json", context.results.seed_study.provenance
     if context.results.ladder:
         yield "ladder.json", context.results.ladder.provenance
 
