@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     program: Path, *arguments: str | bytes | Path, cwd: Path | None = None, **options: Any
 ) -> subprocess.CompletedProcess[bytes]:
-    options = {"capture_output": True, "timeout": 60} | options
+    options = {"capture_output": True, "timeout": 600} | options
     return subprocess.run([program, *arguments], cwd=cwd, **options)
 
 
@@ -51,7 +51,7 @@ def shell(program: Path, command: str, *arguments: str | Path) -> subprocess.Com
         capture_output=True,
         encoding="utf-8",
         errors="replace",
-        timeout=60,
+        timeout=600,
     )
 
 
