@@ -5,7 +5,9 @@
 
 import fcntl
 import os
+import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,6 +41,14 @@ LONG = {"train", "test_readme.py"}  # a folder and a file that take long
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first: of several processes none is alone with it at the end."""
     items.sort(key=lambda item: not LONG.intersection(item.path.parts))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test, and what is made for it first, draws the same numbers whatever has run before it."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 # A shell without job control starts background jobs with SIGINT ignored, and programs inherit that.
