@@ -5,12 +5,15 @@
 
 import fcntl
 import os
+import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 # Set before torch, matplotlib and huggingface_hub are imported: they read it only then.
@@ -18,6 +21,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# The same examples in every run, for as long as they take: else a test fails by chance, where
+# nothing was changed. `pytest --hypothesis-profile=default` draws new ones.
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -34,6 +41,14 @@ LONG = {"train", "test_readme.py"}  # a folder and a file that take long
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long begins first: of several processes none is alone with it at the end."""
     items.sort(key=lambda item: not LONG.intersection(item.path.parts))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test, and what is made for it first, draws the same numbers whatever has run before it."""
+    random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 # A shell without job control starts background jobs with SIGINT ignored, and programs inherit that.

@@ -293,7 +293,7 @@ class _Handler(BaseHTTPRequestHandler):
 def running(hub: Hub) -> Iterator[str]:
     """The stand-in's address, while the block runs."""
     server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub, "timeout": 60})
+        ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub, "timeout": 600})
     )
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -314,6 +314,8 @@ def environment(address: str, home: Path) -> dict[str, str]:
         "HF_ENDPOINT": address,
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DOWNLOAD_TIMEOUT": "600",  # seconds; 10 by default, too few on a busy machine
+        "HF_HUB_ETAG_TIMEOUT": "600",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",

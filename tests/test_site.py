@@ -4,6 +4,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -59,12 +60,25 @@ def test_the_site_is_built_and_a_link_to_nowhere_is_an_error(
             site.build()
 
 
-def test_a_recording_shows_what_was_printed(tmp_path: Path) -> None:
-    command = "printf 'one\\n\\033[1mtwo\\033[0m <&>\\n10%%\\r90%%\\n'; sleep 0.2; echo end"
+def test_a_recording_shows_what_was_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    printed = "printf 'one\\n\\033[1mtwo\\033[0m <&>\\n10%%\\r90%%\\n'"
+    command = f"{printed}; until [ -e read ]; do sleep 0.01; done; echo end"
+    times = iter(range(100))
+
+    def monotonic() -> float:
+        """Half a second later each time; the second time, what is printed first has been read."""
+        now = next(times) / 2
+        if now:
+            (tmp_path / "read").touch()
+        return now
+
+    monkeypatch.setattr(recording, "time", SimpleNamespace(monotonic=monotonic))
     lines = recording.run(command, tmp_path)
     assert [line for _, line in lines] == ["one", "two <&>", "90%", "end"]
-    times = [when for when, _ in lines]
-    assert times == sorted(times) and times[-1] - times[0] > 0.1
+    shown_at = [when for when, _ in lines]
+    assert shown_at == sorted(shown_at) and shown_at[-1] - shown_at[0] >= 0.5
     picture = ElementTree.fromstring(recording.svg([(command, lines)]))
     shown = ["".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     assert shown == [f"$ {command}", "one", "two <&>", "90%", "end"]

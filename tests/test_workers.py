@@ -26,7 +26,7 @@ def test_results_have_the_order_of_the_tasks(count: int) -> None:
 
 
 def test_every_worker_takes_tasks_and_has_one_thread() -> None:
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=600)
 
     def task() -> tuple[int, int]:
         both.wait()  # until another worker has taken a task too

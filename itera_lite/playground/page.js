@@ -208,9 +208,12 @@ function showState() {
 }
 
 function showVerdict() {
-  const [best, other] = sides
-    .filter(({ bitsPerByte }) => bitsPerByte !== null)
-    .sort((one, two) => Number(one.bitsPerByte) - Number(two.bitsPerByte));
+  const scored = sides.filter(({ bitsPerByte }) => bitsPerByte !== null);
+  // Where one side has scored a new text first, the verdict on the old one stays for the moment.
+  if (mode === "score" && new Set(scored.map(({ scoredText }) => scoredText)).size > 1) return;
+  const [best, other] = scored.sort(
+    (one, two) => Number(one.bitsPerByte) - Number(two.bitsPerByte),
+  );
   verdict.hidden = mode !== "score" || !other || best.bitsPerByte === other.bitsPerByte;
   if (verdict.hidden) return;
   const share = 1 - Number(best.bitsPerByte) / Number(other.bitsPerByte);

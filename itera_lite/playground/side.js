@@ -94,6 +94,11 @@ export class Side {
     return this.#source?.name ?? strings.noModel;
   }
 
+  /** The text that `bitsPerByte` belongs to. */
+  get scoredText() {
+    return this.#scored;
+  }
+
   /** Opens the model that is in the page. */
   openOwn() {
     if (this.page.parts.model) return this.open(this.page.parts.model);
@@ -229,9 +234,9 @@ export class Side {
         if (text === "") this.#showScore(null);
         else this.#showScore(await client.request("score", { text }));
         this.#scored = text;
+        this.page.onChange();
       }
       this.#showNext(await client.request("next", { text: before }));
-      this.page.onChange();
     } catch (error) {
       this.#failed(error);
     }

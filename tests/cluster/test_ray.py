@@ -5,7 +5,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,42 @@ def test_wrong_batches_are_errors(model_file: Path) -> None:
         score(pa.table({"text": [1]}))
 
 
+def patient(find: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's search for a node that begins, which Ray itself gives up after half a minute."""
+
+    def found(*given: Any) -> Any:
+        end = time.monotonic() + 600
+        while True:
+            try:
+                return find(*given)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+
+    return found
+
+
 @pytest.fixture
 def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Ray on two nodes of this machine, a core each; ended in any case."""
     ray = pytest.importorskip("ray", reason="needs the extra `cluster`")
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "0")  # a full machine kills no worker
     monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")  # no process that isn't needed
     monkeypatch.setenv("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    for patience in (  # seconds, which a busy machine may need
+        "gcs_server_port_wait_time_s",
+        "gcs_rpc_server_reconnect_timeout_s",
+        "worker_register_timeout_seconds",
+    ):
+        monkeypatch.setenv(f"RAY_{patience}", "600")
+    monkeypatch.setenv("RAY_agent_register_timeout_ms", "600000")
+    monkeypatch.setenv("RAY_health_check_failure_threshold", "100")
+    monkeypatch.setattr(services, "get_node", patient(services.get_node))
     folder = tempfile.mkdtemp(prefix="ray-")  # not pytest's: the names of sockets must be short
     monkeypatch.setenv("RAY_TMPDIR", folder)
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}

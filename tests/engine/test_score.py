@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,6 +27,8 @@ from itera_lite.engine.find import load_model
 from itera_lite.errors import DataError, ModelFileError, UsageError
 
 # The last but one is half of a surrogate pair, which is scored as U+FFFD.
+# Of Hypothesis: one folder serves all examples, and a busy machine draws them slowly.
+NOT_CHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 TEXTS = ["one", "two words", "höher", "a" * 700, "", " ", "line\nbreak", "\ud800 half", "end"]
 
 
@@ -343,9 +344,7 @@ def test_a_missing_file_is_said(model, tmp_path):
         score_lines(tmp_path / "none.txt", checkpoint=model.path)
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, deadline=None, suppress_health_check=NOT_CHECKED)
 @given(share=st.floats(0, 1), limit=st.sampled_from([None, 8.0]))
 def test_cut_anywhere_and_resumed_it_is_the_same(share, limit, corpus, model, tmp_path):
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
@@ -514,7 +513,7 @@ def test_objects_are_read_as_json_reads_them(fields, indent):
     assert {k: v for part in parts for k, v in part.items()} == fields
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=NOT_CHECKED)
 @given(
     fields=st.dictionaries(
         st.sampled_from(["text", "a", "line", "é"]),
@@ -591,7 +590,7 @@ def test_devices_and_pipes_are_written_to(corpus, model, tmp_path, capsys):
     os.mkfifo(pipe := tmp_path / "pipe")
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
     score_lines(corpus, checkpoint=model.path, output=pipe)
-    assert reader.communicate(timeout=30)[0] == expected.read_bytes()
+    assert reader.communicate(timeout=300)[0] == expected.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         [corpus.name, "plain.jsonl", record_of(expected).name, "pipe"]
     )
@@ -655,24 +654,41 @@ def test_a_record_that_cannot_be_written_is_a_note(corpus, model, tmp_path, caps
     assert "note: --resume won't work" in capsys.readouterr().err
 
 
+# `itera score`, whose third batch takes minutes.
+SLOW_SCORE = """
+import sys
+from itera_lite import cli
+from itera_lite.engine import Model
+score, batches = Model.score, []
+def slow(self, texts, **options):
+    batches.append(len(texts))
+    if len(batches) == 3:
+        print("two batches are written", flush=True)
+        score(self, "a word " * 3_000_000, window=512)
+    return score(self, texts, **options)
+Model.score = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_keeps_what_was_scored(itera_file, tmp_path):
     """A real signal to a real process, which then goes on to the same bytes."""
     source, out = tmp_path / "long.txt", tmp_path / "out.jsonl"
     n = 600
     source.write_text("".join(f"{i} {'some text ' * 40}\n" for i in range(n)))
-    command = [sys.executable, "-m", "itera_lite.cli", "score", str(source), "--checkpoint"]
+    command = [sys.executable, "-c", SLOW_SCORE, "score", str(source), "--checkpoint"]
     command += [str(itera_file), "--resume", "--output", str(out), "--threads", "1"]
     running = subprocess.Popen(
         command,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # a shell's background job ignores Ctrl-C, and so would all that these tests start there
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while running.poll() is None and not (out.exists() and out.stat().st_size):
-        time.sleep(0.01)
+    assert running.stdout.readline() == "two batches are written\n"
     running.send_signal(signal.SIGINT)
-    _, err = running.communicate(timeout=30)
+    _, err = running.communicate(timeout=300)
     assert running.returncode == 130, err
     assert "go on with --resume" in err and "Traceback" not in err
     done = len(results(out))
@@ -688,7 +704,7 @@ def test_no_torch_is_imported(corpus, itera_file):
         "sys.exit(code or sorted({'torch', 'tokenizers', 'gguf'} & set(sys.modules)) or 0)"
     )
     command = [sys.executable, "-c", code, "score", str(corpus), "--checkpoint", str(itera_file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 

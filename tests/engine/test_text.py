@@ -338,6 +338,6 @@ def test_importing_is_light(package: str, itera_file: Path) -> None:
         capture_output=True,
         text=True,
         env=dict(os.environ),
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr

@@ -99,7 +99,7 @@ print("whole")
 
 def test_many_threads_on_one_object_leave_it_whole(itera_file: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STRESS, str(itera_file)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", STRESS, str(itera_file)], capture_output=True, text=True, timeout=600
     )
     assert (done.returncode, done.stdout) == (0, "whole\n"), done.stderr[-2000:]
 
@@ -155,7 +155,7 @@ def test_threads_that_cannot_be_started_are_done_without(itera_file: Path) -> No
          sys.executable, "-c", WITHOUT_THREADS, str(itera_file)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )  # fmt: skip
     if "ulimit" in done.stderr or "a thread could be started" in done.stdout:
         pytest.skip("this system doesn't allow such limits")

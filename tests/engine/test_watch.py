@@ -329,7 +329,7 @@ class Running:
         assert self.process.stderr is not None
         return self.process.stderr.readline().decode()
 
-    def end(self, *, timeout: float = 60) -> tuple[int, str, str]:
+    def end(self, *, timeout: float = 600) -> tuple[int, str, str]:
         out, err = self.process.communicate(timeout=timeout)
         return self.process.returncode, out.decode(), err.decode()
 
@@ -405,7 +405,7 @@ def test_a_reader_that_goes_away_ends_it(
         running.process.stdout.close()
         running.process.stdout = None
         running.write(unusual.text.encode() + b"\n")
-        assert running.process.wait(timeout=60) == 1
+        assert running.process.wait(timeout=600) == 1
         assert running.process.stderr is not None
         err = running.process.stderr.read().decode()
         assert "Traceback" not in err and "Exception ignored" not in err and "[1 lines, " in err

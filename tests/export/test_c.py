@@ -399,7 +399,7 @@ def test_a_cortex_m_writes_the_same_tokens(
         )
         qemu = ["qemu-system-arm", "-M", board, "-display", "none", "-icount", "shift=0"]
         qemu += ["-semihosting-config", "enable=on,target=native", "-kernel", image]
-        done = subprocess.run(qemu, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(qemu, capture_output=True, text=True, timeout=600)
         printed = (done.stdout + done.stderr).split()
         *ids, label, instructions = printed
         expected = case_ids(cases[name], count)

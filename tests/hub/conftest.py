@@ -67,7 +67,7 @@ class Commands:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             check=True,
         )
         return [Done(*result) for result in json.loads(run.stdout)]

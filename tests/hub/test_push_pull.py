@@ -178,7 +178,7 @@ def test_an_interrupted_pull_goes_on(hub: Hub, itera: Commands, whole: Path) -> 
         stderr=subprocess.DEVNULL,
     )
     try:
-        assert hub.stalled.wait(120)
+        assert hub.stalled.wait(600)
     finally:
         process.kill()
         process.wait()

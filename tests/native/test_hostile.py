@@ -94,10 +94,12 @@ def test_version_2_and_other_alignments_give_the_same_model(tmp_path: Path) -> N
 
 
 _MEMORY = """
-import pathlib, resource, sys
+import pathlib, re, sys
 from itera_lite.errors import ModelFileError
 from itera_lite.engine import Model
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+# Not getrusage, whose peak includes that of the process which has started this one
+status = pathlib.Path("/proc/self/status")
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+) kB", status.read_text())[1]) // 1024
 valid, *hostile = map(pathlib.Path, sys.argv[1:])
 Model.load(valid).generate("the heat", max_tokens=3)
 before = peak()
@@ -122,7 +124,7 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         text=True,
         check=True,
         cwd=ROOT,
-        timeout=60,
+        timeout=600,
     )
     assert int(run.stdout) < 16, "MiB beyond what a valid file takes"
 

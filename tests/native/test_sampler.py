@@ -394,7 +394,7 @@ def test_every_instruction_set_draws_what_sorting_draws(
         env={**os.environ, "ITERA_ISA": isa},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     if "no such kernels" in done.stderr and isa != "portable":
         pytest.skip(f"this processor has no {isa}")

@@ -151,7 +151,11 @@ def test_two_processes_at_once_both_get_a_whole_library(one):
     for _ in range(2):
         child = os.fork()
         if not child:
-            os._exit(0 if library.load().one() == 1 else 1)
+            code = 1
+            try:
+                code = 0 if library.load().one() == 1 else 1
+            finally:
+                os._exit(code)  # whatever happens, this process runs no further tests
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
     assert library.load().one() == 1

@@ -10,6 +10,10 @@ from tests.playground.node import run_portable
 
 (BOX_FILE,) = BOX.glob("*.gguf")
 READY = "() => !document.querySelector('#run').disabled"
+LIMIT = 300  # seconds after which a test gives up: far more than a busy machine takes
+# A prompt, with controls, after which this model writes on and on.
+ENDLESS = {"prompt": "ha ha ha ha ha ha", "temperature": 0, "presencePenalty": -2}
+MOST_TOKENS = 8000  # of a text, by the context of the model
 
 
 class Tab:
@@ -18,6 +22,7 @@ class Tab:
 
     def __init__(self, browser: Any, file: Path, **options: Any) -> None:
         self.context = browser.new_context(**options)
+        self.context.set_default_timeout(1000 * LIMIT)
         self.page = self.context.new_page()
         self.errors: list[str] = []
         self.requests: list[str] = []
@@ -50,3 +55,16 @@ model = Model.load(given["path"])
 result = model.generate(given["prompt"], max_tokens=given["tokens"], temperature=0).text
 """
     return str(run_portable(script, path=str(BOX_FILE), prompt=prompt, tokens=tokens))
+
+
+def slowed(page: str) -> str:
+    """The page with a worker that waits after each token or two: a text of `MOST_TOKENS` takes
+    minutes, so it isn't at its end while a test looks at it, or stops it."""
+    changes = {
+        "REPORT_MS = 16;": "REPORT_MS = 0.001;",
+        "await messages();": "await messages(); await new Promise((go) => setTimeout(go, 20));",
+    }
+    for plain, slow in changes.items():
+        assert page.count(plain) == 1
+        page = page.replace(plain, slow)
+    return page

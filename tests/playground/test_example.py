@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.playground.node import FOLDER, WASM, run_portable
-from tests.playground.tab import BOX_FILE
+from tests.playground.tab import BOX_FILE, LIMIT
 
 DOCS = Path(__file__).parents[2] / "docs" / "playground.md"
 
@@ -27,9 +27,10 @@ def test_the_example_writes_and_scores(browser: Any, tmp_path: Path) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     page = browser.new_page()
+    page.set_default_timeout(1000 * LIMIT)
     try:
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-        page.wait_for_function("document.title", timeout=30_000)
+        page.wait_for_function("document.title")
         title, text = page.title(), page.text_content("#text")
     finally:
         page.close()

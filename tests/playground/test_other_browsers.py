@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.playground.tab import READY, greedy
+from tests.playground.tab import LIMIT, MOST_TOKENS, READY, greedy
 
 FINISHED = (
     "() => !document.querySelector('#run.running') && document.querySelector('.ending').textContent"
@@ -28,15 +28,10 @@ TEXT = "[...document.querySelectorAll('.written .token')].map((t) => t.textConte
 PROMPT = "Once upon a time"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(attempt: Any, seconds: float = 30) -> Any:
-    """What `attempt` gives as soon as it is true; errors of a program that only begins count."""
-    end = time.monotonic() + seconds
+def until(attempt: Any) -> Any:
+    """What `attempt` gives as soon as it is true; errors of a program that only begins don't
+    count."""
+    end = time.monotonic() + LIMIT
     while True:
         try:
             if found := attempt():
@@ -52,8 +47,8 @@ class Marionette:
     """Firefox: a length, a colon and JSON, both ways."""
 
     def __init__(self, folder: Path) -> None:
-        port = free_port()
-        preferences = {"marionette.port": port, "browser.shell.checkDefaultBrowser": False}
+        # Firefox takes a free port, and writes it to a file.
+        preferences = {"marionette.port": 0, "browser.shell.checkDefaultBrowser": False}
         lines = (f"user_pref({json.dumps(k)}, {json.dumps(v)});\n" for k, v in preferences.items())
         (folder / "user.js").write_text("".join(lines))
         command = [str(shutil.which("firefox-esr")), "--headless", "--marionette", "--no-remote"]
@@ -64,7 +59,8 @@ class Marionette:
             stderr=subprocess.DEVNULL,
         )
         try:
-            self.socket = until(lambda: socket.create_connection(("127.0.0.1", port)), 60)
+            port = until(lambda: int((folder / "MarionetteActivePort").read_text() or 0))
+            self.socket = until(lambda: socket.create_connection(("127.0.0.1", port)))
             self.stream = self.socket.makefile("rwb")
             self._read()  # who it is
             self.command("NewSession", {})
@@ -95,35 +91,57 @@ class Marionette:
 
     def close(self) -> None:
         self.program.terminate()
-        self.program.wait(20)
+        self.program.wait(LIMIT)
 
 
 class WebKit:
     """WebKitGTK's own browser, through WebKitWebDriver."""
 
     def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        screen = f":{port}"
-        self.programs = [
-            subprocess.Popen(command, env={**os.environ, "DISPLAY": screen, "HOME": str(folder)})
-            for command in (
-                [str(shutil.which("Xvfb")), screen, "-screen", "0", "1200x900x24"],
-                [str(shutil.which("WebKitWebDriver")), f"--port={port}"],
-            )
-        ]
+        self.programs: list[subprocess.Popen[bytes]] = []
         options = {"binary": str(mini_browser()), "args": ["--automation"]}
         wanted = {"alwaysMatch": {"webkitgtk:browserOptions": options}}
         try:
-            session = until(lambda: self._post("/session", {"capabilities": wanted}), 60)
+            screen = f":{self._start_screen()}"
+            self.url = self._start_driver({**os.environ, "DISPLAY": screen, "HOME": str(folder)})
+            session = until(lambda: self._post("/session", {"capabilities": wanted}))
             self.url += f"/session/{session['sessionId']}"
         except BaseException:
             self.close()
             raise
 
+    def _start_screen(self) -> int:
+        """Start Xvfb on a free screen; its number."""
+        read, write = os.pipe()
+        command = [str(shutil.which("Xvfb")), "-displayfd", str(write)]
+        command += ["-screen", "0", "1200x900x24"]
+        self.programs.append(subprocess.Popen(command, pass_fds=[write]))
+        os.close(write)
+        with open(read, "rb") as told:
+            return int(told.readline())
+
+    def _start_driver(self, environment: dict[str, str]) -> str:
+        """Start WebKitWebDriver; its address. It can't choose a port itself, and ends where another
+        program has taken the one that was free."""
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            with socket.create_server(("127.0.0.1", 0)) as probe:
+                port = probe.getsockname()[1]
+            command = [str(shutil.which("WebKitWebDriver")), f"--port={port}"]
+            driver = subprocess.Popen(command, env=environment)
+            self.programs.append(driver)
+            while driver.poll() is None and time.monotonic() < end:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=LIMIT).close()
+                except OSError:
+                    time.sleep(0.05)
+                else:
+                    return f"http://127.0.0.1:{port}"
+        raise AssertionError("WebKitWebDriver doesn't answer")
+
     def _post(self, path: str, values: dict[str, Any]) -> Any:
         request = urllib.request.Request(self.url + path, json.dumps(values).encode())
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
             return json.load(answer)["value"]
 
     def open(self, url: str) -> None:
@@ -135,7 +153,7 @@ class WebKit:
     def close(self) -> None:
         for program in reversed(self.programs):
             program.terminate()
-            program.wait(20)
+            program.wait(LIMIT)
 
 
 def mini_browser() -> Path | None:
@@ -159,7 +177,7 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Marionett
     opened.close()
 
 
-def test_the_page_works(driver: Marionette | WebKit, page_file: Path) -> None:
+def test_the_page_works(driver: Marionette | WebKit, page_file: Path, endless_file: Path) -> None:
     def wait(condition: str) -> None:
         until(lambda: driver.run(f"return !!({condition})()"))
 
@@ -177,8 +195,10 @@ def test_the_page_works(driver: Marionette | WebKit, page_file: Path) -> None:
     wait(FINISHED)
     assert driver.run(f"return {TEXT}") == greedy(PROMPT, 60)
 
+    driver.open(endless_file.as_uri())
+    wait(READY)
     driver.run("document.querySelector('#control-presencePenalty').value = '-2'")
-    write(8000, 0, "ha ha ha ha ha ha")  # never ends by itself
+    write(MOST_TOKENS, 0, "ha ha ha ha ha ha")  # never ends by itself
     wait("() => document.querySelectorAll('.written .token').length > 20")
     driver.run("document.querySelector('#run').click()")
     wait(FINISHED)

@@ -22,6 +22,7 @@ from itera_lite.serve.app import Server, Settings
 
 ROOT = Path(__file__).parents[2]
 NAME = "box"
+LIMIT = 300.0  # seconds after which a test gives up: far more than a busy machine takes
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +58,7 @@ class Local:
         self._loop.close()
 
     def run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT)
 
     async def ask_async(self, method: str, path: str, **options: Any) -> httpx.Response:
         transport = httpx.ASGITransport(self.server.app, raise_app_exceptions=False)
@@ -120,8 +121,22 @@ class Program:
         lines = self.log.read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """An answer, for which the client waits longer than httpx does by itself."""
+        return httpx.request(method, self.url + path, timeout=LIMIT, **options)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.ask("GET", path)
+
+    def post(self, path: str, **fields: Any) -> httpx.Response:
+        return self.ask("POST", path, json=fields)
+
+    def active(self) -> int:
+        """Texts that are written now."""
+        return int(self.get("/healthz").json()["active"])
+
     def metric(self, name: str) -> float:
-        text = httpx.get(f"{self.url}/metrics").text
+        text = self.get("/metrics").text
         return sum(float(s.split()[-1]) for s in text.splitlines() if s.startswith(name))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from itera_lite.serve.app import Server, Settings
 from itera_lite.serve.prefixes import PrefixCache
 from itera_lite.serve.scheduler import Entry
 from itera_lite.serve.texts import LogProbsWriter
-from tests.serve.conftest import NAME, Local
+from tests.serve.conftest import LIMIT, NAME, Local
 
 STORY = "Once upon a time, there was a"
 GREEDY = {"temperature": 0, "max_tokens": 24}
@@ -449,12 +450,20 @@ def test_a_long_body_is_refused_and_not_repeated(serve, chunked):
     assert response.status_code == 413 and "secret" not in response.text
 
 
-def test_places_are_bounded(serve):
+def test_places_are_bounded(serve, monkeypatch):
     local = serve(most_streams=2, most_waiting=2)
     fields = {"prompt": STORY, "max_tokens": 300, "temperature": 0, "n": 2}
+    write, go_on = local.server.scheduler._turn, threading.Event()
+    monkeypatch.setattr(local.server.scheduler, "_turn", lambda: go_on.wait(LIMIT) and write())
 
     async def ask_four():
-        asks = [local.ask_async("POST", "/v1/completions", json=fields) for _ in range(4)]
+        asks = [
+            asyncio.create_task(local.ask_async("POST", "/v1/completions", json=fields))
+            for _ in range(4)
+        ]
+        for refused, _ in zip(asyncio.as_completed(asks), range(2), strict=False):
+            await refused
+        go_on.set()  # nothing is written before two are refused
         return await asyncio.gather(*asks)
 
     responses = local.run(ask_four())
@@ -588,7 +597,10 @@ def test_every_field_of_a_request_is_in_the_document():
 def test_a_score_that_takes_too_long_ends(serve, monkeypatch):
     local = serve(timeout=0.1)
     go_on = threading.Event()
-    monkeypatch.setattr(local.server, "_score", lambda text: go_on.wait(10))
-    assert local.post("/score", text=["x"] * 100).status_code == 504
-    assert local.answer("/complete", prefix="Once upon a ti")["candidates"]  # isn't held up
-    go_on.set()
+    monkeypatch.setattr(local.server, "_score", lambda text: go_on.wait(LIMIT))
+    try:
+        assert local.post("/score", text=["x"] * 100).status_code == 504
+        local.server.settings = replace(local.server.settings, timeout=LIMIT)
+        assert local.answer("/complete", prefix="Once upon a ti")["candidates"]  # isn't held up
+    finally:
+        go_on.set()

@@ -13,6 +13,7 @@ from schemathesis.specs.openapi.checks import (  # noqa: E402
 )
 
 from itera_lite.serve.openapi import OPERATIONS  # noqa: E402
+from tests.serve.conftest import LIMIT  # noqa: E402
 
 CHECKS = [
     not_a_server_error,
@@ -25,7 +26,7 @@ CHECKS = [
 
 @pytest.fixture(scope="module")
 def document(program):
-    return schemathesis.openapi.from_url(f"{program.url}/openapi.json")
+    return schemathesis.openapi.from_url(f"{program.url}/openapi.json", timeout=LIMIT)
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode))
@@ -38,10 +39,10 @@ def test_answers_conform(document, route, mode):
     if mode.is_negative and not operation.body:
         pytest.skip("there is nothing that could be wrong")
 
-    @hypothesis.settings(max_examples=10, deadline=None, database=None)
+    @hypothesis.settings(max_examples=10)
     @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
     def check(case):
-        case.call_and_validate(checks=CHECKS)
+        case.call_and_validate(checks=CHECKS, timeout=LIMIT)
 
     check()
 
@@ -59,6 +60,6 @@ def test_events_of_a_stream_conform(document, path):
         body={**STREAMS[path], **body, "stream": True, "stream_options": {"include_usage": True}},
         media_type="application/json",
     )
-    answer = case.call_and_validate(checks=CHECKS)
+    answer = case.call_and_validate(checks=CHECKS, timeout=LIMIT)
     assert answer.headers["content-type"][0].startswith("text/event-stream")
     assert answer.content.endswith(b"data: [DONE]\n\n")

@@ -1,7 +1,6 @@
 """`itera serve` as a program: real clients, signals, and what goes wrong at the start."""
 
 import asyncio
-import contextlib
 import json
 import shutil
 import signal
@@ -9,6 +8,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ import pytest
 
 from itera_lite import cli
 from itera_lite.serve import run
+from tests.serve.conftest import LIMIT
 
 STORY = "Once upon a time, there was a"
 
@@ -25,9 +26,9 @@ def greedy(model, prompt, tokens=24):
     return model.generate(prompt, temperature=0, max_tokens=tokens).text
 
 
-def eventually(true, seconds=10.0):
+def eventually(true):
     """Wait until a condition holds."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + LIMIT
     while not true():
         assert time.monotonic() < end, "it doesn't become true"
         time.sleep(0.01)
@@ -96,7 +97,7 @@ def test_curl(program, model):
     body = json.dumps({"prompt": STORY, "temperature": 0, "max_tokens": 8, "stream": True})
     command = ["curl", "-sN", f"{program.url}/v1/completions", "-H"]
     command += ["Content-Type: application/json", "-d", body]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=True)
     *events, last, empty = done.stdout.split("\n\n")
     assert (last, empty) == ("data: [DONE]", "")
     texts = [json.loads(event.removeprefix("data: "))["choices"][0]["text"] for event in events]
@@ -106,70 +107,74 @@ def test_curl(program, model):
 END = "256"  # <|endoftext|> of the model in the box
 
 
+MOST_TEXTS = 256  # of a request: 2 million tokens, which take longer than any test here
+
+
 def long_request(**more: Any) -> dict[str, Any]:
-    """A text that goes on for as long as the context allows."""
+    """A text that goes on for as long as the context allows: a fraction of a second."""
     fields = {"prompt": STORY, "max_tokens": 8000, "temperature": 1, "logit_bias": {END: -100}}
     return fields | more
 
 
 def test_a_client_that_goes_away_frees_its_places(start):
-    with start("--max-streams", "2", "--max-waiting", "2") as program:
-        url = f"{program.url}/v1/completions"
+    with start("--max-streams", "2") as program:
         for streamed in (True, False):
             before = program.metric("itera_disconnects_total")
-            with contextlib.suppress(httpx.ReadTimeout):
-                body = long_request(n=4, stream=streamed)
-                with httpx.stream("POST", url, json=body, timeout=0.3) as response:
-                    assert streamed and next(response.iter_bytes())
+            body = json.dumps(long_request(n=MOST_TEXTS, stream=streamed)).encode()
+            lines = ["POST /v1/completions HTTP/1.1", "Host: localhost"]
+            lines += [f"Content-Length: {len(body)}", "", ""]
+            with socket.create_connection(("127.0.0.1", program.port)) as connection:
+                connection.sendall("\r\n".join(lines).encode() + body)
+                eventually(lambda: program.active() == 2)
+                assert not streamed or connection.recv(12) == b"HTTP/1.1 200"
             eventually(lambda n=before: program.metric("itera_disconnects_total") == n + 1)
-            eventually(lambda: httpx.get(f"{program.url}/healthz").json()["active"] == 0, 1.0)
-        assert httpx.post(url, json={"prompt": "x", "max_tokens": 1}).status_code == 200
+            eventually(lambda: program.active() == 0)
+        written = program.metric("itera_generated_tokens_total")
+        assert written < MOST_TEXTS * 8000, "the places are free before the texts are written"
+        assert program.post("/v1/completions", prompt="x", max_tokens=1).status_code == 200
 
 
 def test_a_signal_lets_what_runs_finish(start):
-    with start("--max-streams", "1") as program, ThreadPoolExecutor() as pool:
-        url = f"{program.url}/v1/completions"
-        with httpx.Client() as kept:
-            body = long_request(stream=True)
-            stream = pool.submit(kept.post, url, json=body, timeout=60)
-            eventually(lambda: httpx.get(f"{program.url}/healthz").json()["active"] == 1)
-            program.process.send_signal(signal.SIGTERM)
-            text = stream.result().text
-        assert text.endswith("data: [DONE]\n\n") and '"finish_reason":"length"' in text
-        assert program.process.wait(10) == 0
+    with start("--max-streams", "1") as program:
+        with httpx.Client(timeout=LIMIT) as kept:
+            body = long_request(n=4, stream=True)
+            with kept.stream("POST", f"{program.url}/v1/completions", json=body) as response:
+                parts = response.iter_text()
+                text = next(parts)
+                program.process.send_signal(signal.SIGTERM)
+                eventually(lambda: "stopping" in program.log.read_text())
+                text += "".join(parts)
+        assert text.endswith("data: [DONE]\n\n") and text.count('"finish_reason":"length"') == 4
+        assert program.process.wait(LIMIT) == 0
         assert "what runs is finished" in program.log.read_text()
         with pytest.raises(httpx.ConnectError):
-            httpx.get(program.url)
+            program.get("")
 
 
 def test_a_second_signal_ends_at_once(start):
     with start("--max-streams", "1") as program, ThreadPoolExecutor() as pool:
-        body = long_request(n=50)  # much longer than the process may take to end
-        asked = pool.submit(httpx.post, f"{program.url}/v1/completions", json=body, timeout=60)
-        eventually(lambda: httpx.get(f"{program.url}/healthz").json()["active"] == 1)
+        asked = pool.submit(program.post, "/v1/completions", **long_request(n=MOST_TEXTS))
+        eventually(lambda: program.active() == 1)
         program.process.send_signal(signal.SIGTERM)
         eventually(lambda: "stopping" in program.log.read_text())
         program.process.send_signal(signal.SIGTERM)
-        assert program.process.wait(5) == 128 + signal.SIGTERM
+        assert program.process.wait(LIMIT) == 128 + signal.SIGTERM  # 0: all was written
         with pytest.raises(httpx.TransportError):
             asked.result()
 
 
 def test_too_many_and_too_long(start):
-    options = "--max-streams", "1", "--max-waiting", "0", "--max-body", "2KB", "--timeout", "30"
-    with start(*options) as program, httpx.Client() as other:
-        url = f"{program.url}/v1/completions"
-        other.get(f"{program.url}/healthz")
-        for _ in range(20):  # on a busy machine a text may end before the other client asks
-            with httpx.stream("POST", url, json=long_request(stream=True)) as running:
-                next(running.iter_bytes())
-                refused = other.post(url, json={"prompt": "x"})
-            if refused.status_code != 200:
-                break
+    options = "--max-streams", "1", "--max-waiting", "255", "--max-body", "2KB", "--timeout", "200"
+    with start(*options) as program:
+        url, body = f"{program.url}/v1/completions", long_request(n=MOST_TEXTS, stream=True)
+        with httpx.stream("POST", url, json=body, timeout=LIMIT) as running:
+            parts = running.iter_bytes()  # kept: its end closes the connection
+            next(parts)
+            refused = program.post("/v1/completions", prompt="x", n=MOST_TEXTS)
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
-        too_long = httpx.post(url, json={"prompt": "secret " * 1000})
+        too_long = program.post("/v1/completions", prompt="secret " * 1000)
         assert too_long.status_code == 413 and "secret" not in too_long.text
-        wrong = httpx.post(url, json={"prompt": "x", "n": "two"})
+        wrong = program.post("/v1/completions", prompt="x", n="two")
         assert wrong.status_code == 400 and wrong.json()["error"]["param"] == "n"
 
 
@@ -181,12 +186,12 @@ def test_broken_http_ends_nothing(program):
     ):
         with socket.create_connection(("127.0.0.1", program.port)) as connection:
             connection.sendall(data)
-    assert httpx.get(f"{program.url}/healthz").json()["status"] == "ok"
+    assert program.get("/healthz").json()["status"] == "ok"
 
 
 def test_log_lines_are_json_and_hold_no_text(program):
-    httpx.post(f"{program.url}/v1/completions", json={"prompt": "a secret", "max_tokens": 1})
-    httpx.get(f"{program.url}/a-secret?key=secret")
+    program.post("/v1/completions", prompt="a secret", max_tokens=1)
+    program.get("/a-secret?key=secret")
     eventually(lambda: any(line["route"] == "other" for line in program.logged()))
     line = next(x for x in reversed(program.logged()) if x["route"] == "/v1/completions")
     assert set(line) == {"time", "request", "client", "method", "route", "status", "seconds"}
@@ -194,10 +199,11 @@ def test_log_lines_are_json_and_hold_no_text(program):
 
 
 def test_metrics(program):
+    eventually(lambda: program.active() == 0)  # of what other tests may have left
     before = program.metric("itera_generated_tokens_total")
-    httpx.post(f"{program.url}/v1/completions", json=long_request(max_tokens=7))
+    program.post("/v1/completions", **long_request(max_tokens=7))
     assert program.metric("itera_generated_tokens_total") == before + 7
-    text = httpx.get(f"{program.url}/metrics").text
+    text = program.get("/metrics").text
     assert 'itera_requests_total{route="/v1/completions",status="200"}' in text
     assert "itera_first_token_seconds_bucket" in text
 
@@ -230,6 +236,7 @@ def test_a_key_is_needed_beyond_this_machine(start, tmp_path):
     key = tmp_path / "key"
     key.write_text("k" * 20 + "\n")
     with start("--host", "0.0.0.0", "--api-key-file", str(key)) as program:
-        url = f"http://127.0.0.1:{program.port}/v1/models"
-        assert httpx.get(url).status_code == 401
-        assert httpx.get(url, headers={"authorization": "Bearer " + "k" * 20}).status_code == 200
+        local = replace(program, url=f"http://127.0.0.1:{program.port}")
+        assert local.get("/v1/models").status_code == 401
+        headers = {"authorization": "Bearer " + "k" * 20}
+        assert local.ask("GET", "/v1/models", headers=headers).status_code == 200
