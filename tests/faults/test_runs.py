@@ -337,7 +337,7 @@ def test_memory_that_runs_out_ends_with_a_message(text, tmp_path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 1, done.stderr
     assert "not enough memory" in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -363,7 +363,7 @@ def test_the_estimate_is_near_what_a_training_takes(text, tmp_path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=240,
+        timeout=600,
     )
     peak = int(done.stdout.split()[-1])
     shape = preset("itera", "small", 300)
