@@ -29,7 +29,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return usable_cores()
 
 
-# Property tests have the same inputs every time, so that a run of the tests fails by a change alone.
+# Property tests have the same inputs every time, so that a run fails by a change of the code alone.
 # `make properties` and `--hypothesis-seed` search among others. No time limits: machines are busy.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("same", derandomize=True, print_blob=True, **UNTIMED)
