@@ -538,7 +538,7 @@ def test_memory_does_not_grow_with_the_text(name: str, tmp_path: Path) -> None:
     sample = [text.encode() for text, _ in zip(generated(), range(500), strict=False)]
     tokenizer = Tokenizer.train(sample, 1000).save(tmp_path / "tokenizer")
     peaks = []
-    for megabytes in (6, 15):
+    for megabytes in (6, 30):
         file = tmp_path / f"{megabytes}" / name
         file.parent.mkdir()
         write_large(file, megabytes * 1_000_000)
@@ -551,7 +551,8 @@ def test_memory_does_not_grow_with_the_text(name: str, tmp_path: Path) -> None:
         )
         peaks.append([int(kilobytes) / 1024 for kilobytes in run.stdout.split()])
     for small, large in zip(*peaks, strict=True):  # of the processes, and of this one
-        assert large - small < 9, peaks  # MB; the text alone is 9 MB longer
+        # MB. The text alone is 24 MB longer; by when threads run, peaks differ by up to 12 MB.
+        assert large - small < 18, peaks
         assert large < 300
 
 
