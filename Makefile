@@ -12,7 +12,7 @@ LOCKED := $(PIP) --require-hashes
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock programs demo test elastic coverage mutants lint format format-check types \
-	fuzz fuzz-python faults audit sbom wheel readme report site recording neon wasm clean
+	fuzz fuzz-python properties faults audit sbom wheel readme report site recording neon wasm clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +93,9 @@ faults: $(STAMP) ## Kill every command at a hundred moments, and compare its end
 fuzz-python: $(STAMP) ## Look for a file that breaks a reader written in Python: make fuzz-python MINUTES=10
 	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check 'atheris>=3,<4'
 	$(BIN)/python -m tests.fuzz --seconds $$(( $(MINUTES) * 60 ))
+
+properties: $(STAMP) ## Look for an input that breaks a property test, among others than those of 'make test'
+	$(BIN)/python -m pytest -n auto -m hypothesis --hypothesis-profile=search
 
 audit: $(STAMP) ## Look up known vulnerabilities of what is locked; "Error 3": the data can't be had
 	@$(BIN)/python -m tools.audit

@@ -225,7 +225,7 @@ def _run_and_report(arguments: list[str]) -> int:
     except RecursionError:
         return _fail("a file that was read is nested too deeply to be understood", 1)
     except Exception as error:
-        if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # PyTorch's
+        if isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY):
             return _fail(_memory(error), 1)
         with suppress(OSError):
             traceback.print_exc()
@@ -483,6 +483,10 @@ def _reason(error: OSError) -> str:
         shown = [os.fsdecode(n) if isinstance(n, bytes) else str(n) for n in names if n is not None]
         return f"{' -> '.join(shown)}: {reason}"
     return reason
+
+
+# In the RuntimeErrors of PyTorch and of Python's threads, each of which needs a stack
+_NO_MEMORY = ("can't allocate memory", "can't start new thread")
 
 
 def _memory(error: Exception) -> str:

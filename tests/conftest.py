@@ -15,6 +15,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Set before torch, matplotlib and huggingface_hub are imported: they read it only then.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -33,6 +34,20 @@ def pytest_xdist_auto_num_workers() -> int:
     from itera_lite.machine.processor import usable_cores
 
     return usable_cores()
+
+
+# Property tests have the same inputs every time, so that a run fails by a change of the code alone.
+# `make properties` and `--hypothesis-seed` search among others. No time limits: machines are busy.
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("same", derandomize=True, print_blob=True, **UNTIMED)
+settings.register_profile("search", print_blob=True, **UNTIMED)
+settings.load_profile("same")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With a seed, property tests have the inputs that follow from it."""
+    if config.getoption("hypothesis_seed", None) is not None:
+        settings.load_profile("search")
 
 
 LONG = {"train", "test_readme.py"}  # a folder and a file that take long

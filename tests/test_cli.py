@@ -143,6 +143,7 @@ def test_wrong_use_exits_2(
         (MemoryError(), 1, "not enough memory. Take"),
         (MemoryError("for an array"), 1, "not enough memory (for an array). Take"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "not enough memory"),
+        (RuntimeError("can't start new thread"), 1, "not enough memory (can't start new thread)"),
         (RecursionError("maximum recursion depth exceeded"), 1, "nested too deeply"),
     ],
 )

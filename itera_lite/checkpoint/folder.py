@@ -58,6 +58,9 @@ STATE = "training_state"
 # Of state.json; raise it where an older state has to be changed to be gone on with (`_migrated`).
 # 0: before 1 was written there, and the same otherwise.
 STATE_VERSION = 1
+# How long a reader waits at most while a folder is away between the two renames of a save: a busy
+# machine may hold up the writer there. Seconds of a look at it, and how many looks.
+SETTLE_SECONDS, SETTLE_TIMES = 0.05, 1200
 SHARDS = "shards"  # key of state.json: the SHA-256 of each file that processes hold a part in
 _VERSION, _SHA256 = "version", "sha256"  # keys of state.json
 _TOKENIZER = "tokenizer_sha256"  # in the header of model.safetensors
@@ -235,10 +238,10 @@ def _settle(folder: Path) -> None:
     """`tidy` for a reader, which first waits for a save by another process."""
     if not _old(Path(os.path.realpath(folder))).is_dir():
         return
-    for _ in range(40):
+    for _ in range(SETTLE_TIMES):
         if folder.is_dir() or not is_locked(lock_path(folder)):
             break
-        time.sleep(0.05)
+        time.sleep(SETTLE_SECONDS)
     if not is_locked(lock_path(folder)):
         tidy(folder)
 

@@ -126,7 +126,11 @@ class StopSignal:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle `SIGNALS` while the block runs; what nohup made ignored stays so."""
+        """Handle `SIGNALS` while the block runs; what nohup made ignored stays so.
+
+        After a stop under torchrun, they are ignored from then on: it passes the signal on, perhaps
+        only when this process is about to end.
+        """
         before = {}
         try:
             for number in SIGNALS:
@@ -138,5 +142,6 @@ class StopSignal:
         try:
             yield
         finally:
+            passed_on = self.number and "TORCHELASTIC_RUN_ID" in os.environ
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if passed_on else handler)

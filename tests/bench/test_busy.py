@@ -24,8 +24,8 @@ def is_running(process: int) -> bool:
 
 
 def ends(process: int) -> bool:
-    """Whether a process is gone within a minute; on a busy machine that takes a while."""
-    end = time.monotonic() + 60
+    """Whether a process is gone within ten minutes; on a busy machine that takes a while."""
+    end = time.monotonic() + 600
     while is_running(process) and time.monotonic() < end:
         time.sleep(0.01)
     return not is_running(process)

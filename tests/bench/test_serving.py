@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,9 +42,11 @@ def test_an_answer_is_read_in_any_pieces():
     assert not read_answer(refused, 0, True).whole
 
 
-def test_losses_and_wrong_texts_are_counted():
-    """By a server that gives a right text, a wrong one and none, in turns."""
+def test_losses_and_wrong_texts_are_counted(monkeypatch):
+    """By a server that gives a right text, a wrong one and none, in turns; and by a clock that
+    shows how many there were."""
     turns = 0
+    monkeypatch.setattr(serving, "time", SimpleNamespace(perf_counter=lambda: turns))
 
     class Bad(asyncio.Protocol):
         def connection_made(self, transport):
@@ -64,11 +67,11 @@ def test_losses_and_wrong_texts_are_counted():
         port = server.sockets[0].getsockname()[1]
         bodies = {"x": request_body("x", 5)}
         async with server:
-            return await load_server(port, bodies, {"x": "right"}, streams=1, seconds=0.3)
+            return await load_server(port, bodies, {"x": "right"}, streams=1, seconds=30)
 
     found = asyncio.run(measure())
-    assert found.lost and found.different and found.requests > found.different
-    assert abs(found.lost - found.different) <= 1 and len(found.first) == found.requests
+    assert (found.lost, found.different, found.requests) == (10, 10, 20)
+    assert len(found.first) == found.requests and found.seconds == 30
     assert found.tokens == found.requests
 
 

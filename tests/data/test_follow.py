@@ -159,8 +159,12 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert notes == [f"{path} can't be read (Permission denied): waiting for it"]
 
 
-def test_every_line_of_a_busy_log_comes_once(tmp_path: Path) -> None:
+def test_every_line_of_a_busy_log_comes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A writer that rotates under the reader, and notices it late, as loggers do."""
+    # On a busy machine the writer may stand still between two lines for longer.
+    monkeypatch.setattr(module, "QUIET_SECONDS", 3600.0)
     (path := tmp_path / "a.log").touch()
     total, ready = 20_000, threading.Event()
 
@@ -182,7 +186,7 @@ def test_every_line_of_a_busy_log_comes_once(tmp_path: Path) -> None:
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     found: list[int] = []
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
 
     def wait() -> None:
         ready.set()

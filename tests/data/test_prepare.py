@@ -241,7 +241,7 @@ def test_a_process_that_waited_finds_the_set(
     def reads(build: Build, *arguments: Any) -> None:
         builds.append(build)
         if len(builds) == 1:
-            assert waits.wait(30)
+            assert waits.wait(600)
         read(build, *arguments)
 
     def locks(file: Any, operation: int) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -79,8 +80,15 @@ byte_texts = st.lists(
 @given(byte_texts, st.integers(1, 7))
 @settings(max_examples=150, deadline=None)
 def test_chunks_are_the_valid_text(text: bytes, size: int) -> None:
-    path = Path("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp") / f"itera-{os.getpid()}.txt"
-    path.write_bytes(text)
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else None  # no disk: it is written often
+    with tempfile.TemporaryDirectory(prefix="itera-", dir=place) as folder:
+        path = Path(folder) / "text.txt"
+        path.write_bytes(text)
+        compare_chunks(path, text, size)
+
+
+def compare_chunks(path: Path, text: bytes, size: int) -> None:
+    """What is read of a file in chunks, with the whole text that it holds."""
 
     def whole() -> Any:
         repairs = Repairs()
@@ -90,12 +98,11 @@ def test_chunks_are_the_valid_text(text: bytes, size: int) -> None:
         repairs = Repairs()
         return b"".join(Contents(path).chunks(repairs)), repairs
 
+    contents.CHUNK_BYTES, before = size + 3, contents.CHUNK_BYTES
     try:
-        contents.CHUNK_BYTES, before = size + 3, contents.CHUNK_BYTES
         found = outcome(streamed)
-        contents.CHUNK_BYTES = before
     finally:
-        path.unlink()
+        contents.CHUNK_BYTES = before
     wanted = outcome(whole)
     if isinstance(wanted, tuple) and not wanted[1].invalid.count:
         wanted[1].invalid.where.clear()  # nothing was replaced
@@ -222,13 +229,9 @@ def test_places_are_those_of_divide(given_splits: dict[str | None, list[bytes]])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "PARTITION_ROWS", 3)
         patch.setattr(places, "BLOCK_ROWS", 2)
-        folder = Path(f"/tmp/itera-places-{os.getpid()}")
-        folder.mkdir()
-        try:
-            wanted = outcome(partial(divide, dict(given_splits), "x"))
-            assert outcome(partial(streamed_splits, given_splits, folder)) == wanted
-        finally:
-            shutil.rmtree(folder)
+        wanted = outcome(partial(divide, dict(given_splits), "x"))
+        with tempfile.TemporaryDirectory(prefix="itera-places-") as folder:
+            assert outcome(partial(streamed_splits, given_splits, Path(folder))) == wanted
 
 
 def streamed_splits(given_splits: dict[str | None, list[bytes]], folder: Path) -> Any:
@@ -384,18 +387,22 @@ def test_the_sample_for_the_tokenizer_is_that_of_the_text_in_memory(
     assert seen == [list(training_sample(train, 150_000)[0])] and len(seen[0]) > 1
 
 
+# Where it is to be killed, it waits for that before the set is finished.
 KILLED = """
-import sys
+import signal, sys
 from itera_lite.data import building
 from itera_lite.data.prepare import prepare
 building.PART_BYTES, building.KEPT_BYTES, building.SAVE_SECONDS = 200_000, 1, 0.0
+if sys.argv[2:] == ["waits"]:
+    tokenise = building.Build.tokenise
+    building.Build.tokenise = lambda *given: (tokenise(*given), signal.pause())
 print(prepare(sys.argv[1], vocab_size=300, quiet=True, workers=2).path)
 """
 
 
-def start(data: Path, cache: Path) -> subprocess.Popen[str]:
+def start(data: Path, cache: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(data)],
+        [sys.executable, "-c", KILLED, str(data), *more],
         env={**os.environ, "ITERA_CACHE": str(cache)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -422,9 +429,11 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
     )
     records: dict[str, int] = {}
     for reached in moments:
-        process = start(data, cache)
+        process = start(data, cache, "waits")
+        until = time.monotonic() + 600
         while True:
             assert process.poll() is None, process.communicate()
+            assert time.monotonic() < until, list(cache.rglob("*"))
             work = next(cache.glob(".preparing-*"), None) if cache.exists() else None
             if work is not None:
                 try:
@@ -440,7 +449,7 @@ def test_a_killed_preparation_goes_on(tmp_path: Path) -> None:
         found = {file.name: file.stat().st_mtime_ns for file in work.glob("part-*.json")}
         assert {name: found[name] for name in records} == records
         records = found
-        until = time.monotonic() + 60
+        until = time.monotonic() + 600
         while any(os.path.exists(f"/proc/{pid}/fd") and _runs(pid) for pid in workers):
             assert time.monotonic() < until, "workers outlive their parent"
             time.sleep(0.02)
@@ -529,7 +538,7 @@ def test_memory_does_not_grow_with_the_text(name: str, tmp_path: Path) -> None:
     sample = [text.encode() for text, _ in zip(generated(), range(500), strict=False)]
     tokenizer = Tokenizer.train(sample, 1000).save(tmp_path / "tokenizer")
     peaks = []
-    for megabytes in (6, 15):
+    for megabytes in (6, 30):
         file = tmp_path / f"{megabytes}" / name
         file.parent.mkdir()
         write_large(file, megabytes * 1_000_000)
@@ -542,7 +551,8 @@ def test_memory_does_not_grow_with_the_text(name: str, tmp_path: Path) -> None:
         )
         peaks.append([int(kilobytes) / 1024 for kilobytes in run.stdout.split()])
     for small, large in zip(*peaks, strict=True):  # of the processes, and of this one
-        assert large - small < 9, peaks  # MB; the text alone is 9 MB longer
+        # MB. The text alone is 24 MB longer; by when threads run, peaks differ by up to 12 MB.
+        assert large - small < 18, peaks
         assert large < 300
 
 

@@ -182,7 +182,7 @@ def test_any_number_of_workers_gives_the_same_targets(dataset, tmp_path, monkeyp
         monkeypatch.setenv("ITERA_CACHE", str(tmp_path / f"cache{count}"))
         targets = SoftTargets([one], dataset, 12, quiet=True)
         original, calls = Teacher.probabilities, itertools.count()
-        first = threading.Barrier(min(count, 2), timeout=30)
+        first = threading.Barrier(min(count, 2), timeout=600)
 
         def together(self, *arguments, original=original, calls=calls, first=first):
             if next(calls) < first.parties:

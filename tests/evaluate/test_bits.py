@@ -157,7 +157,7 @@ def test_any_number_of_workers_gives_the_same_score(model):
 
 def test_workers_share_the_batches():
     """Two batches are in the model at the same time, of documents and of a stream."""
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=600)
 
     class Meeting(Memory):
         def forward(self, ids):

@@ -5,15 +5,18 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from itera_lite.files import write_text
-from tests.faults.kills import Result, Verb, table, try_verb
+from tests.faults.kills import Result, Verb, _Child, table, try_verb
 from tests.faults.moments import Counts, Moment, arm
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +32,7 @@ def test_killed_commands_go_on_and_end_as_if_nobody_had(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
@@ -79,6 +82,51 @@ def snapshot(work: Path) -> dict[str, str]:
 def problems(work: Path) -> list[str]:
     path = work / "result.txt"
     return ["it is cut off"] if path.exists() and path.read_text() != TEXT else []
+
+
+def _slow_once(arguments: list[str]) -> int:
+    """Takes long the first time, as on a machine that is busy then."""
+    if not (once := Path(arguments[0])).exists():
+        once.touch()
+        time.sleep(2)
+    time.sleep(0.01)
+    return _whole(arguments)
+
+
+def _starts_another(arguments: list[str]) -> int:
+    """Is killed beside a process of its own that writes on."""
+    if Path("numbers").exists():
+        return 0
+    begun, tell = os.pipe()
+    if not os.fork():
+        for number in range(10**9):
+            Path("numbers").write_text(str(number))
+            if not number:
+                os.close(tell)
+    os.close(tell)
+    os.read(begun, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def test_a_time_that_comes_after_the_end_is_taken_sooner(tmp_path: Path) -> None:
+    verb = Verb("slow", _slow_once, (str(tmp_path / "once"),), snapshot, problems, ())
+    again = replace(verb, again=verb.arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        moments = [Moment("time", seconds) for seconds in (0.5, 1.0, 2.0)]
+        patch.setattr(Counts, "moments", lambda *_: moments)
+        result = try_verb(again, 3, 0, tmp_path, lambda _: None)
+    assert (result.kills["time"], result.ended, result.findings) == (3, 0, [])
+
+
+def test_what_a_killed_command_has_started_changes_nothing_afterwards(tmp_path: Path) -> None:
+    child = _Child(
+        Verb("two", _starts_another, (), snapshot, problems, ()), (), tmp_path / "1", None
+    )
+    assert child.wait() == -signal.SIGKILL
+    before = (tmp_path / "1" / "work" / "numbers").read_bytes()
+    time.sleep(0.05)  # in which it would write
+    assert (tmp_path / "1" / "work" / "numbers").read_bytes() == before
 
 
 @pytest.mark.parametrize(

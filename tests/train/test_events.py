@@ -85,7 +85,7 @@ run(Path({str(text)!r}), Path({str(tmp_path)!r}), log="tensorboard", evaluations
 """
     root = Path(__file__).parents[2]
     killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=600
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     folder = tmp_path / "r" / f"{NAME}_tensorboard"

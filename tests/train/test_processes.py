@@ -36,7 +36,7 @@ from tests.train.test_train import curve
 
 ITERA, TRANSFORMER = "itera_lite_tiny", "transformer_tiny"
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 300
+TIMEOUT = 600  # seconds for several processes; a busy machine is slow
 LOOPBACK = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
 ELASTIC = "ITERA_ELASTIC"
 elastic = pytest.mark.skipif(
@@ -315,7 +315,7 @@ def test_a_killed_launcher_takes_its_processes_with_it_and_another_joins(trained
     second.send_signal(signal.SIGKILL)
     second.wait()
     assert children
-    gone = time.monotonic() + 10
+    gone = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < gone:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)

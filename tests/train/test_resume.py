@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,12 +27,13 @@ from itera_lite.train import loop
 from itera_lite.train import train as training
 from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import fit_to
-from itera_lite.train.terminal import Stopped
+from itera_lite.train.terminal import SIGNALS, Stopped, StopSignal
 from tests.train.small import make_small
 from tests.train.test_train import SETTINGS, curve, run, stop_at
 
 pytestmark = pytest.mark.usefixtures("small")
 NAME = "itera_lite_tiny"
+TIMEOUT = 600  # seconds for a command; a busy machine is slow
 
 
 @pytest.fixture(scope="module")
@@ -449,7 +451,7 @@ def launch(data: Path, out: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "itera_lite.torchrun", "--nproc-per-node", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"]
     command += ["train", str(data), "--model", "itera", "--params", "200K", "--name", "run"]
-    command += ["--seq-len", "32", "--vocab-size", "300", "--quiet", *options]
+    command += ["--seq-len", "32", "--vocab-size", "300", *options]
     return subprocess.Popen(
         command, cwd=out, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -461,8 +463,8 @@ def test_a_mistake_under_torchrun_is_one_message_at_the_end(text, tmp_path):
         (text, ("--tokens", "6K", "--batch-size", "3"), 1, "can't be shared by 2 processes"),
         (text, ("--tokens", "x"), 2, "expected a number"),
     ):
-        process = launch(data, tmp_path, *options)
-        _, said = process.communicate(timeout=120)
+        process = launch(data, tmp_path, "--quiet", *options)
+        _, said = process.communicate(timeout=TIMEOUT)
         assert process.returncode == code, said
         *_, last = said.partition("itera: error: ")
         assert words in last and len(last.strip().splitlines()) <= 2, said
@@ -503,16 +505,45 @@ def test_ctrl_c_under_torchrun_saves_and_says_so_once(text, tmp_path):
         text, tmp_path, "--tokens", "20M", "--batch-size", "4", "--evaluations", "9999"
     )
     state = tmp_path / "checkpoints" / "run-last" / "training_state" / "state.json"
-    until = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < until:
+
+    def step() -> int:
+        """The step that is saved; 0 also between the two renames of a save."""
+        try:
+            return int(json.loads(state.read_text())["state"]["step"])
+        except FileNotFoundError:
+            return 0
+
+    until = time.monotonic() + TIMEOUT
+    while not step() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
-    before = json.loads(state.read_text())["state"]["step"]
-    time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    before = step()
+    os.killpg(process.pid, signal.SIGINT)  # both have made steps: both listen to it
+    _, said = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130, said
     assert said.count("itera: stopped") == 1 and "Traceback" not in said
-    assert json.loads(state.read_text())["state"]["step"] > before
+    (saved,) = re.findall(r"^run is saved at step (\d+): --resume goes on", said, re.MULTILINE)
+    assert step() == int(saved) >= before
+
+
+def test_a_signal_that_torchrun_passes_on_late_is_ignored(monkeypatch):
+    """The process has saved everything then, and is ending."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for launcher in (False, True):
+            if launcher:
+                monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+            stop = StopSignal()
+            with stop.listening():
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.number == signal.SIGTERM
+            after = {number: signal.getsignal(number) for number in SIGNALS}
+            assert after == (dict.fromkeys(SIGNALS, signal.SIG_IGN) if launcher else before)
+            with StopSignal().listening():
+                pass  # where nothing came, everything is as before
+            assert {number: signal.getsignal(number) for number in SIGNALS} == after
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_the_log_is_what_was_trained(done):

@@ -277,7 +277,7 @@ def test_what_is_no_regular_file_is_written_into(tmp_path):
     reader = threading.Thread(target=lambda: got.append(pipe.read_bytes()))
     reader.start()
     write_text(pipe, "through")
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     assert got == [b"through"] and pipe.is_fifo()
     write_text("/dev/null", "gone")
     assert Path("/dev/null").is_char_device()
@@ -300,12 +300,17 @@ def test_a_reader_waits_for_a_save_that_is_going_on(tmp_path, model, monkeypatch
     with mine.claimed(overwrite=True):
         old = mine.best.with_name(".mine.old")
         mine.best.rename(old)
-        timer = threading.Timer(
-            0.2, lambda: save_checkpoint(tmp_path / "new", *model).rename(mine.best)
-        )
-        timer.start()
+        waits = threading.Event()
+        monkeypatch.setattr(checkpoint.time, "sleep", lambda _: waits.set() or writer.join())
+
+        def save():
+            waits.wait()
+            save_checkpoint(tmp_path / "new", *model).rename(mine.best)
+
+        writer = threading.Thread(target=save, daemon=True)
+        writer.start()
         load_checkpoint(mine.best)
-        timer.join()
+        assert waits.is_set() and not writer.is_alive()
         assert old.exists(), "the writer's own folder is left to it"
     assert checkpoint.is_own(mine.best)
 

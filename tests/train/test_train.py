@@ -7,14 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from itera_lite.checkpoint.folder import load_checkpoint
+from itera_lite.checkpoint.folder import load_checkpoint, load_training_state
 from itera_lite.commands.train import train
 from itera_lite.config import preset
 from itera_lite.errors import CheckpointError, ConfigError, DataError, UsageError
@@ -27,6 +26,7 @@ from tests.train.small import make_small
 
 pytestmark = pytest.mark.usefixtures("small")
 
+TIMEOUT = 600  # seconds for a command; a busy machine is slow
 TIMED = ("seconds", "tokens_per_second", "mfu")
 SETTINGS = {
     "vocab_size": 300,
@@ -131,30 +131,35 @@ def test_ctrl_c_saves_and_resume_repeats_the_uninterrupted_curve(
 def test_after_sigkill_resume_repeats_the_uninterrupted_curve(text, tmp_path):
     """A real process, killed without warning, resumed by another one."""
     place = ["--checkpoints", str(tmp_path / "c"), "--results", str(tmp_path / "r")]
-    command = [
-        *(sys.executable, "-m", "itera_lite.cli", "train", str(text), "--model", "transformer"),
+    options = [
+        *("train", str(text), "--model", "transformer"),
         *("--params", "200K", "--name", "run", "--tokens", "20K", "--batch-size", "4"),
         *("--seq-len", "32", "--vocab-size", "300", "--workers", "1", "--precision", "fp32"),
     ]
-    state = tmp_path / "c" / "run-last" / "training_state" / "state.json"
+    command = [sys.executable, "-m", "itera_lite.cli", *options]
+    # It waits before its last steps, so that the kill comes before its end on a busy machine too.
+    waiting = (
+        "import signal, sys; from itera_lite.train.loop import Trainer; step = Trainer._step\n"
+        "def stepping(self):\n"
+        "    if self.state.step == 150: signal.pause()\n"
+        "    return step(self)\n"
+        "Trainer._step = stepping\n"
+        "from itera_lite.cli import main; sys.exit(main())\n"
+    )
+    last = tmp_path / "c" / "run-last"
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command + place, **silent)
-
-    def kill_after_the_first_save():
-        while process.poll() is None and not state.exists():
-            time.sleep(0.002)
-        process.kill()
-
-    thread = threading.Thread(target=kill_after_the_first_save)
-    thread.start()
-    process.wait(timeout=120)
-    thread.join()
-    assert process.returncode == -signal.SIGKILL
-    assert json.loads(state.read_text())["state"]["step"] < 156
-    subprocess.run([*command, *place, "--resume"], check=True, capture_output=True, timeout=120)
+    process = subprocess.Popen([sys.executable, "-c", waiting, *options, *place], **silent)
+    until = time.monotonic() + TIMEOUT
+    while not last.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait(TIMEOUT) == -signal.SIGKILL
+    state, _ = load_training_state(last)  # which finishes a save that was cut off
+    assert state["state"]["step"] < 156
+    subprocess.run([*command, *place, "--resume"], check=True, capture_output=True, timeout=TIMEOUT)
     whole = tmp_path / "whole"
     other = ["--checkpoints", str(whole / "c"), "--results", str(whole / "r")]
-    subprocess.run(command + other, check=True, capture_output=True, timeout=120)
+    subprocess.run(command + other, check=True, capture_output=True, timeout=TIMEOUT)
     assert curve(whole, "run") == [
         {k: v for k, v in row.items() if k not in TIMED}
         for row in csv.DictReader((tmp_path / "r" / "run_metrics.csv").read_text().splitlines())
@@ -177,7 +182,7 @@ def test_two_processes_have_the_curve_of_one(text, tmp_path):
         out = tmp_path / name
         place = ["--checkpoints", str(out / "c"), "--results", str(out / "r")]
         done = subprocess.run(
-            [*start, *common, *place], capture_output=True, text=True, timeout=180, check=False
+            [*start, *common, *place], capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
     one, two = curve(tmp_path / "one", "run"), curve(tmp_path / "two", "run")
