@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -22,10 +21,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-# The same examples in every run, for as long as they take: else a test fails by chance, where
-# nothing was changed. `pytest --hypothesis-profile=default` draws new ones.
-hypothesis.settings.load_profile("ci")
 
 
 @pytest.hookimpl(optionalhook=True)
