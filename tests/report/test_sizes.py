@@ -1,9 +1,11 @@
 """Results of several sizes: paired by size, and a model without its pair misleads nobody."""
 
+import pytest
+
 from itera_lite.report.results import load_results
 from itera_lite.report.table import comparison_table
 
-from .reading import ITERA, TRANSFORMER, between_models, markdown, section
+from .reading import ITERA, TRANSFORMER, between_models, edit, markdown, section
 from .synthetic import write_model
 
 
@@ -34,6 +36,29 @@ def test_two_sizes_are_paired_by_size(results):
     assert "Not compared" not in text
     names = "`itera_lite_tiny` | `transformer_tiny` | `itera_lite_small` | `transformer_small`"
     assert f"| {names} |" in section(text, "4. Computational efficiency")
+
+
+@pytest.mark.parametrize(("total", "paired"), [(1_047_000, True), (953_000, True),
+                                               (1_053_000, False), (947_000, False)])  # fmt: skip
+def test_models_of_no_preset_are_paired_by_their_parameters(results, total, paired):
+    write_model(results, "wide_itera_tiny", "itera", bpb=0.7, speed=500, partner="")
+    write_model(results, "wide_transformer_tiny", "transformer", bpb=0.7, speed=500, partner="")
+
+    def shape(parameters):
+        def change(record):
+            record["model"]["size"] = None
+            record["model"]["params"]["total"] = parameters
+
+        return change
+
+    for name, parameters in (("wide_itera_tiny", total), ("wide_transformer_tiny", 1_000_000)):
+        for path in results.glob(f"{name}_*.json"):
+            if "decode" not in path.name:
+                edit(path, shape(parameters))
+        (results / f"{name}_decode.json").unlink()
+    pairs = [(a.name, b.name) for a, b in load_results(results).pairs]
+    assert (("wide_itera_tiny", "wide_transformer_tiny") in pairs) == paired
+    assert (ITERA, TRANSFORMER) in pairs
 
 
 def test_a_model_without_its_pair_is_named_and_compared_with_nothing(results):
@@ -69,3 +94,5 @@ def test_one_model_of_another_size_gets_the_commands_of_its_size(results):
     both = "`itera bench checkpoints/itera_lite_small checkpoints/transformer_small`"
     assert both in section(text, "8. Efficiency comparison")
     assert "--model both`" not in text
+    (results / "itera_lite_small_eval.json").unlink()
+    assert "`itera eval checkpoints/itera_lite_small` fills" in markdown(results)
