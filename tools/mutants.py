@@ -1,4 +1,4 @@
-"""This program tests the tests of the code that measures and judges: it breaks the code on purpose.
+"""This program finds out how well the tests check the code that measures and judges.
 
 It makes copies of the package, called mutants, that differ from it in one comparison, sign, number,
 word or argument, and runs the tests on each. A mutant survives where no test fails: then no test

@@ -204,7 +204,6 @@ STATES: dict[str, Callable[[Path], None]] = {
     for state in (whole, other_wins, sizes, ladder_alone, one_alone, without_pairs, rare)
 }
 DRAWN = ("whole", "sizes", "rare")
-OTHERS = {"seeds.md", "filters.md", "scores.json"}
 
 
 def texts(results: Results) -> str:
@@ -350,6 +349,13 @@ def _flat(value: Any, depth: int) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+OTHERS: dict[str, Callable[[], str]] = {
+    "seeds.md": seeds_of_two_sizes,
+    "filters.md": filters,
+    "scores.json": lambda: lines(scores()),
+}
+
+
 def read(state: str, folder: Path) -> Results:
     STATES[state](folder)
     results = load_results(folder)
@@ -374,16 +380,9 @@ def test_plots_are_as_expected(state: str, tmp_path: Path) -> None:
     holds(f"{state}.json", lines(figures(read(state, tmp_path / "results"))))
 
 
-def test_table_of_seeds_is_as_expected() -> None:
-    holds("seeds.md", seeds_of_two_sizes())
-
-
-def test_words_of_the_filter_are_as_expected() -> None:
-    holds("filters.md", filters())
-
-
-def test_plots_of_scores_are_as_expected() -> None:
-    holds("scores.json", lines(scores()))
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_outside_of_reports_is_as_expected(name: str) -> None:
+    holds(name, OTHERS[name]())
 
 
 def test_every_plot_is_held_and_no_file_is_left_over() -> None:
@@ -396,9 +395,8 @@ def test_every_plot_is_held_and_no_file_is_left_over() -> None:
 
 def main() -> None:
     EXPECTED.mkdir(exist_ok=True)
-    (EXPECTED / "seeds.md").write_text(seeds_of_two_sizes(), "utf-8")
-    (EXPECTED / "filters.md").write_text(filters(), "utf-8")
-    (EXPECTED / "scores.json").write_text(lines(scores()), "utf-8")
+    for name, write in OTHERS.items():
+        (EXPECTED / name).write_text(write(), "utf-8")
     for state in STATES:
         with tempfile.TemporaryDirectory() as place:
             results = read(state, Path(place) / "results")
