@@ -164,7 +164,15 @@ def measure_scaling(
 
 def _measure(asked: Arrangement, out: Path) -> None:
     """What each process does: time steps, and write what the leading one saw."""
-    world = World.join()
+    with World.join() as world:
+        found = _time_steps(asked, world)
+        if world.is_leader:
+            out.write_text(json.dumps(found))
+        world.agree(0.0)
+
+
+def _time_steps(asked: Arrangement, world: World) -> dict[str, Sample]:
+    """Time the steps of each kind of batch, in this process."""
     found = {}
     torch.set_num_threads(1)
     ops.enable()
@@ -190,10 +198,7 @@ def _measure(asked: Arrangement, out: Path) -> None:
                 (world.traffic.seconds - waited) / seconds,
                 (world.traffic.bytes - sent) / asked.steps,
             )
-    if world.is_leader:
-        out.write_text(json.dumps(found))
-    world.agree(0.0)
-    world.leave()
+    return found
 
 
 def main(arguments: Sequence[str]) -> None:
