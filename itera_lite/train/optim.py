@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from itera_lite import ops
 from itera_lite.checkpoint.shards import load_shards
 from itera_lite.config import TrainConfig
+from itera_lite.machine.processor import multiplies_bfloat16
 from itera_lite.model import LanguageModel
 from itera_lite.model.attention import Attention
 from itera_lite.model.layers import SwiGLU
@@ -52,20 +53,24 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrices, roughly: singular values in about 0.7..1.1.
 
     Args:
-        matrices: (K, m, n), any float type; the iteration runs in bfloat16.
+        matrices: (K, m, n), any float type. The iteration runs in bfloat16, or in float32 on a
+            processor that has no products of bfloat16.
     """
     x = matrices.float()
+    dtype = (
+        torch.float32 if x.device.type == "cpu" and not multiplies_bfloat16() else torch.bfloat16
+    )
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
-    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    x = (x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(dtype)
     for i, (a, b, c) in enumerate(COEFFICIENTS):
         square = x @ x.mT
         if i == 0:  # the largest singular value is at most the root of the square's norm
             norm = square.float().norm(dim=(1, 2), keepdim=True)
             trace = square.float().diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
             scale = trace / (norm + 1e-30)
-            x, square = (x * scale.sqrt()).bfloat16(), (square * scale).bfloat16()
+            x, square = (x * scale.sqrt()).to(dtype), (square * scale).to(dtype)
         x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
 

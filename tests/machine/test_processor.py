@@ -8,6 +8,7 @@ from itera_lite.machine.processor import (
     cpu_name,
     default_threads,
     instruction_sets,
+    multiplies_bfloat16,
     usable_cores,
 )
 
@@ -154,6 +155,15 @@ def test_the_processor_is_read_from_linux(cpuinfo):
     cpuinfo(ARM)
     assert instruction_sets() == ["asimd", "asimddp", "sve", "i8mm"]
     assert set(instruction_sets()) <= set(module.RELEVANT_FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 fma", False), ("avx512f avx512_bf16", True), ("amx_int8", False), ("svebf16", False)],
+)
+def test_a_processor_that_multiplies_bfloat16(cpuinfo, flags, expected):
+    cpuinfo(f"flags : fpu {flags} sse4_2")
+    assert multiplies_bfloat16() is expected
 
 
 @pytest.mark.parametrize(

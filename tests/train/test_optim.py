@@ -55,6 +55,17 @@ def test_orthogonalize_keeps_the_directions_and_evens_the_lengths():
         assert cosine.min() > 0.9
 
 
+@pytest.mark.parametrize("has_products", [False, True])
+def test_the_iteration_is_in_a_type_that_the_processor_multiplies(has_products, monkeypatch):
+    monkeypatch.setattr(optim, "multiplies_bfloat16", lambda: has_products)
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 40, 100)
+    made, exact = orthogonalize(matrices), exactly_orthogonalize(matrices)
+    assert made.dtype == (torch.bfloat16 if has_products else torch.float32)
+    error = (made.float() - exact).norm() / exact.norm()
+    assert error < (0.05 if has_products else 1e-4)
+
+
 @pytest.mark.parametrize(
     "shape", [(3, 32, 128), (2, 128, 32), (4, 8, 24), (2, 100, 70), (2, 70, 99), (2, 192, 352)]
 )
