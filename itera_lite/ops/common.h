@@ -1,4 +1,4 @@
-// What every fused operation needs: storage types, 16-wide vectors, exp and sigmoid.
+// What every fused operation needs: storage types, vectors, exp and sigmoid.
 //
 // The operations are what lies between the matrix products of a training step on
 // a CPU, a file each; gemm.h has the products. Plain C++17 with GCC/Clang vector
@@ -22,7 +22,14 @@
 namespace itera {
 
 using bf16 = uint16_t;
+// Numbers of a vector: as many as a register holds. Wider ones would live in memory.
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
@@ -74,35 +81,34 @@ inline float softplus(float x) {
   return 2.0f * s * p + (x > 0 ? x : 0.0f);
 }
 
+template <int... I> constexpr ivec counted(std::integer_sequence<int, I...>) { return ivec{I...}; }
+constexpr ivec LANE = counted(std::make_integer_sequence<int, LANES>{});  // 0, 1, 2, ...
+template <int BY> inline vec swapped(vec v) { return __builtin_shuffle(v, LANE ^ BY); }
 inline float sum(vec v) {
-  v += __builtin_shuffle(v, ivec{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
-  v += __builtin_shuffle(v, ivec{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
-  v += __builtin_shuffle(v, ivec{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  if (LANES > 8) v += swapped<8>(v);
+  if (LANES > 4) v += swapped<4>(v);
+  v += swapped<2>(v);
   return v[0] + v[1];
 }
 inline vec splat(float v) { return vec{} + v; }
-inline vec get(const float* p) {
-  vec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
+// The vectors as they lie in memory. GCC copies 32 bytes by memcpy in halves, through the stack.
+typedef float vec_at __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef uint16_t hvec_at __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+inline vec get(const float* p) { return *(const vec_at*)p; }
 inline vec get(const bf16* p) {
-  hvec v;
-  std::memcpy(&v, p, sizeof v);
-  return (vec)(__builtin_convertvector(v, uvec) << 16);
+  return (vec)(__builtin_convertvector(hvec(*(const hvec_at*)p), uvec) << 16);
 }
-inline void put(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+inline void put(float* p, vec v) { *(vec_at*)p = v; }
 inline void put(bf16* p, vec v) {  // as `store`
 #ifdef __AVX512BF16__
   _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
 #else
   uvec bits = (uvec)v;
-  hvec h = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec);
-  std::memcpy(p, &h, sizeof h);
+  *(hvec_at*)p = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec);
 #endif
 }
 
-// The first ``n`` of 16 numbers, the others 0: the end of a row.
+// The first ``n`` numbers of a vector, the others 0: the end of a row.
 template <typename T> inline vec get(const T* p, int64_t n) {
   T row[LANES] = {};
   std::memcpy(row, p, n * sizeof(T));
@@ -118,19 +124,23 @@ template <typename T> inline void put(T* p, vec v, int64_t n) {
 inline vec exp2(vec x) {
 #ifdef __AVX512F__
   vec n = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+  x = x < -126.0f ? splat(-126.0f) : x;
+  x = x > 127.0f ? splat(127.0f) : x;
+  ivec whole = __builtin_convertvector(x + 0.5f, ivec);
+  whole += __builtin_convertvector(whole, vec) > x + 0.5f;  // -1 where it was rounded up
+  vec n = __builtin_convertvector(whole, vec);
+#endif
   vec r = x - n;  // the polynomial of least relative error for |r| <= 1/2
   vec p = r * 1.3276471e-3f + 9.6755409e-3f;
   p = p * r + 5.5507131e-2f;
   p = p * r + 2.4022120e-1f;
   p = p * r + 6.9314694e-1f;
   p = p * r + 1.0f;
+#ifdef __AVX512F__
   return (vec)_mm512_scalef_ps((__m512)p, (__m512)n);  // 0 or infinite beyond the range
 #else
-  float lane[LANES];
-  put(lane, x);
-#pragma omp simd
-  for (int i = 0; i < LANES; i++) lane[i] = fast_exp(lane[i] * 0.693147180559945f);
-  return get(lane);
+  return (vec)((ivec)p + (whole << 23));
 #endif
 }
 constexpr float LOG2_E = 1.44269504088896341f;
@@ -166,7 +176,7 @@ struct Scratch {
   }
 };
 
-// Calls f(i, at) for each 16 columns of a row of d, from column i on; ``at`` loads and stores them.
+// Calls f(i, at) for each vector of columns of a row of d, from column i on; ``at`` loads and stores them.
 struct Whole {
   template <typename T> vec load(const T* p) const { return get(p); }
   template <typename T> void store(T* p, vec v) const { put(p, v); }

@@ -9,11 +9,10 @@ namespace itera {
 struct Drop {
   uint32_t key, threshold;
   explicit operator bool() const { return threshold; }
-  // 16 numbers from a place on, or zero. The hash is 'lowbias32' (Wellons, 2018,
+  // A vector of numbers from a place on, or zero. The hash is 'lowbias32' (Wellons, 2018,
   // https://nullprogram.com/blog/2018/07/31/).
   vec operator()(vec v, int64_t place) const {
-    constexpr uvec LANE = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    uvec h = (LANE + uint32_t(place)) ^ key;
+    uvec h = ((uvec)LANE + uint32_t(place)) ^ key;
     h ^= h >> 16;
     h *= 0x7feb352du;
     h ^= h >> 15;

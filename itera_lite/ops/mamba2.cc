@@ -5,7 +5,7 @@ using namespace itera;
 
 namespace {
 
-// states: per sequence [chunk][block of 16 channels][N][16], what each chunk began with.
+// states: per sequence [chunk][block of LANES channels][N][LANES], what each chunk began with.
 // conv (B, channels, taps - 1) and ssm (B, inner, N): what came before, or null for nothing;
 // ssm is left as the last step leaves it.
 template <typename T, int NB>

@@ -28,7 +28,7 @@ struct Weights {
   const float *conv, *conv_bias, *dt_bias, *a_log, *d, *norm;  // conv is (taps, channels)
 };
 
-// Convolution and SiLU of the steps [begin, end), 16 channels at a time: ``u``, from the first of
+// Convolution and SiLU of the steps [begin, end), `LANES` channels at a time: ``u``, from the first of
 // these steps on, and the derivatives of the SiLU where ``slope`` is given.
 // before (channels, taps - 1): the inputs that came before step 0, or null.
 template <typename T, int TAPS>
@@ -82,7 +82,7 @@ void prepare(const T* projected, const Shape& s, const Weights& w, int64_t begin
   for (int64_t i = 0; i < size; i++) k.decay[i] = fast_exp(k.decay[i]);
 }
 
-// The recurrence over the ``steps`` of a chunk for 16 channels and NB states from ``first_state``
+// The recurrence over the ``steps`` of a chunk for `LANES` channels and NB states from ``first_state``
 // on. OUTPUT: what the states give is added to out (step, inner); without, every state on the way
 // is written to out (step, NB, lane).
 template <int NB, bool OUTPUT>

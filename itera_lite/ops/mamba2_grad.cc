@@ -39,7 +39,7 @@ struct Grads {
   float *du, *ddt, *ddecay, *dd;
 };
 
-// The backward recurrence over the ``steps`` of a chunk for W times 16 channels of a head and NB
+// The backward recurrence over the ``steps`` of a chunk for W times `LANES` channels of a head and NB
 // states. before (W, states, lane): the states that the chunk began with; trail (W, chunk, NB,
 // lane): those on the way; dh, as ``before``: in, the gradient by the states after the chunk; out,
 // by the states before it. dB, dC (step, NB, lane): added up over the channels.
@@ -108,7 +108,7 @@ void run_grad(const Shape& s, const Work& k, int64_t head, int64_t channel, int6
     for (int n = 0; n < NB; n++) put(dh_ + v * apart + n * LANES, dh[v][n]);
 }
 
-// W blocks of 16 channels, from block ``block`` on: the chunk again, then its way back.
+// W blocks of `LANES` channels, from block ``block`` on: the chunk again, then its way back.
 template <int NB, int W>
 void blocks_grad(const Shape& s, const Work& k, int64_t block, int64_t first_state, int64_t steps,
                  const float* states, float* dh, float* trail, const float* dy, const Weights& w,
