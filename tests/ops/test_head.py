@@ -6,16 +6,7 @@ import torch
 from itera_lite import ops
 from itera_lite.distill.objective import soft_cross_entropy
 
-
-@pytest.fixture(autouse=True)
-def fused():
-    torch.manual_seed(0)
-    problem = ops.enable()
-    assert problem is None, problem
-    if not ops.multiplies(torch.empty(1, dtype=torch.bfloat16)):
-        pytest.skip("this processor has no AVX512-BF16")
-    yield
-    ops.disable()
+pytestmark = pytest.mark.usefixtures("fused")
 
 
 def inputs(rows: int, vocabulary: int, width: int) -> tuple[torch.Tensor, ...]:

@@ -14,15 +14,7 @@ TRANSFORMER = ModelConfig("transformer", "a", 256, 64, d_ff=64, n_kv_heads=2)
 GPT2 = ModelConfig("gpt2", "a", 256, 64, d_ff=64, n_kv_heads=2)
 
 
-@pytest.fixture(autouse=True)
-def fused():
-    torch.manual_seed(0)
-    problem = ops.enable()
-    assert problem is None, problem
-    if not ops.multiplies(torch.empty(1, dtype=torch.bfloat16)):
-        pytest.skip("this processor has no AVX512-BF16")
-    yield
-    ops.disable()
+pytestmark = pytest.mark.usefixtures("fused")
 
 
 def by_operations(layer, x):

@@ -9,16 +9,7 @@ import torch
 from itera_lite import ops
 from itera_lite.ops import products
 
-
-@pytest.fixture(autouse=True)
-def fused():
-    torch.manual_seed(0)
-    problem = ops.enable()
-    assert problem is None, problem
-    if not ops.multiplies(torch.empty(1, dtype=torch.bfloat16)):
-        pytest.skip("this processor has no AVX512-BF16")
-    yield
-    ops.disable()
+pytestmark = pytest.mark.usefixtures("fused")
 
 
 def rounded(*shape: int) -> torch.Tensor:
