@@ -1,4 +1,4 @@
-"""This program finds out how well the tests check the code that measures and judges.
+"""This program damages the code that measures and judges, and counts which damage the tests notice.
 
 It makes copies of the package, called mutants, that differ from it in one comparison, sign, number,
 word or argument, and runs the tests on each. A mutant survives where no test fails: then no test

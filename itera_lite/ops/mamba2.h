@@ -28,8 +28,8 @@ struct Weights {
   const float *conv, *conv_bias, *dt_bias, *a_log, *d, *norm;  // conv is (taps, channels)
 };
 
-// Convolution and SiLU of the steps [begin, end), `LANES` channels at a time: ``u``, from the first of
-// these steps on, and the derivatives of the SiLU where ``slope`` is given.
+// Convolution and SiLU of the steps [begin, end), `LANES` channels at a time: ``u``, from the first
+// of these steps on, and the derivatives of the SiLU where ``slope`` is given.
 // before (channels, taps - 1): the inputs that came before step 0, or null.
 template <typename T, int TAPS>
 void convolve(const T* x, const Shape& s, const Weights& w, int64_t begin, int64_t end, float* u,
@@ -82,8 +82,8 @@ void prepare(const T* projected, const Shape& s, const Weights& w, int64_t begin
   for (int64_t i = 0; i < size; i++) k.decay[i] = fast_exp(k.decay[i]);
 }
 
-// The recurrence over the ``steps`` of a chunk for `LANES` channels and NB states from ``first_state``
-// on. OUTPUT: what the states give is added to out (step, inner); without, every state on the way
+// The recurrence over the ``steps`` of a chunk for `LANES` channels and NB states, from
+// ``first_state`` on. OUTPUT: what the states give is added to out (step, inner); without, every state on the way
 // is written to out (step, NB, lane).
 template <int NB, bool OUTPUT>
 void run(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t first_state,

@@ -39,8 +39,8 @@ struct Grads {
   float *du, *ddt, *ddecay, *dd;
 };
 
-// The backward recurrence over the ``steps`` of a chunk for W times `LANES` channels of a head and NB
-// states. before (W, states, lane): the states that the chunk began with; trail (W, chunk, NB,
+// The backward recurrence over the ``steps`` of a chunk for W times `LANES` channels of a head and
+// NB states. before (W, states, lane): the states that the chunk began with; trail (W, chunk, NB,
 // lane): those on the way; dh, as ``before``: in, the gradient by the states after the chunk; out,
 // by the states before it. dB, dC (step, NB, lane): added up over the channels.
 template <int NB, int W>

@@ -1,5 +1,6 @@
 // The instructions of AVX-512 that products of bfloat16 take, in plain C++, so that the tests of
-// these products run on any processor. `-include` it before a source of itera_lite/ops.
+// these products run on any processor. `-include` it before a source of itera_lite/ops. SIMDe does
+// the same for other instructions; it lacks the conversions to bfloat16 and nine more of these.
 #pragma once
 
 #include <immintrin.h>

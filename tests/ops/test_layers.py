@@ -13,7 +13,6 @@ ITERA = ModelConfig("itera", "ma", 256, 64, n_experts=4, d_expert=32, d_ff=32, d
 TRANSFORMER = ModelConfig("transformer", "a", 256, 64, d_ff=64, n_kv_heads=2)
 GPT2 = ModelConfig("gpt2", "a", 256, 64, d_ff=64, n_kv_heads=2)
 
-
 pytestmark = pytest.mark.usefixtures("fused")
 
 
