@@ -176,7 +176,8 @@ struct Scratch {
   }
 };
 
-// Calls f(i, at) for each vector of a row of d columns, from column i on; ``at`` loads and stores it.
+// Calls f(i, at) for each vector of a row of d columns, which begins at column i; ``at`` loads and
+// stores it.
 struct Whole {
   template <typename T> vec load(const T* p) const { return get(p); }
   template <typename T> void store(T* p, vec v) const { put(p, v); }

@@ -83,8 +83,8 @@ void prepare(const T* projected, const Shape& s, const Weights& w, int64_t begin
 }
 
 // The recurrence over the ``steps`` of a chunk for `LANES` channels and NB states, from
-// ``first_state`` on. OUTPUT: what the states give is added to out (step, inner); without, every state on the way
-// is written to out (step, NB, lane).
+// ``first_state`` on. OUTPUT: what the states give is added to out (step, inner); without, every
+// state on the way is written to out (step, NB, lane).
 template <int NB, bool OUTPUT>
 void run(const Shape& s, const Work& k, int64_t head, int64_t channel, int64_t first_state,
          int64_t steps, float* state, float* out) {
