@@ -240,9 +240,11 @@ def _run(arguments: list[str], verb: str) -> int:
     """Find the verb's function, read its arguments, call it."""
     from cyclopts import CycloptsError
 
-    from itera_lite.machine.load import LoadMeter, busy_note
+    meter = None
+    if verb in TIMED and not is_worker():
+        from itera_lite.machine.load import LoadMeter, busy_note
 
-    meter = LoadMeter()  # measures while the verb is imported
+        meter = LoadMeter()  # measures while the verb is imported
     first = arguments[0] if arguments else "--help"
     if first not in _top_verbs() and first not in ("--help", "-h", "--version"):
         raise UsageError(_unknown(first))
@@ -257,7 +259,7 @@ def _run(arguments: list[str], verb: str) -> int:
     for name, value in bound.arguments.items():
         bound.arguments[name] = _checked(verb, name, value, arguments, arguments[:end])
     asked = function.__module__.startswith("itera_lite.commands")  # not for help
-    if asked and verb in TIMED and not is_worker() and (note := busy_note(meter)):
+    if asked and meter and (note := busy_note(meter)):
         print(note, flush=True)
     function(*bound.args, **bound.kwargs)
     return 0

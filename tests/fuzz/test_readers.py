@@ -14,7 +14,7 @@ from tests.native.hostile import GROUPS
 
 CASES = Path(__file__).with_name("cases")
 MUTATIONS = 120  # of each target, in each run of the tests
-SECONDS = 5.0  # that a reader takes for a file at most
+SECONDS = 20.0  # of processor time that a reader takes for a file at most: usually it is 0.01
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,13 +45,13 @@ def test_found_files_and_mutations_raise_our_errors_alone(name: str) -> None:
         *found,
         *(m for seed in seeds for m in mutations(seed, MUTATIONS // len(seeds), draw)),
     ]:
-        begin = time.monotonic()
+        begin = time.process_time()
         try:
             feed(target, data)
         except Exception as error:
             error.add_note(f"the file: {data[:2000]!r}")
             raise
-        assert time.monotonic() - begin < SECONDS, data[:200]
+        assert time.process_time() - begin < SECONDS, data[:200]
 
 
 def test_a_reader_that_fails_otherwise_is_noticed() -> None:
