@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from itera_lite import ops
 from itera_lite.config import ModelConfig
-from itera_lite.model.layers import Linear, linear
+from itera_lite.model.layers import Linear, has_hooks, linear
 
 FUSED_LENGTH = 1024  # longest sequence for which a whole score matrix is cheaper than tiles
 
@@ -82,7 +82,7 @@ class Attention(nn.Module):
     def _project(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, L, (H + 2 H_kv) * P); many rows take one product of joined weights."""
         parts = (self.q_proj, self.k_proj, self.v_proj)
-        if x.shape[0] * x.shape[1] < self.config.d_model:
+        if x.shape[0] * x.shape[1] < self.config.d_model or has_hooks(*parts):
             return torch.cat([part(x) for part in parts], dim=-1)
         return linear(x, [part.weight for part in parts], [part.bias for part in parts])
 
@@ -110,14 +110,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, state: AttentionState | None = None) -> Tensor:
         """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
-        if state is None and x.shape[1] <= FUSED_LENGTH and ops.usable(x):
-            angles = self._angles(0, x.shape[1])
-            if ops.multiplies(x):
-                parts, out = (self.q_proj, self.k_proj, self.v_proj), self.o_proj
-                weights, biases = [part.weight for part in parts], [part.bias for part in parts]
-                given = (self.config, angles, weights, biases)
-                return ops.attention_layer(x, *given, out.weight, out.bias)
-            return self.o_proj(ops.attention(self._project(x), self.config, *angles))
+        parts, out = (self.q_proj, self.k_proj, self.v_proj), self.o_proj
+        fused = x.shape[1] <= FUSED_LENGTH and ops.usable(x) and not has_hooks(*parts, out)
+        if state is None and fused:
+            weights, biases = [part.weight for part in parts], [part.bias for part in parts]
+            given = (self.config, self._angles(0, x.shape[1]), weights, biases)
+            return ops.attention_layer(x, *given, out.weight, out.bias)
         before = 0 if state is None else state.length
         q, k, v = self._heads(x, before)
         if state is not None:

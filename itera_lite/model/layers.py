@@ -30,11 +30,16 @@ def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     Args:
         biases: (N_i,), of all or none.
     """
-    if ops.multiplies(x):
+    if ops.usable(x):
         return ops.linear(x, weights, biases)
     weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
     given = [bias.to(x.dtype) for bias in biases if bias is not None]
     return F.linear(x, weight.to(x.dtype), torch.cat(given) if given else None)
+
+
+def has_hooks(*modules: nn.Module) -> bool:
+    """Whether hooks wait for what passes through a module: its layer then calls it by itself."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 class Dropout(nn.Module):
@@ -68,7 +73,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Normalise (..., width); the result has ``dtype``, by default that of ``x``."""
         dtype = dtype or x.dtype
-        if ops.usable(x):
+        if ops.usable(x, dtype=dtype):
             return ops.rms_norm(x, self.weight, self.eps, dtype)
         return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(dtype)
 
@@ -81,7 +86,7 @@ class RMSNorm(nn.Module):
         Returns:
             The stream in the type of ``x``, its norm in the type of ``add``.
         """
-        if ops.usable(x):
+        if ops.usable(x, dtype=add.dtype):
             return ops.add_rms_norm(x, add, scale, self.dropout.drop, self.weight, self.eps)
         x = x + scale * self.dropout(add)
         return x, self(x, add.dtype)
@@ -127,7 +132,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(d_ff, d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        if ops.multiplies(x):
+        if ops.usable(x) and not has_hooks(self.gate_up, self.down):
             return ops.swiglu(x, self.gate_up.weight, self.down.weight)
         return self.down(gated_silu(self.gate_up(x)))
 

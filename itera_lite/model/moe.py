@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from itera_lite import ops
 from itera_lite.config import ModelConfig
-from itera_lite.model.layers import Linear, SwiGLU, gated_silu
+from itera_lite.model.layers import Linear, SwiGLU, gated_silu, has_hooks
 
 
 def experts_naive(x: Tensor, index: Tensor, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class MoE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         few = not self.training and x[..., 0].numel() * self.config.top_k <= self.config.n_experts
-        if ops.multiplies(x) and not few:
+        if ops.usable(x) and not few and not has_hooks(self.router):
             weights = (self.router.weight, self.gate_up, self.down)
             y, balance, counts = ops.mixture(x, *weights, self._load(), self.config.top_k)
         else:
@@ -82,18 +82,13 @@ class MoE(nn.Module):
         return self.router.weight.new_full((n,), 1 / n)
 
     def _mix(self, x: Tensor, few: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """What `ops.mixture` returns, in steps."""
+        """What `ops.mixture` returns, in plain PyTorch."""
         flat = x.reshape(-1, x.shape[-1])
         logits = self.router(flat).float()  # (T, E)
-        if ops.usable(flat) and not few:
-            gates, probability, routing = ops.route(logits, self.config.top_k)
-            counts = routing.counts
-            y = ops.experts(flat, routing, gates, self.gate_up, self.down)
-        else:
-            top, index = logits.topk(self.config.top_k, dim=-1)
-            gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
-            counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
-            mix = experts_of_few if few else experts_naive
-            y = mix(flat, index, gates, self.gate_up.to(x.dtype), self.down.to(x.dtype))
+        top, index = logits.topk(self.config.top_k, dim=-1)
+        gates, probability = top.softmax(dim=-1), logits.softmax(dim=-1).mean(dim=0)
+        counts = torch.bincount(index.flatten(), minlength=self.config.n_experts)
+        mix = experts_of_few if few else experts_naive
+        y = mix(flat, index, gates, self.gate_up.to(x.dtype), self.down.to(x.dtype))
         balance = self.config.n_experts * (self._load() * probability).sum()
         return y.view_as(x), balance, counts

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from itera_lite import ops
 from itera_lite.config import ModelConfig
-from itera_lite.model.layers import Linear, RMSNorm
+from itera_lite.model.layers import Linear, RMSNorm, has_hooks
 
 
 def ssd_recurrent(
@@ -131,22 +131,17 @@ class Mamba2(nn.Module):
 
     def forward(self, x: Tensor, state: MambaState | None = None) -> Tensor:
         """Mix a sequence (B, L, D), after ``state`` if one is given, which is updated."""
-        fused = ops.usable(x, self.config)
+        c, fused = self.config, ops.usable(x, self.config)
         weights = [self.conv_weight, self.conv_bias, self.dt_bias, self.A_log, self.D]
         weights.append(self.norm.weight)
-        if fused and state is None and ops.multiplies(x):
-            into, out = self.in_proj.weight, self.out_proj.weight
-            return ops.mamba2_layer(x, self.config, into, out, weights)
+        if fused and state is None and not has_hooks(self.in_proj, self.out_proj):
+            return ops.mamba2_layer(x, c, self.in_proj.weight, self.out_proj.weight, weights)
         projected = self.in_proj(x)
-        if fused:
-            if state is None:
-                y = ops.mamba2(projected, self.config, weights)
-            else:
-                state.ssm = state.ssm.contiguous()
-                y = ops.mamba2_from(projected, self.config, weights, state.conv, state.ssm)
-                c = self.config
-                inputs = projected[..., c.d_inner : c.d_inner + c.d_conv_channels].mT.float()
-                state.conv = torch.cat([state.conv, inputs], dim=-1)[..., -(c.d_conv - 1) :]
+        if fused and state is not None:
+            state.ssm = state.ssm.contiguous()
+            y = ops.mamba2_from(projected, c, weights, state.conv, state.ssm)
+            inputs = projected[..., c.d_inner : c.d_inner + c.d_conv_channels].mT.float()
+            state.conv = torch.cat([state.conv, inputs], dim=-1)[..., -(c.d_conv - 1) :]
         else:
             y = self.scan(projected, state)
         return self.out_proj(y)

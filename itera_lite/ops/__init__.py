@@ -11,45 +11,38 @@ import torch
 from torch import Tensor
 
 from itera_lite.config import ModelConfig
-from itera_lite.ops.attention import attention
 from itera_lite.ops.dropout import Drop, dropout
-from itera_lite.ops.experts import experts, gated_silu, mixture, route
+from itera_lite.ops.experts import gated_silu, mixture
 from itera_lite.ops.layers import attention_layer, mamba2_layer, swiglu
-from itera_lite.ops.library import load_library
+from itera_lite.ops.library import has_bf16, load_library
 from itera_lite.ops.loss import linear_cross_entropy, linear_soft_cross_entropy
-from itera_lite.ops.mamba2 import mamba2, mamba2_from
+from itera_lite.ops.mamba2 import mamba2_from
 from itera_lite.ops.muon import MuonStep, muon
 from itera_lite.ops.norm import add_rms_norm, rms_norm
-from itera_lite.ops.products import forget_packed, has_products, linear
+from itera_lite.ops.products import forget_packed, linear
 
 __all__ = [
     "Drop",
     "MuonStep",
     "add_rms_norm",
-    "attention",
     "attention_layer",
     "disable",
     "dropout",
     "enable",
-    "experts",
     "forget_packed",
     "gated_silu",
     "linear",
     "linear_cross_entropy",
     "linear_soft_cross_entropy",
-    "mamba2",
     "mamba2_from",
     "mamba2_layer",
     "mixture",
-    "multiplies",
     "muon",
     "rms_norm",
-    "route",
     "swiglu",
     "usable",
 ]
 
-_TYPES = (torch.float32, torch.bfloat16)
 _enabled = False
 _warned: str | None = None  # the reason in the last warning
 
@@ -82,13 +75,17 @@ def disable() -> None:
     _enabled = False
 
 
-def usable(x: Tensor, mamba: ModelConfig | None = None) -> bool:
-    """Whether the fused operations take this tensor (and this Mamba-2 shape)."""
-    if not (_enabled and x.device.type == "cpu" and x.dtype in _TYPES):
+def usable(x: Tensor, mamba: ModelConfig | None = None, dtype: torch.dtype | None = None) -> bool:
+    """Whether the fused operations take this tensor: float32, or bfloat16 on a processor that
+    multiplies it.
+
+    Args:
+        mamba: for Mamba-2 of this shape.
+        dtype: of the result, by default that of ``x``.
+    """
+    types = {x.dtype, dtype or x.dtype} - {torch.float32}
+    if not (_enabled and x.device.type == "cpu") or types - {torch.bfloat16}:
+        return False
+    if types and not has_bf16():
         return False
     return mamba is None or (mamba.ssm_head_dim % 16 == 0 and mamba.d_state % 8 == 0)
-
-
-def multiplies(x: Tensor) -> bool:
-    """Whether `linear` takes this tensor: bfloat16, on a processor that multiplies it."""
-    return x.dtype == torch.bfloat16 and usable(x) and has_products()

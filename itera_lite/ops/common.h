@@ -3,10 +3,11 @@
 // The operations are what lies between the matrix products of a training step on
 // a CPU, a file each; gemm.h has the products. Plain C++17 with GCC/Clang vector
 // types, and intrinsics where a processor has AVX-512, so that they compile in
-// seconds for the processor at hand. Called from Python
-// through ctypes, for float32 (f32) and bfloat16 (b16). Each has its naive oracle
-// in itera_lite/model, and a test holds them equal. Each runs in the thread that
-// calls it, and several threads may call at once: the workers of a training.
+// seconds for the processor at hand. Called from Python through ctypes, for float32
+// (f32), and for bfloat16 (b16) where the processor multiplies it. Each has its
+// naive oracle in itera_lite/model, and a test holds them equal. Each runs in the
+// thread that calls it, and several threads may call at once: the workers of a
+// training.
 #pragma once
 
 #include <cmath>
@@ -15,7 +16,7 @@
 #include <utility>
 #include <vector>
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -33,7 +34,6 @@ constexpr int LANES = 4;
 typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
-typedef uint16_t hvec __attribute__((vector_size(LANES * 2)));
 
 inline float load(float v) { return v; }
 inline float load(bf16 v) {
@@ -81,9 +81,24 @@ inline float softplus(float x) {
   return 2.0f * s * p + (x > 0 ? x : 0.0f);
 }
 
+// A vector of numbers of two others: lane l is lane P::from(l) of a, or, counted on, of b.
+template <typename P, int... I>
+inline vec picked(vec a, vec b, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, P::from(I)...);
+#else
+  return __builtin_shuffle(a, b, ivec{P::from(I)...});
+#endif
+}
+using Lanes = std::make_integer_sequence<int, LANES>;
+template <typename P> inline vec picked(vec a, vec b) { return picked<P>(a, b, Lanes{}); }
+
 template <int... I> constexpr ivec counted(std::integer_sequence<int, I...>) { return ivec{I...}; }
-constexpr ivec LANE = counted(std::make_integer_sequence<int, LANES>{});  // 0, 1, 2, ...
-template <int BY> inline vec swapped(vec v) { return __builtin_shuffle(v, LANE ^ BY); }
+constexpr ivec LANE = counted(Lanes{});  // 0, 1, 2, ...
+template <int BY> struct Swapped {
+  static constexpr int from(int lane) { return (lane ^ BY) % LANES; }
+};
+template <int BY> inline vec swapped(vec v) { return picked<Swapped<BY>>(v, v); }
 inline float sum(vec v) {
   if (LANES > 8) v += swapped<8>(v);
   if (LANES > 4) v += swapped<4>(v);
@@ -91,34 +106,52 @@ inline float sum(vec v) {
   return v[0] + v[1];
 }
 inline vec splat(float v) { return vec{} + v; }
+inline vec larger(vec a, vec b) { return a > b ? a : b; }
+inline float largest(vec v) {
+  if (LANES > 8) v = larger(v, swapped<8>(v));
+  if (LANES > 4) v = larger(v, swapped<4>(v));
+  v = larger(v, swapped<2>(v));
+  return v[0] > v[1] ? v[0] : v[1];
+}
 // The vectors as they lie in memory. GCC copies 32 bytes by memcpy in halves, through the stack.
 typedef float vec_at __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef uint16_t hvec_at __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 inline vec get(const float* p) { return *(const vec_at*)p; }
-inline vec get(const bf16* p) {
-  return (vec)(__builtin_convertvector(hvec(*(const hvec_at*)p), uvec) << 16);
-}
 inline void put(float* p, vec v) { *(vec_at*)p = v; }
-inline void put(bf16* p, vec v) {  // as `store`
-#ifdef __AVX512BF16__
-  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
-#else
-  uvec bits = (uvec)v;
-  *(hvec_at*)p = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, hvec);
-#endif
-}
 
-// The first ``n`` numbers of a vector, the others 0: the end of a row.
-template <typename T> inline vec get(const T* p, int64_t n) {
-  T row[LANES] = {};
-  std::memcpy(row, p, n * sizeof(T));
+// The first ``n`` numbers of a vector, at most all, the others 0: the end of a row.
+inline ivec first(int64_t n) { return LANE < int32_t(n); }  // -1 in these lanes
+#if defined(__AVX512F__)
+inline __mmask16 mask(int64_t n) { return (1u << n) - 1; }
+inline vec get(const float* p, int64_t n) { return (vec)_mm512_maskz_loadu_ps(mask(n), p); }
+inline void put(float* p, vec v, int64_t n) { _mm512_mask_storeu_ps(p, mask(n), (__m512)v); }
+#elif defined(__AVX2__)
+inline vec get(const float* p, int64_t n) { return (vec)_mm256_maskload_ps(p, (__m256i)first(n)); }
+inline void put(float* p, vec v, int64_t n) {
+  _mm256_maskstore_ps(p, (__m256i)first(n), (__m256)v);
+}
+#else
+inline vec get(const float* p, int64_t n) {
+  float row[LANES] = {};
+  std::memcpy(row, p, n * sizeof(float));
   return get(row);
 }
-template <typename T> inline void put(T* p, vec v, int64_t n) {
-  T row[LANES];
+inline void put(float* p, vec v, int64_t n) {
+  float row[LANES];
   put(row, v);
-  std::memcpy(p, row, n * sizeof(T));
+  std::memcpy(p, row, n * sizeof(float));
 }
+#endif
+#ifdef __AVX512BF16__
+inline vec widened(__m256i v) { return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16); }
+inline vec get(const bf16* p) { return widened(_mm256_loadu_si256((const __m256i*)p)); }
+inline void put(bf16* p, vec v) {
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+inline vec get(const bf16* p, int64_t n) { return widened(_mm256_maskz_loadu_epi16(mask(n), p)); }
+inline void put(bf16* p, vec v, int64_t n) {
+  _mm256_mask_storeu_epi16(p, mask(n), (__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+#endif
 
 // 2^x with a relative error below 2e-7; in float32's range, so not for an infinite x.
 inline vec exp2(vec x) {
@@ -177,15 +210,17 @@ struct Scratch {
 };
 
 // Calls f(i, at) for each vector of a row of d columns, which begins at column i; ``at`` loads and
-// stores it.
+// stores it, and puts another number into lanes that are behind the row's end.
 struct Whole {
   template <typename T> vec load(const T* p) const { return get(p); }
   template <typename T> void store(T* p, vec v) const { put(p, v); }
+  vec inside(vec v, float) const { return v; }
 };
 struct Part {
   int64_t n;
   template <typename T> vec load(const T* p) const { return get(p, n); }
   template <typename T> void store(T* p, vec v) const { put(p, v, n); }
+  vec inside(vec v, float outside) const { return first(n) ? v : splat(outside); }
 };
 template <typename F> inline void columns(int64_t d, const F& f) {
   int64_t i = 0;
@@ -195,7 +230,12 @@ template <typename F> inline void columns(int64_t d, const F& f) {
 
 }  // namespace itera
 
-// Defines an operation's exported functions for both storage types: F(type, suffix).
-#define ITERA_BOTH_TYPES(F) \
-  F(float, f32)             \
+// Defines an operation's exported functions for each storage type, F(type, suffix): bfloat16 only
+// where the processor multiplies it.
+#ifdef __AVX512BF16__
+#define ITERA_TYPES(F) \
+  F(float, f32)        \
   F(itera::bf16, b16)
+#else
+#define ITERA_TYPES(F) F(float, f32)
+#endif

@@ -17,4 +17,4 @@ void dropout(const T* x, T* y, int64_t n, float scale, Drop drop) {
                               int64_t threshold) {                                          \
     dropout(x, y, n, scale, Drop{uint32_t(key), uint32_t(threshold)});                      \
   }
-ITERA_BOTH_TYPES(DROPOUT)
+ITERA_TYPES(DROPOUT)

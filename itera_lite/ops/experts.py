@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.ops.library import SUFFIX, call
-from itera_lite.ops.products import has_products, packed
+from itera_lite.ops.products import packed
 
 
 class _GatedSiLU(Function):
@@ -43,7 +43,7 @@ def gated_silu(gate_up: Tensor) -> Tensor:
 
 
 class Routing(NamedTuple):
-    """Which expert gets which token: the result of `route`, an argument of `experts`."""
+    """Which expert gets which token."""
 
     pair: Tensor  # (T * k,) int64: the pairs (token, choice), token * k + choice, by their expert
     start: Tensor  # (E + 1,) int64: where the pairs of each expert begin, and the last ones end
@@ -82,33 +82,6 @@ def _route_grad(
     return dlogits
 
 
-class _Route(Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, k: int) -> tuple[Any, ...]:
-        logits = logits.contiguous()
-        index, gates, mean, routing = _route(logits, k)
-        ctx.mark_non_differentiable(*routing)
-        ctx.save_for_backward(logits, index, gates)
-        return gates, mean, *routing
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dgates: Tensor, dmean: Tensor, *_: Any) -> tuple[Tensor, None]:
-        logits, index, gates = ctx.saved_tensors
-        return _route_grad(logits, index, gates, dgates.contiguous(), dmean.contiguous()), None
-
-
-def route(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Routing]:
-    """Top-k routing of (T, E) float32 logits.
-
-    Returns:
-        Gates (T, k), a softmax over the k; the mean probability of each expert
-        (E,), for the balance loss; and the routing.
-    """
-    gates, mean, pair, start = _Route.apply(logits, k)
-    return gates, mean, Routing(pair, start)
-
-
 class _Sizes(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in "tokens k experts width inner".split()]
 
@@ -124,11 +97,11 @@ class _Pass(NamedTuple):
 
 def _experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> _Pass:
     (n, width, inner), (tokens, k) = down.shape, gates.shape
-    up_matrix, down_matrix = packed((gate_up,)), packed((down,))
+    up_matrix, down_matrix = packed((gate_up,), x.dtype), packed((down,), x.dtype)
     sizes = _Sizes(tokens, k, n, width, inner)
     hidden, y = x.new_empty(tokens * k, 2 * inner), torch.empty_like(x)
     weights = (up_matrix.forward, down_matrix.forward)
-    call("experts_b16", x, *routing, gates, *weights, hidden, y, ctypes.byref(sizes))
+    call(f"experts_{SUFFIX[x.dtype]}", x, *routing, gates, *weights, hidden, y, ctypes.byref(sizes))
     return _Pass(y, hidden, sizes, (up_matrix.backward, down_matrix.backward))
 
 
@@ -147,27 +120,8 @@ def _experts_grad(
     ddown = torch.empty(s.experts, s.width, s.inner)
     results = (dx, dgates, dgate_up, ddown)
     given = (dy, x, *routing, gates, hidden, *weights)
-    call("experts_grad_b16", *given, *results, ctypes.byref(s))
+    call(f"experts_grad_{SUFFIX[x.dtype]}", *given, *results, ctypes.byref(s))
     return results
-
-
-class _Experts(Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
-    ) -> Tensor:
-        x, gates = x.contiguous(), gates.contiguous()
-        y, hidden, ctx.sizes, ctx.weights = _experts(x, routing, gates, gate_up, down)
-        ctx.save_for_backward(x, *routing, gates, hidden)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        x, pair, start, gates, hidden = ctx.saved_tensors
-        given = (dy.contiguous(), x, Routing(pair, start), gates, hidden, ctx.weights, ctx.sizes)
-        dx, dgates, dgate_up, ddown = _experts_grad(*given)
-        return dx, None, dgates, dgate_up, ddown
 
 
 class _Mixture(Function):
@@ -178,10 +132,10 @@ class _Mixture(Function):
         ctx: Any, x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, load: Tensor, k: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous()
-        (n, width), matrix = router.shape, packed((router,))
+        (n, width), matrix = router.shape, packed((router,), x.dtype)
         tokens = x.numel() // width
         logits = torch.empty(tokens, n)
-        call("router_b16", x, matrix.forward, logits, tokens, n, width)
+        call(f"router_{SUFFIX[x.dtype]}", x, matrix.forward, logits, tokens, n, width)
         index, gates, mean, routing = _route(logits, k)
         y, hidden, ctx.sizes, ctx.weights = _experts(x, routing, gates, gate_up, down)
         ctx.save_for_backward(x, load, logits, index, gates, hidden, *routing)
@@ -199,75 +153,22 @@ class _Mixture(Function):
         dx, dgates, dgate_up, ddown = _experts_grad(*given)
         dlogits = _route_grad(logits, index, gates, dgates, load * (n * dbalance))
         drouter = torch.empty(n, width)
-        call("router_grad_b16", dlogits, x, ctx.router, dx, drouter, tokens, n, width)
+        name = f"router_grad_{SUFFIX[x.dtype]}"
+        call(name, dlogits, x, ctx.router, dx, drouter, tokens, n, width)
         return dx, drouter, dgate_up, ddown, None, None
 
 
 def mixture(
     x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, load: Tensor, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A mixture of experts with its router, where `has_products` is true.
+    """A mixture of experts with its router.
 
     Args:
-        x: (..., D) bfloat16. router: (E, D), gate_up: (E, 2F, D), down: (E, D, F), float32.
+        x: (..., D). router: (E, D), gate_up: (E, 2F, D), down: (E, D, F), float32.
         load: (E,) float32, the share of each expert that the balance loss reckons with.
 
     Returns:
-        (..., D) bfloat16; the balance loss, ``E`` times the sum of load times mean probability;
-        and the tokens of each expert, (E,) int64.
+        (..., D) of the type of ``x``; the balance loss, ``E`` times the sum of load times mean
+        probability; and the tokens of each expert, (E,) int64.
     """
     return _Mixture.apply(x, router, gate_up, down, load, k)
-
-
-class _PaddedExperts(Function):
-    """Batched products, in which each expert has as many rows."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor
-    ) -> Tensor:
-        tokens, width = x.shape
-        k, n = gates.shape[1], gate_up.shape[0]
-        kind, slot = SUFFIX[x.dtype], torch.empty_like(routing.pair)
-        room = call("expert_slots", *routing, slot, n)
-        x, gates = x.contiguous(), gates.contiguous()
-
-        rows = x.new_zeros(n, room, width)  # an expert's empty rows stay zero all the way
-        call(f"scatter_{kind}", x, slot, None, rows, tokens, k, width)
-        hidden = torch.bmm(rows, gate_up.mT)
-        active = hidden.new_empty(n, room, hidden.shape[-1] // 2)
-        call(f"gated_silu_{kind}", hidden, active, n * room, active.shape[-1])
-        results = torch.bmm(active, down.mT)
-        y = torch.empty_like(x)
-        call(f"gather_{kind}", results, slot, gates, y, tokens, k, width)
-        ctx.save_for_backward(rows, slot, gates, gate_up, down, hidden, active, results)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
-        rows, slot, gates, gate_up, down, hidden, active, results = ctx.saved_tensors
-        (tokens, k), kind, width = gates.shape, SUFFIX[dy.dtype], rows.shape[-1]
-        dy = dy.contiguous()
-        dgates = torch.empty_like(gates)
-        call(f"gate_grad_{kind}", results, slot, dy, dgates, tokens, k, width)
-        dresults = torch.zeros_like(rows)
-        call(f"scatter_{kind}", dy, slot, gates, dresults, tokens, k, width)
-        ddown = torch.bmm(dresults.mT, active)
-        dhidden = _gated_silu_grad(hidden, torch.bmm(dresults, down))
-        dgate_up = torch.bmm(dhidden.mT, rows)
-        drows = torch.bmm(dhidden, gate_up)
-        dx = torch.empty_like(dy)
-        call(f"gather_{kind}", drows, slot, None, dx, tokens, k, width)
-        return dx, None, dgates, dgate_up, ddown
-
-
-def experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """`itera_lite.model.moe.experts_naive` of many tokens.
-
-    Args:
-        x: (T, D) float32 or bfloat16. gates: (T, k). gate_up: (E, 2F, D), down: (E, D, F) float32.
-    """
-    if x.dtype == torch.bfloat16 and has_products():
-        return _Experts.apply(x, routing, gates, gate_up, down)
-    return _PaddedExperts.apply(x, routing, gates, gate_up.to(x.dtype), down.to(x.dtype))

@@ -1,136 +1,168 @@
-// Matrix products of bfloat16 with sums in float32, by AVX512-BF16: the core, for one thread.
+// Matrix products with sums in float32, of float32 or, with AVX512-BF16, of bfloat16: the core,
+// for one thread.
 //
-// C (m, n) = A (m, k) B (k, n). Without the instructions `HAVE_GEMM` is false and nothing else is
-// declared. How to call it:
+// C (m, n) = A (m, k) B (k, n). How to call it, for numbers of type T:
 //
-//   std::vector<bf16> b(packed_size(k, n));
+//   std::vector<T> b(packed_size<T>(k, n));
 //   pack_transposed(w, ldw, n, k, b.data());       // B is the transpose of w (n, k)
 //   pack(rows, k, n, b.data());                    // or B is a matrix of k rows
-//   gemm(m, n, k, rows, b.data(), StoreBf16{c, ldc});
+//   gemm(m, n, k, rows, b.data(), Store{c, ldc});
 //
 // ``rows`` is any callable: rows(i) points to row i of A, k contiguous numbers. `Rows` is the plain
-// one; one that looks up an index makes a product of gathered rows without a copy. The last argument
-// receives the sums of a tile's row and decides what becomes of them: see `StoreBf16`.
+// one; one that looks up an index makes a product of gathered rows without a copy. The last
+// argument receives the sums of a tile's row and decides what becomes of them: see `Store`.
 // A product over rows, C (m, n) = Y^T X with Y (k, m) and X (k, n): `transpose` Y into plain rows,
-// `pack` X. Any size is allowed. A sum runs over k in order, whatever m and n, so a row of C doesn't
-// depend on the other rows.
+// `pack` X. Any size is allowed. A sum runs over k in order, whatever m and n, so a row of C
+// doesn't depend on the other rows.
+//
+// A packed B and the transposed rows hold words of 32 bits: a float, or two numbers of bfloat16
+// that are consecutive in k, as the instruction takes them.
 #pragma once
 
 #include "common.h"
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
 namespace itera {
 
-#ifndef __AVX512BF16__
-constexpr bool HAVE_GEMM = false;
+#ifdef __AVX512BF16__
+constexpr bool HAVE_BF16 = true;
 #else
-constexpr bool HAVE_GEMM = true;
+constexpr bool HAVE_BF16 = false;
+#endif
 
-constexpr int64_t PANEL = 64;  // columns of B that are packed together: 4 vectors
-constexpr int64_t TILE = 6;    // rows of C at a time: with a panel, 24 sums in registers
+// Vectors of columns of B that are packed together, a panel: with `TILE` rows of C, their sums take
+// all but a few of the registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int WIDE = 4;
+#else
+constexpr int WIDE = 2;
+#endif
+constexpr int64_t PANEL = WIDE * LANES;  // columns
+constexpr int64_t TILE = 6;              // rows of C at a time
 
-struct Rows {
-  const bf16* data;
+template <typename T> constexpr int64_t DEPTH = 4 / sizeof(T);  // numbers of a word
+// Words that hold k numbers.
+template <typename T> inline int64_t words(int64_t k) { return (k + DEPTH<T> - 1) / DEPTH<T>; }
+
+template <typename T> struct Rows {
+  const T* data;
   int64_t stride;
-  const bf16* operator()(int64_t i) const { return data + i * stride; }
+  const T* operator()(int64_t i) const { return data + i * stride; }
 };
+template <typename T> Rows(const T*, int64_t) -> Rows<T>;
+template <typename T> Rows(T*, int64_t) -> Rows<T>;
 
 // Memory of a thread that is kept from call to call.
-class Buffer {
-  std::vector<bf16> memory;
+template <typename T> class Buffer {
+  std::vector<T> memory;
+  static constexpr int64_t LINE = 64 / sizeof(T);
 
  public:
-  bf16* get(int64_t n) {  // at least n numbers, at the start of a cache line
-    if (int64_t(memory.size()) < n + 32) memory.resize(n + 32);
-    return (bf16*)((uintptr_t(memory.data()) + 63) / 64 * 64);
+  T* get(int64_t n) {  // at least n numbers, at the start of a cache line
+    if (int64_t(memory.size()) < n + LINE) memory.resize(n + LINE);
+    return (T*)((uintptr_t(memory.data()) + 63) / 64 * 64);
   }
 };
 
-inline __mmask16 mask16(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
-inline __mmask32 mask32(int64_t n) {
-  return n >= 32 ? 0xffffffffu : n <= 0 ? 0 : (1u << n) - 1;
+// Numbers in a packed B: panels of (words of k, columns), each a multiple of `LANES` columns wide.
+template <typename T> inline int64_t packed_size(int64_t k, int64_t n) {
+  return words<T>(k) * DEPTH<T> * ((n + LANES - 1) / LANES * LANES);
+}
+// Vectors of the panel that begins at column j.
+inline int vectors_at(int64_t j, int64_t n) {
+  return n - j >= PANEL ? WIDE : int((n - j + LANES - 1) / LANES);
 }
 
-// Numbers in a packed B: panels of (k / 2 pairs, columns, 2), each a multiple of 16 columns wide.
-inline int64_t packed_size(int64_t k, int64_t n) { return (k + 1) / 2 * 2 * ((n + 15) / 16 * 16); }
-
-// What to do with the sums. operator(): row i, columns from j on, a vector for each 16; of the last
-// vector only ``last`` is in C.
-struct StoreBf16 {
-  bf16* c;
-  int64_t stride;
-  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
-                                    __mmask16 last) const {
-    bf16* to = c + i * stride + j;
+// Calls f(v, at) for each of a tile's NV vectors of columns; ``at`` loads and stores it, of the
+// last one only ``last`` columns.
+template <int NV, typename F>
+inline __attribute__((always_inline)) void each(int64_t last, const F& f) {
 #pragma GCC unroll 4
-    for (int n = 0; n + 1 < NV; n++)
-      _mm256_storeu_si256((__m256i*)(to + 16 * n), (__m256i)_mm512_cvtneps_pbh(v[n]));
-    _mm256_mask_storeu_epi16(to + 16 * (NV - 1), last, (__m256i)_mm512_cvtneps_pbh(v[NV - 1]));
-  }
-};
+  for (int v = 0; v + 1 < NV; v++) f(v, Whole{});
+#ifndef __AVX512F__  // where a part is as fast
+  if (last == LANES) f(NV - 1, Whole{});
+  else
+#endif
+    f(NV - 1, Part{last});
+}
 
-struct StoreFloat {
-  float* c;
+// What to do with the sums. operator(): row i, columns from j on, a vector for each `LANES` of
+// them; of the last vector only ``last`` columns are in C.
+template <typename T> struct Store {
+  T* c;
   int64_t stride;
   bool add = false;  // C += A B
-  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
-                                    __mmask16 last) const {
-    float* to = c + i * stride + j;
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) {
-      __mmask16 mask = n + 1 < NV ? __mmask16(0xffff) : last;
-      __m512 sum = v[n];
-      if (add) sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, to + 16 * n));
-      _mm512_mask_storeu_ps(to + 16 * n, mask, sum);
-    }
+  template <int NV>
+  void operator()(int64_t i, int64_t j, const vec (&sum)[NV], int64_t last) const {
+    T* to = c + i * stride + j;
+    if (add)
+      each<NV>(last, [&](int v, auto at) {
+        at.store(to + v * LANES, at.load(to + v * LANES) + sum[v]);
+      });
+    else each<NV>(last, [&](int v, auto at) { at.store(to + v * LANES, sum[v]); });
   }
 };
+template <typename T> Store(T*, int64_t) -> Store<T>;
+template <typename T> Store(T*, int64_t, bool) -> Store<T>;
+
+// sum += one word of each row, at number p of it, times a row of NV vectors of B. ODD: of two
+// numbers the row has only the first.
+template <bool ODD, int MR, int NV>
+inline __attribute__((always_inline)) void multiply(vec (&sum)[MR][NV], const float* const (&a)[MR],
+                                                    int64_t p, const float* b) {
+  vec column[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; v++) column[v] = get(b + v * LANES);
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+    vec x = splat(a[r][p]);
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++) sum[r][v] += x * column[v];
+  }
+}
+#ifdef __AVX512BF16__
+template <bool ODD, int MR, int NV>
+inline __attribute__((always_inline)) void multiply(vec (&sum)[MR][NV], const bf16* const (&a)[MR],
+                                                    int64_t p, const bf16* b) {
+  __m512bh column[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; v++) column[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
+#pragma GCC unroll 8
+  for (int r = 0; r < MR; r++) {
+    int32_t word = a[r][p];  // B has a row of zeros behind an odd k
+    if (!ODD) std::memcpy(&word, a[r] + p, 4);
+    __m512bh x = (__m512bh)_mm512_set1_epi32(word);
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; v++)
+      sum[r][v] = (vec)_mm512_dpbf16_ps((__m512)sum[r][v], x, column[v]);
+  }
+}
+#endif
 
 // A tile: MR rows of A times a panel of NV vectors of columns.
-template <int MR, int NV, typename A, typename Store>
+template <int MR, int NV, typename T, typename A, typename S>
 inline __attribute__((always_inline)) void tile(const A& row, int64_t i, int64_t j, int64_t k,
-                                                const bf16* b, __mmask16 last,
-                                                const Store& store) {
-  const bf16* a[MR];
-  __m512 sum[MR][NV];
+                                                const T* b, int64_t last, const S& store) {
+  const T* a[MR];
+  vec sum[MR][NV];
 #pragma GCC unroll 8
   for (int r = 0; r < MR; r++) {
     a[r] = row(i + r);
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) sum[r][v] = _mm512_setzero_ps();
+    for (int v = 0; v < NV; v++) sum[r][v] = vec{};
   }
-  auto step = [&](auto pair) __attribute__((always_inline)) {
-    __m512bh column[NV];
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) column[v] = (__m512bh)_mm512_loadu_si512(b + 32 * v);
-    b += 32 * NV;
-#pragma GCC unroll 8
-    for (int r = 0; r < MR; r++) {
-      __m512bh x = (__m512bh)_mm512_set1_epi32(pair(a[r]));
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], x, column[v]);
-    }
-  };
   int64_t p = 0;
 #pragma GCC unroll 2
-  for (; p + 2 <= k; p += 2)
-    step([p](const bf16* x) {
-      int32_t both;
-      std::memcpy(&both, x + p, 4);
-      return both;
-    });
-  if (p < k) step([p](const bf16* x) { return int32_t(x[p]); });  // B has a row of zeros here
+  for (; p + DEPTH<T> <= k; p += DEPTH<T>, b += DEPTH<T> * LANES * NV)
+    multiply<false>(sum, a, p, b);
+  if (DEPTH<T> > 1 && p < k) multiply<true>(sum, a, p, b);
 #pragma GCC unroll 8
   for (int r = 0; r < MR; r++) store(i + r, j, sum[r], last);
 }
 
-// Rows [begin, end) of C, in tiles of `TILE`; the last ones are 4 rows or fewer.
-template <int NV, typename A, typename Store>
-inline void tiles(const A& row, int64_t begin, int64_t end, int64_t j, int64_t k, const bf16* b,
-                  __mmask16 last, const Store& store) {
+// Rows [begin, end) of C, in tiles of `TILE`; the last ones are fewer.
+template <int NV, typename T, typename A, typename S>
+inline void tiles(const A& row, int64_t begin, int64_t end, int64_t j, int64_t k, const T* b,
+                  int64_t last, const S& store) {
   int64_t i = begin;
   for (; i + TILE <= end; i += TILE) tile<TILE, NV>(row, i, j, k, b, last, store);
   if (end - i >= 3) {
@@ -141,137 +173,180 @@ inline void tiles(const A& row, int64_t begin, int64_t end, int64_t j, int64_t k
   else if (end - i == 1) tile<1, NV>(row, i, j, k, b, last, store);
 }
 
-template <typename A, typename Store>
-void gemm(int64_t m, int64_t n, int64_t k, const A& row, const bf16* packed, const Store& store) {
+// Rows [begin, end) of C in the panel that begins at column j of n.
+template <typename T, typename A, typename S>
+inline void panel(const A& row, int64_t begin, int64_t end, int64_t j, int64_t n, int64_t k,
+                  const T* b, const S& store) {
+  int vectors = vectors_at(j, n);
+  int64_t last = n - j < PANEL ? n - j - LANES * (vectors - 1) : LANES;
+  if (vectors == 1) tiles<1>(row, begin, end, j, k, b, last, store);
+  else if (vectors == 2) tiles<2>(row, begin, end, j, k, b, last, store);
+  if constexpr (WIDE > 2) {
+    if (vectors == 3) tiles<3>(row, begin, end, j, k, b, last, store);
+    else if (vectors == 4) tiles<4>(row, begin, end, j, k, b, last, store);
+  }
+}
+
+template <typename T, typename A, typename S>
+void gemm(int64_t m, int64_t n, int64_t k, const A& row, const T* packed, const S& store) {
   // Rows of A that stay in the second-level cache while all panels pass.
-  int64_t block = (128 * 1024 / (2 * k + 1) + TILE) / TILE * TILE;
+  int64_t block = (128 * 1024 / (int64_t(sizeof(T)) * k + 1) + TILE) / TILE * TILE;
   if (block < 8 * TILE) block = 8 * TILE;
-  int64_t pairs = (k + 1) / 2;
   for (int64_t begin = 0; begin < m; begin += block) {
     int64_t end = begin + block < m ? begin + block : m;
-    const bf16* b = packed;
+    const T* b = packed;
     for (int64_t j = 0; j < n; j += PANEL) {
-      int64_t vectors = n - j >= PANEL ? 4 : (n - j + 15) / 16;
-      __mmask16 last = mask16(n - j - 16 * (vectors - 1));
-      switch (vectors) {
-        case 4: tiles<4>(row, begin, end, j, k, b, last, store); break;
-        case 3: tiles<3>(row, begin, end, j, k, b, last, store); break;
-        case 2: tiles<2>(row, begin, end, j, k, b, last, store); break;
-        default: tiles<1>(row, begin, end, j, k, b, last, store);
-      }
-      b += pairs * 32 * vectors;
+      panel(row, begin, end, j, n, k, b, store);
+      b += words<T>(k) * DEPTH<T> * LANES * vectors_at(j, n);
     }
   }
 }
 
-// Columns [j, j + 16) of two rows as 16 pairs; a null row is zeros.
-inline __m512i pairs_of(const bf16* first, const bf16* second, int64_t j, __mmask16 mask) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  __m256i low = first ? _mm256_maskz_loadu_epi16(mask, first + j) : _mm256_setzero_si256();
-  __m256i high = second ? _mm256_maskz_loadu_epi16(mask, second + j) : _mm256_setzero_si256();
-  return _mm512_permutexvar_epi16(order,
-                                  _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
-}
-inline __m512i pairs_of(const float* first, const float* second, int64_t j, __mmask16 mask) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
-                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  __m512 low = first ? _mm512_maskz_loadu_ps(mask, first + j) : _mm512_setzero_ps();
-  __m512 high = second ? _mm512_maskz_loadu_ps(mask, second + j) : _mm512_setzero_ps();
-  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+// Lanes of `vec` that are taken from two vectors, a and b: in each four lanes the lower two of both
+// in turn, or the upper two; the lower or upper half of each four; every other four.
+template <int HIGH> struct Single {
+  static constexpr int from(int l) { return l / 4 * 4 + 2 * HIGH + l % 4 / 2 + l % 2 * LANES; }
+};
+template <int HIGH> struct Double {
+  static constexpr int from(int l) { return l / 4 * 4 + 2 * HIGH + l % 2 + l % 4 / 2 * LANES; }
+};
+template <int ODD> struct Fours {
+  static constexpr int from(int l) { return l / 4 * 8 + 4 * ODD + l % 4; }
+};
+
+// Transposes `LANES` x `LANES` words: those of four rows in each four lanes, then the fours.
+inline __attribute__((always_inline)) void transpose(vec (&r)[LANES]) {
+  vec t[LANES];
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; i += 2) {
+    t[i] = picked<Single<0>>(r[i], r[i + 1]);
+    t[i + 1] = picked<Single<1>>(r[i], r[i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < LANES; i += 4)
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+      r[i + 2 * h] = picked<Double<0>>(t[i + h], t[i + 2 + h]);
+      r[i + 2 * h + 1] = picked<Double<1>>(t[i + h], t[i + 2 + h]);
+    }
+#pragma GCC unroll 2
+  for (int apart = 4; apart < LANES; apart *= 2)
+#pragma GCC unroll 2
+    for (int begin = 0; begin < LANES; begin += 2 * apart)
+#pragma GCC unroll 8
+      for (int i = begin; i < begin + apart; i++) {
+        vec even = picked<Fours<0>>(r[i], r[i + apart]);
+        r[i + apart] = picked<Fours<1>>(r[i], r[i + apart]);
+        r[i] = even;
+      }
 }
 
-// 32 numbers of a row from its column j on.
-inline __m512i numbers_of(const bf16* row, int64_t j, int64_t n) {
-  return _mm512_maskz_loadu_epi16(mask32(n - j), row + j);
+inline vec get_words(const float* p, int64_t n) { return n >= LANES ? get(p) : get(p, n); }
+
+// The words of a row from its number j on; n: the row's numbers.
+inline vec words_along(const float* row, const float*, int64_t j, int64_t n) {
+  return get_words(row + j, n - j);
 }
-inline __m512i numbers_of(const float* row, int64_t j, int64_t n) {
+// `LANES` columns from j on, of n, in the rows of a word.
+template <typename R>
+inline vec words_down(const R& row, int64_t i, int64_t, int64_t j, int64_t n, const float*) {
+  return get_words(row(i) + j, n - j);
+}
+#ifdef __AVX512BF16__
+inline __mmask16 mask16(int64_t n) { return n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1; }
+inline __mmask32 mask32(int64_t n) {
+  return n >= 32 ? 0xffffffffu : n <= 0 ? 0 : (1u << n) - 1;
+}
+inline vec words_along(const bf16* row, const bf16*, int64_t j, int64_t n) {
+  return (vec)_mm512_maskz_loadu_epi16(mask32(n - j), row + j);
+}
+inline vec words_along(const float* row, const bf16*, int64_t j, int64_t n) {
   __m512 low = _mm512_maskz_loadu_ps(mask16(n - j), row + j);
   __m512 high = _mm512_maskz_loadu_ps(mask16(n - j - 16), row + j + 16);
-  return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+  return (vec)_mm512_cvtne2ps_pbh(high, low);
 }
-
-// Transpose 16 x 16 numbers of 32 bits.
-inline void transpose16(__m512i (&r)[16]) {
-  __m512i t[16];
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4)
-    for (int h = 0; h < 2; h++) {
-      r[i + 2 * h] = _mm512_unpacklo_epi64(t[i + h], t[i + 2 + h]);
-      r[i + 2 * h + 1] = _mm512_unpackhi_epi64(t[i + h], t[i + 2 + h]);
-    }
-  for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-    t[i + 8] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0x88);
-    t[i + 12] = _mm512_shuffle_i32x4(r[i + 8], r[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 4; i++) {
-    r[i] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0x88);
-    r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
-    r[i + 8] = _mm512_shuffle_i32x4(t[i], t[i + 8], 0xdd);
-    r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
-  }
+// Two rows as 16 pairs of their numbers.
+inline vec paired(__m512i both) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return (vec)_mm512_permutexvar_epi16(order, both);
 }
+inline vec pairs_of(const bf16* first, const bf16* second, int64_t j, __mmask16 mask) {
+  __m256i low = _mm256_maskz_loadu_epi16(mask, first + j);
+  __m256i high = second ? _mm256_maskz_loadu_epi16(mask, second + j) : _mm256_setzero_si256();
+  return paired(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
+inline vec pairs_of(const float* first, const float* second, int64_t j, __mmask16 mask) {
+  __m512 low = _mm512_maskz_loadu_ps(mask, first + j);
+  __m512 high = second ? _mm512_maskz_loadu_ps(mask, second + j) : _mm512_setzero_ps();
+  return paired((__m512i)_mm512_cvtne2ps_pbh(high, low));
+}
+template <typename R>
+inline vec words_down(const R& row, int64_t i, int64_t k, int64_t j, int64_t n, const bf16*) {
+  return pairs_of(row(i), i + 1 < k ? row(i + 1) : nullptr, j, mask16(n - j));
+}
+#endif
 
-// Pack B, a matrix of k rows of n numbers: row(i) points to row i, bf16 or float.
-template <typename R> void pack(const R& row, int64_t k, int64_t n, bf16* out) {
+inline void put_words(float* p, vec v) { put(p, v); }
+inline void put_words(bf16* p, vec v) { put((float*)p, v); }
+
+// Pack B, a matrix of k rows of n numbers: row(i) points to row i, of type T or float.
+template <typename T, typename R> void pack(const R& row, int64_t k, int64_t n, T* out) {
   for (int64_t p = 0; p < n; p += PANEL) {
     int64_t end = p + PANEL < n ? p + PANEL : n;
-    for (int64_t i = 0; i < k; i += 2) {
-      auto first = row(i), second = i + 1 < k ? row(i + 1) : nullptr;
-      for (int64_t j = p; j < end; j += 16, out += 32)
-        _mm512_storeu_si512(out, pairs_of(first, second, j, mask16(n - j)));
-    }
+    for (int64_t i = 0; i < k; i += DEPTH<T>)
+      for (int64_t j = p; j < end; j += LANES, out += LANES * DEPTH<T>)
+        put_words(out, words_down(row, i, k, j, n, out));
   }
 }
 
-// Pack B = w^T, where w (n, k) has a stride of ``stride`` numbers, bf16 or float.
-template <typename T>
-void pack_transposed(const T* w, int64_t stride, int64_t n, int64_t k, bf16* out) {
-  int64_t pairs = (k + 1) / 2;
+// Pack B = w^T, where w (n, k) has a stride of ``stride`` numbers, of type T or float.
+template <typename T, typename W>
+void pack_transposed(const W* w, int64_t stride, int64_t n, int64_t k, T* out) {
+  int64_t deep = words<T>(k);
   for (int64_t p = 0; p < n; p += PANEL) {
-    int64_t vectors = n - p >= PANEL ? 4 : (n - p + 15) / 16;
+    int64_t vectors = vectors_at(p, n);
     for (int64_t v = 0; v < vectors; v++)
-      for (int64_t i = 0; i < pairs; i += 16) {
-        __m512i r[16];
-        for (int c = 0; c < 16; c++) {
-          int64_t at = p + 16 * v + c;
-          r[c] = at < n ? numbers_of(w + at * stride, 2 * i, k) : _mm512_setzero_si512();
+      for (int64_t i = 0; i < deep; i += LANES) {
+        vec r[LANES];
+        for (int c = 0; c < LANES; c++) {
+          int64_t at = p + LANES * v + c;
+          r[c] = at < n ? words_along(w + at * stride, out, DEPTH<T> * i, k) : vec{};
         }
-        transpose16(r);
-        int64_t count = pairs - i < 16 ? pairs - i : 16;
+        transpose(r);
+        int64_t count = deep - i < LANES ? deep - i : LANES;
         for (int64_t c = 0; c < count; c++)
-          _mm512_storeu_si512(out + 32 * ((i + c) * vectors + v), r[c]);
+          put_words(out + DEPTH<T> * LANES * ((i + c) * vectors + v), r[c]);
       }
-    out += pairs * 32 * vectors;
+    out += deep * DEPTH<T> * LANES * vectors;
   }
 }
 
 // The stride of the rows that `transpose` makes of k numbers: an odd number of cache lines, so that
 // consecutive rows don't compete for the same places of the cache.
-inline int64_t transposed_stride(int64_t k) { return ((k + 31) / 32 | 1) * 32; }
-
-// Y (k, n) to rows (n, `transposed_stride`(k)), zero behind column k up to a multiple of 32: row(i) points to row i of Y.
-template <typename R> void transpose(const R& row, int64_t k, int64_t n, bf16* out) {
-  int64_t stride = transposed_stride(k);
-  for (int64_t i = 0; i < k; i += 32)
-    for (int64_t j = 0; j < n; j += 16) {
-      __m512i r[16];
-      for (int c = 0; c < 16; c++) {
-        int64_t at = i + 2 * c;
-        r[c] = at < k ? pairs_of(row(at), at + 1 < k ? row(at + 1) : nullptr, j, mask16(n - j))
-                      : _mm512_setzero_si512();
-      }
-      transpose16(r);
-      for (int64_t c = 0; c < 16 && j + c < n; c++)
-        _mm512_storeu_si512(out + (j + c) * stride + i, r[c]);
-    }
+template <typename T> inline int64_t transposed_stride(int64_t k) {
+  constexpr int64_t LINE = 64 / sizeof(T);
+  return ((k + LINE - 1) / LINE | 1) * LINE;
 }
 
-#endif
+constexpr int64_t AHEAD = 32;  // rows that `transpose` asks for before it needs them
+
+// Y (k, n) to rows (n, `transposed_stride`(k)), zero behind column k up to a whole vector: row(i)
+// points to row i of Y.
+template <typename T, typename R> void transpose(const R& row, int64_t k, int64_t n, T* out) {
+  int64_t stride = transposed_stride<T>(k);
+  for (int64_t i = 0; i < k; i += LANES * DEPTH<T>)
+    for (int64_t j = 0; j < n; j += LANES) {
+      vec r[LANES];
+      for (int c = 0; c < LANES; c++) {
+        int64_t at = i + DEPTH<T> * c;
+        r[c] = at < k ? words_down(row, at, k, j, n, out) : vec{};
+        for (int64_t later = at + AHEAD; later < at + AHEAD + DEPTH<T>; later++)
+          if (later < k) __builtin_prefetch(row(later) + j);
+      }
+      transpose(r);
+      for (int64_t c = 0; c < LANES && j + c < n; c++) put_words(out + (j + c) * stride + i, r[c]);
+    }
+}
 
 }  // namespace itera

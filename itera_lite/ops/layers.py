@@ -1,4 +1,4 @@
-"""Layers in bfloat16 with their products: several operations that are one step of autograd.
+"""Layers with their products: several operations that are one step of autograd.
 
 A step of autograd costs 50 to 150 microseconds of Python in each micro-batch, as much as a product.
 Each function here computes exactly what its operations, called one by one, would.
@@ -50,7 +50,7 @@ class _SwiGLU(Function):
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-    """A gated feed-forward, where `has_products` is true: (..., D) -> (..., D) bfloat16.
+    """A gated feed-forward: (..., D) -> (..., D).
 
     Args:
         gate_up: (2F, D), the gate first. down: (D, F). Both are float32.
@@ -99,10 +99,10 @@ def attention_layer(
     out: Tensor,
     out_bias: Tensor | None,
 ) -> Tensor:
-    """`attention` with its projections, where `has_products` is true: (B, L, D) bfloat16.
+    """Causal attention with its projections: (B, L, D) -> (B, L, D).
 
     Args:
-        angles: cos and sin, as `attention` takes them.
+        angles: cos and sin (L, P), the rotary tables, or None for no positions.
         weights, biases: of the queries, keys and values, float32. out, out_bias: of the output.
     """
     bias = joined(biases)
@@ -134,9 +134,9 @@ class _Mamba2Layer(Function):
 def mamba2_layer(
     x: Tensor, config: ModelConfig, into: Tensor, out: Tensor, weights: Sequence[Tensor]
 ) -> Tensor:
-    """`mamba2` with its projections, where `has_products` is true: (B, L, D) bfloat16.
+    """Mamba-2 with its projections, from an empty state: (B, L, D) -> (B, L, D).
 
     Args:
-        into, out: the projections' weights, float32. weights: as `mamba2` takes them.
+        into, out: the projections' weights, float32. weights: as `_Mamba2` takes them.
     """
     return _Mamba2Layer.apply(x, config, into, out, *weights)

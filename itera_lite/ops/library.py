@@ -56,6 +56,11 @@ def call(name: str, *arguments: Any) -> int:
     return result
 
 
+def has_bf16() -> bool:
+    """Whether the library has the operations of bfloat16: on processors that multiply it."""
+    return bool(call("has_bf16"))
+
+
 def _function(name: str, arguments: tuple[Any, ...]) -> Callable[..., int]:
     """A function of the library that converts what `call` gives it; it is kept in `_functions`."""
     if _library is None:

@@ -1,7 +1,7 @@
 """The output head and its cross-entropy, with hard or soft targets, a block of rows at a time.
 
-The logits of one block exist at a time and their gradient is taken at once, so memory doesn't grow
-with the vocabulary times the batch. With products of our own a block's logits stay in the cache.
+The logits of one block exist at a time, in the cache, and their gradient is taken at once, so
+memory doesn't grow with the vocabulary times the batch.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from itera_lite.ops.library import SUFFIX, call
-from itera_lite.ops.products import has_products, packed
-
-LOSS_ROWS = 1024  # rows of logits that exist at a time
+from itera_lite.ops.products import packed
 
 
 def _forward(
@@ -31,7 +29,7 @@ def _forward(
 
     Args:
         hidden: (T, D), contiguous. weight: (V, D).
-        name: of the library's function, which takes logits and replaces them by their gradients.
+        name: of the loss in the library's function.
         of_rows: what else it takes, and the losses that it writes, each with T rows.
         numbers: its other arguments.
     """
@@ -39,23 +37,9 @@ def _forward(
     dhidden = torch.empty_like(hidden) if need_hidden or need_weight else None
     dweight = torch.empty_like(weight) if need_weight else None
     (t, d), v = hidden.shape, weight.shape[0]
-    if hidden.dtype == torch.bfloat16 and has_products():
-        orders, gradients = packed((weight,)), (dhidden, dweight, t, v, d)
-        call(f"head_{name}_b16", hidden, *orders, *of_rows, *gradients, *numbers, 1 / t)
-    else:
-        matrix = weight.to(hidden.dtype)
-        if dweight is not None:
-            dweight.zero_()
-        for begin in range(0, t, LOSS_ROWS):
-            rows = slice(begin, begin + LOSS_ROWS)
-            logits = hidden[rows] @ matrix.t()
-            parts = [tensor[rows] for tensor in of_rows]
-            call(f"{name}_{SUFFIX[hidden.dtype]}", logits, *parts, *logits.shape, *numbers)
-            logits *= 1 / t
-            if dhidden is not None:
-                torch.mm(logits, matrix, out=dhidden[rows])
-            if dweight is not None:
-                dweight += logits.t() @ hidden[rows]
+    orders, gradients = packed((weight,), hidden.dtype), (dhidden, dweight, t, v, d)
+    function = f"head_{name}_{SUFFIX[hidden.dtype]}"
+    call(function, hidden, *orders, *of_rows, *gradients, *numbers, 1 / t)
     ctx.save_for_backward(dhidden, dweight)
 
 

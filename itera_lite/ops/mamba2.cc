@@ -66,4 +66,4 @@ void mamba2(const T* projected, const Shape& s, const Weights& w, T* out, T* kep
     if (s->states % 16 == 0) mamba2<T, 16>(p, *s, *w, out, kept_y, rstd, states, conv, ssm);      \
     else mamba2<T, 8>(p, *s, *w, out, kept_y, rstd, states, conv, ssm);                           \
   }
-ITERA_BOTH_TYPES(MAMBA2)
+ITERA_TYPES(MAMBA2)

@@ -48,7 +48,7 @@ def mamba2_from(
     """`Mamba2.scan` on from a state, without gradients.
 
     Args:
-        projected: (B, L, z+x+B+C+dt). weights: as `mamba2` takes them.
+        projected: (B, L, z+x+B+C+dt). weights: as `_Mamba2` takes them.
         conv: (B, C, K-1) float32, the convolution's last inputs; left as it is.
         ssm: (B, H, P, N) float32 and contiguous; updated in place.
     """
@@ -61,6 +61,12 @@ def mamba2_from(
 
 
 class _Mamba2(Function):
+    """`Mamba2.scan` from an empty state: (B, L, z+x+B+C+dt) -> (B, L, d_inner).
+
+    Args of `forward`:
+        weights: conv_weight, conv_bias, dt_bias, A_log, D and the norm's weight.
+    """
+
     @staticmethod
     def forward(ctx: Any, projected: Tensor, config: ModelConfig, *weights: Tensor) -> Tensor:
         projected = projected.contiguous()
@@ -101,12 +107,3 @@ class _Mamba2(Function):
         )
         dconv, *others = dweights.split(sizes)
         return dprojected, None, dconv.view(c.d_conv, -1).t(), *others
-
-
-def mamba2(projected: Tensor, config: ModelConfig, weights: Sequence[Tensor]) -> Tensor:
-    """`Mamba2.scan` from an empty state: (B, L, z+x+B+C+dt) -> (B, L, d_inner).
-
-    Args:
-        weights: conv_weight, conv_bias, dt_bias, A_log, D and the norm's weight.
-    """
-    return _Mamba2.apply(projected, config, *weights)

@@ -235,4 +235,4 @@ void mamba2_grad(const T* projected, const Shape& s, const Weights& w, const T* 
       mamba2_grad<T, 16>(p, *s, *w, kept_y, rstd, states, dout, dprojected, dweights);            \
     else mamba2_grad<T, 8>(p, *s, *w, kept_y, rstd, states, dout, dprojected, dweights);          \
   }
-ITERA_BOTH_TYPES(MAMBA2_GRAD)
+ITERA_TYPES(MAMBA2_GRAD)

@@ -13,100 +13,84 @@ struct Step {  // the same order as in muon.py
   float clip, momentum, rate, keep;
 };
 
-#ifdef __AVX512BF16__
-
 // P = c S^2 + b S, from the sums of S^2.
-struct StorePolynomial {
-  bf16* p;
-  const bf16* square;
+template <typename T> struct StorePolynomial {
+  T* p;
+  const T* square;
   int64_t stride;
   float b, c;
-  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
-                                    __mmask16 last) const {
-    int64_t at = i * stride + j;
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) {
-      __mmask16 mask = n + 1 < NV ? __mmask16(0xffff) : last;
-      vec sum = b * widen(_mm256_maskz_loadu_epi16(mask, square + at + 16 * n)) + c * (vec)v[n];
-      _mm256_mask_storeu_epi16(p + at + 16 * n, mask, (__m256i)_mm512_cvtneps_pbh((__m512)sum));
-    }
+  template <int NV>
+  void operator()(int64_t i, int64_t j, const vec (&sum)[NV], int64_t last) const {
+    T* to = p + i * stride + j;
+    const T* from = square + i * stride + j;
+    const float by = b, by_square = c;
+    each<NV>(last, [&](int v, auto at) {
+      at.store(to + v * LANES, by * at.load(from + v * LANES) + by_square * sum[v]);
+    });
   }
-  static vec widen(__m256i x) { return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16); }
 };
 
 // X = a X + P X, from the sums of P X.
-struct StoreNext {
-  bf16* next;
-  const bf16* x;
+template <typename T> struct StoreNext {
+  T* next;
+  const T* x;
   int64_t stride;
   float a;
-  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
-                                    __mmask16 last) const {
-    int64_t at = i * stride + j;
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) {
-      __mmask16 mask = n + 1 < NV ? __mmask16(0xffff) : last;
-      vec sum = a * StorePolynomial::widen(_mm256_maskz_loadu_epi16(mask, x + at + 16 * n));
-      sum += (vec)v[n];
-      _mm256_mask_storeu_epi16(next + at + 16 * n, mask, (__m256i)_mm512_cvtneps_pbh((__m512)sum));
-    }
+  template <int NV>
+  void operator()(int64_t i, int64_t j, const vec (&sum)[NV], int64_t last) const {
+    T* to = next + i * stride + j;
+    const T* from = x + i * stride + j;
+    const float by = a;
+    each<NV>(last, [&](int v, auto at) {
+      at.store(to + v * LANES, by * at.load(from + v * LANES) + sum[v]);
+    });
   }
 };
 
 // The same in the last iteration: W = keep W - rate X.
-struct StoreWeight {
+template <typename T> struct StoreWeight {
   float* w;
-  const bf16* x;
+  const T* x;
   int64_t stride;
   float a, keep, rate;
-  template <int NV> void operator()(int64_t i, int64_t j, const __m512 (&v)[NV],
-                                    __mmask16 last) const {
-    int64_t at = i * stride + j;
-#pragma GCC unroll 4
-    for (int n = 0; n < NV; n++) {
-      __mmask16 mask = n + 1 < NV ? __mmask16(0xffff) : last;
-      vec sum = a * StorePolynomial::widen(_mm256_maskz_loadu_epi16(mask, x + at + 16 * n));
-      sum += (vec)v[n];
-      vec old = (vec)_mm512_maskz_loadu_ps(mask, w + at + 16 * n);
-      _mm512_mask_storeu_ps(w + at + 16 * n, mask, (__m512)(keep * old - rate * sum));
-    }
+  template <int NV>
+  void operator()(int64_t i, int64_t j, const vec (&sum)[NV], int64_t last) const {
+    float* to = w + i * stride + j;
+    const T* from = x + i * stride + j;
+    const float by = a, kept = keep, step = rate;
+    each<NV>(last, [&](int v, auto at) {
+      vec whole = by * at.load(from + v * LANES) + sum[v];
+      at.store(to + v * LANES, kept * at.load(to + v * LANES) - step * whole);
+    });
   }
 };
 
-// Copies the upper triangle of a (d, d) into the lower one, blocks of 16 x 16 at a time.
-void mirror(bf16* a, int64_t d) {
-  for (int64_t i = 0; i < d; i += 16)
-    for (int64_t j = i + 16; j < d; j += 16) {  // the block at i, j to j, i
-      __m512i r[16];
-      for (int c = 0; c < 16; c++)
-        r[c] = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask16(d - j), a + (i + c) * d + j));
-      transpose16(r);
-      for (int64_t c = 0; c < 16 && j + c < d; c++)
-        _mm256_storeu_si256((__m256i*)(a + (j + c) * d + i), _mm512_cvtepi32_epi16(r[c]));
+// Copies the upper triangle of a (d, d) into the lower one, blocks of vectors at a time.
+template <typename T> void mirror(T* a, int64_t d) {
+  for (int64_t i = 0; i < d; i += LANES)
+    for (int64_t j = i + LANES; j < d; j += LANES) {  // the block at i, j to j, i
+      vec r[LANES];
+      for (int c = 0; c < LANES; c++)
+        r[c] = j + LANES <= d ? get(a + (i + c) * d + j) : get(a + (i + c) * d + j, d - j);
+      transpose(r);
+      for (int64_t c = 0; c < LANES && j + c < d; c++) put(a + (j + c) * d + i, r[c]);
     }
 }
 
 // A symmetric product (d, d): of each panel only the rows down to the diagonal, the rest mirrored.
-template <typename Store>
-void symmetric(int64_t d, int64_t k, const Rows& row, const bf16* packed, const Store& store,
-               bf16* result) {
+template <typename T, typename S>
+void symmetric(int64_t d, int64_t k, const Rows<T>& row, const T* packed, const S& store,
+               T* result) {
   for (int64_t j = 0; j < d; j += PANEL) {
-    int64_t vectors = d - j >= PANEL ? 4 : (d - j + 15) / 16;
-    int64_t end = j + PANEL < d ? j + PANEL : d;
-    __mmask16 last = mask16(d - j - 16 * (vectors - 1));
-    switch (vectors) {
-      case 4: tiles<4>(row, 0, end, j, k, packed, last, store); break;
-      case 3: tiles<3>(row, 0, end, j, k, packed, last, store); break;
-      case 2: tiles<2>(row, 0, end, j, k, packed, last, store); break;
-      default: tiles<1>(row, 0, end, j, k, packed, last, store);
-    }
-    packed += (k + 1) / 2 * 32 * vectors;
+    panel(row, 0, j + PANEL < d ? j + PANEL : d, j, d, k, packed, store);
+    packed += words<T>(k) * DEPTH<T> * LANES * vectors_at(j, d);
   }
   if (d > PANEL) mirror(result, d);
 }
 
 // The momentum's update; x (rows, columns): gradient and momentum together, of norm 1.
-void start(const Step& s, const float* gradient, float* momentum, bf16* x) {
+template <typename T>
+void start(const Step& s, const float* gradient, float* momentum, T* x) {
   int64_t size = s.rows * s.columns;
   float total = 0;
 #pragma omp simd reduction(+ : total)
@@ -120,30 +104,32 @@ void start(const Step& s, const float* gradient, float* momentum, bf16* x) {
 #pragma omp simd
   for (int64_t i = 0; i < size; i++) {
     float g = s.clip * gradient[i];
-    x[i] = store<bf16>((g + s.momentum * (momentum[i] - g)) * inverse);
+    x[i] = store<T>((g + s.momentum * (momentum[i] - g)) * inverse);
   }
 }
 
-struct Buffers {
-  bf16 *x, *next, *rows, *packed, *square, *p;
+template <typename T> struct Buffers {
+  T *x, *next, *rows, *packed, *square, *p;
 };
 
-void update(const Step& s, const Buffers& k, float* w, const float* gradient, float* momentum) {
+template <typename T>
+void update(const Step& s, const Buffers<T>& k, float* w, const float* gradient,
+            float* momentum) {
   const int64_t m = s.rows, n = s.columns, d = m < n ? m : n;
   const bool tall = m > n;
-  bf16 *x = k.x, *next = k.next;
+  T *x = k.x, *next = k.next;
   start(s, gradient, momentum, x);
   for (int64_t i = 0; i < s.iterations; i++) {
     float a = s.coefficients[3 * i], b = s.coefficients[3 * i + 1], c = s.coefficients[3 * i + 2];
-    Rows plain{x, n};
+    Rows<T> plain{x, n};
     if (tall) {
       transpose(plain, m, n, k.rows);
       pack(plain, m, n, k.packed);
-      symmetric(d, m, Rows{k.rows, transposed_stride(m)}, k.packed, StoreBf16{k.square, d},
-                k.square);
+      symmetric(d, m, Rows<T>{k.rows, transposed_stride<T>(m)}, k.packed,
+                Store{k.square, d}, k.square);
     } else {
       pack_transposed(x, n, m, n, k.packed);
-      symmetric(d, n, plain, k.packed, StoreBf16{k.square, d}, k.square);
+      symmetric(d, n, plain, k.packed, Store{k.square, d}, k.square);
     }
     if (i == 0) {  // the largest singular value is at most the root of the square's norm
       float norm = 0, trace = 0;
@@ -155,42 +141,42 @@ void update(const Step& s, const Buffers& k, float* w, const float* gradient, fl
       b *= root * scale;
       c *= root * scale * scale;
     }
-    Rows square{k.square, d}, p{k.p, d};
+    Rows<T> square{k.square, d}, p{k.p, d};
     pack(square, d, d, k.packed);
-    symmetric(d, d, square, k.packed, StorePolynomial{k.p, k.square, d, b, c}, k.p);
+    symmetric(d, d, square, k.packed, StorePolynomial<T>{k.p, k.square, d, b, c}, k.p);
     if (tall) pack(p, d, d, k.packed);
     else pack(plain, m, n, k.packed);
-    const Rows& left = tall ? plain : p;
-    if (i + 1 < s.iterations) gemm(m, n, d, left, k.packed, StoreNext{next, x, n, a});
-    else gemm(m, n, d, left, k.packed, StoreWeight{w, x, n, a, s.keep, s.rate});
+    const Rows<T>& left = tall ? plain : p;
+    if (i + 1 < s.iterations) gemm(m, n, d, left, k.packed, StoreNext<T>{next, x, n, a});
+    else gemm(m, n, d, left, k.packed, StoreWeight<T>{w, x, n, a, s.keep, s.rate});
     std::swap(x, next);
   }
 }
 
-#endif
+// weights, gradients: the addresses of ``count`` matrices (rows, columns); momentum: a stack.
+template <typename T>
+void muon(const int64_t* weights, const int64_t* gradients, float* momentum, int64_t count,
+          const Step& s) {
+  int64_t size = s.rows * s.columns, d = s.rows < s.columns ? s.rows : s.columns;
+  int64_t packed = packed_size<T>(s.columns, s.rows);
+  for (int64_t other : {packed_size<T>(s.rows, s.columns), packed_size<T>(d, d)})
+    packed = other > packed ? other : packed;
+  int64_t rows = s.columns * transposed_stride<T>(s.rows);
+  static thread_local Buffer<T> memory;
+  constexpr int64_t LINE = 64 / sizeof(T);
+  auto lines = [](int64_t numbers) { return (numbers + LINE - 1) / LINE * LINE; };
+  T* free = memory.get(2 * lines(size) + lines(rows) + lines(packed) + 2 * lines(d * d));
+  auto take = [&](int64_t numbers) { return std::exchange(free, free + lines(numbers)); };
+  Buffers<T> k{take(size), take(size), take(rows), take(packed), take(d * d), take(d * d)};
+  for (int64_t i = 0; i < count; i++)
+    update(s, k, (float*)weights[i], (const float*)gradients[i], momentum + i * size);
+}
 
 }  // namespace
 
-// weights, gradients: the addresses of ``count`` matrices (rows, columns); momentum: a stack.
-// Returns whether this processor can do it; where it can't, nothing was done.
-extern "C" int64_t muon(const int64_t* weights, const int64_t* gradients, float* momentum,
-                        int64_t count, const Step* step) {
-#ifdef __AVX512BF16__
-  const Step& s = *step;
-  int64_t size = s.rows * s.columns, d = s.rows < s.columns ? s.rows : s.columns;
-  int64_t packed = packed_size(s.columns, s.rows);
-  for (int64_t other : {packed_size(s.rows, s.columns), packed_size(d, d)})
-    packed = other > packed ? other : packed;
-  int64_t rows = s.columns * transposed_stride(s.rows);
-  static thread_local Buffer memory;
-  auto lines = [](int64_t numbers) { return (numbers + 31) / 32 * 32; };
-  bf16* free = memory.get(2 * lines(size) + lines(rows) + lines(packed) + 2 * lines(d * d));
-  auto take = [&](int64_t numbers) { return std::exchange(free, free + lines(numbers)); };
-  Buffers k{take(size), take(size), take(rows), take(packed), take(d * d), take(d * d)};
-  for (int64_t i = 0; i < count; i++)
-    update(s, k, (float*)weights[i], (const float*)gradients[i], momentum + i * size);
-  return 1;
-#else
-  return 0;
-#endif
-}
+#define MUON(T, S)                                                                                \
+  extern "C" void muon_##S(const int64_t* weights, const int64_t* gradients, float* momentum,     \
+                           int64_t count, const Step* step) {                                     \
+    muon<T>(weights, gradients, momentum, count, *step);                                          \
+  }
+ITERA_TYPES(MUON)

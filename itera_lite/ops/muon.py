@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from itera_lite.ops.library import call
+from itera_lite.ops.library import call, has_bf16
 
 
 class _Step(ctypes.Structure):
@@ -37,19 +37,17 @@ class MuonStep(NamedTuple):
     keep: float
 
 
-def muon(weights: Tensor, gradients: Tensor, momentum: Tensor, step: MuonStep) -> bool:
+def muon(weights: Tensor, gradients: Tensor, momentum: Tensor, step: MuonStep) -> None:
     """One step of Muon, as `itera_lite.train.optim` defines it.
 
     Args:
         weights: (K,) int64, the addresses of float32 matrices (m, n), which are updated.
         gradients: (K,) int64, the addresses of their gradients.
         momentum: (K, m, n) float32 and contiguous; updated.
-
-    Returns:
-        Whether it was done: False, without a change, on a processor without AVX512-BF16.
     """
     count, rows, columns = momentum.shape
     numbers = [number for each in step.coefficients for number in each]
     array = (ctypes.c_float * len(numbers))(*numbers)
     given = _Step(rows, columns, len(step.coefficients), array, *step[1:])
-    return bool(call("muon", weights, gradients, momentum, count, ctypes.byref(given)))
+    kind = "b16" if has_bf16() else "f32"  # of the iteration's products
+    call(f"muon_{kind}", weights, gradients, momentum, count, ctypes.byref(given))

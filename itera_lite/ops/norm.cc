@@ -80,6 +80,8 @@ void rms_norm_grad(const X* x, const float* w, const float* rstd, const Y* dy, c
     grad(x, w, rstd, dy, dsum, scale, drop, dx, dadd, dw, rows, d);                               \
   }
 NORM(float, float, f32_f32)
+#ifdef __AVX512BF16__
 NORM(float, bf16, f32_b16)
 NORM(bf16, bf16, b16_b16)
 NORM(bf16, float, b16_f32)
+#endif

@@ -1,7 +1,6 @@
-"""Linear layers in bfloat16 with float32 weights, which are packed once for all products of a step.
+"""Linear layers with float32 weights, which are packed once for all products of a step.
 
-The gradient of a weight is float32 and was never rounded. Only on processors with AVX512-BF16:
-see `has_products`.
+In bfloat16 the packed weights are rounded; the gradient of a weight is float32 and never was.
 """
 
 from __future__ import annotations
@@ -15,18 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from itera_lite.ops.library import call
-
-
-def has_products() -> bool:
-    """Whether the loaded library has the products of this module."""
-    global _has_products
-    if _has_products is None:
-        _has_products = bool(call("has_gemm"))
-    return _has_products
-
-
-_has_products: bool | None = None  # not asked yet
+from itera_lite.ops.library import SUFFIX, call
 
 
 class Packed(NamedTuple):
@@ -42,24 +30,24 @@ class _Entry(NamedTuple):
     packed: Packed
 
 
-_cache: dict[tuple[int, ...], _Entry] = {}
+_cache: dict[tuple[torch.dtype, tuple[int, ...]], _Entry] = {}
 
 
-def _pack(weights: Sequence[Tensor]) -> Packed:
+def _pack(weights: Sequence[Tensor], dtype: torch.dtype) -> Packed:
     weight = weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
     weight = weight.contiguous()
     *stack, n, k = weight.shape
-    count = math.prod(stack)
+    count, kind = math.prod(stack), SUFFIX[dtype]
     forward, backward = (
-        torch.empty(count * call("packed_size_b16", *shape), dtype=torch.bfloat16)
+        torch.empty(count * call(f"packed_size_{kind}", *shape), dtype=dtype)
         for shape in ((k, n), (n, k))
     )
-    call("pack_weights_f32", weight, forward, backward, count, n, k)
+    call(f"pack_weights_{kind}", weight, forward, backward, count, n, k)
     return Packed(forward, backward)
 
 
-def packed(weights: Sequence[Tensor]) -> Packed:
-    """Some float32 weights (N_i, K), one below the other, as bfloat16 in the products' orders.
+def packed(weights: Sequence[Tensor], dtype: torch.dtype) -> Packed:
+    """Some float32 weights (N_i, K), one below the other, as ``dtype`` in the products' orders.
 
     One alone may be a stack (E, N, K), of which each is packed by itself, one after the other.
 
@@ -67,7 +55,7 @@ def packed(weights: Sequence[Tensor]) -> Packed:
     operation of PyTorch in place counts up) or are gone. Threads may call this at the same time:
     at worst two pack the same.
     """
-    key = tuple(map(id, weights))
+    key = dtype, tuple(map(id, weights))
     entry = _cache.get(key)
     if entry is not None and all(
         ref() is weight and version == weight._version
@@ -75,9 +63,9 @@ def packed(weights: Sequence[Tensor]) -> Packed:
     ):
         return entry.packed
     if not all(weight.is_leaf and not weight.is_inference() for weight in weights):
-        return _pack(weights)
+        return _pack(weights, dtype)
     versions = tuple(weight._version for weight in weights)
-    result = _pack(weights)
+    result = _pack(weights, dtype)
 
     def forget(_: Any) -> None:
         _cache.pop(key, None)
@@ -97,10 +85,10 @@ class _Linear(Function):
         x = x.contiguous()
         k = x.shape[-1]
         n = sum([weight.shape[0] for weight in weights])
-        matrix = packed(weights)
+        matrix, kind = packed(weights, x.dtype), SUFFIX[x.dtype]
         y = x.new_empty(*x.shape[:-1], n)
         rows = x.numel() // k
-        call("linear_b16", x, matrix.forward, bias, y, rows, n, k)
+        call(f"linear_{kind}", x, matrix.forward, bias, y, rows, n, k)
         ctx.save_for_backward(x)
         ctx.matrix, ctx.rows = matrix.backward, [weight.shape[0] for weight in weights]
         return y
@@ -115,7 +103,8 @@ class _Linear(Function):
         dx = torch.empty_like(x) if need_x else None
         dw = torch.empty(n, k) if any(need_weights) else None
         dbias = torch.empty(n) if need_bias else None
-        call("linear_grad_b16", dy, x, ctx.matrix, dx, dw, dbias, x.numel() // k, n, k)
+        given = (dy, x, ctx.matrix, dx, dw, dbias)
+        call(f"linear_grad_{SUFFIX[x.dtype]}", *given, x.numel() // k, n, k)
         if dw is None:
             return dx, dbias, *[None] * len(need_weights)
         return dx, dbias, *(dw.split(ctx.rows) if len(ctx.rows) > 1 else (dw,))
@@ -125,10 +114,10 @@ def linear(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     """``x`` times the transpose of each weight, the results side by side.
 
     Args:
-        x: (..., K) bfloat16. weights: (N_i, K) float32. biases: (N_i,) float32, of all or none.
+        x: (..., K). weights: (N_i, K) float32. biases: (N_i,) float32, of all or none.
 
     Returns:
-        (..., sum of the N_i) bfloat16, rounded once from a float32 sum.
+        (..., sum of the N_i) of the type of ``x``, rounded once from a float32 sum.
     """
     return _Linear.apply(x, joined(biases), *weights)
 

@@ -59,20 +59,6 @@ void route(const float* logits, int64_t* index, float* gates, int64_t* pair, int
   for (int64_t i = 0; i < tokens * k; i++) pair[next[index[i]]++] = i;
 }
 
-// slot (T, k): the place of a pair when every expert has the same room for its pairs. Returns that
-// room: the largest count, rounded up so that few sizes occur (each costs the matrix library a
-// set-up).
-int64_t slots(const int64_t* pair, const int64_t* start, int64_t* slot, int64_t experts) {
-  constexpr int64_t STEP = 64;
-  int64_t room = 0;
-  for (int64_t e = 0; e < experts; e++)
-    room = start[e + 1] - start[e] > room ? start[e + 1] - start[e] : room;
-  room = (room + STEP - 1) / STEP * STEP;
-  for (int64_t e = 0; e < experts; e++)
-    for (int64_t i = start[e]; i < start[e + 1]; i++) slot[pair[i]] = e * room + i - start[e];
-  return room;
-}
-
 void route_grad(const float* logits, const int64_t* index, const float* gates,
                 const float* dgates, const float* dmean, float* dlogits, int64_t tokens,
                 int64_t experts, int64_t k) {
@@ -101,10 +87,6 @@ extern "C" void route_f32(const float* logits, int64_t* index, float* gates, int
                           int64_t* start, float* mean, int64_t tokens, int64_t experts,
                           int64_t k) {
   route(logits, index, gates, pair, start, mean, tokens, experts, k);
-}
-extern "C" int64_t expert_slots(const int64_t* pair, const int64_t* start, int64_t* slot,
-                                int64_t experts) {
-  return slots(pair, start, slot, experts);
 }
 extern "C" void route_grad_f32(const float* logits, const int64_t* index, const float* gates,
                                const float* dgates, const float* dmean, float* dlogits,

@@ -18,26 +18,28 @@ inline float exponentials(const float* z, float* e, int64_t v, float inverse, fl
   return total;
 }
 
+}  // namespace
+
 // logits (rows, V) -> the gradient of (1 - mix) hard + mix T^2 soft, in place. A row's teacher
 // has k different ids and their probabilities at temperature T; what they lack of 1 is one more
 // outcome, 'any other token'. A row whose first probability is 0 has no teacher: hard alone.
-template <typename T>
-void soft_cross_entropy(T* logits, const int64_t* target, const int32_t* ids, const float* probs,
-                        float* hard, float* total_loss, int64_t rows, int64_t v, int64_t k,
-                        float inverse_scaling, float temperature, float mix) {
+extern "C" void soft_cross_entropy(float* logits, const int64_t* target, const int32_t* ids,
+                                   const float* probs, float* hard, float* total_loss, int64_t rows,
+                                   int64_t v, int64_t k, float inverse_scaling, float temperature,
+                                   float mix) {
   std::vector<float> buffer(3 * v + k);
   float* z = buffer.data();
   float* e = z + v;        // exp at temperature 1
   float* warm = e + v;     // and at T
   float* kept = warm + v;  // those of the teacher's ids
   for (int64_t r = 0; r < rows; r++) {
-    T* a = logits + r * v;
+    float* a = logits + r * v;
     const int32_t* id = ids + r * k;
     const float* p = probs + r * k;
     float top = -INFINITY;
 #pragma omp simd reduction(max : top)
     for (int64_t i = 0; i < v; i++) {
-      z[i] = load(a[i]) * inverse_scaling;
+      z[i] = a[i] * inverse_scaling;
       top = z[i] > top ? z[i] : top;
     }
     const float sum = exponentials(z, e, v, 1.0f, top);
@@ -98,18 +100,6 @@ void soft_cross_entropy(T* logits, const int64_t* target, const int32_t* ids, co
     }
     e[target[r]] -= (1 - share) * inverse_scaling;
 #pragma omp simd
-    for (int64_t i = 0; i < v; i++) a[i] = store<T>(e[i]);
+    for (int64_t i = 0; i < v; i++) a[i] = e[i];
   }
 }
-
-}  // namespace
-
-#define SOFT_CROSS_ENTROPY(T, S)                                                                  \
-  extern "C" void soft_cross_entropy_##S(T* logits, const int64_t* target, const int32_t* ids,    \
-                                         const float* probs, float* hard, float* total_loss,      \
-                                         int64_t rows, int64_t v, int64_t k,                      \
-                                         float inverse_scaling, float temperature, float mix) {   \
-    soft_cross_entropy(logits, target, ids, probs, hard, total_loss, rows, v, k, inverse_scaling, \
-                       temperature, mix);                                                         \
-  }
-ITERA_BOTH_TYPES(SOFT_CROSS_ENTROPY)

@@ -11,4 +11,4 @@ using namespace itera;
                                       int64_t f) {                                                \
     gated_silu_grad(gu, dy, dgu, rows, f);                                                        \
   }
-ITERA_BOTH_TYPES(GATED_SILU)
+ITERA_TYPES(GATED_SILU)

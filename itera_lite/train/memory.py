@@ -29,11 +29,13 @@ class MemoryNeed:
 
     Attributes:
         least: weights, gradient and the optimizer's state.
+        packed: further ones for the weights in both orders that the products read.
         saving: further ones while a checkpoint is written.
         worker: of each worker, while the training has its turn.
     """
 
     least: int
+    packed: int
     saving: int
     worker: int
 
@@ -52,6 +54,7 @@ class MemoryNeed:
         numbers = BACKWARD * rows * config.seq_len * _numbers_a_token(shape)
         return cls(
             least=NUMBER * -(-(2 * total + state) // holders),
+            packed=2 * NUMBER * -(-total // holders),
             saving=NUMBER * SAVED * total,  # of the whole model, sharded or not
             worker=int(NUMBER * (total + numbers)),
         )
@@ -71,7 +74,7 @@ def _numbers_a_token(shape: ModelConfig) -> int:
 
 def estimate(needs: Sequence[MemoryNeed], workers: int) -> int:
     """Bytes of a process in which trainings take turns."""
-    kept = sum(need.least for need in needs)
+    kept = sum(need.least + need.packed for need in needs)
     most = max((need.worker * workers + need.saving for need in needs), default=0)
     return PROCESS + kept + most
 

@@ -149,7 +149,7 @@ class _Muon:
         return cls(config, weights, parts, number, offset, momentum)
 
     def step(self, gradients: Sequence[Tensor], scale: Scale) -> None:
-        """Update momentum and weights: fused, where this processor can."""
+        """Update momentum and weights."""
         c, momentum = self.config, self.momentum
         rows, columns = momentum.shape[1:]
         lr = c.lr_matrix * scale.factor
@@ -161,8 +161,8 @@ class _Muon:
                 torch.tensor([tensor.data_ptr() for tensor in tensors])[self.number] + self.offset
                 for tensors in (weights, gradients)
             ]
-            if ops.muon(where[0], where[1], momentum, step):
-                return
+            ops.muon(where[0], where[1], momentum, step)
+            return
         gradient = torch.cat(
             [part_of(gradients[i], rows)[chosen] for i, rows, chosen in self.parts]
         )

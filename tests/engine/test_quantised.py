@@ -28,9 +28,10 @@ CONFIGS = {
 }
 STEPS, BATCH, SEQ_LEN = 100, 8, 64
 # In nats per token. A larger model that was trained longer lost +0.0000 in F16, -0.0004 in Q8_0,
-# +0.0101 with the embedding in Q8_0 and the rest in Q4_0, +0.0247 in Q4_0. Either
-# sign: rounding may also help by chance.
-COST = {"f16": 0.0003, "bf16": 0.001, "q8_0": 0.002, "mixed": 0.0125, "q4_0": 0.0247}
+# +0.0101 with the embedding in Q8_0 and the rest in Q4_0, +0.0247 in Q4_0. Six seeds of the hybrid
+# below lost 0.004 to 0.014 and 0.008 to 0.021, and a processor rounds as if it were another seed.
+# Either sign: rounding may also help by chance.
+COST = {"f16": 0.0003, "bf16": 0.001, "q8_0": 0.002, "mixed": 0.025, "q4_0": 0.04}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 // The instructions of AVX-512 that products of bfloat16 take, in plain C++, so that the tests of
 // these products run on any processor. `-include` it before a source of itera_lite/ops. SIMDe does
-// the same for other instructions; it lacks the conversions to bfloat16 and nine more of these.
+// the same for other instructions; it lacks the conversions to bfloat16 and more of these.
 #pragma once
 
 #include <immintrin.h>
@@ -51,12 +51,10 @@ inline uint16_t narrow(float v) {  // to the nearest, ties to even
 APART __m512 maskz_loadu_ps(__mmask16 m, const float* p) {
   return floats([=](int64_t i) { return m >> i & 1 ? p[i] : 0.0f; });
 }
-APART __m512 loadu_ps(const float* p) { return maskz_loadu_ps(0xffff, p); }
 APART void mask_storeu_ps(float* p, __mmask16 m, __m512 v) {
   for (int64_t i = 0; i < 16; i++)
     if (m >> i & 1) p[i] = bits<Floats>(v)[i];
 }
-APART void storeu_ps(float* p, __m512 v) { std::memcpy(p, &v, sizeof v); }
 APART __m512 set1_ps(float v) {
   return floats([=](int64_t) { return v; });
 }
@@ -65,33 +63,8 @@ template <typename F> __m512 each(__m512 a, __m512 b, const F& f) {
   auto x = bits<Floats>(a), y = bits<Floats>(b);
   return floats([&](int64_t i) { return f(x[i], y[i]); });
 }
-APART __m512 add_ps(__m512 a, __m512 b) { return a + b; }
-APART __m512 mul_ps(__m512 a, __m512 b) { return a * b; }
 APART __m512 min_ps(__m512 a, __m512 b) {
   return each(a, b, [](float x, float y) { return x < y ? x : y; });
-}
-APART __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) { return a * b + c; }
-APART __m512 fmsub_ps(__m512 a, __m512 b, __m512 c) { return a * b - c; }
-APART __m512 chosen(__mmask16 m, __m512 yes, __m512 no) {
-  auto x = bits<Floats>(yes), y = bits<Floats>(no);
-  return floats([&](int64_t i) { return m >> i & 1 ? x[i] : y[i]; });
-}
-APART __m512 maskz_mov_ps(__mmask16 m, __m512 a) { return chosen(m, a, setzero_ps()); }
-APART __m512 mask_add_ps(__m512 none, __mmask16 m, __m512 a, __m512 b) {
-  return chosen(m, a + b, none);
-}
-APART __m512 mask_max_ps(__m512 none, __mmask16 m, __m512 a, __m512 b) {
-  return chosen(m, each(a, b, [](float x, float y) { return x > y ? x : y; }), none);
-}
-APART float reduce_add_ps(__m512 v) {
-  float total = 0;
-  for (float x : bits<Floats>(v).lane) total += x;
-  return total;
-}
-APART float reduce_max_ps(__m512 v) {
-  float top = -INFINITY;
-  for (float x : bits<Floats>(v).lane) top = x > top ? x : top;
-  return top;
 }
 APART __m512 roundscale_ps(__m512 v, int) {  // to the nearest integer
   return each(v, v, [](float x, float) { return std::nearbyint(x); });
@@ -106,11 +79,9 @@ APART __m512i loadu_si512(const void* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
-APART void storeu_si512(void* p, __m512i v) { std::memcpy(p, &v, sizeof v); }
 APART __m512i set1_epi32(int v) {
   return words([=](int64_t) { return v; });
 }
-APART __m512i setzero_si512() { return set1_epi32(0); }
 APART __m512i slli_epi32(__m512i v, int by) {
   auto x = bits<Words>(v);
   return words([&](int64_t i) { return x[i] << by; });
@@ -134,10 +105,6 @@ APART __m512i cvtepu16_epi32(__m256i v) {
   auto x = bits<Low>(v);
   return words([&](int64_t i) { return x[i]; });
 }
-APART __m256i cvtepi32_epi16(__m512i v) {
-  auto x = bits<Words>(v);
-  return made<__m256i, Low>([&](int64_t i) { return x[i]; });
-}
 APART __m512i castsi256_si512(__m256i v) {
   auto x = bits<Low>(v);
   return made<__m512i, Halves>([&](int64_t i) { return i < 16 ? x[i] : 0; });
@@ -154,21 +121,6 @@ template <typename... V> __m512i set_epi16(V... v) {  // the last number first
 APART __m512i permutexvar_epi16(__m512i order, __m512i v) {
   auto x = bits<Halves>(v), at = bits<Halves>(order);
   return made<__m512i, Halves>([&](int64_t i) { return x[at[i] & 31]; });
-}
-// Every other one of ``size`` words, of a and of b, from half of each four words.
-APART __m512i unpack(__m512i a, __m512i b, int64_t size, int64_t half) {
-  auto x = bits<Words>(a), y = bits<Words>(b);
-  return words([&](int64_t i) {
-    int64_t place = i % 4, from = i - place + 2 * half + place / (2 * size) * size + place % size;
-    return place / size % 2 ? y[from] : x[from];
-  });
-}
-APART __m512i shuffle_i32x4(__m512i a, __m512i b, int order) {
-  auto x = bits<Words>(a), y = bits<Words>(b);
-  return words([&](int64_t i) {
-    int64_t from = 4 * (order >> i / 4 * 2 & 3) + i % 4;
-    return i < 8 ? x[from] : y[from];
-  });
 }
 
 APART __m256bh cvtneps_pbh(__m512 v) {
@@ -194,48 +146,28 @@ APART __m512 dpbf16_ps(__m512 sum, __m512bh a, __m512bh b) {
 #undef _mm512_inserti64x4
 #undef _mm512_roundscale_ps
 #undef _mm512_scalef_ps
-#undef _mm512_shuffle_i32x4
 #undef _mm512_slli_epi32
 #define _mm256_maskz_loadu_epi16 avx512::low_maskz_loadu_epi16
 #define _mm256_mask_storeu_epi16 avx512::low_mask_storeu_epi16
 #define _mm256_setzero_si256 avx512::low_setzero
 #define _mm256_storeu_si256 avx512::low_storeu
-#define _mm512_add_ps avx512::add_ps
 #define _mm512_castsi256_si512 avx512::castsi256_si512
-#define _mm512_cvtepi32_epi16 avx512::cvtepi32_epi16
 #define _mm512_cvtepu16_epi32 avx512::cvtepu16_epi32
 #define _mm512_cvtne2ps_pbh avx512::cvtne2ps_pbh
 #define _mm512_cvtneps_pbh avx512::cvtneps_pbh
 #define _mm512_dpbf16_ps avx512::dpbf16_ps
-#define _mm512_fmadd_ps avx512::fmadd_ps
-#define _mm512_fmsub_ps avx512::fmsub_ps
 #define _mm512_inserti64x4 avx512::inserti64x4
-#define _mm512_loadu_ps avx512::loadu_ps
 #define _mm512_loadu_si512 avx512::loadu_si512
-#define _mm512_mask_add_ps avx512::mask_add_ps
-#define _mm512_mask_max_ps avx512::mask_max_ps
 #define _mm512_mask_storeu_ps avx512::mask_storeu_ps
 #define _mm512_maskz_loadu_epi16 avx512::maskz_loadu_epi16
 #define _mm512_maskz_loadu_ps avx512::maskz_loadu_ps
-#define _mm512_maskz_mov_ps avx512::maskz_mov_ps
 #define _mm512_min_ps avx512::min_ps
-#define _mm512_mul_ps avx512::mul_ps
 #define _mm512_permutexvar_epi16 avx512::permutexvar_epi16
 #define _mm512_rcp14_ps avx512::rcp14_ps
-#define _mm512_reduce_add_ps avx512::reduce_add_ps
-#define _mm512_reduce_max_ps avx512::reduce_max_ps
 #define _mm512_roundscale_ps avx512::roundscale_ps
 #define _mm512_scalef_ps avx512::scalef_ps
 #define _mm512_set1_epi32 avx512::set1_epi32
 #define _mm512_set1_ps avx512::set1_ps
 #define _mm512_set_epi16 avx512::set_epi16
 #define _mm512_setzero_ps avx512::setzero_ps
-#define _mm512_setzero_si512 avx512::setzero_si512
-#define _mm512_shuffle_i32x4 avx512::shuffle_i32x4
 #define _mm512_slli_epi32 avx512::slli_epi32
-#define _mm512_storeu_ps avx512::storeu_ps
-#define _mm512_storeu_si512 avx512::storeu_si512
-#define _mm512_unpackhi_epi32(a, b) avx512::unpack(a, b, 1, 1)
-#define _mm512_unpackhi_epi64(a, b) avx512::unpack(a, b, 2, 1)
-#define _mm512_unpacklo_epi32(a, b) avx512::unpack(a, b, 1, 0)
-#define _mm512_unpacklo_epi64(a, b) avx512::unpack(a, b, 2, 0)

@@ -1,4 +1,4 @@
-"""The fused operations, with the products of bfloat16 on any processor."""
+"""The fused operations with vectors of every width and products of bfloat16, on any processor."""
 
 import os
 import platform
@@ -10,14 +10,24 @@ import pytest
 import torch
 
 from itera_lite import ops
-from itera_lite.ops import library, products
+from itera_lite.ops import library
+
+X86 = platform.machine() == "x86_64"
+NARROWER = {4: ["-mno-avx"], 8: ["-mno-avx512f"]}  # for so many numbers of a vector
 
 
 @pytest.fixture(scope="session")
-def emulated():
-    """The library with the instructions of AVX-512 in plain C++, compiled without optimization."""
-    if platform.machine() != "x86_64":
-        pytest.skip("only GCC for x86 knows the types of AVX-512")
+def libraries():
+    """The compiled libraries so far, by the numbers of a vector; None: this processor's own."""
+    return {None: library.load()}
+
+
+def compiled(lanes: int):
+    """The library with vectors of so many numbers; of 16, where this processor lacks AVX512-BF16,
+    with its instructions in plain C++, compiled without optimization."""
+    if lanes in NARROWER:
+        with mock.patch.object(library, "FLAGS", [*library.FLAGS, *NARROWER[lanes]]):
+            return library.load()
     header = Path(__file__).parent / "avx512.h"
     command = shlex.join([*library._compiler(), "-Wno-psabi", "-include", str(header)])
     flags = [flag for flag in library.FLAGS if flag != "-O3"]
@@ -25,17 +35,23 @@ def emulated():
         return library.load()
 
 
-@pytest.fixture
-def fused(request, monkeypatch):
-    """The fused operations with all products, emulated where this processor lacks AVX512-BF16."""
+@pytest.fixture(
+    params=[(torch.float32, None), (torch.float32, 4), (torch.float32, 8), (torch.bfloat16, 16)],
+    ids=["own", "4", "8", "bf16"],
+)
+def dtype(request, libraries, monkeypatch):
+    """A type of the products, with the fused operations on."""
+    wanted, lanes = request.param
     torch.manual_seed(0)
     problem = ops.enable()
     assert problem is None, problem
-    if not ops.has_products():
-        monkeypatch.setattr(library, "_library", request.getfixturevalue("emulated"))
+    if lanes is not None and not (lanes == 16 and library.has_bf16()):
+        if not X86:
+            pytest.skip("another processor's vectors")
+        if lanes not in libraries:
+            libraries[lanes] = compiled(lanes)
+        monkeypatch.setattr(library, "_library", libraries[lanes])
         monkeypatch.setattr(library, "_functions", {})
-        monkeypatch.setattr(products, "_has_products", None)
-        assert ops.has_products()
-    yield
+    yield wanted
     ops.forget_packed()
     ops.disable()

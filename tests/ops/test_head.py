@@ -1,4 +1,4 @@
-"""The head and its loss in bfloat16 against float64 of the same rounded numbers."""
+"""The head and its loss against float64 of the same rounded numbers."""
 
 import pytest
 import torch
@@ -6,20 +6,19 @@ import torch
 from itera_lite import ops
 from itera_lite.distill.objective import soft_cross_entropy
 
-pytestmark = pytest.mark.usefixtures("fused")
 
-
-def inputs(rows: int, vocabulary: int, width: int) -> tuple[torch.Tensor, ...]:
-    hidden = torch.randn(rows, width).bfloat16().requires_grad_()
+def inputs(rows: int, vocabulary: int, width: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    hidden = torch.randn(rows, width).to(dtype).requires_grad_()
     weight = (torch.randn(vocabulary, width) / 4).bfloat16().float().requires_grad_()
     return hidden, weight, torch.randint(vocabulary, (rows,))
 
 
 def assert_gradients(hidden, weight, exact_hidden, exact_weight) -> None:
-    """Within what bfloat16 leaves of the logits' gradients, of which each is a sum."""
+    """Within what the type leaves of the logits' gradients, of which each is a sum."""
+    relative = 1e-2 if hidden.dtype == torch.bfloat16 else 2e-5
     for found, exact in ((hidden, exact_hidden), (weight, exact_weight)):
         error = (found.grad.double() - exact.grad).abs().max()
-        assert error < 1e-2 * exact.grad.abs().max()
+        assert error < relative * exact.grad.abs().max()
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,8 @@ def assert_gradients(hidden, weight, exact_hidden, exact_weight) -> None:
     ],
 )
 @pytest.mark.parametrize("scaling", [1.0, 2.5])
-def test_cross_entropy(rows, vocabulary, width, scaling):
-    hidden, weight, targets = inputs(rows, vocabulary, width)
+def test_cross_entropy(rows, vocabulary, width, scaling, dtype):
+    hidden, weight, targets = inputs(rows, vocabulary, width, dtype)
     loss = ops.linear_cross_entropy(hidden, weight, targets, scaling)
     (3 * loss).backward()
     exact = [x.detach().double().requires_grad_() for x in (hidden, weight)]
@@ -48,8 +47,8 @@ def test_cross_entropy(rows, vocabulary, width, scaling):
 
 @pytest.mark.parametrize("rows", [1, 100])
 @pytest.mark.parametrize(("temperature", "mix"), [(1.0, 0.5), (2.0, 0.7)])
-def test_soft_cross_entropy(rows, temperature, mix):
-    hidden, weight, targets = inputs(rows, 512, 64)
+def test_soft_cross_entropy(rows, temperature, mix, dtype):
+    hidden, weight, targets = inputs(rows, 512, 64, dtype)
     teacher = (torch.randn(rows, 512) / temperature).softmax(dim=-1)
     probabilities, ids = teacher.topk(8, dim=-1)
     given = (targets, ids, probabilities, temperature, mix)
@@ -63,8 +62,8 @@ def test_soft_cross_entropy(rows, temperature, mix):
     assert_gradients(hidden, weight, *exact)
 
 
-def test_large_logits_and_their_differences():
-    hidden = torch.eye(64).bfloat16().requires_grad_()
+def test_large_logits_and_their_differences(dtype):
+    hidden = torch.eye(64).to(dtype).requires_grad_()
     weight = (300 * torch.randn(100, 64)).bfloat16().float().requires_grad_()
     targets = torch.arange(64)
     loss = ops.linear_cross_entropy(hidden, weight, targets)
@@ -74,8 +73,8 @@ def test_large_logits_and_their_differences():
     assert hidden.grad.isfinite().all() and weight.grad.isfinite().all()
 
 
-def test_without_gradients_the_losses_are_the_same():
-    hidden, weight, targets = inputs(70, 400, 32)
+def test_without_gradients_the_losses_are_the_same(dtype):
+    hidden, weight, targets = inputs(70, 400, 32, dtype)
     loss = ops.linear_cross_entropy(hidden, weight, targets)
     with torch.no_grad():
         assert ops.linear_cross_entropy(hidden, weight, targets) == loss

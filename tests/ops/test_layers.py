@@ -3,17 +3,16 @@
 import pytest
 import torch
 
-from itera_lite import ops
 from itera_lite.config import ModelConfig
 from itera_lite.model.attention import Attention
 from itera_lite.model.layers import SwiGLU, gated_silu
 from itera_lite.model.ssd import Mamba2
+from itera_lite.ops.attention import _Attention
+from itera_lite.ops.mamba2 import _Mamba2
 
 ITERA = ModelConfig("itera", "ma", 256, 64, n_experts=4, d_expert=32, d_ff=32, d_state=16)
 TRANSFORMER = ModelConfig("transformer", "a", 256, 64, d_ff=64, n_kv_heads=2)
 GPT2 = ModelConfig("gpt2", "a", 256, 64, d_ff=64, n_kv_heads=2)
-
-pytestmark = pytest.mark.usefixtures("fused")
 
 
 def by_operations(layer, x):
@@ -21,10 +20,12 @@ def by_operations(layer, x):
     if isinstance(layer, SwiGLU):
         return layer.down(gated_silu(layer.gate_up(x)))
     if isinstance(layer, Attention):
-        qkv = ops.attention(layer._project(x), layer.config, *layer._angles(0, x.shape[1]))
-        return layer.o_proj(qkv)
-    weights = [layer.conv_weight, layer.conv_bias, layer.dt_bias, layer.A_log, layer.D]
-    return layer.out_proj(ops.mamba2(layer.in_proj(x), layer.config, [*weights, layer.norm.weight]))
+        angles = layer._angles(0, x.shape[1])
+        return layer.o_proj(_Attention.apply(layer._project(x), layer.config, *angles))
+    weights = layer.conv_weight, layer.conv_bias, layer.dt_bias, layer.A_log, layer.D
+    return layer.out_proj(
+        _Mamba2.apply(layer.in_proj(x), layer.config, *weights, layer.norm.weight)
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,12 +34,12 @@ def by_operations(layer, x):
     ids=["swiglu", "itera", "transformer", "gpt2", "mamba2"],
 )
 @pytest.mark.parametrize("frozen", [False, True])
-def test_values_and_gradients_are_the_same(layer, frozen):
+def test_values_and_gradients_are_the_same(layer, frozen, dtype):
     for parameter in layer.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.1)
         parameter.requires_grad_(not frozen)
-    x = torch.randn(3, 40, 64).bfloat16()
+    x = torch.randn(3, 40, 64).to(dtype)
     found = []
     for run in (layer, lambda leaf: by_operations(layer, leaf)):
         leaf = x.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""Linear layers in bfloat16 against exact products of the rounded numbers."""
+"""Linear layers in float32 and bfloat16 against exact products of the same numbers."""
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +8,6 @@ import torch
 
 from itera_lite import ops
 from itera_lite.ops import products
-
-pytestmark = pytest.mark.usefixtures("fused")
 
 
 def rounded(*shape: int) -> torch.Tensor:
@@ -34,11 +32,11 @@ SIZES = [
 
 @pytest.mark.parametrize(("rows", "n", "k"), SIZES)
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_values_and_gradients_are_those_of_exact_products(rows, n, k, with_bias):
-    x = rounded(rows, k).bfloat16().requires_grad_()
+def test_values_and_gradients_are_those_of_exact_products(rows, n, k, with_bias, dtype):
+    x = rounded(rows, k).to(dtype).requires_grad_()
     weight, bias = rounded(n, k).requires_grad_(), rounded(n).requires_grad_()
     y = ops.linear(x, [weight], [bias] if with_bias else [])
-    dy = rounded(rows, n).bfloat16()
+    dy = rounded(rows, n).to(dtype)
     y.backward(dy)
     exact = x.double() @ weight.double().T + with_bias * bias.double()
     assert_close(y.detach(), exact.detach())
@@ -47,18 +45,18 @@ def test_values_and_gradients_are_those_of_exact_products(rows, n, k, with_bias)
     if with_bias:
         assert_close(bias.grad, dy.double().sum(dim=0))
     assert (y.dtype, x.grad.dtype, weight.grad.dtype) == (
-        torch.bfloat16,
-        torch.bfloat16,
+        dtype,
+        dtype,
         torch.float32,
     )
 
 
-def test_several_weights_make_one_product_and_get_gradients_of_their_own():
-    x = rounded(3, 20, 64).bfloat16().requires_grad_()
+def test_several_weights_make_one_product_and_get_gradients_of_their_own(dtype):
+    x = rounded(3, 20, 64).to(dtype).requires_grad_()
     weights = [rounded(n, 64).requires_grad_() for n in (64, 10, 7)]
     biases = [rounded(n).requires_grad_() for n in (64, 10, 7)]
     y = ops.linear(x, weights, biases)
-    dy = rounded(3, 20, 81).bfloat16()
+    dy = rounded(3, 20, 81).to(dtype)
     y.backward(dy)
     exact = [x.double() @ w.double().T + b.double() for w, b in zip(weights, biases, strict=True)]
     assert_close(y.detach(), torch.cat(exact, dim=-1).detach())
@@ -72,20 +70,20 @@ def test_several_weights_make_one_product_and_get_gradients_of_their_own():
         assert_close(bias.grad, part.sum(dim=0))
 
 
-def test_weights_are_rounded_to_the_nearest_as_pytorch_does():
-    x, weight = torch.eye(64).bfloat16(), torch.randn(48, 64)
-    assert torch.equal(ops.linear(x, [weight]), weight.bfloat16().T)
+def test_weights_are_rounded_to_the_nearest_as_pytorch_does(dtype):
+    x, weight = torch.eye(64).to(dtype), torch.randn(48, 64)
+    assert torch.equal(ops.linear(x, [weight]), weight.to(dtype).T)
 
 
-def test_a_row_does_not_depend_on_the_other_rows():
-    x, weight = torch.randn(50, 96).bfloat16(), torch.randn(80, 96)
+def test_a_row_does_not_depend_on_the_other_rows(dtype):
+    x, weight = torch.randn(50, 96).to(dtype), torch.randn(80, 96)
     together = ops.linear(x, [weight])
     for i in range(50):
         assert torch.equal(together[i : i + 1], ops.linear(x[i : i + 1], [weight]))
 
 
-def test_an_infinite_or_undefined_number_stays_in_its_row():
-    x, weight = torch.randn(9, 33).bfloat16(), torch.randn(20, 33)
+def test_an_infinite_or_undefined_number_stays_in_its_row(dtype):
+    x, weight = torch.randn(9, 33).to(dtype), torch.randn(20, 33)
     x[4, 7], x[5, 0] = torch.inf, torch.nan
     y = ops.linear(x, [weight])
     assert y[:4].isfinite().all() and y[6:].isfinite().all()
@@ -96,18 +94,18 @@ def packings(monkeypatch) -> list[int]:
     """A list that grows by one with each packing."""
     seen, real = [], products._pack
 
-    def count(weights):
+    def count(weights, dtype):
         seen.append(len(weights))
-        return real(weights)
+        return real(weights, dtype)
 
     monkeypatch.setattr(products, "_pack", count)
     return seen
 
 
-def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch):
+def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch, dtype):
     seen = packings(monkeypatch)
-    weight, x = torch.randn(32, 32).requires_grad_(), torch.randn(4, 32).bfloat16()
-    products.packed((weight,))
+    weight, x = torch.randn(32, 32).requires_grad_(), torch.randn(4, 32).to(dtype)
+    products.packed((weight,), dtype)
     for _ in range(3):
         ops.linear(x, [weight])
     assert len(seen) == 1
@@ -115,11 +113,11 @@ def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch):
         weight.mul_(2)
     y = ops.linear(x, [weight])
     assert len(seen) == 2
-    assert_close(y.detach(), (x.double() @ weight.bfloat16().double().T).detach())
+    assert_close(y.detach(), (x.double() @ weight.to(dtype).double().T).detach())
 
 
-def test_backward_takes_the_weight_of_its_forward():
-    weight, x = rounded(32, 32).requires_grad_(), rounded(4, 32).bfloat16().requires_grad_()
+def test_backward_takes_the_weight_of_its_forward(dtype):
+    weight, x = rounded(32, 32).requires_grad_(), rounded(4, 32).to(dtype).requires_grad_()
     y, before = ops.linear(x, [weight]), weight.detach().double().clone()
     with torch.no_grad():
         weight.mul_(2)
@@ -128,9 +126,9 @@ def test_backward_takes_the_weight_of_its_forward():
     assert_close(x.grad, torch.ones(4, 32).double() @ before)
 
 
-def test_what_is_computed_of_a_weight_is_packed_anew(monkeypatch):
+def test_what_is_computed_of_a_weight_is_packed_anew(monkeypatch, dtype):
     seen = packings(monkeypatch)
-    leaf, x = rounded(16, 32).requires_grad_(), rounded(4, 32).bfloat16()
+    leaf, x = rounded(16, 32).requires_grad_(), rounded(4, 32).to(dtype)
     for factor in (1.0, 2.0):
         weight = leaf * factor
         y = ops.linear(x, [weight])
@@ -141,20 +139,20 @@ def test_what_is_computed_of_a_weight_is_packed_anew(monkeypatch):
     assert len(seen) == 2
 
 
-def test_what_was_packed_is_gone_with_its_weight():
+def test_what_was_packed_is_gone_with_its_weight(dtype):
     gc.collect()
     before = len(products._cache)
     weight = torch.randn(16, 16)
-    products.packed((weight,))
+    products.packed((weight,), dtype)
     assert len(products._cache) == before + 1
     del weight
     gc.collect()
     assert len(products._cache) == before
 
 
-def test_threads_at_once_get_what_one_gets():
+def test_threads_at_once_get_what_one_gets(dtype):
     weights = [torch.randn(96, 80).requires_grad_() for _ in range(4)]
-    x = torch.randn(700, 80).bfloat16()
+    x = torch.randn(700, 80).to(dtype)
 
     def grads(_: int) -> list[torch.Tensor]:
         leaf = x.clone().requires_grad_()

@@ -92,7 +92,7 @@ def test_the_fused_step_of_muon_is_that_of_pytorch(shape, keeps, fused, monkeypa
     combined = 0.5 * matrices + config.momentum * (naive_momentum - 0.5 * matrices)
     exact -= 0.08 * max(1.0, shape[1] / shape[2]) ** 0.5 * exactly_orthogonalize(combined[1:])
     error, expected = ((w[1:] - exact).norm() for w in (fast, naive))  # of bfloat16
-    assert error < 1.1 * expected
+    assert error < 1.1 * expected + 1e-5 * exact.norm()  # of the order of sums
     assert expected < 0.1 * (exact - weight[1:]).norm()
 
 
