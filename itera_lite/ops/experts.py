@@ -92,12 +92,14 @@ class _Pass(NamedTuple):
     y: Tensor  # (T, D)
     hidden: Tensor  # (T k, 2 F), before the gate
     sizes: _Sizes
-    weights: tuple[Tensor, Tensor]  # gate_up and down, packed for the way back
+    weights: tuple[Tensor | None, Tensor | None]  # gate_up and down, packed for the way back
 
 
-def _experts(x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor) -> _Pass:
+def _experts(
+    x: Tensor, routing: Routing, gates: Tensor, gate_up: Tensor, down: Tensor, both: bool
+) -> _Pass:
     (n, width, inner), (tokens, k) = down.shape, gates.shape
-    up_matrix, down_matrix = packed((gate_up,), x.dtype), packed((down,), x.dtype)
+    up_matrix, down_matrix = (packed((w,), x.dtype, both) for w in (gate_up, down))
     sizes = _Sizes(tokens, k, n, width, inner)
     hidden, y = x.new_empty(tokens * k, 2 * inner), torch.empty_like(x)
     weights = (up_matrix.forward, down_matrix.forward)
@@ -111,7 +113,7 @@ def _experts_grad(
     routing: Routing,
     gates: Tensor,
     hidden: Tensor,
-    weights: tuple[Tensor, Tensor],
+    weights: tuple[Tensor | None, Tensor | None],
     s: _Sizes,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, gates, gate_up and down."""
@@ -132,12 +134,13 @@ class _Mixture(Function):
         ctx: Any, x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, load: Tensor, k: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous()
-        (n, width), matrix = router.shape, packed((router,), x.dtype)
+        both = any(ctx.needs_input_grad)
+        (n, width), matrix = router.shape, packed((router,), x.dtype, both)
         tokens = x.numel() // width
         logits = torch.empty(tokens, n)
         call(f"router_{SUFFIX[x.dtype]}", x, matrix.forward, logits, tokens, n, width)
         index, gates, mean, routing = _route(logits, k)
-        y, hidden, ctx.sizes, ctx.weights = _experts(x, routing, gates, gate_up, down)
+        y, hidden, ctx.sizes, ctx.weights = _experts(x, routing, gates, gate_up, down, both)
         ctx.save_for_backward(x, load, logits, index, gates, hidden, *routing)
         ctx.router = matrix.backward
         counts = routing.counts

@@ -39,12 +39,13 @@ void weight_grad(const T* dy, const T* x, float* dw, int64_t rows, int64_t n, in
   }
 }
 
-// ``count`` weights (n, k), each in the order of x w^T (``forward``) and of dy w (``backward``).
+// ``count`` weights (n, k), each in the order of x w^T (``forward``) and of dy w (``backward``);
+// null: not wanted.
 template <typename T>
 void pack_weights(const float* w, T* forward, T* backward, int64_t count, int64_t n, int64_t k) {
   for (int64_t e = 0; e < count; e++, w += n * k) {
     pack_transposed(w, k, n, k, forward + e * packed_size<T>(k, n));
-    pack(Rows{w, k}, n, k, backward + e * packed_size<T>(n, k));
+    if (backward) pack(Rows{w, k}, n, k, backward + e * packed_size<T>(n, k));
   }
 }
 

@@ -37,7 +37,8 @@ def _forward(
     dhidden = torch.empty_like(hidden) if need_hidden or need_weight else None
     dweight = torch.empty_like(weight) if need_weight else None
     (t, d), v = hidden.shape, weight.shape[0]
-    orders, gradients = packed((weight,), hidden.dtype), (dhidden, dweight, t, v, d)
+    orders = packed((weight,), hidden.dtype, dhidden is not None)
+    gradients = (dhidden, dweight, t, v, d)
     function = f"head_{name}_{SUFFIX[hidden.dtype]}"
     call(function, hidden, *orders, *of_rows, *gradients, *numbers, 1 / t)
     ctx.save_for_backward(dhidden, dweight)

@@ -21,7 +21,7 @@ class Packed(NamedTuple):
     """A weight (N, K) in the orders that the products read: of ``x w^T`` and of ``dy w``."""
 
     forward: Tensor
-    backward: Tensor
+    backward: Tensor | None  # where it was asked for
 
 
 class _Entry(NamedTuple):
@@ -33,20 +33,21 @@ class _Entry(NamedTuple):
 _cache: dict[tuple[torch.dtype, tuple[int, ...]], _Entry] = {}
 
 
-def _pack(weights: Sequence[Tensor], dtype: torch.dtype) -> Packed:
+def _pack(weights: Sequence[Tensor], dtype: torch.dtype, both: bool) -> Packed:
     weight = weights[0].detach() if len(weights) == 1 else torch.cat([w.detach() for w in weights])
     weight = weight.contiguous()
     *stack, n, k = weight.shape
     count, kind = math.prod(stack), SUFFIX[dtype]
     forward, backward = (
-        torch.empty(count * call(f"packed_size_{kind}", *shape), dtype=dtype)
-        for shape in ((k, n), (n, k))
+        torch.empty(count * call(f"packed_size_{kind}", *shape), dtype=dtype) if wanted else None
+        for shape, wanted in (((k, n), True), ((n, k), both))
     )
     call(f"pack_weights_{kind}", weight, forward, backward, count, n, k)
+    assert forward is not None
     return Packed(forward, backward)
 
 
-def packed(weights: Sequence[Tensor], dtype: torch.dtype) -> Packed:
+def packed(weights: Sequence[Tensor], dtype: torch.dtype, both: bool) -> Packed:
     """Some float32 weights (N_i, K), one below the other, as ``dtype`` in the products' orders.
 
     One alone may be a stack (E, N, K), of which each is packed by itself, one after the other.
@@ -54,18 +55,22 @@ def packed(weights: Sequence[Tensor], dtype: torch.dtype) -> Packed:
     What was packed of leaf tensors is kept until they change (by their version, which every
     operation of PyTorch in place counts up) or are gone. Threads may call this at the same time:
     at worst two pack the same.
+
+    Args:
+        both: also in the order for a gradient by what is multiplied.
     """
     key = dtype, tuple(map(id, weights))
     entry = _cache.get(key)
-    if entry is not None and all(
+    fresh = entry is not None and all(
         ref() is weight and version == weight._version
         for ref, version, weight in zip(entry.weights, entry.versions, weights, strict=True)
-    ):
+    )
+    if entry is not None and fresh and (entry.packed.backward is not None or not both):
         return entry.packed
     if not all(weight.is_leaf and not weight.is_inference() for weight in weights):
-        return _pack(weights, dtype)
+        return _pack(weights, dtype, both)
     versions = tuple(weight._version for weight in weights)
-    result = _pack(weights, dtype)
+    result = _pack(weights, dtype, both)
 
     def forget(_: Any) -> None:
         _cache.pop(key, None)
@@ -85,7 +90,7 @@ class _Linear(Function):
         x = x.contiguous()
         k = x.shape[-1]
         n = sum([weight.shape[0] for weight in weights])
-        matrix, kind = packed(weights, x.dtype), SUFFIX[x.dtype]
+        matrix, kind = packed(weights, x.dtype, ctx.needs_input_grad[0]), SUFFIX[x.dtype]
         y = x.new_empty(*x.shape[:-1], n)
         rows = x.numel() // k
         call(f"linear_{kind}", x, matrix.forward, bias, y, rows, n, k)

@@ -94,9 +94,9 @@ def packings(monkeypatch) -> list[int]:
     """A list that grows by one with each packing."""
     seen, real = [], products._pack
 
-    def count(weights, dtype):
+    def count(weights, dtype, both):
         seen.append(len(weights))
-        return real(weights, dtype)
+        return real(weights, dtype, both)
 
     monkeypatch.setattr(products, "_pack", count)
     return seen
@@ -105,7 +105,7 @@ def packings(monkeypatch) -> list[int]:
 def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch, dtype):
     seen = packings(monkeypatch)
     weight, x = torch.randn(32, 32).requires_grad_(), torch.randn(4, 32).to(dtype)
-    products.packed((weight,), dtype)
+    products.packed((weight,), dtype, True)
     for _ in range(3):
         ops.linear(x, [weight])
     assert len(seen) == 1
@@ -114,6 +114,18 @@ def test_a_leaf_is_packed_once_for_each_of_its_versions(monkeypatch, dtype):
     y = ops.linear(x, [weight])
     assert len(seen) == 2
     assert_close(y.detach(), (x.double() @ weight.to(dtype).double().T).detach())
+
+
+def test_the_order_for_gradients_is_made_where_one_is_wanted(monkeypatch, dtype):
+    seen = packings(monkeypatch)
+    weight, x = torch.randn(32, 48), torch.randn(4, 48).to(dtype)
+    ops.linear(x, [weight])
+    assert products.packed((weight,), dtype, False).backward is None
+    leaf = x.clone().requires_grad_()
+    ops.linear(leaf, [weight]).backward(torch.ones(4, 32).to(dtype))
+    assert_close(leaf.grad, weight.to(dtype).double().sum(dim=0).expand(4, 48))
+    ops.linear(x, [weight])
+    assert len(seen) == 2
 
 
 def test_backward_takes_the_weight_of_its_forward(dtype):
@@ -143,7 +155,7 @@ def test_what_was_packed_is_gone_with_its_weight(dtype):
     gc.collect()
     before = len(products._cache)
     weight = torch.randn(16, 16)
-    products.packed((weight,), dtype)
+    products.packed((weight,), dtype, True)
     assert len(products._cache) == before + 1
     del weight
     gc.collect()
