@@ -31,7 +31,7 @@ constexpr int LANES = 8;
 #else
 constexpr int LANES = 4;
 #endif
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));
 

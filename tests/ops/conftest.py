@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -12,46 +13,53 @@ import torch
 from itera_lite import ops
 from itera_lite.ops import library
 
-X86 = platform.machine() == "x86_64"
-NARROWER = {4: ["-mno-avx"], 8: ["-mno-avx512f"]}  # for so many numbers of a vector
+NARROWER = {"4 lanes": "-mno-avx", "8 lanes": "-mno-avx512f"}
 
 
 @pytest.fixture(scope="session")
 def libraries():
-    """The compiled libraries so far, by the numbers of a vector; None: this processor's own."""
-    return {None: library.load()}
+    """The compiled libraries so far, by what is different in them."""
+    return {}
 
 
-def compiled(lanes: int):
-    """The library with vectors of so many numbers; of 16, where this processor lacks AVX512-BF16,
-    with its instructions in plain C++, compiled without optimization."""
-    if lanes in NARROWER:
-        with mock.patch.object(library, "FLAGS", [*library.FLAGS, *NARROWER[lanes]]):
-            return library.load()
-    header = Path(__file__).parent / "avx512.h"
-    command = shlex.join([*library._compiler(), "-Wno-psabi", "-include", str(header)])
-    flags = [flag for flag in library.FLAGS if flag != "-O3"]
-    with mock.patch.dict(os.environ, CXX=command), mock.patch.object(library, "FLAGS", flags):
+def compiled(kind: str):
+    """The library with narrower vectors, by Clang, or with AVX512-BF16. Where this processor lacks
+    its instructions they are plain C++, compiled without optimization."""
+    command, flags = library._compiler(), list(library.FLAGS)
+    if kind == "clang":
+        clang = shutil.which("clang++") or shutil.which("clang++-19")
+        if not clang:
+            pytest.skip("no Clang on this machine")
+        command = [clang]
+    elif platform.machine() != "x86_64":
+        pytest.skip("another processor's vectors")
+    elif kind in NARROWER:
+        flags.append(NARROWER[kind])
+    elif not library.has_bf16():
+        header = Path(__file__).parent / "avx512.h"
+        command += ["-Wno-psabi", "-include", str(header)]
+        flags.remove("-O3")
+    with (
+        mock.patch.dict(os.environ, CXX=shlex.join(command)),
+        mock.patch.object(library, "FLAGS", flags),
+    ):
         return library.load()
 
 
-@pytest.fixture(
-    params=[(torch.float32, None), (torch.float32, 4), (torch.float32, 8), (torch.bfloat16, 16)],
-    ids=["own", "4", "8", "bf16"],
-)
+@pytest.fixture(params=["own", *NARROWER, "clang", "bf16"])
 def dtype(request, libraries, monkeypatch):
     """A type of the products, with the fused operations on."""
-    wanted, lanes = request.param
     torch.manual_seed(0)
     problem = ops.enable()
     assert problem is None, problem
-    if lanes is not None and not (lanes == 16 and library.has_bf16()):
-        if not X86:
-            pytest.skip("another processor's vectors")
-        if lanes not in libraries:
-            libraries[lanes] = compiled(lanes)
-        monkeypatch.setattr(library, "_library", libraries[lanes])
+    kind = request.param
+    if kind != "own":
+        if kind not in libraries:
+            libraries[kind] = compiled(kind)
+        if kind in NARROWER:
+            assert libraries[kind].packed_size_f32(1, 1) == int(kind.split()[0])
+        monkeypatch.setattr(library, "_library", libraries[kind])
         monkeypatch.setattr(library, "_functions", {})
-    yield wanted
+    yield torch.bfloat16 if kind == "bf16" else torch.float32
     ops.forget_packed()
     ops.disable()
