@@ -1,7 +1,8 @@
-"""This program damages the code that measures and judges, and counts which damage the tests notice.
+"""This program makes small changes to the code that measures and judges, and counts those that no
+test notices.
 
-It makes copies of the package, called mutants, that differ from it in one comparison, sign, number,
-word or argument, and runs the tests on each. A mutant survives where no test fails: then no test
+Each copy of the package, called a mutant, differs from it in one comparison, sign, number, word or
+argument. The program runs the tests on each. A mutant survives where no test fails: then no test
 checks what was changed there. ``python -m tools.mutants [ROOM ...]`` tries all mutants of these
 rooms of the package. `mutmut` changes functions. It leaves out what runs when a module is imported,
 such as the table of metrics with their directions and units, and decorated functions, such as
