@@ -8,8 +8,6 @@ extern "C" int64_t has_bf16() { return HAVE_BF16; }
 
 namespace {
 
-constexpr int64_t COLUMNS = 96;  // of the gradient that are transposed at a time
-
 template <typename T> struct StoreWithBias {
   T* y;
   int64_t stride;
@@ -23,21 +21,6 @@ template <typename T> struct StoreWithBias {
     });
   }
 };
-
-// dw (n, k) = dy^T x, over ``rows`` rows.
-template <typename T>
-void weight_grad(const T* dy, const T* x, float* dw, int64_t rows, int64_t n, int64_t k) {
-  static thread_local Buffer<T> turned, packed;
-  T* b = packed.get(packed_size<T>(rows, k));
-  int64_t stride = transposed_stride<T>(rows);
-  T* a = turned.get(COLUMNS * stride);
-  pack(Rows{x, k}, rows, k, b);
-  for (int64_t begin = 0; begin < n; begin += COLUMNS) {
-    int64_t count = n - begin < COLUMNS ? n - begin : COLUMNS;
-    transpose(Rows{dy + begin, n}, rows, count, a);
-    gemm(count, k, rows, Rows{a, stride}, b, Store{dw + begin * k, k});
-  }
-}
 
 // ``count`` weights (n, k), each in the order of x w^T (``forward``) and of dy w (``backward``);
 // null: not wanted.

@@ -349,4 +349,22 @@ template <typename T, typename R> void transpose(const R& row, int64_t k, int64_
     }
 }
 
+constexpr int64_t COLUMNS = 96;  // of a gradient that are transposed at a time
+
+// dw (n, k) = dy^T x, over ``rows`` rows, or with ``add`` dw += that.
+template <typename T>
+void weight_grad(const T* dy, const T* x, float* dw, int64_t rows, int64_t n, int64_t k,
+                 bool add = false) {
+  static thread_local Buffer<T> turned, packed;
+  T* b = packed.get(packed_size<T>(rows, k));
+  int64_t stride = transposed_stride<T>(rows);
+  T* a = turned.get(COLUMNS * stride);
+  pack(Rows{x, k}, rows, k, b);
+  for (int64_t begin = 0; begin < n; begin += COLUMNS) {
+    int64_t count = n - begin < COLUMNS ? n - begin : COLUMNS;
+    transpose(Rows{dy + begin, n}, rows, count, a);
+    gemm(count, k, rows, Rows{a, stride}, b, Store{dw + begin * k, k, add});
+  }
+}
+
 }  // namespace itera

@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t CHUNK = 24;           // rows whose logits exist in float32
 constexpr int64_t GRADIENTS = 4 << 20;  // bytes of logits' gradients that exist,
 constexpr int64_t FEWEST_ROWS = 256;    // but those of this many rows at least
-constexpr int64_t COLUMNS = 96;         // of them that are transposed at a time
 
 template <typename T> struct Head {
   const T *hidden, *forward, *backward;  // (rows, width); the weight (v, width), packed
@@ -63,7 +62,7 @@ float cross_entropy(float* z, const float* tops, T* out, int64_t v, int64_t targ
 // loss(first row, rows, logits, their tops, gradients or null) of each chunk, and the products.
 template <typename T, typename Loss> void run(const Head<T>& h, const Loss& loss) {
   static thread_local Buffer<float> logits;
-  static thread_local Buffer<T> gradients, turned, packed;
+  static thread_local Buffer<T> gradients;
   int64_t block = GRADIENTS / int64_t(sizeof(T)) / h.v;
   if (block < FEWEST_ROWS) block = FEWEST_ROWS;
   block = block / CHUNK * CHUNK + CHUNK;
@@ -83,17 +82,8 @@ template <typename T, typename Loss> void run(const Head<T>& h, const Loss& loss
         gemm(n, h.width, h.v, Rows{part, h.v}, h.backward,
              Store{h.dhidden + (begin + first) * h.width, h.width});
     }
-    if (!h.dweight) continue;
-    T* b = packed.get(packed_size<T>(count, h.width));
-    int64_t stride = transposed_stride<T>(count);
-    T* a = turned.get(COLUMNS * stride);
-    pack(Rows{h.hidden + begin * h.width, h.width}, count, h.width, b);
-    for (int64_t j = 0; j < h.v; j += COLUMNS) {
-      int64_t n = h.v - j < COLUMNS ? h.v - j : COLUMNS;
-      transpose(Rows{g + j, h.v}, count, n, a);
-      gemm(n, h.width, count, Rows{a, stride}, b,
-           Store{h.dweight + j * h.width, h.width, begin > 0});
-    }
+    if (h.dweight)
+      weight_grad(g, h.hidden + begin * h.width, h.dweight, count, h.v, h.width, begin > 0);
   }
 }
 
