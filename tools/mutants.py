@@ -1,8 +1,8 @@
-"""This program makes small changes to the code that measures and judges, and counts those that no
-test notices.
+"""This program checks the tests: it changes the package in one place, and runs them.
 
-Each copy of the package, called a mutant, differs from it in one comparison, sign, number, word or
-argument. The program runs the tests on each. A mutant survives where no test fails: then no test
+It changes the code that measures and judges. A copy of the package with one change (to a
+comparison, a sign, a number, a word or an argument) is called a mutant. The program runs the tests
+on each mutant, and counts those that survive. A mutant survives where no test fails: then no test
 checks what was changed there. ``python -m tools.mutants [ROOM ...]`` tries all mutants of these
 rooms of the package. `mutmut` changes functions. It leaves out what runs when a module is imported,
 such as the table of metrics with their directions and units, and decorated functions, such as
