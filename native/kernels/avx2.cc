@@ -16,9 +16,11 @@ struct I {
 struct Nibbles {
     I low, high;
 };
+struct Sum4 {  // pairs of 16 bits, which hold a block: 16 products of at most 15 * 127
+    I begun, pairs;
+};
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2, NG = 4;
-constexpr bool HIGH_BY_16 = false;
+constexpr int TILE = 4, UNROLL = 8;
 
 inline F load(const float *p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float *p, F v) {
@@ -42,11 +44,19 @@ inline F bhalf(const uint16_t *p) { return {bhalf8(p), bhalf8(p + 8)}; }
 inline F to_float(I v) { return {_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)}; }
 inline I set_int(int32_t v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
 
+// Keeps the compiler from adding in another order, for which 16 registers are too few.
+inline __m256i in_order(__m256i v) {
+    asm("" : "+x"(v));
+    return v;
+}
+// acc + the sums of two neighbours of 16 bits.
+inline __m256i widened(__m256i acc, __m256i pairs) {
+    return in_order(_mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1))));
+}
 // Signed times signed by an instruction that multiplies unsigned by signed: |q| times w with the
 // sign of q. Neither is ever -128, so that pairs fit 16 bits.
 inline __m256i dot8(__m256i acc, __m256i w, __m256i q) {
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(w, q));
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return widened(acc, _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(w, q)));
 }
 inline I dot(I acc, const uint8_t *w, int32_t q4) {
     const __m256i q = _mm256_set1_epi32(q4);
@@ -54,8 +64,7 @@ inline I dot(I acc, const uint8_t *w, int32_t q4) {
             dot8(acc.b, _mm256_loadu_si256((const __m256i *)(w + 32)), q)};
 }
 inline __m256i dot4(__m256i acc, __m256i w, __m256i q) {
-    const __m256i pairs = _mm256_maddubs_epi16(w, q);
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return widened(acc, _mm256_maddubs_epi16(w, q));
 }
 inline Nibbles nibbles(const uint8_t *w) {
     const __m256i mask = _mm256_set1_epi8(0x0f);
@@ -71,13 +80,17 @@ inline I dot_values(I acc, const int8_t *v, int32_t p4) {
     return {dot4(acc.a, p, _mm256_loadu_si256((const __m256i *)v)),
             dot4(acc.b, p, _mm256_loadu_si256((const __m256i *)(v + 32)))};
 }
-inline I dot_low(I acc, Nibbles w, int32_t q4) {
+inline Sum4 begin(I sums) { return {sums, set_int(0)}; }
+inline Sum4 dot_pairs(Sum4 acc, I w, int32_t q4) {
     const __m256i q = _mm256_set1_epi32(q4);
-    return {dot4(acc.a, w.low.a, q), dot4(acc.b, w.low.b, q)};
+    acc.pairs.a = in_order(_mm256_add_epi16(acc.pairs.a, _mm256_maddubs_epi16(w.a, q)));
+    acc.pairs.b = in_order(_mm256_add_epi16(acc.pairs.b, _mm256_maddubs_epi16(w.b, q)));
+    return acc;
 }
-inline I dot_high(I acc, Nibbles w, int32_t q4) {
-    const __m256i q = _mm256_set1_epi32(q4);
-    return {dot4(acc.a, w.high.a, q), dot4(acc.b, w.high.b, q)};
+inline Sum4 dot_low(Sum4 acc, Nibbles w, int32_t q4) { return dot_pairs(acc, w.low, q4); }
+inline Sum4 dot_high(Sum4 acc, Nibbles w, int32_t q4) { return dot_pairs(acc, w.high, q4); }
+inline I total(Sum4 acc) {
+    return {widened(acc.begun.a, acc.pairs.a), widened(acc.begun.b, acc.pairs.b)};
 }
 
 inline F add(F a, F b) { return {_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }

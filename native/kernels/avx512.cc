@@ -9,12 +9,14 @@ namespace {
 
 using F = __m512;
 using I = __m512i;
-struct Nibbles {
+struct Nibbles {  // the high ones stay where they are, 16 times as great: a shift less
+    __m512i low, high;
+};
+struct Sum4 {
     __m512i low, high;
 };
 constexpr uint8_t FLIP = 0x80;  // the instruction takes unsigned times signed
-constexpr int NT = 8, NG = 8;
-constexpr bool HIGH_BY_16 = true;  // Nibbles' high ones stay where they are: a shift less
+constexpr int TILE = 8, UNROLL = 8;
 
 inline F load(const float *p) { return _mm512_loadu_ps(p); }
 inline void store(float *p, F v) { _mm512_storeu_ps(p, v); }
@@ -40,14 +42,14 @@ inline Nibbles nibbles(const uint8_t *w) {
     const __m512i both = _mm512_loadu_si512(w);
     return {_mm512_and_si512(both, mask), _mm512_andnot_si512(mask, both)};
 }
-inline I dot_low(I acc, Nibbles w, int32_t q) {
-    return _mm512_dpbusd_epi32(acc, w.low, _mm512_set1_epi32(q));
+inline Sum4 begin(I sums) { return {sums, _mm512_setzero_si512()}; }
+inline Sum4 dot_low(Sum4 acc, Nibbles w, int32_t q) {
+    return {_mm512_dpbusd_epi32(acc.low, w.low, _mm512_set1_epi32(q)), acc.high};
 }
-inline I dot_high(I acc, Nibbles w, int32_t q) {
-    return _mm512_dpbusd_epi32(acc, w.high, _mm512_set1_epi32(q));
+inline Sum4 dot_high(Sum4 acc, Nibbles w, int32_t q) {
+    return {acc.low, _mm512_dpbusd_epi32(acc.high, w.high, _mm512_set1_epi32(q))};
 }
-
-inline I add_high(I low, I high) { return _mm512_add_epi32(low, _mm512_srai_epi32(high, 4)); }
+inline I total(Sum4 acc) { return _mm512_add_epi32(acc.low, _mm512_srai_epi32(acc.high, 4)); }
 
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }

@@ -2,8 +2,9 @@
 // vectors inside an unnamed namespace, then includes this there. Nothing may be shared between the
 // sets: the linker would keep one copy, compiled for any of them.
 //
-// It needs F (16 floats), I (16 ints), Nibbles, NT (rows of a tile), NG (groups of a tile of one row), FLIP,
-// HIGH_BY_16 (the high ones of Nibbles are 16 times as great, and `add_high` adds them), and
+// It needs F (16 floats), I (16 ints), Nibbles, Sum4 (16 sums of a block's products with Nibbles),
+// TILE (rows of a product times groups of weights that are computed together; a power of two),
+// UNROLL (steps of a block's loop that are written out), FLIP, and
 //   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
 //   lane_of, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,
 //   set_int, to_int, magnitude (bits without the sign), max_int, add_int, and_int, bits_of (a & b | c), as_int
@@ -12,7 +13,8 @@
 //   the lower, then of those), power_of_two (of an integer plus 1.5 * 2^23; 0 for -127),
 //   lanes_from (a bit for each lane that is at least the second), zero_below (0 in the others),
 //   load_ids, pack_lanes (of two vectors, in order; may write 16),
-//   dot(I, const uint8_t *weights, int32_t four), nibbles, dot_low, dot_high.
+//   dot(I, const uint8_t *weights, int32_t four), nibbles, dot_low and dot_high (to a Sum4),
+//   begin (a Sum4 that has sums already) and total (its sums).
 //
 // Vectors may be read and written up to the end of the 16 that a length reaches into: all memory
 // of weights, states and sessions has that room.

@@ -80,7 +80,7 @@ inline F exp2_roughly(F x) {
 template <int T>
 inline void score8(const Cache8 &cache, size_t first, size_t n, const int8_t (*q)[kMaxHeadDim],
                    const int32_t *sums, size_t head_dim, float (*scores)[kSpan], float *best) {
-    constexpr int G = T > 1 ? 2 : 4;  // groups of 16 positions that share a broadcast query
+    constexpr int G = T > 1 ? (TILE + 3) / 4 : 4;  // groups of 16 positions that share a query
     F greatest[T];
     for (int t = 0; t < T; t++) greatest[t] = set(-1e30f);
     for (size_t i = 0; i < n; i += 16 * G) {
@@ -159,19 +159,30 @@ inline void gather8(const int8_t *v, size_t quads, size_t head_dim, const int8_t
             y[t][group + g] = fma(to_float(acc[g][t]), set(scales[t]), y[t][group + g]);
 }
 
-// A running softmax: what was added is rescaled when a greater score comes (Milakov and
-// Gimelshein, 2018), so that scores needn't be kept. The weights of a span are relative to the
-// greatest score in it.
-template <int T, size_t D>
-inline void attend8_tile(const float *queries, const Cache8 &cache, size_t any_dim, size_t length,
-                         float scale, float *out) {
+// Calls use<T>() with a constant T of 1 to kHeadTile.
+template <class Use> inline void with_constant(int count, Use use) {
+    switch (count) {
+    case 1: return use.template operator()<1>();
+    case 2: return use.template operator()<2>();
+    case 3: return use.template operator()<3>();
+    default: return use.template operator()<kHeadTile>();
+    }
+}
+
+// Of at most kHeadTile heads; D is head_dim or, where that isn't known, 0. A running softmax: what
+// was added is rescaled when a greater score comes (Milakov and Gimelshein, 2018), so that scores
+// needn't be kept. The weights of a span are relative to the greatest score in it.
+template <size_t D>
+inline void attend8_tile(const float *queries, const Cache8 &cache, int heads, size_t any_dim,
+                         size_t length, float scale, float *out) {
+    constexpr int T = kHeadTile;
     const size_t head_dim = D ? D : any_dim, groups = head_dim / 16;
     alignas(64) int8_t q[T][kMaxHeadDim], p[kSpans][T][kSpan];
     alignas(64) float scores[kSpans][T][kSpan], value_scales[kSpan] = {};
     int32_t sums[T];
     float scales[T], most[T];
     F total[T], y[T][kMaxHeadDim / 16];
-    for (int t = 0; t < T; t++) {
+    for (int t = 0; t < heads; t++) {
         scales[t] = scale * 1.44269504f *
                     quantize_group(queries + t * head_dim, head_dim, q[t], sums + t);
         if (scales[t] < 1e-20f) scales[t] = 1e-20f;  // or -1e30 would be a score as good as others
@@ -187,9 +198,11 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, size_t any_d
         alignas(64) float shrinks[16] = {};
         for (size_t span = 0; span < spans; span++) {
             const size_t at = span * kSpan, rest = n - at < kSpan ? n - at : kSpan;
-            score8<T>(cache, first + at, rest, q, sums, head_dim, scores[span], best[span]);
+            with_constant(heads, [&]<int Heads>() {
+                score8<Heads>(cache, first + at, rest, q, sums, head_dim, scores[span], best[span]);
+            });
         }
-        for (int t = 0; t < T; t++) {
+        for (int t = 0; t < heads; t++) {
             float now = most[t];
             for (size_t span = 0; span < spans; span++)
                 now = scales[t] * best[span][t] > now ? scales[t] * best[span][t] : now;
@@ -201,7 +214,7 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, size_t any_d
         for (size_t i = 0; i < kSpans * T; i += 16)
             store(factors + i, exp2_roughly(load(factors + i)));
         store(shrinks, exp2_roughly(load(shrinks)));
-        for (int t = 0; t < T; t++) {
+        for (int t = 0; t < heads; t++) {
             total[t] = mul(total[t], set(shrinks[t]));
             for (size_t g = 0; g < groups; g++) y[t][g] = mul(y[t][g], set(shrinks[t]));
         }
@@ -214,7 +227,7 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, size_t any_d
             const F inverse = set(unit > 0 ? 1.0f / unit : 0.0f);
             for (size_t i = 0; i < to; i += 16)
                 store(value_scales + i, mul(load(from + i), inverse));
-            for (int t = 0; t < T; t++) {
+            for (int t = 0; t < heads; t++) {
                 float &factor = factors[span * T + t];
                 const F sum = weigh_span(scores[span][t], value_scales, to, scales[t],
                                          best[span][t], p[span][t]);
@@ -225,34 +238,29 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, size_t any_d
         for (size_t span = 0; span < spans; span++) {
             const int8_t *v = cache.values + (first + span * kSpan) * head_dim;
             const size_t rest = n - span * kSpan, quads = (rest < kSpan ? rest + 3 : kSpan) / 4;
-            size_t g = 0;
-            for (; g + 2 <= groups; g += 2)
-                gather8<2, T>(v, quads, head_dim, p[span], factors + span * T, g, y);
-            for (; g < groups; g++)
-                gather8<1, T>(v, quads, head_dim, p[span], factors + span * T, g, y);
+            with_constant(heads, [&]<int Heads>() {
+                size_t g = 0;
+                for (; g + 2 <= groups; g += 2)
+                    gather8<2, Heads>(v, quads, head_dim, p[span], factors + span * T, g, y);
+                for (; g < groups; g++)
+                    gather8<1, Heads>(v, quads, head_dim, p[span], factors + span * T, g, y);
+            });
         }
     }
-    for (int t = 0; t < T; t++) {
+    for (int t = 0; t < heads; t++) {
         const F r = set(1.0f / sum(total[t]));
         for (size_t g = 0; g < groups; g++) store(out + t * head_dim + g * 16, mul(y[t][g], r));
     }
 }
 
-template <int T>
-inline void attend8_heads(const float *queries, const Cache8 &cache, size_t head_dim,
-                          size_t length, float scale, float *out) {
-    if (head_dim == 32)  // the usual size as a constant: its loops are unrolled
-        attend8_tile<T, 32>(queries, cache, head_dim, length, scale, out);
-    else
-        attend8_tile<T, 0>(queries, cache, head_dim, length, scale, out);
-}
-
 void attend8(const float *queries, const Cache8 &cache, size_t heads, size_t head_dim,
              size_t length, float scale, float *out) {
-    size_t h = 0;
-    for (; h + kHeadTile <= heads; h += kHeadTile)
-        attend8_heads<kHeadTile>(queries + h * head_dim, cache, head_dim, length, scale,
-                                 out + h * head_dim);
-    for (; h < heads; h++)
-        attend8_heads<1>(queries + h * head_dim, cache, head_dim, length, scale, out + h * head_dim);
+    for (size_t h = 0; h < heads; h += kHeadTile) {
+        const float *from = queries + h * head_dim;
+        const int now = int(heads - h < kHeadTile ? heads - h : kHeadTile);
+        if (head_dim == 32)  // the usual size as a constant: its loops are unrolled
+            attend8_tile<32>(from, cache, now, head_dim, length, scale, out + h * head_dim);
+        else
+            attend8_tile<0>(from, cache, now, head_dim, length, scale, out + h * head_dim);
+    }
 }

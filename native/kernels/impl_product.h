@@ -2,6 +2,11 @@
 
 constexpr int kOffset8 = FLIP ? 128 : 0;
 
+struct Sum8 {  // 16 sums of a block's products with weights of 8 bits
+    I sums;
+};
+inline I total(const Sum8 &acc) { return acc.sums; }
+
 inline int32_t four(const int8_t *q) {
     int32_t bits;
     __builtin_memcpy(&bits, q, 4);
@@ -65,20 +70,21 @@ template <TensorType type, int G, int T>
     for (int g = 0; g < G; g++)
         for (int t = 0; t < T; t++) sum[g][t] = set(0.0f);
     for (uint32_t b = 0; b < blocks; b++) {
-        I acc[G][T], by_16[G][T];
+        std::conditional_t<is_q8, Sum8, Sum4> acc[G][T];
         for (int t = 0; t < T; t++) {
             const I start = set_int(-(is_q8 ? kOffset8 : 8) * x[t].sums[b]);
-            for (int g = 0; g < G; g++) {
-                acc[g][t] = start;
-                by_16[g][t] = set_int(0);
-            }
+            for (int g = 0; g < G; g++)
+                if constexpr (is_q8) acc[g][t] = {start};
+                else acc[g][t] = begin(start);
         }
+#pragma GCC unroll UNROLL
         for (uint32_t j = 0; j < bytes / 64; j++)
             if constexpr (is_q8) {
                 for (int t = 0; t < T; t++) {
                     const int32_t q = four(x[t].q + b * kBlock + 4 * j);
                     for (int g = 0; g < G; g++)
-                        acc[g][t] = dot(acc[g][t], w + g * m.group_bytes + b * bytes + 64 * j, q);
+                        acc[g][t].sums = dot(acc[g][t].sums,
+                                             w + g * m.group_bytes + b * bytes + 64 * j, q);
                 }
             } else {
                 for (int g = 0; g < G; g++) {
@@ -86,18 +92,16 @@ template <TensorType type, int G, int T>
                     for (int t = 0; t < T; t++) {
                         const int8_t *q = x[t].q + b * kBlock + 4 * j;
                         acc[g][t] = dot_low(acc[g][t], pair, four(q));
-                        I &high = HIGH_BY_16 ? by_16[g][t] : acc[g][t];
-                        high = dot_high(high, pair, four(q + 16));
+                        acc[g][t] = dot_high(acc[g][t], pair, four(q + 16));
                     }
                 }
             }
         for (int g = 0; g < G; g++) {
             const uint8_t *scales = w + g * m.group_bytes + blocks * bytes + b * 32;
             const F scale = half(reinterpret_cast<const uint16_t *>(scales));
-            if constexpr (HIGH_BY_16 && !is_q8)
-                for (int t = 0; t < T; t++) acc[g][t] = add_high(acc[g][t], by_16[g][t]);
             for (int t = 0; t < T; t++)
-                sum[g][t] = fma(to_float(acc[g][t]), mul(scale, set(x[t].scales[b])), sum[g][t]);
+                sum[g][t] = fma(to_float(total(acc[g][t])), mul(scale, set(x[t].scales[b])),
+                                sum[g][t]);
         }
     }
     for (int g = 0; g < G; g++)
@@ -122,7 +126,7 @@ template <TensorType type, int G, int T>
     if constexpr (G > 1) tiles<type, G / 2, T>(m, group, x, q, y);
 }
 
-// All groups for T rows; G groups at a time keep the vector units busy where T is small.
+// All groups for T rows.
 template <TensorType type, int G, int T>
 inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y, size_t stride) {
     const float *x[T];
@@ -139,11 +143,12 @@ inline void product(const Matrix &m, const Rows &rows, uint32_t first, float *y,
     tiles<type, G, T>(m, 0, x, q, out);
 }
 
-template <TensorType type>
-inline void matmul_of(const Matrix &m, const Rows &rows, float *y, size_t stride) {
-    uint32_t i = 0;
-    for (; i + NT <= rows.n; i += NT) product<type, 1, NT>(m, rows, i, y, stride);
-    for (; i < rows.n; i++) product<type, NG, 1>(m, rows, i, y, stride);
+// Rows from `first` on: T at a time, then half as many with twice the groups for what is left.
+template <TensorType type, int T = TILE>
+inline void matmul_of(const Matrix &m, const Rows &rows, float *y, size_t stride,
+                      uint32_t first = 0) {
+    for (; first + T <= rows.n; first += T) product<type, TILE / T, T>(m, rows, first, y, stride);
+    if constexpr (T > 1) matmul_of<type, T / 2>(m, rows, y, stride, first);
 }
 
 void matmul(const Matrix &m, const Rows &rows, float *y, size_t stride) {

@@ -16,9 +16,9 @@ struct I {
 struct Nibbles {
     int8x16_t low[4], high[4];
 };
+using Sum4 = I;
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2, NG = 4;
-constexpr bool HIGH_BY_16 = false;
+constexpr int TILE = 4, UNROLL = 1;
 
 // The vectors whose quarters are quarter(0) to quarter(3).
 template <class V, class Quarter> inline V each(Quarter quarter) {
@@ -79,10 +79,12 @@ inline Nibbles nibbles(const uint8_t *w) {
     }
     return out;
 }
-inline I dot_low(I acc, const Nibbles &w, int32_t q4) {
+inline Sum4 begin(I sums) { return sums; }
+inline I total(const Sum4 &acc) { return acc; }
+inline Sum4 dot_low(Sum4 acc, const Nibbles &w, int32_t q4) {
     return dot_of(acc, q4, [&](int i) { return w.low[i]; });
 }
-inline I dot_high(I acc, const Nibbles &w, int32_t q4) {
+inline Sum4 dot_high(Sum4 acc, const Nibbles &w, int32_t q4) {
     return dot_of(acc, q4, [&](int i) { return w.high[i]; });
 }
 

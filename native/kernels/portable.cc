@@ -13,9 +13,9 @@ struct I {
 struct Nibbles {
     const uint8_t *w;
 };
+using Sum4 = I;
 constexpr uint8_t FLIP = 0;
-constexpr int NT = 2, NG = 4;
-constexpr bool HIGH_BY_16 = false;
+constexpr int TILE = 2, UNROLL = 1;
 
 // The vector whose lanes are lane(0) to lane(15).
 template <class V, class Lane> inline V each(Lane lane) {
@@ -67,10 +67,12 @@ inline I dot_values(const I &acc, const int8_t *v, int32_t p) {
     return dot_of(acc, p, [&](int k) { return v[k]; });
 }
 inline Nibbles nibbles(const uint8_t *w) { return {w}; }
-inline I dot_low(const I &acc, Nibbles n, int32_t q4) {
+inline Sum4 begin(const I &sums) { return sums; }
+inline I total(const Sum4 &acc) { return acc; }
+inline Sum4 dot_low(const Sum4 &acc, Nibbles n, int32_t q4) {
     return dot_of(acc, q4, [&](int k) { return n.w[k] & 15; });
 }
-inline I dot_high(const I &acc, Nibbles n, int32_t q4) {
+inline Sum4 dot_high(const Sum4 &acc, Nibbles n, int32_t q4) {
     return dot_of(acc, q4, [&](int k) { return n.w[k] >> 4; });
 }
 

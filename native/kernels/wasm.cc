@@ -18,9 +18,9 @@ struct I {
 struct Nibbles {
     v128_t v[4];
 };
+using Sum4 = I;
 constexpr uint8_t FLIP = 0x80;
-constexpr int NT = 2, NG = 2;  // eight sums: a browser has 16 registers for them on x86
-constexpr bool HIGH_BY_16 = false;
+constexpr int TILE = 2, UNROLL = 1;  // eight vectors: a browser has 16 registers for them on x86
 
 // The vectors whose quarters are quarter(0) to quarter(3).
 template <class V, class Quarter> inline V each(Quarter quarter) {
@@ -92,12 +92,14 @@ inline I dot_values(I acc, const int8_t *v, int32_t p) {
 inline Nibbles nibbles(const uint8_t *w) {
     return each<Nibbles>([&](int i) { return wasm_v128_load(w + 16 * i); });
 }
-inline I dot_low(I acc, Nibbles w, int32_t q4) {
+inline Sum4 begin(I sums) { return sums; }
+inline I total(const Sum4 &acc) { return acc; }
+inline Sum4 dot_low(Sum4 acc, Nibbles w, int32_t q4) {
     return dot_of(acc, q4, [&](int i) {
         return unsigned_halves(wasm_v128_and(w.v[i], wasm_u8x16_const_splat(0x0f)));
     });
 }
-inline I dot_high(I acc, Nibbles w, int32_t q4) {
+inline Sum4 dot_high(Sum4 acc, Nibbles w, int32_t q4) {
     return dot_of(acc, q4, [&](int i) {
         const v128_t high = wasm_v128_and(w.v[i], wasm_u8x16_const_splat(0xf0));
         return unsigned_halves(wasm_u16x8_shr(high, 4));

@@ -90,47 +90,49 @@ class Checker {
         return out;
     }
 
-    // The input rows of a product: floats, and the same quantised by the portable kernels.
-    struct Input {
-        Numbers x, scales;
-        std::vector<int8_t> q;
-        std::vector<int32_t> sums;
-    };
-    Input input(uint32_t n, uint32_t columns) {
-        const size_t stride = round_up(columns, kBlock), total = n * stride;
-        Input in{random(total), Numbers(total / 32 + 32), std::vector<int8_t>(total + 64),
-                 std::vector<int32_t>(total / 32 + 32)};
-        portable_.quantize(in.x.data(), total, in.q.data(), in.scales.data(), in.sums.data());
-        return in;
-    }
-
     void matmul(TensorType type) {
         const bool whole_blocks = is_quantized(type);
         const uint32_t odd = whole_blocks ? 64 : 45;
         const uint32_t shapes[][2] = {{24, 128}, {64, 32}, {100, 96}, {7, odd}};
-        for (const auto &[rows, columns] : shapes) {
-            const std::vector<std::byte> bytes = stored(type, rows, columns);
-            const Tensor tensor{"check", type, {1, 1, rows, columns}, bytes};
-            Arena ours(packed_bytes(tensor) + 64), theirs(packed_bytes(tensor) + 64);
-            const Tensor *const one[] = {&tensor};
-            const Matrix a = pack(one, theirs, portable_), b = pack(one, ours, k_);
+        for (const auto &[rows, columns] : shapes)
             for (const uint32_t n : {1u, 2u, 9u, 19u}) {
                 if (quick_ && n > 2) break;
-                const Input in = input(n, columns);
-                const size_t stride = a.padded_rows();
-                const Rows x{in.x.data(), round_up(columns, kBlock), in.q.data(), in.scales.data(),
-                             in.sums.data(), nullptr, n};
-                Numbers wanted(n * stride), got(n * stride);
-                portable_.matmul(a, x, wanted.data(), stride);
-                k_.matmul(b, x, got.data(), stride);
-                compare(std::string("matmul ") + info(type).name, wanted.data(), got.data(),
-                        wanted.size());
-                Numbers last(stride);  // the last row alone: the same bits
-                k_.matmul(b, x.slice(n - 1, 1), last.data(), stride);
-                compare(std::string("matmul of one row, ") + info(type).name,
-                        got.data() + (n - 1) * stride, last.data(), stride, 0);
+                const Numbers x = random(n * round_up(columns, kBlock));
+                product(type, stored(type, rows, columns), rows, columns, x, n);
             }
+        if (!whole_blocks) return;
+        for (const int weight : {0x00, 0x7f, 0x81, 0xff}) {  // the greatest sums of a block
+            std::vector<std::byte> bytes = stored(type, 16, 64);
+            for (size_t at = 0; at < bytes.size(); at++)
+                if (at % info(type).bytes >= sizeof(uint16_t)) bytes[at] = std::byte(weight);
+            for (const float number : {-1.0f, 1.0f})
+                product(type, bytes, 16, 64, Numbers(2 * 64 + 32, number), 2);
         }
+    }
+
+    // A stored matrix times n rows x, quantised by the portable kernels.
+    void product(TensorType type, const std::vector<std::byte> &bytes, uint32_t rows,
+                 uint32_t columns, const Numbers &x, uint32_t n) {
+        const Tensor tensor{"check", type, {1, 1, rows, columns}, bytes};
+        Arena ours(packed_bytes(tensor) + 64), theirs(packed_bytes(tensor) + 64);
+        const Tensor *const one[] = {&tensor};
+        const Matrix a = pack(one, theirs, portable_), b = pack(one, ours, k_);
+        const size_t width = round_up(columns, kBlock), total = n * width;
+        const size_t stride = a.padded_rows();
+        Numbers scales(total / kBlock + 32);
+        std::vector<int8_t> q(total + 64);
+        std::vector<int32_t> sums(total / kBlock + 32);
+        portable_.quantize(x.data(), total, q.data(), scales.data(), sums.data());
+        const Rows in{x.data(), width, q.data(), scales.data(), sums.data(), nullptr, n};
+        Numbers wanted(n * stride), got(n * stride);
+        portable_.matmul(a, in, wanted.data(), stride);
+        k_.matmul(b, in, got.data(), stride);
+        compare(std::string("matmul ") + info(type).name, wanted.data(), got.data(),
+                wanted.size());
+        Numbers last(stride);  // the last row alone: the same bits
+        k_.matmul(b, in.slice(n - 1, 1), last.data(), stride);
+        compare(std::string("matmul of one row, ") + info(type).name,
+                got.data() + (n - 1) * stride, last.data(), stride, 0);
     }
 
     void quantize() {
