@@ -405,15 +405,21 @@ def _hash(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _settings(options: LadderOptions) -> Settings:
-    """By their names on the terminal."""
+def _wanted_settings(plan: LadderPlan, stage: Stage) -> Settings:
+    levels = LEVELS if stage.name == DEPLOYED else None
+    return _settings(_options(plan, stage), levels)
+
+
+def _settings(options: LadderOptions, levels: int | None) -> Settings:
+    """By their names on the terminal, and the levels that the weights are rounded to."""
     given = {
         f"--{key}": getattr(options, key)
         for key in ("data", "minutes", "size", "student", "teacher", "precision")
     }
     parents = {f"the weights of '{name}'": made for name, made in options.made_from.items()}
     evaluations = {"the number of evaluations (--quick)": options.evaluations}
-    return {**given, **evaluations, "the first seed's tokens": options.tokens, **parents}
+    others = {"the first seed's tokens": options.tokens, "the number of levels": levels}
+    return {**given, **evaluations, **others, **parents}
 
 
 def _begun(plan: LadderPlan, stage: Stage) -> Path:
@@ -435,7 +441,7 @@ def make(plan: LadderPlan, group: Sequence[tuple[Stage, float]]) -> list[Summary
     options = {stage.name: _options(plan, stage) for stage, _ in group}
     for stage, _ in group:
         discard(plan, stage)
-        write_json(_begun(plan, stage), dict(_settings(options[stage.name])))
+        write_json(_begun(plan, stage), dict(_wanted_settings(plan, stage)))
     summaries = []
     with ExitStack() as stack:
         trainings = []
@@ -461,7 +467,7 @@ def is_finished(plan: LadderPlan, stage: Stage) -> bool:
     """
     summary = plan.summary(stage.name)
     made = _made_settings(plan, stage)
-    wanted = _settings(_options(plan, stage))
+    wanted = _wanted_settings(plan, stage)
     if made is None or made == wanted:
         begun = _begun(plan, stage)
         if summary is not None and summary.ladder is not None:
@@ -483,7 +489,7 @@ def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
     """The settings of a stage that is finished or was stopped; None where they aren't known."""
     summary = plan.summary(stage.name)
     if summary is not None and summary.ladder is not None:
-        return _settings(summary.ladder)
+        return _settings(summary.ladder, getattr(summary.compression, "levels", None))
     # A stage that was killed right after its summary was written has its settings here too.
     begun = summary is not None or plan.files(stage.name).resumable
     return read_settings(_begun(plan, stage)) if begun else None
@@ -492,7 +498,7 @@ def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
 def discard(plan: LadderPlan, stage: Stage) -> None:
     """Remove the files of a stage that is finished, that was stopped with other settings, or that
     was killed while it wrote a result without a training that could go on."""
-    wanted, files = _settings(_options(plan, stage)), plan.files(stage.name)
+    wanted, files = _wanted_settings(plan, stage), plan.files(stage.name)
     others = _made_settings(plan, stage) not in (None, wanted)
     killed = read_settings(_begun(plan, stage)) == wanted
     goes_on = killed and files.resumable

@@ -267,6 +267,14 @@ def test_a_stage_of_other_options_is_made_again_when_asked(text, copied, small):
     assert not (copied / "c" / "distilled").exists() and (copied / "c" / "itera").exists()
 
 
+def test_a_last_stage_of_other_levels_is_not_taken(text, copied, small, monkeypatch):
+    plan, last = plan_of(text, copied), STAGES[-1]
+    assert ladder_stages.is_finished(plan, last)
+    monkeypatch.setattr(ladder_stages, "LEVELS", 7)
+    with pytest.raises(UsageError, match="the number of levels was 5 and is 7 now"):
+        ladder_stages.is_finished(plan, last)
+
+
 def test_a_damaged_summary_is_named(text, copied, small):
     (copied / "r" / "ladder" / "itera_summary.json").write_text("{")
     with pytest.raises(IteraError, match=r"itera_summary.json.*can.t be read"):
