@@ -42,7 +42,7 @@ def bench_seeds(
 
     Args:
         data: Set or path.
-        config: Size: pico, nano, tiny, small or base.
+        config: Size: femto, pico, nano, tiny, small or base.
         transformer: Size of the Transformer, where it is another one; lean has about the FLOPs
             a token of the tiny Itera model.
         seeds: How many; at least 2.

@@ -53,7 +53,7 @@ def distill(
 
     Args:
         teacher: Checkpoint that teaches, of any family; several are averaged.
-        student: pico, nano, tiny, small, a size such as 1M, or a checkpoint to go on from.
+        student: femto, pico, nano, tiny, small, a size such as 1M, or a checkpoint to go on from.
         data: Set or path to learn on.
         minutes: Train the student for this long (10 by default); teacher time isn't counted.
         tokens: Train the student on this many tokens instead, such as 20M.

@@ -69,8 +69,8 @@ def train(
             tokenizer are its own.
         unit: What of the text becomes a document: give what the model is to score. By default
             document, or what it was for the checkpoint of --init or --tokenizer.
-        config: Size: pico, nano, tiny (the default), small or base; or reference, a conventional
-            GPT-2 of 15 M; or reference_small, one of 5 M.
+        config: Size: femto, pico, nano, tiny (the default), small or base; or reference, a
+            conventional GPT-2 of 15 M; or reference_small, one of 5 M.
         params: Size as a number of parameters instead, such as 3M.
         pattern: Layers of the Itera model: m for Mamba-2, a for attention, such as mmam.
         epochs: Train for this many passes over the text.

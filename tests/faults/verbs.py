@@ -137,7 +137,7 @@ class Given:
 def prepare_process() -> None:
     """Make this process one whose children are quick and always do the same."""
     patch = pytest.MonkeyPatch()  # never undone: the process is for this alone
-    for size in ("pico", "tiny", "small"):
+    for size in ("femto", "pico", "tiny", "small"):
         itera = {**ITERA, "d_model": 96} if size == "small" else ITERA
         patch.setitem(config.PRESETS, size, {"itera": itera, "transformer": LLAMA})
     for name, shape in (

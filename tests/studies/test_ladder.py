@@ -63,7 +63,7 @@ def small() -> Iterator[list[DeployedModel]]:
 
     real_bpb = ladder_stages.valid_bpb
     with pytest.MonkeyPatch.context() as patch:
-        for size in ("pico", "tiny", "small"):
+        for size in ("femto", "tiny", "small"):
             shape = {"itera": ITERA, "transformer": LLAMA}
             if size == "small":
                 shape = {"itera": {**ITERA, "d_model": 96}}
@@ -98,7 +98,7 @@ def plan_of(text: Path, folder: Path, **options) -> LadderPlan:
             "data": str(text),
             "minutes": 0.004,
             "size": 300,
-            "student": "pico",
+            "student": "femto",
             "teacher": None,
             "seed": 0,
             "checkpoints": folder / "c",
@@ -246,7 +246,7 @@ def test_finished_stages_of_other_options_are_not_taken(text, copied, small):
     record = copied / "r" / "ladder.json"
     before = record.read_bytes()
     for options, said in (
-        ({"student": "tiny"}, "stage 'alone' .* --student was pico and is tiny now. Give the same"),
+        ({"student": "tiny"}, "stage 'alone' .* --student was femto and is tiny now. Give the same"),
         ({"minutes": 0.008}, "stage 'reference' .* --minutes was 0.004 and is 0.008 now"),
         ({"size": 280}, "stage 'vocabulary' .* --size was 300 and is 280 now"),
         ({"precision": "bf16"}, "stage 'reference' .* --precision was fp32 and is bf16 now"),
@@ -271,7 +271,7 @@ def test_a_last_stage_of_other_levels_is_not_taken(text, copied, small, monkeypa
     plan, last = plan_of(text, copied), STAGES[-1]
     assert ladder_stages.is_finished(plan, last)
     monkeypatch.setattr(ladder_stages, "LEVELS", 7)
-    with pytest.raises(UsageError, match="the number of levels was 5 and is 7 now"):
+    with pytest.raises(UsageError, match="the number of levels was 9 and is 7 now"):
         ladder_stages.is_finished(plan, last)
 
 

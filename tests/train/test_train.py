@@ -257,7 +257,7 @@ def test_resume_with_other_settings_is_refused(text, whole):
         ({"tokens": "many"}, UsageError, "--tokens many: expected"),
         ({"epochs": 1.0}, UsageError, "give one of them"),
         ({"tokens": None, "minutes": -1.0}, UsageError, "more than 0"),
-        ({"config": "huge"}, ConfigError, "pico, nano, tiny, small, base, lean"),
+        ({"config": "huge"}, ConfigError, "femto, pico, nano, tiny, small, base, lean"),
         ({"evaluations": 0}, UsageError, "1 or more"),
         ({"params": "3M", "config": "small"}, UsageError, "both a size"),
         ({"model": "transformer", "pattern": "ma"}, UsageError, "attention only"),
