@@ -11,7 +11,7 @@ nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -24,7 +24,7 @@ from itera_lite.checkpoint.weights import weight_files
 from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_method
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import resize
-from itera_lite.config import REFERENCE_VOCABULARY, Family, preset
+from itera_lite.config import PRESETS, REFERENCE_VOCABULARY, Family, preset
 from itera_lite.data.prepare import prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.distill.objective import TOP_K, Distillation
@@ -405,13 +405,26 @@ def _hash(file: Path) -> str:
     return sha256(file.read_bytes()).hexdigest()[:16]
 
 
+def _shape(plan: LadderPlan, stage: Stage) -> dict[str, Any]:
+    """The fields of a preset that a stage trains; its vocabulary is a setting of the ladder."""
+    if isinstance(stage.make, FromScratch):
+        shape = preset(stage.make.family, stage.make.size, REFERENCE_VOCABULARY).to_dict()
+    elif stage.name in STUDENTS and plan.student in PRESETS:
+        shape = preset("itera", plan.student, REFERENCE_VOCABULARY).to_dict()
+    else:
+        return {}
+    del shape["vocab_size"]
+    return shape
+
+
 def _wanted_settings(plan: LadderPlan, stage: Stage) -> Settings:
     levels = LEVELS if stage.name == DEPLOYED else None
-    return _settings(_options(plan, stage), levels)
+    return _settings(_options(plan, stage), levels, _shape(plan, stage))
 
 
-def _settings(options: LadderOptions, levels: int | None) -> Settings:
-    """By their names on the terminal, and the levels that the weights are rounded to."""
+def _settings(options: LadderOptions, levels: int | None, shape: Mapping[str, Any]) -> Settings:
+    """By their names on the terminal; and those that another version of this program may have: the
+    levels that the weights are rounded to, and the fields of the model's ``shape``."""
     given = {
         f"--{key}": getattr(options, key)
         for key in ("data", "minutes", "size", "student", "teacher", "precision")
@@ -419,7 +432,8 @@ def _settings(options: LadderOptions, levels: int | None) -> Settings:
     parents = {f"the weights of '{name}'": made for name, made in options.made_from.items()}
     evaluations = {"the number of evaluations (--quick)": options.evaluations}
     others = {"the first seed's tokens": options.tokens, "the number of levels": levels}
-    return {**given, **evaluations, **others, **parents}
+    fields = {f"the model's {field}": value for field, value in shape.items()}
+    return {**given, **evaluations, **others, **parents, **fields}
 
 
 def _begun(plan: LadderPlan, stage: Stage) -> Path:
@@ -489,7 +503,9 @@ def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
     """The settings of a stage that is finished or was stopped; None where they aren't known."""
     summary = plan.summary(stage.name)
     if summary is not None and summary.ladder is not None:
-        return _settings(summary.ladder, getattr(summary.compression, "levels", None))
+        levels, config = getattr(summary.compression, "levels", None), summary.model.config
+        shape = {field: getattr(config, field, None) for field in _shape(plan, stage)}
+        return _settings(summary.ladder, levels, shape)
     # A stage that was killed right after its summary was written has its settings here too.
     begun = summary is not None or plan.files(stage.name).resumable
     return read_settings(_begun(plan, stage)) if begun else None

@@ -246,7 +246,7 @@ def test_finished_stages_of_other_options_are_not_taken(text, copied, small):
     record = copied / "r" / "ladder.json"
     before = record.read_bytes()
     for options, said in (
-        ({"student": "tiny"}, "stage 'alone' .* --student was femto and is tiny now. Give the same"),
+        ({"student": "tiny"}, "'alone' .* --student was femto and is tiny now. Give the same"),
         ({"minutes": 0.008}, "stage 'reference' .* --minutes was 0.004 and is 0.008 now"),
         ({"size": 280}, "stage 'vocabulary' .* --size was 300 and is 280 now"),
         ({"precision": "bf16"}, "stage 'reference' .* --precision was fp32 and is bf16 now"),
@@ -273,6 +273,15 @@ def test_a_last_stage_of_other_levels_is_not_taken(text, copied, small, monkeypa
     monkeypatch.setattr(ladder_stages, "LEVELS", 7)
     with pytest.raises(UsageError, match="the number of levels was 9 and is 7 now"):
         ladder_stages.is_finished(plan, last)
+
+
+def test_a_stage_of_another_shape_is_not_taken(text, copied, small, monkeypatch):
+    """Another version's preset of the same name."""
+    plan = plan_of(text, copied)
+    monkeypatch.setitem(config.PRESETS, "femto", {"itera": {**ITERA, "n_experts": 6}})
+    alone = next(stage for stage in STAGES if stage.name == "alone")
+    with pytest.raises(UsageError, match="the model's n_experts was 4 and is 6 now"):
+        ladder_stages.is_finished(plan, alone)
 
 
 def test_a_damaged_summary_is_named(text, copied, small):
