@@ -47,7 +47,7 @@ QUANTIZED = {
     "q4_0": "model-q4_0.gguf",
     "few_levels": "model-q4_0.gguf.gz",
 }
-LEVELS = 9  # of Q4_0's 16, in the last stage
+LEVELS = 15  # of Q4_0's 16, in the last stage
 
 
 @dataclass(frozen=True)
