@@ -5,10 +5,10 @@
 
 constexpr float kLowest = -88.0f;  // e^-88 rounds to 2^-127, whose exponent's bits are those of 0
 
-constexpr size_t kTogether = 8;  // vectors whose exponentials are computed step by step together
+constexpr size_t kTogether = TILE;  // vectors of exponentials that the registers hold
 
 // x = e^x for kLowest <= x <= 0. Without branches or tables. A step waits for the one before, so
-// several vectors take each step together.
+// `kTogether` vectors take each step together.
 inline void exp_negative(F (&x)[kTogether]) {
     const F rounder = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
     F power[kTogether], p[kTogether];

@@ -16,6 +16,7 @@ namespace itera {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kLeast = std::numeric_limits<float>::min();  // of a weight; 0 is never drawn
 
 template <typename T>
 void require(bool good, const char *name, T value, const char *expected) {
@@ -125,33 +126,27 @@ float Sampler::greatest(std::span<const float> logits) {
     return greatest;
 }
 
-Sampler::Border Sampler::border(const List &list, float least, size_t count, double mass) {
+uint64_t Sampler::border(const List &list, float least, size_t count) {
     const Kernels &k = kernels();
-    // The weights from `high` on aren't enough; those from `low` on are, or there are no more.
-    // `rest` is what lies between. Positive floats are ordered as their bits are, so that halving
-    // the bits ends after 31 steps at most.
+    // Fewer than `count` weights are `high` or more; as many are `low` or more, or there are no
+    // more of them. `rest` is what lies between. Positive floats are ordered as their bits are, so
+    // that halving the bits ends after 31 steps at most.
     constexpr size_t kFew = 16;
     uint32_t low = std::bit_cast<uint32_t>(least), high = std::bit_cast<uint32_t>(1.0f) + 1;
     const auto number = [](uint32_t bits) { return std::bit_cast<float>(bits); };
-    Border border{};
     const List *rest = &list;
     while (rest->size > kFew && high - low > 1) {
         const uint32_t middle = low + (high - low) / 2;
         size_t more = 0;
-        const double more_mass =
-            k.mass_from(rest->weights.data(), rest->size, number(middle), &more);
-        const bool enough = border.count + more >= count || border.mass + more_mass >= mass;
+        k.mass_from(rest->weights.data(), rest->size, number(middle), &more);
+        const bool enough = more >= count;
         (enough ? low : high) = middle;
-        if (!enough) {
-            border.count += more;
-            border.mass += more_mass;
-        }
+        if (!enough) count -= more;
         if (more == (enough ? rest->size : 0)) continue;  // all lie on the side that remains
         rest_.size = k.select(rest->weights.data(), rest->ids.data(), rest->size, number(low),
                               number(high), rest_.weights.data(), rest_.ids.data());
         rest = &rest_;
     }
-    border.rank = rank_of(number(high), UINT32_MAX);
     // Few are left, or many of one weight, which are in the order of their ids already.
     uint64_t ranks[kFew];
     const bool few = rest->size <= kFew;
@@ -161,27 +156,8 @@ Sampler::Border Sampler::border(const List &list, float least, size_t count, dou
         }
         std::sort(ranks, ranks + rest->size);
     }
-    for (size_t i = 0; i < rest->size && border.count < count && border.mass < mass; ++i) {
-        border.rank = few ? ranks[i] : rank_of(rest->weights[i], rest->ids[i]);
-        border.mass += weight_of(border.rank);
-        ++border.count;
-    }
-    return border;
-}
-
-double Sampler::keep_greatest(float least, size_t count, double mass) {
-    const Border last = border(kept_, least, count, mass);
-    keep_from(kept_, weight_of(last.rank));
-    if (kept_.size == last.count) return last.mass;
-    size_t n = 0;  // some have the weight of the last one, and higher ids
-    for (size_t i = 0; i < kept_.size; ++i) {
-        if (rank_of(kept_.weights[i], kept_.ids[i]) > last.rank) continue;
-        kept_.weights[n] = kept_.weights[i];
-        kept_.ids[n++] = kept_.ids[i];
-    }
-    kept_.size = n;
-    for (; n % kLanes != 0; ++n) kept_.weights[n] = 0;
-    return last.mass;
+    const size_t last = std::min(count, rest->size) - 1;
+    return few ? ranks[last] : rank_of(rest->weights[last], rest->ids[last]);
 }
 
 // A weight that at least `count` tokens have or exceed: found from the greatest ones of groups.
@@ -192,8 +168,7 @@ float Sampler::bound_of(size_t count, float least) {
     kept_.size = kernels().maxima(all_.weights.data(), all_.size, group, kept_.weights.data());
     std::copy_n(all_.ids.begin(), kept_.size, kept_.ids.begin());
     keep_from(kept_, least);
-    const Border found = border(kept_, least, count, kInfinity);
-    return found.count == count ? weight_of(found.rank) : least;
+    return kept_.size < count ? least : weight_of(border(kept_, least, count));
 }
 
 void Sampler::keep_from(const List &list, float least) {
@@ -201,9 +176,40 @@ void Sampler::keep_from(const List &list, float least) {
                                   kept_.weights.data(), kept_.ids.data());
 }
 
-double Sampler::kept_mass(float least) const {
+void Sampler::keep_up_to(const List &list, uint64_t rank) {
+    keep_from(list, weight_of(rank));
+    size_t n = 0;  // some may have the weight of the last one, and higher ids
+    for (size_t i = 0; i < kept_.size; ++i) {
+        if (rank_of(kept_.weights[i], kept_.ids[i]) > rank) continue;
+        kept_.weights[n] = kept_.weights[i];
+        kept_.ids[n++] = kept_.ids[i];
+    }
+    kept_.size = n;
+    for (; n % kLanes != 0; ++n) kept_.weights[n] = 0;
+}
+
+double Sampler::mass_from(const List &list, float least) {
     size_t count = 0;
-    return kernels().mass_from(kept_.weights.data(), kept_.size, least, &count);
+    return kernels().mass_from(list.weights.data(), list.size, least, &count);
+}
+
+// Tokens are drawn until one is among the greatest. One that isn't leaves those before it, which
+// are drawn from next: so each of the greatest is drawn as often as its weight says, and the tokens
+// that are left become few soon.
+uint32_t Sampler::draw(const List &list, double mass, double target) {
+    for (const List *from = &list;; from = &kept_) {
+        const size_t at = kernels().draw(from->weights.data(), from->size, uniform() * mass);
+        const float weight = from->weights[at];
+        const uint32_t id = from->ids[at];
+        if (mass < target || mass_from(*from, weight) - weight < target) return id;
+        // Of equal weights the lower ids are before it.
+        mass = mass_from(*from, std::bit_cast<float>(std::bit_cast<uint32_t>(weight) + 1));
+        for (size_t i = 0; i < at; ++i) {
+            if (from->weights[i] == weight) mass += weight;
+        }
+        if (mass < target) return id;
+        keep_up_to(*from, rank_of(weight, id) - 1);
+    }
 }
 
 int32_t Sampler::sample(std::span<float> logits) {
@@ -219,38 +225,23 @@ int32_t Sampler::sample(std::span<float> logits) {
     // A subnormal temperature may count as 0 where the processor flushes those.
     const float temperature = std::max(options_.temperature, std::numeric_limits<float>::min());
     double mass = k.exponentials(logits.data(), size, max, temperature, all_.weights.data());
-    const bool by_k = top_k > 0 && top_k < size, by_p = options_.top_p < 1;
-    if (!by_k && !by_p && options_.min_p == 0) {
-        return static_cast<int32_t>(k.draw(all_.weights.data(), size, uniform() * mass));
-    }
-
-    float least = std::numeric_limits<float>::min();  // a weight of 0 is never drawn
-    if (by_k) {
-        least = bound_of(top_k, least);
+    const List *list = &all_;
+    const auto keep = [&] {
+        list = &kept_;
+        mass = mass_from(kept_, kLeast);
+    };
+    if (top_k > 0 && top_k < size) {
+        const float least = bound_of(top_k, kLeast);
         keep_from(all_, least);
-        mass = keep_greatest(least, top_k, kInfinity);
+        if (kept_.size > top_k) keep_up_to(kept_, border(kept_, least, top_k));
+        keep();
     }
-    const double target = options_.top_p * mass;
-    if (by_p && by_k) mass = keep_greatest(least, size, target);
-    if (!by_k) {
-        // Weights that min-p drops needn't be ranked, nor those so small that all of them together
-        // are less than what top-p leaves out. Mostly weights that are much greater are enough.
-        const float lowest = std::max(least, options_.min_p);
-        const double left_out = mass - target;
-        least = std::max(lowest, static_cast<float>(left_out / 16));
-        keep_from(all_, least);
-        if (by_p && kept_mass(least) < target) {
-            least = std::max(lowest, static_cast<float>(0.99 * left_out / double(size)));
-            keep_from(all_, least);
-        }
-        if (by_p) mass = keep_greatest(least, size, target);
-    }
+    const double target = options_.top_p < 1 ? options_.top_p * mass : kInfinity;
     if (options_.min_p > 0) {
-        keep_from(kept_, options_.min_p);
-        mass = kept_mass(options_.min_p);
+        keep_from(*list, options_.min_p);
+        keep();
     }
-    const size_t at = k.draw(kept_.weights.data(), kept_.size, uniform() * mass);
-    return static_cast<int32_t>(kept_.ids[at]);
+    return static_cast<int32_t>(draw(*list, mass, target));
 }
 
 }  // namespace itera

@@ -1,8 +1,9 @@
 // The next token from logits: greedy, temperature, top-k, top-p, min-p, penalties, bias.
 //
 // Order: logit bias, repetition penalty, presence and frequency penalty, then (temperature 0: the
-// most probable token) temperature, top-k, top-p, min-p, and a draw. All memory is taken in the constructor. The same seed gives the
-// same tokens on every machine, if this is compiled with -ffp-contract=off and no -ffast-math.
+// most probable token) temperature, top-k, top-p, min-p, and a draw. All memory is taken in the
+// constructor. The same seed gives the same tokens on every machine, if this is compiled with
+// -ffp-contract=off and no -ffast-math.
 #pragma once
 
 #include <cstdint>
@@ -52,19 +53,15 @@ class Sampler {
         std::vector<uint32_t> ids;
         size_t size = 0;
     };
-    // The last weight, by its rank, that is kept of a list; the number and the sum of those kept.
-    struct Border {
-        uint64_t rank;
-        size_t count;
-        double mass;
-    };
-    // The greatest weights of a list, which are at least `least`: the first `count` at most, and no
-    // more than it takes to reach `mass`.
-    Border border(const List &list, float least, size_t count, double mass);
-    double keep_greatest(float least, size_t count, double mass);  // of `kept_`; returns their sum
-    void keep_from(const List &list, float least);                 // fills `kept_`
-    double kept_mass(float least) const;
+    // The rank of the last of the greatest `count` weights, in a list of as many or more, which are
+    // at least `least`.
+    uint64_t border(const List &list, float least, size_t count);
     float bound_of(size_t count, float least);
+    void keep_from(const List &list, float least);     // fills `kept_`
+    void keep_up_to(const List &list, uint64_t rank);  // so too, up to a token's rank
+    static double mass_from(const List &list, float least);
+    // An id of the greatest weights that together reach `target`, given the sum of all.
+    uint32_t draw(const List &list, double mass, double target);
 
     SamplerOptions options_;
     int32_t vocab_size_;

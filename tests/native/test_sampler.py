@@ -291,13 +291,16 @@ def exponentials(logits: Logits, temperature: float) -> Logits:
 
 def naive_draw(
     logits: Logits,
-    uniform: float,
+    numbers: Uniform,
     temperature: float = 0.8,
     top_k: int = 0,
     top_p: float = 0.95,
     min_p: float = 0.0,
 ) -> int:
-    """The token of a random number, by sorting all weights and adding one after the other."""
+    """A token, by sorting all weights and adding one after the other.
+
+    A token that isn't among the greatest is drawn in vain: one of those before it is drawn next.
+    """
     weights = exponentials(logits, temperature)
     lanes = np.zeros(-(-len(weights) // 128) * 128, np.float32)
     lanes[: len(weights)] = weights
@@ -307,23 +310,20 @@ def naive_draw(
     if 0 < top_k < len(w):
         order = order[:top_k]
         mass = math.fsum(w[order])
-    if top_p < 1:
-        target, before = float(np.float32(top_p)) * mass, 0.0
-        for n, token in enumerate(order):
-            if before >= target:
-                order = order[:n]
-                break
-            before += w[token]
-        mass = before
+    target = float(np.float32(top_p)) * mass if top_p < 1 else math.inf
     if min_p:
         order = [token for token in order if w[token] >= np.float32(min_p)]
         mass = math.fsum(w[order])
-    left = uniform * mass
-    for token in sorted(order):
-        left -= w[token]
-        if left < 0:
-            break
-    return token
+    while True:
+        left = numbers.draw() * mass
+        for token in sorted(order):
+            left -= w[token]
+            if left < 0:
+                break
+        order = order[: order.index(token)]
+        mass = math.fsum(w[order])
+        if mass < target:
+            return token
 
 
 DRAWN = [
@@ -331,6 +331,8 @@ DRAWN = [
     {"temperature": 2.0},
     {"temperature": 0.2},
     {"top_p": 0.5},
+    {"top_p": 0.01},
+    {"top_p": 1e-6, "temperature": 3.0},
     {"top_p": 1.0},
     {"top_p": 1.0, "top_k": 1},
     {"top_p": 1.0, "top_k": 40},
@@ -379,7 +381,7 @@ def drawn_by_sorting() -> list[list[int]]:
     found = []
     for seed, (logits, options) in enumerate(cases()):
         uniform = Uniform(seed)
-        found.append([naive_draw(logits, uniform.draw(), **options) for _ in range(4)])
+        found.append([naive_draw(logits, uniform, **options) for _ in range(4)])
     return found
 
 

@@ -669,33 +669,17 @@ static float weight_of(float x)
     return p * power;
 }
 
-/* Sets to 0 all but the greatest weights, as few as make up `target`; returns their sum. The border
-   is found by halving: positive floats are in the order of their bits. */
-static double keep_greatest(float *weights, double target)
+/* Draws a token, given the weights' sum. */
+static int32_t draw(const float *weights, double mass)
 {
-    uint32_t low = bits_of(FLT_MIN), high = bits_of(1.0f) + 1;
-    double mass = 0; /* of the weights from `high` on */
-    while (high - low > 1) {
-        const uint32_t middle = low + (high - low) / 2;
-        const float from = from_bits(middle), below = from_bits(high);
-        double more = 0;
-        for (int32_t i = 0; i < ITERA_VOCABULARY; i++)
-            if (weights[i] >= from && weights[i] < below) more += (double)weights[i];
-        if (mass + more >= target) {
-            low = middle;
-        } else {
-            high = middle;
-            mass += more;
-        }
+    int32_t last = 0; /* where rounding leaves something over */
+    double left = uniform() * mass;
+    for (int32_t i = 0; i < ITERA_VOCABULARY && left >= 0; i++) {
+        if (weights[i] <= 0) continue;
+        last = i;
+        left -= (double)weights[i];
     }
-    for (int32_t i = 0; i < ITERA_VOCABULARY; i++) {
-        const uint32_t bits = bits_of(weights[i]);
-        if (bits == low && mass < target)
-            mass += (double)weights[i];
-        else if (bits <= low)
-            weights[i] = 0;
-    }
-    return mass;
+    return last;
 }
 
 static int32_t choose(float *logits)
@@ -711,15 +695,21 @@ static int32_t choose(float *logits)
         logits[i] = weight_of((logits[i] - most) * by);
         mass += (double)logits[i];
     }
-    if (m.top_p < 1) mass = keep_greatest(logits, (double)m.top_p * mass);
-    double left = uniform() * mass;
-    for (int32_t i = 0; i < ITERA_VOCABULARY; i++) {
-        if (logits[i] <= 0) continue;
-        best = i; /* the last one, where rounding leaves something over */
-        left -= (double)logits[i];
-        if (left < 0) break;
+    if (m.top_p >= 1) return draw(logits, mass);
+    /* Tokens are drawn until one is among the greatest that together reach the target. One that
+       isn't leaves those before it, which are drawn from next. */
+    const double target = (double)m.top_p * mass;
+    for (;;) {
+        const int32_t token = draw(logits, mass);
+        const float weight = logits[token];
+        mass = 0; /* of those before it: greater, or as great with a lower number */
+        for (int32_t i = 0; i < ITERA_VOCABULARY; i++)
+            if (logits[i] > weight || (logits[i] == weight && i < token))
+                mass += (double)logits[i];
+        if (mass < target) return token;
+        for (int32_t i = 0; i < ITERA_VOCABULARY; i++)
+            if (logits[i] < weight || (logits[i] == weight && i >= token)) logits[i] = 0;
     }
-    return best;
 }
 
 /* ---- tokenizer ---- */
