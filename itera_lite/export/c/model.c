@@ -706,7 +706,7 @@ static int32_t choose(float *logits)
         for (int32_t i = 0; i < ITERA_VOCABULARY; i++)
             if (logits[i] > weight || (logits[i] == weight && i < token))
                 mass += (double)logits[i];
-        if (mass < target) return token;
+        if (mass < target || mass <= 0) return token;
         for (int32_t i = 0; i < ITERA_VOCABULARY; i++)
             if (logits[i] < weight || (logits[i] == weight && i >= token)) logits[i] = 0;
     }
