@@ -22,7 +22,7 @@ from xml.sax.saxutils import escape
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "docs/images/terminal.svg"
 COMMANDS = (
-    'itera generate "Once upon a time" --seed 2 --max-tokens 46',
+    'itera generate "Once upon a time" --seed 2 --max-tokens 49',
     "printf 'The dog ran to the park.\\nPark dog the to ran the.\\n' > lines.txt",
     "itera score lines.txt --no-text",
     "itera export model.gguf --format c",

@@ -26,6 +26,7 @@ inline void exp_negative(F (&x)[kTogether]) {
 
 double exponentials(const float *x, size_t n, float max_of_x, float temperature, float *weights) {
     constexpr size_t kFloatSums = 128;  // few enough additions in float to stay exact
+    static_assert(kFloatSums % (16 * kTogether) == 0, "or sums would differ between the sets");
     const F most = set(max_of_x), by = set(1.0f / temperature), low = set(kLowest);
     alignas(64) float end[16 * kTogether];
     D total = to_double(set(0.0f));
