@@ -25,11 +25,11 @@ def seeds_table(seeds: Sequence[SeedRun]) -> str:
     A Transformer is compared with the Itera model of its size, else with the smallest one. Where a
     family has several sizes, the best of each family are compared too.
     """
-    rows = [row for budget in _budgets(seeds) for row in _rows(*budget)]
+    rows = [row for budget in budgets(seeds) for row in _rows(*budget)]
     return table(HEADERS, rows, "llrrrrl") if rows else ""
 
 
-def _budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
+def budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
     """Each budget in words, and its models: Itera first, by size."""
     found: dict[Budget, dict[str, Runs]] = defaultdict(dict)
     for run in sorted(seeds, key=lambda run: run.seed):

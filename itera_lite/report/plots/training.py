@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from itera_lite.report.metrics import BUDGETS, of_one_budget
 from itera_lite.report.plots import style
 from itera_lite.report.results import ModelResults, Results
+from itera_lite.report.seeds import Runs, budgets
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,22 +92,27 @@ def quality_cost(results: Results) -> Figure | None:
 
 
 def seeds(results: Results) -> Figure | None:
-    """Every seed's bits per byte, side by side for each budget."""
-    models = [m for m in results.models if any(run.name == m.name for run in results.seeds)]
-    found = [budget for budget in BUDGETS if any(run.budget == budget for run in results.seeds)]
-    if not models or not found:
+    """Every seed's bits per byte, a row a model.
+
+    A panel a kind of budget: the one with the most models, of several the longest.
+    """
+    panels: dict[str, tuple[str, list[Runs]]] = {}
+    for words, models in budgets(results.seeds):  # by rising length
+        kind = models[0][0].budget
+        if kind not in panels or len(models) >= len(panels[kind][1]):
+            panels[kind] = words, models
+    if not panels:
         return None
-    with style.figure(columns=len(found), height=0.75 * len(models) + 1.6) as (fig, axes):
-        for panel, budget in zip(axes[0], found, strict=True):
-            sides = of_one_budget(results.seeds, [m.name for m in models], budget)
-            for row, (model, runs) in enumerate(zip(models, sides, strict=True)):
+    rows = max(len(models) for _, models in panels.values())
+    with style.figure(columns=len(panels), height=0.5 * rows + 1.8) as (fig, axes):
+        for panel, (words, models) in zip(axes[0], panels.values(), strict=True):
+            for row, runs in enumerate(models):
                 values = [run.valid_bpb for run in runs]
-                ink = style.color(model, results.models)
+                ink = style.SHADES[runs[0].family][0]
                 panel.plot(values, [row] * len(values), "o", color=ink, ms=9, alpha=0.65, mew=0)
-            panel.set(
-                title=BUDGETS[budget].capitalize(), xlabel=BPB, ylim=(len(models) - 0.5, -0.5)
-            )
-            panel.set_yticks(range(len(models)), [style.label(m, results.models) for m in models])
+            labels = [f"{first.family.capitalize()} {first.size}" for first, *_ in models]
+            panel.set(title=f"After {words}", xlabel=BPB, ylim=(len(models) - 0.5, -0.5))
+            panel.set_yticks(range(len(models)), labels)
             panel.tick_params(axis="y", labelcolor=style.INK)
             panel.margins(x=0.15)
             panel.grid(axis="y", visible=False)
