@@ -3,8 +3,8 @@
 // sets: the linker would keep one copy, compiled for any of them.
 //
 // It needs F (16 floats), I (16 ints), Nibbles, Sum4 (16 sums of a block's products with Nibbles),
-// TILE (vectors of sums that the registers hold beside what they need: rows of a product times
-// groups of weights that are computed together; a power of two, at most 8),
+// TILE (vectors that are computed together, so that the registers hold them: in a product, rows
+// times groups of weights; a power of two, at most 8),
 // UNROLL (steps of a block's loop that are written out), FLIP, and
 //   load, store, set, fma, mul, add, sub, div, max, min (the second where one is NaN), round,
 //   lane_of, scale2 (a times 2^k), sum, top, half, bhalf (16 floats from 16 halves), to_float,

@@ -696,8 +696,8 @@ static int32_t choose(float *logits)
         mass += (double)logits[i];
     }
     if (m.top_p >= 1) return draw(logits, mass);
-    /* Tokens are drawn until one is among the greatest that together reach the target. One that
-       isn't leaves those before it, which are drawn from next. */
+    /* A token is returned if the tokens of greater weight don't reach the target without it. Else
+       the next draw is among those tokens alone. */
     const double target = (double)m.top_p * mass;
     for (;;) {
         const int32_t token = draw(logits, mass);
