@@ -193,16 +193,16 @@ double Sampler::mass_from(const List &list, float least) {
     return kernels().mass_from(list.weights.data(), list.size, least, &count);
 }
 
-// Draws a token of all and returns it if the tokens of higher rank don't reach `target` without it.
-// Else the next draw is among the tokens of higher rank alone. Every draw is in proportion to the
-// weights and includes all tokens that may be returned, so these keep their proportions too.
+// Draws a token from the list, and returns it if the tokens ranked before it don't reach `target`.
+// Else the next draw is among those tokens alone. Every draw is in proportion to the weights and
+// includes all tokens that may be returned, so they are returned in that proportion.
 uint32_t Sampler::draw(const List &list, double mass, double target) {
     for (const List *from = &list;; from = &kept_) {
         const size_t at = kernels().draw(from->weights.data(), from->size, uniform() * mass);
         const float weight = from->weights[at];
         const uint32_t id = from->ids[at];
         if (mass < target || mass_from(*from, weight) - weight < target) return id;
-        // The sum of the tokens of higher rank; of equal weights the lower id has the higher rank.
+        // Before it are the greater weights, and the equal ones with lower ids.
         mass = mass_from(*from, std::bit_cast<float>(std::bit_cast<uint32_t>(weight) + 1));
         for (size_t i = 0; i < at; ++i) {
             if (from->weights[i] == weight) mass += weight;
