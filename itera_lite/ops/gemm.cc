@@ -6,6 +6,15 @@ using namespace itera;
 // Whether the library has the functions of bfloat16, here and elsewhere.
 extern "C" int64_t has_bf16() { return HAVE_BF16; }
 
+// Whether products of bfloat16 are those of tiles.
+extern "C" int64_t has_amx() {
+#ifdef ITERA_AMX
+  return has_tiles();
+#else
+  return 0;
+#endif
+}
+
 namespace {
 
 template <typename T> struct StoreWithBias {

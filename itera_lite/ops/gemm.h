@@ -16,9 +16,13 @@
 // doesn't depend on the other rows.
 //
 // A packed B and the transposed rows hold words of 32 bits: a float, or two numbers of bfloat16
-// that are consecutive in k, as the instruction takes them.
+// that are consecutive in k, as the instructions take them, those of vectors and those of tiles
+// (amx.h) alike.
 #pragma once
 
+#include <type_traits>
+
+#include "amx.h"
 #include "common.h"
 
 namespace itera {
@@ -159,10 +163,51 @@ inline __attribute__((always_inline)) void tile(const A& row, int64_t i, int64_t
   for (int r = 0; r < MR; r++) store(i + r, j, sum[r], last);
 }
 
+#ifdef ITERA_AMX
+// Rows [begin, end) of C, `TILE_ROWS` at a time. Rows of A that aren't as far apart as each other,
+// the last ones, and those of an odd length are copied, so that a tile can be loaded.
+template <int NV, typename A, typename S>
+void amx_tiles(const A& row, int64_t begin, int64_t end, int64_t j, int64_t k, const bf16* b,
+               int64_t last, const S& store) {
+  static thread_local Buffer<bf16> copies;
+  alignas(64) float sums[TILE_ROWS * NV * LANES];
+  const int64_t copy_stride = words<bf16>(k) * 2;
+  Tiles configured(k);
+  for (int64_t i = begin; i < end; i += TILE_ROWS) {
+    const int64_t count = end - i < TILE_ROWS ? end - i : TILE_ROWS;
+    const bf16* a = row(i);
+    int64_t stride = k;
+    bool copied = count < TILE_ROWS || k % 2;
+    if constexpr (std::is_same_v<A, Rows<bf16>>) stride = row.stride;
+    else copied = true;
+    if (copied) {
+      bf16* copy = copies.get(TILE_ROWS * copy_stride);
+      for (int64_t r = 0; r < count; r++) {
+        std::memcpy(copy + r * copy_stride, row(i + r), k * sizeof(bf16));
+        if (k % 2) copy[r * copy_stride + k] = 0;
+      }
+      a = copy;
+      stride = copy_stride;
+    }
+    multiply_tiles<NV>(a, stride, b, k, sums);
+    for (int64_t r = 0; r < count; r++) {
+      vec sum[NV];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) sum[v] = get(sums + (r * NV + v) * LANES);
+      store(i + r, j, sum, last);
+    }
+  }
+}
+#endif
+
 // Rows [begin, end) of C, in tiles of `TILE`; the last ones are fewer.
 template <int NV, typename T, typename A, typename S>
 inline void tiles(const A& row, int64_t begin, int64_t end, int64_t j, int64_t k, const T* b,
                   int64_t last, const S& store) {
+#ifdef ITERA_AMX
+  if constexpr (std::is_same_v<T, bf16>)
+    if (has_tiles()) return amx_tiles<NV>(row, begin, end, j, k, b, last, store);
+#endif
   int64_t i = begin;
   for (; i + TILE <= end; i += TILE) tile<TILE, NV>(row, i, j, k, b, last, store);
   if (end - i >= 3) {
@@ -189,9 +234,9 @@ inline void panel(const A& row, int64_t begin, int64_t end, int64_t j, int64_t n
 
 template <typename T, typename A, typename S>
 void gemm(int64_t m, int64_t n, int64_t k, const A& row, const T* packed, const S& store) {
-  // Rows of A that stay in the second-level cache while all panels pass.
-  int64_t block = (128 * 1024 / (int64_t(sizeof(T)) * k + 1) + TILE) / TILE * TILE;
-  if (block < 8 * TILE) block = 8 * TILE;
+  // Rows of A that stay in the second-level cache while all panels pass: whole tiles of any kind.
+  constexpr int64_t MOST = 48;
+  int64_t block = (128 * 1024 / (int64_t(sizeof(T)) * k + 1) + MOST) / MOST * MOST;
   for (int64_t begin = 0; begin < m; begin += block) {
     int64_t end = begin + block < m ? begin + block : m;
     const T* b = packed;

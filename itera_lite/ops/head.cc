@@ -10,7 +10,11 @@ extern "C" void soft_cross_entropy(float* logits, const int64_t* target, const i
 
 namespace {
 
-constexpr int64_t CHUNK = 24;           // rows whose logits exist in float32
+#ifdef ITERA_AMX
+constexpr int64_t CHUNK = 3 * TILE_ROWS;  // rows whose logits exist in float32
+#else
+constexpr int64_t CHUNK = 24;
+#endif
 constexpr int64_t GRADIENTS = 4 << 20;  // bytes of logits' gradients that exist,
 constexpr int64_t FEWEST_ROWS = 256;    // but those of this many rows at least
 
