@@ -1203,8 +1203,9 @@ class SeedRun(Part):
     Attributes:
         budget: what all models of a comparison had alike.
         amount: tokens as they were given, such as ``3M``; or minutes.
-        batch_size, precision, git_commit, dataset_sha256, flops_forward: None where an early
-            version ran it; the last is per token.
+        batch_size, precision, cpu, git_commit, dataset_sha256, flops_forward: None where an early
+            version ran it; the last is per token. Runs of another precision or processor are of
+            another comparison: they read more or less in the same time.
         load: cores that other programs kept busy meanwhile; None: not measured.
     """
 
@@ -1227,6 +1228,7 @@ class SeedRun(Part):
     dataset_sha256: str | None = None
     flops_forward: float | None = None
     load: Load | None = None
+    cpu: str | None = None
 
 
 class SpeedsOfSize(Part):

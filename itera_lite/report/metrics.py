@@ -234,7 +234,7 @@ def _unfair_budget(a: ModelResults, b: ModelResults) -> str:
 def of_one_budget(
     seeds: Sequence[SeedRun], names: Sequence[str], budget: str
 ) -> list[list[SeedRun]]:
-    """Each name's runs of a kind of budget, of one text, amount and vocabulary.
+    """Each name's runs of a kind of budget, of one text, amount, vocabulary and processor.
 
     Of several the one with the most seeds on all sides is taken, then the one with
     the most tokens: a mixture would compare lengths, not models. Without one that all sides
@@ -244,12 +244,12 @@ def of_one_budget(
         budget: ``time`` or ``tokens``.
     """
     usable = [run for run in seeds if run.budget == budget]
-    groups: dict[tuple[str, str | float, int], list[list[SeedRun]]] = defaultdict(
+    groups: dict[tuple[object, ...], list[list[SeedRun]]] = defaultdict(
         lambda: [[] for _ in names]
     )
     for run in usable:
         if run.name in names:
-            of = (run.source, run.amount, run.vocab_size)
+            of = (run.source, run.amount, run.vocab_size, run.precision, run.cpu)
             groups[of][names.index(run.name)].append(run)
 
     def worth(sides: list[list[SeedRun]]) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
+from typing import NamedTuple
 
 from itera_lite.config import PRESETS
 from itera_lite.records import SeedRun
@@ -16,7 +17,30 @@ HEADERS = ["Trained for", "Model", "Seeds", "Tokens", "MFLOP/token", "Bits per b
 BITS = Metric("bpb", "Bits per byte", "bits/byte", "lower", "run", "quality")
 
 Runs = list[SeedRun]  # of one model and budget, by seed
-Budget = tuple[str, str, str | float, int]  # what is equal, text, amount, vocabulary
+
+
+class Budget(NamedTuple):
+    """What runs that are compared have alike."""
+
+    kind: str  # what is equal
+    source: str
+    amount: str | float
+    vocab_size: int
+    precision: str | None
+    cpu: str | None
+
+    @classmethod
+    def of(cls, run: SeedRun) -> Budget:
+        return cls(
+            *(run.budget, run.source, run.amount, run.vocab_size), *(run.precision, run.cpu)
+        )
+
+    @property
+    def words(self) -> str:
+        if isinstance(self.amount, float | int):
+            return f"{self.amount:g} minutes"
+        tokens = f"{self.amount} tokens"
+        return tokens if self.kind == "tokens" else f"the time of {tokens}"
 
 
 def seeds_table(seeds: Sequence[SeedRun]) -> str:
@@ -30,19 +54,20 @@ def seeds_table(seeds: Sequence[SeedRun]) -> str:
 
 
 def budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
-    """Each budget in words, and its models: Itera first, by size."""
+    """Each budget in words, and its models: Itera first, by size.
+
+    Where runs of the same length were made on several processors, the words name each one's.
+    """
     found: dict[Budget, dict[str, Runs]] = defaultdict(dict)
     for run in sorted(seeds, key=lambda run: run.seed):
-        found[run.budget, run.source, run.amount, run.vocab_size].setdefault(run.name, []).append(
-            run
-        )
+        found[Budget.of(run)].setdefault(run.name, []).append(run)
 
     def length(budget: Budget) -> tuple[str, float]:
-        return budget[0], median(run.tokens for runs in found[budget].values() for run in runs)
+        return budget.kind, median(run.tokens for runs in found[budget].values() for run in runs)
 
     order = list(PRESETS)
+    times = Counter(budget.words for budget in found)
     for budget in sorted(found, key=length):
-        kind, _, amount, _ = budget
         models = sorted(
             found[budget].values(),
             key=lambda runs: (
@@ -50,11 +75,8 @@ def budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
                 order.index(runs[0].size) if runs[0].size in order else len(order),
             ),
         )
-        if isinstance(amount, float | int):
-            words = f"{amount:g} minutes"
-        else:
-            words = f"{amount} tokens" if kind == "tokens" else f"the time of {amount} tokens"
-        yield words, models
+        made_by = ", ".join(filter(None, (budget.precision, budget.cpu)))
+        yield budget.words + (f" ({made_by})" if made_by and times[budget.words] > 1 else ""), models
 
 
 def _rows(words: str, models: list[Runs]) -> Iterator[list[str]]:

@@ -17,6 +17,7 @@ from itera_lite.data.prepare import prepare
 from itera_lite.errors import DataError, IteraError
 from itera_lite.locks import locked
 from itera_lite.machine.peak import torch_threads
+from itera_lite.machine.processor import cpu_name
 from itera_lite.machine.provenance import Provenance
 from itera_lite.quantities import number_of
 from itera_lite.records import SeedRun, Seeds
@@ -48,12 +49,12 @@ class Run:
 class SeedStudy:
     """Trainings of both models of a size that differ by their seed; those of a seed take turns.
 
-    Each run has the same budget: equal tokens, or equal training time. With ``equal_time``, both
+    Each run has the same budget: equal tokens, or equal training time, on one processor. With ``equal_time``, both
     training speeds are measured first, and the faster model is also trained on the tokens that
     it reads while the slower one reads ``tokens``.
 
     Attributes:
-        path: of seeds.json. Runs are added; one that is there already is kept.
+        path: of seeds.json. Runs are added; one that this processor made already is kept.
         source: set or path.
         sizes: a preset of each model.
         minutes, tokens: budget of a run, of which one is given.
@@ -81,6 +82,7 @@ class SeedStudy:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(lock_path(self.path), f"the name '{self.path.name}'"), torch_threads():
             record = self._read()
+            compute = Compute.prepare(workers=self.workers)
             speeds = self._speeds(record) if self.equal_time else {}
             for seed in seeds:
                 kind: Kind = "tokens" if self.tokens else "time"
@@ -89,9 +91,9 @@ class SeedStudy:
                     faster, slower = sorted(speeds, key=lambda family: -speeds[family])
                     more = number_of("tokens", self.tokens or "") * speeds[faster] / speeds[slower]
                     runs.append(Run(faster, seed, "time", str(round(more))))
-                self._add(record, runs)
-                if speeds and self._find(record, Run(slower, seed, "time")) is None:
-                    made = self._find(record, Run(slower, seed, "tokens"))  # equal tokens are both
+                self._add(record, runs, compute)
+                if speeds and self._find(record, Run(slower, seed, "time"), compute) is None:
+                    made = self._find(record, Run(slower, seed, "tokens"), compute)  # equal tokens are both
                     assert made is not None
                     record.runs.append(replace(made, budget="time"))
                     self._write(record)
@@ -115,13 +117,15 @@ class SeedStudy:
         )
         record.write(self.path)
 
-    def _find(self, record: Seeds, run: Run) -> SeedRun | None:
-        """The run of this study that the record has already."""
+    def _find(self, record: Seeds, run: Run, compute: Compute) -> SeedRun | None:
+        """The run of this study that the record has already, from this processor if that is
+        known."""
+        here = {(compute.precision.name, cpu_name()), (compute.precision.name, None), (None, None)}
         amount = self.tokens or self.minutes
         wanted = (self._name(run), run.seed, run.kind, self.source, amount, self.vocab_size)
         for made in record.runs:
             found = (made.name, made.seed, made.budget, made.source, made.amount, made.vocab_size)
-            if found == wanted:
+            if found == wanted and (made.precision, made.cpu) in here:
                 return made
         return None
 
@@ -147,12 +151,11 @@ class SeedStudy:
             "--equal-time": self.equal_time,
         }
 
-    def _add(self, record: Seeds, runs: list[Run]) -> None:
+    def _add(self, record: Seeds, runs: list[Run], compute: Compute) -> None:
         """Train, in turns, those that the record lacks. Only the numbers are kept."""
-        missing = [run for run in runs if self._find(record, run) is None]
+        missing = [run for run in runs if self._find(record, run, compute) is None]
         if not missing:
             return
-        compute = Compute.prepare(workers=self.workers)
         dataset = prepare(self.source, vocab_size=self.vocab_size)
 
         def training(run: Run, files: RunFiles) -> Training:
@@ -197,6 +200,7 @@ class SeedStudy:
                     dataset_sha256=dataset.manifest["sha256"],
                     flops_forward=summary.flops_per_token and summary.flops_per_token.forward,
                     load=summary.provenance.load,
+                    cpu=cpu_name(),
                 )
             )
         self._write(record)
