@@ -28,7 +28,8 @@ void to_rows(const float* columns, int64_t count, int64_t n, float* rows) {
   }
 }
 
-// Exponentials of n columns, relative to the largest of each lane; returns the inverse of their sum.
+// Exponentials of n columns, relative to the largest of each lane; returns the inverses of their
+// sums.
 vec exponentials(const float* columns, float* e, int64_t n) {
   vec top = get(columns), total{};
   for (int64_t i = 1; i < n; i++) top = larger(top, get(columns + i * LANES));
@@ -42,7 +43,8 @@ vec exponentials(const float* columns, float* e, int64_t n) {
 
 // Top-k of logits (T, E): index and gates (T, k), the softmax over the k; mean (E), the mean of the
 // softmax over all experts; pair (T * k), the pairs (token, choice) as token * k + choice, those of
-// expert e from start[e] to start[e + 1], in order. Ties go to the lower expert. A lane has a token.
+// expert e from start[e] to start[e + 1], in order. Ties go to the lower expert. A lane has a
+// token.
 void route(const float* logits, int64_t* index, float* gates, int64_t* pair, int64_t* start,
            float* mean, int64_t tokens, int64_t experts, int64_t k) {
   static thread_local Buffer<float> memory;

@@ -244,9 +244,7 @@ def of_one_budget(
         budget: ``time`` or ``tokens``.
     """
     usable = [run for run in seeds if run.budget == budget]
-    groups: dict[tuple[object, ...], list[list[SeedRun]]] = defaultdict(
-        lambda: [[] for _ in names]
-    )
+    groups: dict[tuple[object, ...], list[list[SeedRun]]] = defaultdict(lambda: [[] for _ in names])
     for run in usable:
         if run.name in names:
             of = (run.source, run.amount, run.vocab_size, run.precision, run.cpu)

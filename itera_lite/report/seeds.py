@@ -31,9 +31,7 @@ class Budget(NamedTuple):
 
     @classmethod
     def of(cls, run: SeedRun) -> Budget:
-        return cls(
-            *(run.budget, run.source, run.amount, run.vocab_size), *(run.precision, run.cpu)
-        )
+        return cls(*(run.budget, run.source, run.amount, run.vocab_size), *(run.precision, run.cpu))
 
     @property
     def words(self) -> str:
@@ -75,8 +73,8 @@ def budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
                 order.index(runs[0].size) if runs[0].size in order else len(order),
             ),
         )
-        made_by = ", ".join(filter(None, (budget.precision, budget.cpu)))
-        yield budget.words + (f" ({made_by})" if made_by and times[budget.words] > 1 else ""), models
+        by = ", ".join(filter(None, (budget.precision, budget.cpu)))
+        yield f"{budget.words} ({by})" if by and times[budget.words] > 1 else budget.words, models
 
 
 def _rows(words: str, models: list[Runs]) -> Iterator[list[str]]:

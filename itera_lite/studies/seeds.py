@@ -49,9 +49,9 @@ class Run:
 class SeedStudy:
     """Trainings of both models of a size that differ by their seed; those of a seed take turns.
 
-    Each run has the same budget: equal tokens, or equal training time, on one processor. With ``equal_time``, both
-    training speeds are measured first, and the faster model is also trained on the tokens that
-    it reads while the slower one reads ``tokens``.
+    Each run has the same budget: equal tokens, or equal training time on one processor. With
+    ``equal_time``, both training speeds are measured first, and the faster model is also trained
+    on the tokens that it reads while the slower one reads ``tokens``.
 
     Attributes:
         path: of seeds.json. Runs are added; one that this processor made already is kept.
@@ -93,7 +93,9 @@ class SeedStudy:
                     runs.append(Run(faster, seed, "time", str(round(more))))
                 self._add(record, runs, compute)
                 if speeds and self._find(record, Run(slower, seed, "time"), compute) is None:
-                    made = self._find(record, Run(slower, seed, "tokens"), compute)  # equal tokens are both
+                    made = self._find(
+                        record, Run(slower, seed, "tokens"), compute
+                    )  # equal tokens are both
                     assert made is not None
                     record.runs.append(replace(made, budget="time"))
                     self._write(record)

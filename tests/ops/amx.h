@@ -1,5 +1,6 @@
-// Intel's tiles in plain C++, so that the tests of their products run on any processor. `-include` it
-// before a source of itera_lite/ops, after avx512.h where the processor lacks those instructions too.
+// Intel's tiles in plain C++, so that the tests of their products run on any processor. `-include`
+// it before a source of itera_lite/ops, after avx512.h where the processor lacks those instructions
+// too.
 #pragma once
 
 #include <immintrin.h>

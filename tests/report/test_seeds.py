@@ -2,6 +2,7 @@
 
 from msgspec.structs import replace
 
+from itera_lite.report.metrics import of_one_budget
 from itera_lite.report.seeds import seeds_table
 
 from .synthetic import seed_run
@@ -46,6 +47,22 @@ def test_every_budget_has_its_rows_and_verdicts():
     assert rows[4][6].startswith("Itera better by 1.092×")
     assert rows[0][2:4] == ["3", "14 M"]
     assert rows[0][5] == "0.6950 [0.6920 – 0.6980]"
+
+
+def test_runs_of_two_processors_are_two_comparisons():
+    slow = {"precision": "fp32", "cpu": "Old"}
+    fast = {"precision": "bf16", "cpu": "New"}
+    found = [
+        replace(run, **where)
+        for where, bits, tokens in ((slow, 0.9, 3_000_000), (fast, 0.7, 9_000_000))
+        for name in ("itera_lite_tiny", "transformer_tiny")
+        for run in runs(name, "time", 10.0, [bits, bits + 0.001, bits + 0.002], tokens)
+    ]
+    words = [line.split("|")[1].strip() for line in seeds_table(found).splitlines()[2:]]
+    assert words == ["10 minutes (fp32, Old)"] * 2 + ["10 minutes (bf16, New)"] * 2
+    sides = of_one_budget(found, ("itera_lite_tiny", "transformer_tiny"), "time")
+    assert {run.cpu for runs in sides for run in runs} == {"New"}
+    assert [len(runs) for runs in sides] == [3, 3]
 
 
 def test_nothing_was_trained():

@@ -15,6 +15,7 @@ from itera_lite.records import RuntimeTraining, Seeds, SpeedsOfSize
 from itera_lite.report.metrics import of_one_budget
 from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
+from itera_lite.studies import seeds
 from itera_lite.train.loop import Trainer
 from itera_lite.train.terminal import Stopped
 from tests.train.small import make_small
@@ -43,6 +44,19 @@ def test_runs_are_added_once(text, tmp_path):
     assert all(0 < run.valid_bpb < 8 and run.tokens >= 9000 for run in first.runs)
     again = bench_seeds(str(text), seeds=2, **options)
     assert again == first == Seeds.read(tmp_path / "seeds.json")
+
+
+def test_runs_of_another_processor_are_made_again(text, tmp_path, monkeypatch):
+    options = {"tokens": "9K", "seeds": 1, "vocab_size": 300, "workers": 1, "results": tmp_path}
+    bench_seeds(str(text), **options)
+    monkeypatch.setattr(seeds, "cpu_name", lambda: "another")
+    runs = bench_seeds(str(text), **options).runs
+    assert [run.name for run in runs] == ["itera_lite_tiny", "transformer_tiny"] * 2
+    assert runs[0].cpu == runs[1].cpu != runs[2].cpu == runs[3].cpu == "another"
+    unknown = Seeds.read(tmp_path / "seeds.json")
+    unknown.runs = [replace(run, cpu=None) for run in unknown.runs[:2]]
+    unknown.write(tmp_path / "seeds.json")
+    assert len(bench_seeds(str(text), **options).runs) == 2
 
 
 def test_a_study_that_was_stopped_goes_on(text, tmp_path, monkeypatch):
