@@ -1,6 +1,6 @@
 // Intel's AMX: registers of 16 rows of 64 bytes, tiles, and the product of two tiles of bfloat16.
 //
-// Where a processor has it, products are many times as fast as with vectors of bfloat16.
+// Where a processor has it, products are several times as fast as with vectors of bfloat16.
 #pragma once
 
 #include <cstdint>

@@ -164,8 +164,8 @@ inline __attribute__((always_inline)) void tile(const A& row, int64_t i, int64_t
 }
 
 #ifdef ITERA_AMX
-// Rows [begin, end) of C, `TILE_ROWS` at a time. Rows of A that aren't as far apart as each other,
-// the last ones, and those of an odd length are copied, so that a tile can be loaded.
+// Rows [begin, end) of C, `TILE_ROWS` at a time. A tile is loaded from rows at equal distances, so
+// other rows of A are copied first, and so are fewer than `TILE_ROWS` and those of an odd length.
 template <int NV, typename A, typename S>
 void amx_tiles(const A& row, int64_t begin, int64_t end, int64_t j, int64_t k, const bf16* b,
                int64_t last, const S& store) {
