@@ -34,7 +34,7 @@ def bench_seeds(
 
     Each run has the same budget: equal tokens, or equal training time; those of a seed train in
     turns. Adds to seeds.json, which the report reads; a run that is there already (same name,
-    seed, budget and vocabulary) is kept, and after Ctrl-C the same command goes on.
+    seed, budget, vocabulary and processor) is kept, and after Ctrl-C the same command goes on.
 
     With ``equal_time``, both training speeds are measured first, in turns, and the faster
     model is also trained on the tokens that it reads while the slower one reads ``tokens``:
