@@ -61,11 +61,6 @@ def has_bf16() -> bool:
     return bool(call("has_bf16"))
 
 
-def has_amx() -> bool:
-    """Whether the operations of bfloat16 multiply tiles: on Intel's processors with AMX."""
-    return bool(call("has_amx"))
-
-
 def _function(name: str, arguments: tuple[Any, ...]) -> Callable[..., int]:
     """A function of the library that converts what `call` gives it; it is kept in `_functions`."""
     if _library is None:

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 from itera_lite.records import (
     Benchmark,
@@ -231,6 +232,29 @@ def _unfair_budget(a: ModelResults, b: ModelResults) -> str:
     return "the better one trained for longer and on more tokens" if more else ""
 
 
+class Budget(NamedTuple):
+    """What runs that are compared have alike."""
+
+    kind: str  # what is equal
+    source: str
+    amount: str | float
+    vocab_size: int
+    precision: str | None
+    cpu: str | None
+
+    @classmethod
+    def of(cls, run: SeedRun) -> Budget:
+        text = run.source, run.amount, run.vocab_size
+        return cls(run.budget, *text, run.precision, run.cpu)
+
+    @property
+    def words(self) -> str:
+        if isinstance(self.amount, float | int):
+            return f"{self.amount:g} minutes"
+        tokens = f"{self.amount} tokens"
+        return tokens if self.kind == "tokens" else f"the time of {tokens}"
+
+
 def of_one_budget(
     seeds: Sequence[SeedRun], names: Sequence[str], budget: str
 ) -> list[list[SeedRun]]:
@@ -244,11 +268,10 @@ def of_one_budget(
         budget: ``time`` or ``tokens``.
     """
     usable = [run for run in seeds if run.budget == budget]
-    groups: dict[tuple[object, ...], list[list[SeedRun]]] = defaultdict(lambda: [[] for _ in names])
+    groups: dict[Budget, list[list[SeedRun]]] = defaultdict(lambda: [[] for _ in names])
     for run in usable:
         if run.name in names:
-            of = (run.source, run.amount, run.vocab_size, run.precision, run.cpu)
-            groups[of][names.index(run.name)].append(run)
+            groups[Budget.of(run)][names.index(run.name)].append(run)
 
     def worth(sides: list[list[SeedRun]]) -> tuple[int, int]:
         return min(map(len, sides)), max(run.tokens for runs in sides for run in runs)

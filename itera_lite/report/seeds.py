@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import NamedTuple
 
 from itera_lite.config import PRESETS
 from itera_lite.records import SeedRun
-from itera_lite.report.metrics import loads_of_seeds
+from itera_lite.report.metrics import Budget, loads_of_seeds
 from itera_lite.report.text import code, fixed, significant, table
 from itera_lite.stats.comparison import Comparison, Measurement, Metric, compare
 
@@ -17,28 +16,6 @@ HEADERS = ["Trained for", "Model", "Seeds", "Tokens", "MFLOP/token", "Bits per b
 BITS = Metric("bpb", "Bits per byte", "bits/byte", "lower", "run", "quality")
 
 Runs = list[SeedRun]  # of one model and budget, by seed
-
-
-class Budget(NamedTuple):
-    """What runs that are compared have alike."""
-
-    kind: str  # what is equal
-    source: str
-    amount: str | float
-    vocab_size: int
-    precision: str | None
-    cpu: str | None
-
-    @classmethod
-    def of(cls, run: SeedRun) -> Budget:
-        return cls(*(run.budget, run.source, run.amount, run.vocab_size), *(run.precision, run.cpu))
-
-    @property
-    def words(self) -> str:
-        if isinstance(self.amount, float | int):
-            return f"{self.amount:g} minutes"
-        tokens = f"{self.amount} tokens"
-        return tokens if self.kind == "tokens" else f"the time of {tokens}"
 
 
 def seeds_table(seeds: Sequence[SeedRun]) -> str:

@@ -93,9 +93,8 @@ class SeedStudy:
                     runs.append(Run(faster, seed, "time", str(round(more))))
                 self._add(record, runs, compute)
                 if speeds and self._find(record, Run(slower, seed, "time"), compute) is None:
-                    made = self._find(
-                        record, Run(slower, seed, "tokens"), compute
-                    )  # equal tokens are both
+                    # A run of equal tokens is one of equal time too.
+                    made = self._find(record, Run(slower, seed, "tokens"), compute)
                     assert made is not None
                     record.runs.append(replace(made, budget="time"))
                     self._write(record)
