@@ -98,7 +98,8 @@ def train_rounded(
     if budget is None:
         raise UsageError("--minutes 0 is no training: give more, or --method plain or gptq")
     shape, source = start.model.config, str(job.text.data)
-    config = replace(gentle(shape, budget, RATE, job.text.seed), decay=1.0)
+    config = gentle(shape, budget, RATE, job.text.seed, job.text.overrides)
+    config = replace(config, decay=1.0)
     objective, taught = Rounded(kinds, levels=levels), None
     if teachers:
         student = Student(start.name, shape, start.tokenizer, start.folder)

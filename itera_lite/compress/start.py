@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gguf import GGMLQuantizationType as Type
 
@@ -104,6 +105,7 @@ class TextOptions:
         minutes, tokens: budget of the training, of which one may be given; 0 minutes for none.
         seed: of the order of the text.
         resume: go on where the training was stopped.
+        overrides: fields of `TrainConfig`, where the recipe doesn't decide.
 
     Raises:
         UsageError: both budgets are given, or a number is out of its range.
@@ -114,6 +116,7 @@ class TextOptions:
     tokens: str | None = None
     seed: int = 0
     resume: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_numbers(seed=self.seed, tokens=self.tokens)
@@ -188,7 +191,7 @@ class Job:
             made.learning_rate_factor = rate
             return made
 
-        config = gentle(model.config, budget, rate, self.text.seed)
+        config = gentle(model.config, budget, rate, self.text.seed, self.text.overrides)
         return Training(
             *(model.config, config, dataset, budget, self.files, self.compute),
             source=str(self.text.data),

@@ -41,7 +41,11 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
     def judged(
-        self, found: Measurement | None, reason: str = "", load: Load | None = None
+        self,
+        found: Measurement | None,
+        reason: str = "",
+        load: Load | None = None,
+        withheld: str = "",
     ) -> Target:
         """The target with what was found and the verdict, by the median and its interval.
 
@@ -49,10 +53,12 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
             found: the measurement; None where there is none.
             reason: why it counts as missed all the same, such as a loss of quality.
             load: by others, where the number depends on time; too high, and nothing is judged.
+            withheld: why nothing is judged whatever was found, ``reason`` included.
         """
         if found is None:
             return self
-        withheld = load.too_high if load and not reason else ""
+        if load and not reason:
+            withheld = withheld or load.too_high
 
         def verdict(wanted: float) -> Verdict:
             return "not judged" if withheld else self._verdict(wanted, found, reason)
@@ -64,7 +70,7 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
             high=found.high,
             verdict=verdict(self.target),
             goal_verdict=None if self.goal is None else verdict(self.goal),
-            reason=reason or withheld,
+            reason=withheld or reason,
         )
 
     def _verdict(self, wanted: float, found: Measurement, reason: str) -> Verdict:

@@ -33,7 +33,7 @@ from itera_lite.records import (
     Teaching,
 )
 from itera_lite.stats.comparison import Measurement
-from itera_lite.stats.load import Load
+from itera_lite.stats.load import Load, why_withheld
 from itera_lite.stats.samples import Stat
 from itera_lite.stats.targets import Target, ratio
 from itera_lite.studies.ladder_scores import WINDOW, QuantizedScores, quantized_scores, stage_scores
@@ -133,6 +133,7 @@ def measure_ladder(
     if quantized is not None:
         in_llama = _rung(plans, deployed.pop(), quantized.scores)
     rungs = [_rung(plans, each, scores[each.stage]) for each in deployed]
+    disturbed = _disturbed(first, rungs[0].stage, rungs[-1].stage)
     return Ladder(
         source=first.data,
         quick=quick,
@@ -143,10 +144,10 @@ def measure_ladder(
         text_bytes=TEXT_BYTES,
         rungs=rungs,
         references=_references(first),
-        targets=judge(rungs[-1], rungs[0], TARGETS, origin.load),
+        targets=judge(rungs[-1], rungs[0], TARGETS, origin.load, disturbed),
         quantized=in_llama,
         quantized_types=[] if quantized is None else quantized.tried,
-        quantized_targets=judge(rungs[-1], in_llama, QUANTIZED_TARGETS, origin.load),
+        quantized_targets=judge(rungs[-1], in_llama, QUANTIZED_TARGETS, origin.load, disturbed),
         steadiness=steadiness(rungs[0]),
         teaching=_teaching(first),
         repeated_rounds=rounds.repeated,
@@ -155,7 +156,11 @@ def measure_ladder(
 
 
 def judge(
-    last: Rung, reference: Rung | None, targets: Sequence[Target], load: Load | None = None
+    last: Rung,
+    reference: Rung | None,
+    targets: Sequence[Target],
+    load: Load | None = None,
+    disturbed: str = "",
 ) -> list[Target]:
     """What the last rung reaches against a reference.
 
@@ -165,6 +170,7 @@ def judge(
     Args:
         reference: None: it wasn't measured, and so is no target.
         load: by others while the costs were measured, on which processor time depends.
+        disturbed: why the two qualities can't be compared, and so nothing is judged.
     """
     if reference is None:
         return list(targets)
@@ -175,9 +181,20 @@ def judge(
             ratio(*(_measurement(getattr(rung, target.key)) for rung in (reference, last))),
             reason,
             load if target.key in TIMED else None,
+            disturbed,
         )
         for target in targets
     ]
+
+
+def _disturbed(plan: LadderPlan, reference: str, last: str) -> str:
+    """Why the quality of two stages can't be compared, by the load beside the first seed's
+    trainings, whose budget is in time; empty where it can."""
+    loads = [
+        Load.mean([made.provenance.load for made in _history(plan, name) if made.training])
+        for name in (reference, last)
+    ]
+    return why_withheld(*loads, ("beside the reference's training", "the deployed model's"))
 
 
 def steadiness(reference: Rung) -> Target:

@@ -119,7 +119,8 @@ class LadderPlan:
         first, resume = self.first(stage), self.files(stage).resumable
         if first is None:
             return TextOptions(self.data, minutes, seed=self.seed, resume=resume)
-        return TextOptions(self.data, None, str(first.tokens), self.seed, resume)
+        overrides = self.overrides(stage)
+        return TextOptions(self.data, None, str(first.tokens), self.seed, resume, overrides)
 
     @contextmanager
     def claimed(self, stage: str) -> Iterator[tuple[RunFiles, bool]]:

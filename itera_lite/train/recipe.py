@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -139,7 +140,7 @@ def _round(width: float) -> int:
 
 
 def train_config(
-    shape: ModelConfig, budget: Budget, overrides: dict[str, Any], seed: int = 0
+    shape: ModelConfig, budget: Budget, overrides: Mapping[str, Any], seed: int = 0
 ) -> TrainConfig:
     """The recipe: what follows from the budget, unless the family has its own, or the user asked.
 
@@ -175,7 +176,7 @@ def gentle(
     budget: Budget,
     rate: float,
     seed: int,
-    overrides: dict[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """The recipe for training further from trained weights: every learning rate times ``rate``,
     but those that ``overrides`` has."""

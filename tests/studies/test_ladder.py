@@ -27,6 +27,7 @@ from itera_lite.studies import ladder_costs, ladder_scores, ladder_stages
 from itera_lite.studies.ladder_costs import QUANTIZED_TARGETS, STEADY, TARGETS, judge, steadiness
 from itera_lite.studies.ladder_scores import llama_score
 from itera_lite.studies.ladder_stages import REFERENCES, STAGES, LadderPlan
+from itera_lite.train import recipe
 from itera_lite.train.compute import Compute
 from itera_lite.train.loop import Trainer
 from itera_lite.train.recipe import Budget, train_config
@@ -193,7 +194,9 @@ def test_other_weights_are_scored_again(text, copied, small):
     assert again.rungs[2].bpb.median == record.bpb
 
 
-def test_more_seeds_give_a_spread_and_keep_the_first(text, copied, small):
+def test_more_seeds_give_a_spread_and_keep_the_first(text, copied, small, monkeypatch):
+    # By itself, any budget in tokens would have another recipe than the first seed's, in time.
+    monkeypatch.setattr(recipe, "SHORT", {"tokens": 0.0, "seconds": 240.0})
     before = (copied / "c" / "distilled" / "model.safetensors").stat().st_mtime_ns
     found = run(text, copied, seeds=2)
     assert (found.provenance.seed, found.provenance.seeds) == (None, [0, 1])
@@ -213,9 +216,8 @@ def test_more_seeds_give_a_spread_and_keep_the_first(text, copied, small):
         )
         tokens = [each.training and each.training.tokens for each in (own, further)]
         assert tokens[0] == tokens[1]
-        if rung.stage in ("itera", "distilled", found.rungs[0].stage):
-            for key in ("lr_other", "lr_matrix", "batch_size"):
-                assert getattr(own.training, key) == getattr(further.training, key)
+        for key in ("lr_other", "lr_matrix", "batch_size", "steps") if own.training else ():
+            assert getattr(own.training, key) == getattr(further.training, key), rung.stage
         assert own.model.config == further.model.config
 
 
@@ -315,12 +317,32 @@ def test_targets_are_reached_by_numbers_alone():
     assert verdicts(seeds, rung([0.81], 0.01, 0.7e6, 5e6))[0] == "missed", "worst against best"
     busy = verdicts(first, good, Load(0.9, 2))
     assert busy == ["not judged", "met", missing, "met"]  # time; bytes
+    withheld = judge(good, first, TARGETS, None, "a compiler ran")
+    assert [target.verdict for target in withheld] == ["not judged"] * 2 + [missing, "not judged"]
+    assert all(target.reason in ("a compiler ran", "") for target in withheld)
     packed = [replace(each, bytes_compressed=size) for each, size in ((first, 60e6), (good, 5e5))]
     assert verdicts(*packed) == ["met"] * 4
     # the second reference, and none
     (found,) = judge(good, rung([0.8], 0.2, 5e6, 30e6), QUANTIZED_TARGETS)
     assert (found.verdict, found.value) == ("met", pytest.approx(20))
     assert [t.verdict for t in judge(good, None, QUANTIZED_TARGETS)] == [missing]
+
+
+def test_nothing_is_judged_where_other_programs_ran_beside_one_side(text, first, copied):
+    plan = plan_of(text, copied)
+    stage = first[0].rungs[0].stage
+
+    def why(beside_the_reference: float) -> str:
+        loads = dict.fromkeys(("teacher", "distilled", "few_levels"), 0.0)
+        for name, load in {stage: beside_the_reference, **loads}.items():
+            made = plan.summary(name)
+            made.provenance.load_by_others = load
+            made.provenance.machine.cores = 2
+            made.write(plan.files(name).summary)
+        return ladder_costs._disturbed(plan, stage, "few_levels")
+
+    assert why(0.0) == ""
+    assert "1.0 of 2 cores (beside the reference's training)" in why(1.0)
 
 
 def test_the_distance_of_the_seeds_is_judged():
