@@ -29,6 +29,7 @@ from itera_lite.errors import IteraError, OutputError, UsageError
 GZIP = ".gz"  # ends the name of a compressed file
 TEMPORARY = r"\.[0-9a-f]{8}-(\d+)-(\d+)\.itera\.tmp"  # name of a temporary file
 _READ = 1 << 20  # bytes that are hashed at a time
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def gzipped(data: bytes) -> bytes:
@@ -72,10 +73,15 @@ def expand_home(path: str) -> str:
 def folder_name(folder: str | Path) -> str:
     """The name of a folder, also for ``.``, ``..`` and ``/``.
 
-    Bytes that aren't UTF-8 become U+FFFD, because names are written into files.
+    As `in_utf8` has it, because names are written into files.
     """
-    name = Path(folder).resolve().name or "root"
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return in_utf8(Path(folder).resolve().name or "root")
+
+
+def in_utf8(text: str) -> str:
+    """The text with U+FFFD for each byte of a name or an argument that isn't UTF-8, which Python
+    holds as a surrogate; no file or answer in UTF-8 can hold that."""
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 @contextmanager
@@ -286,7 +292,8 @@ def sha256_of(path: str | Path, start: int = 0) -> str:
 
 def is_special(path: Path) -> bool:
     """Whether ``path`` is written into instead of replaced: a device, a pipe, a descriptor."""
-    if os.path.abspath(path).startswith(("/dev/", "/proc/")):
+    where = os.path.abspath(path)
+    if where.startswith(("/dev/", "/proc/")) and not where.startswith("/dev/shm/"):
         return True
     try:
         mode = path.stat().st_mode

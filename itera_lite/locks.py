@@ -54,7 +54,8 @@ def is_locked(path: Path) -> bool:
     """Whether a process holds the lock at ``path``. Changes nothing."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A shared lock: over NFS an exclusive one needs a file that is open to write.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     except FileNotFoundError:
@@ -110,15 +111,19 @@ def _take(guard: Path, what: str) -> Path:
             with suppress(FileNotFoundError):  # another process takes it over too
                 guard.unlink()
             continue
-        own = _owner()
+        own = _owner().encode("utf-8", "backslashreplace")
         try:
-            os.write(file, own.encode("utf-8", "backslashreplace"))
-        finally:
-            os.close(file)
+            try:
+                os.write(file, own)
+            finally:
+                os.close(file)  # which may be where a network drive says that it is full
+        except OSError:
+            guard.unlink(missing_ok=True)
+            raise
         # Of two processes that find a left-over file, the slower one may remove the other's new
         # one. The last one to make it holds it, and each looks whether it is that one.
         time.sleep(_TAKE_OVER)
-        if _read(guard) == own:
+        if _read(guard) == own.decode():
             return guard
         raise _in_use(what, _read(guard))
 

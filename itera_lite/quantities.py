@@ -18,6 +18,7 @@ MOST_SEED = 2**63 - 1  # the largest seed of PyTorch, NumPy and the engine
 MOST_THREADS = 4096
 MOST_MINUTES = 10 * 366 * 24 * 60.0  # ten years
 MOST = 2**63 - 1  # of a count or a size
+MOST_EPOCHS = 1e6
 COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9}
 SIZES = {"B": 1}
 SIZES |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
@@ -120,7 +121,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "workers": workers_of,
     "minutes": minutes_of,
     "tokens": partial(number_of, "tokens"),
-    "epochs": partial(finite_number, "epochs", above=0),
+    "epochs": partial(finite_number, "epochs", above=0, most=MOST_EPOCHS),
     "evaluations": partial(whole_number, "evaluations"),
     "patience": partial(whole_number, "patience", least=0),
     "repeats": partial(whole_number, "repeats"),

@@ -16,7 +16,7 @@ import msgspec
 
 from itera_lite.config import Family, ModelConfig, Unit
 from itera_lite.errors import ConfigError, IteraError
-from itera_lite.files import write_json
+from itera_lite.files import in_utf8, write_json
 from itera_lite.machine.energy import Energy
 from itera_lite.machine.provenance import Provenance
 from itera_lite.stats.load import Load
@@ -52,7 +52,7 @@ class Record(Part, kw_only=True, omit_defaults=False, tag_field="kind"):
             OutputError: the file can't be written.
             ValueError: a number is NaN or infinite.
         """
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = _all_in_utf8(msgspec.to_builtins(self))
         return write_json(path, {"kind": plain["kind"], "version": self.version} | plain)
 
     @classmethod
@@ -70,6 +70,15 @@ class Record(Part, kw_only=True, omit_defaults=False, tag_field="kind"):
                 f"'{kind_of(cls)}'. Name another file"
             )
         return record
+
+
+def _all_in_utf8(value: Any) -> Any:
+    """The value with its texts as `in_utf8` has them."""
+    if isinstance(value, str):
+        return in_utf8(value)
+    if isinstance(value, dict):
+        return {_all_in_utf8(key): _all_in_utf8(each) for key, each in value.items()}
+    return [_all_in_utf8(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Measured(Record, kw_only=True):
@@ -1234,7 +1243,8 @@ class SeedRun(Part):
 class SpeedsOfSize(Part):
     """Training speeds that were measured in turns, by the model's name.
 
-    ``load`` by others; ``repeated_rounds``: see `Benchmark`.
+    ``load`` by others; ``repeated_rounds``: see `Benchmark`; ``cpu``: None where an early version
+    wrote it.
     """
 
     size: str
@@ -1243,6 +1253,7 @@ class SpeedsOfSize(Part):
     models: dict[str, RuntimeTraining]
     load: Load | None = None
     repeated_rounds: int = 0
+    cpu: str | None = None
 
 
 class Seeds(Measured, tag="seeds"):

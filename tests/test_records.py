@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from itera_lite.records import (
     Record,
     Run,
     Seeds,
+    Source,
     Summary,
     ValidScore,
     VocabularyBits,
@@ -70,6 +72,16 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert one.model.size == "tiny"
     run = Run(study="models", stage="mine", seed=3, summary=one, held_out=held_out(0.7))
     assert Run.read(run.write(tmp_path / "3.json")) == run
+
+
+def test_names_that_are_not_utf8_can_be_read_again(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    one = summary()
+    one.model.name, one.model.made_from = name, [Source(name, "start")]
+    one.provenance.checkpoints = {name: "ab"}
+    found = Summary.read(one.write(tmp_path / "x.json"))
+    assert found.model.name == found.model.made_from[0].name == "caf\ufffd"
+    assert found.provenance.checkpoints == {"caf\ufffd": "ab"}
 
 
 def test_what_json_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def distill(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    patience: int = 6,
+    patience: int | None = None,
     precision: Precision = "auto",
     workers: WorkerCount = None,
     quiet: bool = False,
@@ -68,7 +68,8 @@ def distill(
         name: Name of the result; by default the student's, with _distilled.
         resume: Go on where the run of this name was stopped.
         overwrite: Replace a model of this name, if there is one.
-        patience: Stop early after this many evaluations without a better one; 0: never.
+        patience: Stop early after this many evaluations without a better one, by default 6;
+            0: never.
         precision: Of the student's matrix products.
         workers: How many cores compute at once; by default all.
         quiet: No progress bar.

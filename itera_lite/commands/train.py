@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from itera_lite.commands.options import WorkerCount
-from itera_lite.config import NAMES, PRESETS, Family, Unit, preset_of
+from itera_lite.config import NAMES, PRESETS, Family, ModelConfig, Unit, preset_of
 from itera_lite.data.corpus import locate
-from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import UsageError
+from itera_lite.data.tokenizer import Tokenizer, check_vocab_size
+from itera_lite.errors import ConfigError, UsageError
 from itera_lite.model.cost import cost
 from itera_lite.quantities import check_numbers, number_of, whole_number
 from itera_lite.records import Summary
 from itera_lite.train.continuation import Beginning
 from itera_lite.train.events import check_tensorboard
-from itera_lite.train.loop import EVALUATIONS
 from itera_lite.train.precision import Precision
+from itera_lite.train.recipe import fit_to
 from itera_lite.train.run_files import RunFiles, refuse_input
 from itera_lite.train.train import TrainingRequest, train_models
 
@@ -46,8 +46,8 @@ def train(
     name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    patience: int = 6,
-    evaluations: int = EVALUATIONS,
+    patience: int | None = None,
+    evaluations: int | None = None,
     precision: Precision = "auto",
     workers: WorkerCount = None,
     shard: bool | None = None,
@@ -90,8 +90,10 @@ def train(
         resume: Go on where the run of this name was stopped. Its settings are taken from there;
             a larger budget extends it.
         overwrite: Replace a model of this name, if there is one.
-        patience: Stop early after this many evaluations without a better one; 0: never.
-        evaluations: How often the run is scored on validation text, evenly over its budget.
+        patience: Stop early after this many evaluations without a better one, by default 6;
+            0: never.
+        evaluations: How often the run is scored on validation text, evenly over its budget; by
+            default 20.
         precision: Of the matrix products; auto measures what this processor is fast at.
         workers: How many cores compute at once; by default all.
         shard: With torchrun: every process holds a part of the model (FSDP2), not all of it; by
@@ -113,16 +115,21 @@ def train(
         seed=seed,
         workers=workers,
     )
-    if batch_size is not None:
-        whole_number("batch_size", batch_size)
+    for option, value in (("batch_size", batch_size), ("seq_len", seq_len)):
+        if value is not None:
+            whole_number(option, value)
+    if vocab_size is not None:
+        check_vocab_size(vocab_size)
     if sum(given is not None for given in (epochs, minutes, tokens)) > 1:
         raise UsageError("--epochs, --minutes and --tokens are each a budget: give one of them")
     if params is not None and config is not None:
         raise UsageError("--params and --config are both a size: give one of them")
     if tokenizer is not None and vocab_size is not None:
         raise UsageError("--tokenizer has its own vocabulary: leave out --vocab-size")
-    if pattern is not None and model == "transformer":
-        raise UsageError("--pattern is for the Itera model: the Transformer has attention only")
+    if pattern is not None and (
+        model == "transformer" or (config is not None and "itera" not in PRESETS.get(config, NAMES))
+    ):
+        raise UsageError("--pattern is for the Itera model: the others have attention only")
     if log == "tensorboard":
         check_tensorboard()
     given = None if tokenizer is None else Tokenizer.load(tokenizer)
@@ -151,7 +158,7 @@ def train(
             data,
             runs,
             unit=unit,
-            config=config or "tiny",
+            config=config,
             params=None if params is None else number_of("params", params),
             pattern=pattern,
             epochs=epochs,
@@ -200,7 +207,7 @@ def _check_agreement(
     size = preset_of(shape.to_dict())
     if model not in ("both", shape.family):
         asked, has = f"--model {model}", f"a model of the family {shape.family}"
-    elif params is not None:
+    elif params is not None and not _is_fit(shape, params, pattern):
         asked, has = f"--params {params}", f"{cost(shape).params_total:,} parameters"
     elif config is not None and config != size:
         asked, has = f"--config {config}", f"the size {size}" if size else "a size of its own"
@@ -216,6 +223,15 @@ def _check_agreement(
         f"{asked} doesn't agree with --init '{beginning.folder}', which has {has}. Shape and "
         "tokenizer come from the checkpoint: leave the option out, or --init"
     )
+
+
+def _is_fit(shape: ModelConfig, params: str, pattern: str | None) -> bool:
+    """Whether a model has the shape that a number of parameters asks for."""
+    wanted = number_of("params", params)
+    try:
+        return fit_to(shape.family, wanted, shape.vocab_size, pattern) == shape
+    except ConfigError:
+        return False
 
 
 def _continued_name(beginning: Beginning, data: str) -> str:

@@ -113,7 +113,7 @@ class DistillationPlan:
         *,
         seed: int,
         resume: bool,
-        patience: int = 6,
+        patience: int | None = None,
         overrides: dict[str, Any] | None = None,
         final_bytes: int = FINAL_BYTES,
     ) -> Summary:

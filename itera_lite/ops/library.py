@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from itera_lite.errors import UsageError
 from itera_lite.files import cache_folder, write_bytes, write_text
 from itera_lite.machine.processor import cpu_info, usable_cores
 
@@ -85,7 +86,10 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
         return
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    # M_MMAP_THRESHOLD, of which older versions take 32 MB at most. Where neither is taken, the
+    # call below would freeze the threshold where it is, at 128 KB at first.
+    if not (mallopt(-3, 1 << 30) or mallopt(-3, 32 << 20)):
+        return
     mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
@@ -105,7 +109,10 @@ def load() -> ctypes.CDLL:
     texts = [f"{source.name}\n{source.read_text('utf-8')}" for source in sources]
     key = "".join(texts) + " ".join([*compiler[1:], *flags]) + version + _processor()
     name = f"ops-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    path = cache_folder() / "kernels" / name
+    try:
+        path = cache_folder() / "kernels" / name
+    except UsageError as error:  # no home folder
+        raise _Failed(str(error)) from None
     if not _is_whole(path):
         try:
             _compile(compiler, flags, [s for s in sources if s.suffix == ".cc"], path)

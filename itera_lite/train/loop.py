@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from itera_lite.train.sharded import ShardedGradient
 
 EVALUATIONS = 20  # in a run, evenly over its budget
+PATIENCE = 6  # evaluations without a better one, after which a run stops early
 EVAL_TOKENS = 32_768  # of the validation text, the same ones in each evaluation
 ROW_STEPS = 20  # steps a row of the log
 DIVERGED = 1.0  # nats a token, above the loss of a guess at random
@@ -96,8 +97,8 @@ class Trainer:
         budget: Budget,
         files: RunFiles,
         compute: Compute,
-        patience: int = 6,
-        evaluations: int = EVALUATIONS,
+        patience: int | None = None,
+        evaluations: int | None = None,
         initial: LanguageModel | None = None,
         objective: Objective | None = None,
         final_bytes: int = FINAL_BYTES,
@@ -105,8 +106,10 @@ class Trainer:
         events: bool = False,
     ) -> None:
         self.config, self.dataset, self.budget, self.files = config, dataset, budget, files
-        self.compute, self.world, self.patience = compute, compute.world, patience
-        self.quiet, self.evaluations = compute.quiet or not self.world.is_leader, evaluations
+        self.compute, self.world = compute, compute.world
+        self.quiet = compute.quiet or not self.world.is_leader
+        self._scoring_given = patience, evaluations
+        self._set_scoring(PATIENCE, EVALUATIONS)
         torch.manual_seed(config.seed)
         self.objective = objective or Objective()
         self.model = (initial or LanguageModel(model_config)).to(self.world.device).train()
@@ -251,9 +254,9 @@ class Trainer:
         self.state.step += 1
         (seconds,) = self.world.agree(time.perf_counter() - begin)
         if self.workers.end(seconds) and not self.quiet:
-            tqdm.write(  # which puts it above the bars
-                f"{self.files.name}: workers: {self.workers.active} ({self.workers.reason})"
-            )
+            chosen = f"{self.workers.active} ({self.workers.reason})"
+            with suppress(OSError, ValueError):  # the terminal has gone away
+                tqdm.write(f"{self.files.name}: workers: {chosen}")  # above the bars
         self.state.seconds += seconds
         self.window.add(self.model, loss, losses.norm, seconds)
         return loss, seconds
@@ -442,6 +445,7 @@ class Trainer:
             self.dataset.tokenizer,
             training_state={
                 "identity": self._settings(),
+                "scoring": {"patience": self.patience, "evaluations": self.evaluations},
                 "state": self.state.to_dict(),
                 "loader": self.loader.state_dict(),
                 "window": self.window.state_dict(),
@@ -457,6 +461,13 @@ class Trainer:
     def write_log(self) -> None:
         """Write the log so far as CSV."""
         write_metrics(self.files.metrics, self.state.rows)
+
+    def _set_scoring(self, patience: int, evaluations: int) -> None:
+        """Set how often the run is scored, and after how many scores it stops early, where that
+        isn't given."""
+        given = self._scoring_given
+        self.patience = patience if given[0] is None else given[0]
+        self.evaluations = evaluations if given[1] is None else given[1]
 
     def _settings(self) -> dict[str, Any]:
         """The settings that a resumed run must share with the saved one, and the budget."""
@@ -516,6 +527,11 @@ class Trainer:
             self._load_optimizer(folder / STATE, tensors, stored=SHARDS in saved)
             self.loader.load_state_dict(saved["loader"])
             self.window.load_state_dict(saved["window"])
+            scoring = {name: int(number) for name, number in saved.get("scoring", {}).items()}
+            self._set_scoring(
+                max(0, scoring.get("patience", PATIENCE)),
+                max(1, scoring.get("evaluations", EVALUATIONS)),
+            )
             torch.Generator().set_state(rng)  # raises where it is no state
             self._rng = rng
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError, AttributeError) as error:

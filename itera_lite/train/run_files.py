@@ -29,7 +29,7 @@ from itera_lite.checkpoint.folder import (
     tidy,
 )
 from itera_lite.errors import CheckpointError, OutputError, UsageError
-from itera_lite.files import output_errors
+from itera_lite.files import in_utf8, output_errors
 from itera_lite.locks import locked
 from itera_lite.train.events import remove_events
 from itera_lite.train.log import is_log
@@ -257,8 +257,9 @@ class RunFiles:
         try:
             text = file.read_text(encoding="utf-8")
             summary = json.loads(text or "{}")
-            # Earlier versions wrote the name at the top.
-            return not text or summary.get("model", summary)["name"] == self.name
+            # Earlier versions wrote the name at the top, and one that isn't UTF-8 as it was.
+            own = in_utf8(self.name)
+            return not text or in_utf8(summary.get("model", summary)["name"]) == own
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
 

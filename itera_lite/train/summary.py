@@ -112,7 +112,7 @@ def training_summary(
             precision=compute.precision.name,
             precision_reason=compute.precision.reason,
             fused_operations=compute.problem is None,
-            threads=trainer.compute.workers.active,
+            threads=trainer.workers.active,
             processes=trainer.world.size,
             lr_matrix=train.lr_matrix,
             lr_embedding=train.lr_embedding,

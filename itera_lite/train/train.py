@@ -23,7 +23,7 @@ from itera_lite.config import (
 )
 from itera_lite.data.prepare import Dataset, prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
-from itera_lite.errors import CheckpointError, UsageError
+from itera_lite.errors import CheckpointError, ConfigError, UsageError
 from itera_lite.evaluate.bits import FINAL_BYTES, first_bytes, score_documents
 from itera_lite.evaluate.score import Score
 from itera_lite.machine.peak import torch_threads
@@ -35,7 +35,7 @@ from itera_lite.train.compute import Compute
 from itera_lite.train.continuation import Beginning, after, in_words
 from itera_lite.train.distributed import World
 from itera_lite.train.events import remove_events
-from itera_lite.train.loop import EVALUATIONS, Trainer
+from itera_lite.train.loop import Trainer
 from itera_lite.train.memory import MemoryNeed, check_memory, estimate
 from itera_lite.train.objective import Objective
 from itera_lite.train.precision import Precision
@@ -57,15 +57,15 @@ from itera_lite.train.turns import train_in_turns
 class TrainingRequest:
     """What `itera train` is asked for: models of one size, in turns, on one text.
 
-    What isn't given (the budget, ``unit``, ``vocab_size``, ``overrides``, ``seed``, ``precision``)
-    is taken from the run that is resumed, if there is one.
+    What isn't given (None, or a ``precision`` of ``auto``) is taken from the run that is resumed,
+    if there is one; all but ``workers`` and ``shard``.
 
     Attributes:
         data: the set, as the user named it.
         files: of each model's run, by family.
         unit: what of the text becomes a document; None: as in `prepare`.
-        config: a preset; ``params``: a number of parameters instead; ``pattern``: layers of the
-            Itera model.
+        config: a preset, by default tiny; ``params``: a number of parameters instead;
+            ``pattern``: layers of the Itera model.
         epochs, minutes, tokens: the budget; at most one is given.
         vocab_size: of a tokenizer that is made from the text; ``tokenizer``: use this one instead.
         beginning: the checkpoint to go on from, whose shape and ``tokenizer`` the model has; None:
@@ -78,7 +78,7 @@ class TrainingRequest:
     data: str
     files: dict[Family, RunFiles]
     unit: Unit | None
-    config: str
+    config: str | None
     params: float | None
     pattern: str | None
     epochs: float | None
@@ -91,8 +91,8 @@ class TrainingRequest:
     seed: int | None
     resume: bool
     overwrite: bool
-    patience: int
-    evaluations: int
+    patience: int | None
+    evaluations: int | None
     precision: Precision
     workers: int | None
     shard: bool | None
@@ -110,18 +110,43 @@ class TrainingRequest:
         pattern = self.pattern if family == "itera" else None
         if self.params is not None:
             return fit_to(family, self.params, vocab_size, pattern)
-        shape = preset(family, self.config, vocab_size)
+        shape = preset(family, self.config or "tiny", vocab_size)
         return shape if pattern is None else shape.replace(pattern=pattern)
 
-    def check_shapes(self) -> None:
+    def resumed_shape(self, family: Family, saved: dict[str, Any] | None) -> ModelConfig | None:
+        """The model of a run that is resumed; None where another one may be asked for.
+
+        Args:
+            saved: settings of the run (`RunFiles.saved_settings`).
+
+        Raises:
+            CheckpointError: they have no model that can be built.
+        """
+        given = (self.beginning, self.config, self.params, self.pattern)
+        if saved is None or any(each is not None for each in given):
+            return None
+        if saved["model"].get("family") != family:
+            return None
+        try:
+            return ModelConfig(**saved["model"])
+        except (TypeError, ConfigError) as error:
+            raise self.files[family].unusable_state(error) from None
+
+    def check_shapes(self, saved: dict[Family, dict[str, Any]]) -> None:
         """Find, before the text is prepared, what can't be built or trained.
+
+        Args:
+            saved: settings of the runs that are resumed.
 
         Raises:
             ConfigError: a model or a training recipe that isn't possible.
             UsageError: a sequence is longer than a model reads.
         """
+        size = self.vocab_size or DEFAULT_VOCABULARY
+        if self.tokenizer is not None:
+            size = self.tokenizer.vocab_size
         for family in self.files:
-            shape = self.shape(family, self.vocab_size or DEFAULT_VOCABULARY)
+            shape = self.resumed_shape(family, saved.get(family)) or self.shape(family, size)
             config = train_config(shape, Budget("seconds", 60 * DEFAULT_MINUTES), self.overrides)
             if config.seq_len > shape.max_seq_len:
                 raise UsageError(
@@ -129,13 +154,13 @@ class TrainingRequest:
                     "tokens"
                 )
 
-    def dataset(self, vocab_size: int | None, quiet: bool) -> Dataset:
-        """The prepared set, with a tokenizer of ``vocab_size`` where none is given."""
+    def dataset(self, quiet: bool) -> Dataset:
+        """The prepared set."""
         if self.tokenizer is not None:
             return prepare(self.data, tokenizer=self.tokenizer, unit=self.unit, quiet=quiet)
-        if vocab_size is None and list(self.files) == ["gpt2"]:
+        if self.vocab_size is None and list(self.files) == ["gpt2"]:
             return prepare_general(self.data, REFERENCE_VOCABULARY, quiet=quiet, unit=self.unit)
-        size = vocab_size or DEFAULT_VOCABULARY
+        size = self.vocab_size or DEFAULT_VOCABULARY
         return prepare(self.data, vocab_size=size, unit=self.unit, quiet=quiet)
 
     def recipe(
@@ -168,7 +193,6 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
     Raises:
         IteraError: see `TrainingRequest`, `RunFiles.claimed`, `prepare` and `Trainer`.
     """
-    request.check_shapes()
     if restarts() and not request.resume:
         raise UsageError(
             "torchrun starts the processes again where one fails (--max-restarts), and they would "
@@ -191,19 +215,16 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
             elif world.is_leader:
                 print(f"{files.name}: nothing is saved yet, so it begins anew")
         request, continued = _resumed(request, saved)
-        vocab_size, precision = request.vocab_size, request.precision
+        request.check_shapes(saved)
+        precision = request.precision
         for settings in saved.values():
-            size = settings["model"]["vocab_size"]
-            general = list(request.files) == ["gpt2"] and size == REFERENCE_VOCABULARY
-            if vocab_size is None and request.tokenizer is None and not general:
-                vocab_size = size
             precision = settings["precision"] if precision == "auto" else precision
         if request.overrides["batch_size"] is not None:
             world.share_of(request.overrides["batch_size"])
         silent = request.quiet or not world.is_leader
         dataset, compute = world.leader_first(
             lambda: (
-                request.dataset(vocab_size, silent),
+                request.dataset(silent),
                 Compute.prepare(precision, request.workers, request.quiet, world, request.shard),
             )
         )
@@ -215,9 +236,8 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
         )
         trainings = []
         for family, files in request.files.items():
-            shape = request.shape(family, dataset.tokenizer.vocab_size)
-            if family in continued:
-                shape = ModelConfig(**saved[family]["model"])
+            shape = request.resumed_shape(family, saved.get(family))
+            shape = shape or request.shape(family, dataset.tokenizer.vocab_size)
             config, budget = request.recipe(shape, dataset, saved.get(family))
             continuation, beginning = continued.get(family), request.beginning
             if beginning is not None and continuation is None:
@@ -244,8 +264,8 @@ def train_models(request: TrainingRequest) -> dict[str, Summary]:
 def _resumed(
     request: TrainingRequest, saved: dict[Family, dict[str, Any]]
 ) -> tuple[TrainingRequest, dict[Family, Continuation]]:
-    """What runs that are resumed had begun from, by family; with their unit, and then their
-    tokenizer, in the request.
+    """The request with the unit and the tokenizer of the runs that are resumed, where none is
+    given; and what these runs had begun from, by family.
 
     Raises:
         CheckpointError: the request names another checkpoint to begin from, or the record of it
@@ -256,13 +276,13 @@ def _resumed(
         files, own = request.files[family], request.beginning
         if request.unit is None:
             request = replace(request, unit=settings.get("unit", "document"))
+        if request.tokenizer is None and request.vocab_size is None:
+            request = replace(request, tokenizer=Tokenizer.load(files.last))
         if (record := settings.get("continuation")) is not None:
             try:
                 continued[family] = msgspec.convert(record, Continuation)
             except msgspec.ValidationError as error:
                 raise files.unusable_state(error) from None
-            if own is None:
-                request = replace(request, tokenizer=Tokenizer.load(files.last), vocab_size=None)
         before = continued[family].start if family in continued else None
         if own is not None and (before is None or before.sha256 != own.sha256):
             what = "random weights" if before is None else f"another '{before.name}'"
@@ -303,8 +323,8 @@ class Training:
     continuation: Continuation | None = field(default=None, kw_only=True)
     objective: Objective | None = field(default=None, kw_only=True)
     resume: bool = field(default=False, kw_only=True)
-    patience: int = field(default=6, kw_only=True)
-    evaluations: int = field(default=EVALUATIONS, kw_only=True)
+    patience: int | None = field(default=None, kw_only=True)
+    evaluations: int | None = field(default=None, kw_only=True)
     compression: Callable[[float], AnyCompression] | None = field(default=None, kw_only=True)
     distillation: DistillationRecord | None = field(default=None, kw_only=True)
     final_bytes: int = field(default=FINAL_BYTES, kw_only=True)
@@ -391,17 +411,20 @@ class Training:
             distillation=self.distillation,
         )
         summary.write(self.files.summary)
-        if not trainer.quiet:
-            state, speed = trainer.state, trainer.tokens / trainer.state.seconds
-            print(
-                f"{self.files.name}: {score.bpb:.4f} bits per byte on the validation text "
-                f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
-                f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {trainer.mfu(speed):.0%} of the "
-                f"peak; checkpoint {self.files.best}"
-            )
-            for line in in_words(continuation) if continuation else ():
-                print(line)
         return summary
+
+    def tell(self, trainer: Trainer, summary: Summary) -> None:
+        """Print what came out."""
+        assert summary.valid is not None
+        state, speed = trainer.state, trainer.tokens / trainer.state.seconds
+        print(
+            f"{self.files.name}: {summary.valid.bpb:.4f} bits per byte on the validation text "
+            f"(step {state.best['step']} of {state.step}); {trainer.tokens:,} tokens in "
+            f"{state.seconds:.0f} s, {speed:,.0f} tokens/s, {trainer.mfu(speed):.0%} of the "
+            f"peak; checkpoint {self.files.best}"
+        )
+        for line in in_words(summary.continuation) if summary.continuation else ():
+            print(line)
 
     def memory_need(self) -> MemoryNeed:
         """The memory that the training needs in each process."""
@@ -457,7 +480,12 @@ def run_trainings(trainings: Sequence[Training]) -> list[Summary]:
     for trainer in trainers:
         if trainer.events is not None:
             trainer.events.close()
-    return [
+    summaries = [
         summary or training.finish(trainer)
         for (training, trainer), summary in zip(pairs, finished, strict=True)
     ]
+    # All are written by now: a terminal that has gone away loses the words alone.
+    for (training, trainer), summary, before in zip(pairs, summaries, finished, strict=True):
+        if before is None and not trainer.quiet:
+            training.tell(trainer, summary)
+    return summaries

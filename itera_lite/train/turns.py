@@ -29,7 +29,8 @@ def train_in_turns(trainers: Sequence[Trainer]) -> None:
 
     Raises:
         Stopped: after Ctrl-C, SIGTERM or SIGHUP, with everything saved for ``--resume``.
-        IteraError: one of them failed, such as by a loss that isn't finite. The others are saved.
+        IteraError: one of them failed, such as by a loss that isn't finite, or couldn't be saved.
+            The others are saved.
     """
     running = [trainer for trainer in trainers if trainer.state.ended is None]
     if not running:
@@ -49,7 +50,8 @@ def train_in_turns(trainers: Sequence[Trainer]) -> None:
                 try:
                     _take_turn(trainer, trainers, stop, progress)
                 except Stopped:
-                    _save(running, progress)
+                    if failed := _save(running, progress):
+                        raise failed[0] from None
                     raise
                 except PeerFailed:
                     raise  # saving needs all processes
@@ -102,18 +104,21 @@ def seconds_left(trainers: Sequence[Trainer]) -> float | None:
     return total
 
 
-def _save(trainers: Sequence[Trainer], progress: Progress) -> None:
-    """Save trainings that were cut off, each as far as that is possible."""
+def _save(trainers: Sequence[Trainer], progress: Progress) -> list[IteraError]:
+    """Save trainings that were cut off, each as far as that is possible; gives the errors."""
+    failed = []
     for trainer in trainers:
         try:
             with trainer.turn():
                 trainer.save()
         except IteraError as error:
+            failed.append(error)
             progress.write(f"{trainer.files.name} couldn't be saved: {error}")
         else:
             progress.write(
                 f"{trainer.files.name} is saved at step {trainer.state.step}: --resume goes on"
             )
+    return failed
 
 
 def _status(trainer: Trainer) -> str:

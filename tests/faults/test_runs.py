@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ import torch
 
 from itera_lite import locks, ops
 from itera_lite.config import preset
-from itera_lite.errors import IteraWarning, TrainingError, UsageError
+from itera_lite.errors import IteraWarning, OutputError, TrainingError, UsageError
 from itera_lite.files import has_ended, started_at, write_text
 from itera_lite.locks import is_locked, locked
 from itera_lite.machine import memory as machine
@@ -50,7 +51,8 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(locks, "fcntl", SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4))
+    flags = {"LOCK_SH": 1, "LOCK_EX": 2, "LOCK_NB": 4}
+    monkeypatch.setattr(locks, "fcntl", SimpleNamespace(flock=flock, **flags))
 
 
 def test_two_runs_exclude_each_other_where_there_is_no_flock(tmp_path, no_flock) -> None:
@@ -102,6 +104,52 @@ def test_a_lock_of_another_machine_is_left_alone(tmp_path, no_flock, text) -> No
     ):
         pass
     assert guard.exists()
+
+
+def test_a_command_that_isnt_utf8_holds_a_lock_where_there_is_no_flock(
+    tmp_path, no_flock, monkeypatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["itera", "train", os.fsdecode(b"caf\xe9")])
+    path = tmp_path / ".mine.lock"
+    with locked(path, "the name 'mine'"):
+        assert is_locked(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["write", "close"])
+def test_a_full_disk_leaves_no_lock_where_there_is_no_flock(
+    tmp_path, no_flock, monkeypatch, call
+) -> None:
+    """A network drive may say so only when the file is closed."""
+    path, guard = tmp_path / ".mine.lock", tmp_path / ".mine.lock.owner"
+    real = getattr(os, call)
+
+    def full(*arguments: object) -> object:
+        done = real(*arguments)
+        if guard.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return done
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OutputError, match=f"'{path}' can't be written: No space left"),
+    ):
+        patch.setattr(os, call, full)
+        with locked(path, "the name 'mine'"):
+            pass
+    assert not guard.exists() and not is_locked(path)
+    with locked(path, "the name 'mine'"):
+        assert is_locked(path)
+
+
+def test_who_looks_at_a_lock_is_not_taken_for_its_holder(tmp_path) -> None:
+    path = tmp_path / ".mine.lock"
+    write_text(path, "")
+    with open(path, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)  # as `is_locked` does
+        assert not is_locked(path)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert is_locked(path)
 
 
 def test_with_flock_the_lock_of_a_killed_process_is_free(tmp_path) -> None:

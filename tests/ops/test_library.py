@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -144,6 +145,36 @@ def test_a_cache_that_cannot_be_written_is_said(one, monkeypatch):
         folder.chmod(0o555)
         with as_other_user(), pytest.raises(OSError, match=r"Permission denied.*ITERA_CACHE"):
             library.load()
+
+
+def test_without_a_home_folder_there_is_no_library(one, monkeypatch, capsys):
+    monkeypatch.delenv("ITERA_CACHE")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(library, "_library", None)
+    monkeypatch.setattr(ops, "_warned", None)
+    monkeypatch.setattr(ops, "_enabled", False)
+    assert "set ITERA_CACHE" in ops.enable()
+    assert "warning: without the fused operations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (1 << 40, [(-3, 1 << 30), (-1, (1 << 31) - 1)]),
+        (32 << 20, [(-3, 1 << 30), (-3, 32 << 20), (-1, (1 << 31) - 1)]),  # older versions of glibc
+        (0, [(-3, 1 << 30), (-3, 32 << 20)]),
+    ],
+)
+def test_memory_is_kept_as_far_as_the_c_library_can(most, expected, monkeypatch):
+    asked = []
+
+    def mallopt(option, value):
+        asked.append((option, value))
+        return int(option != -3 or value <= most)
+
+    monkeypatch.setattr(library.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    library.keep_memory()
+    assert asked == expected
 
 
 def test_two_processes_at_once_both_get_a_whole_library(one):

@@ -160,6 +160,15 @@ def test_options_that_ask_for_another_model_are_refused(out, numbers, tmp_path):
     go_on(out, numbers, tokens="512", name="agreeing", **agreeing)
 
 
+def test_a_number_of_parameters_that_gives_the_checkpoints_model_agrees(text, numbers, tmp_path):
+    run(text, tmp_path, params="200K", name="fitted", tokens="512")
+    begin = tmp_path / "c" / "fitted"
+    with pytest.raises(UsageError, match="--params 100K doesn't agree"):
+        go_on(tmp_path, numbers, init=begin, params="100K")
+    made = go_on(tmp_path, numbers, init=begin, params="200K", tokens="512")
+    assert made.model.config == load_checkpoint(begin)[0].config
+
+
 def test_what_cant_be_begun_from(out, numbers, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         go_on(out, numbers, init=tmp_path / "nothing")

@@ -117,6 +117,23 @@ def test_a_terminal_that_goes_away_does_not_end_the_training(text, tmp_path, mon
     assert gone and summary.training.stopped == "budget"
 
 
+def test_an_output_that_goes_away_does_not_end_the_training(text, tmp_path, monkeypatch):
+    """At the line that is printed on it between steps."""
+
+    class Output(io.StringIO):
+        def write(self, text):
+            if "workers:" in text:
+                refused.append(text)
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    refused: list[str] = []
+    monkeypatch.setattr(loop.WorkerChoice, "end", lambda self, seconds: True)
+    monkeypatch.setattr(sys, "stdout", Output())
+    summary = run(text, tmp_path, quiet=False, tokens="2K")[NAME]
+    assert len(refused) == summary.training.steps and summary.training.stopped == "budget"
+
+
 def test_ctrl_c_in_the_last_evaluation_stops_the_command(text, tmp_path, monkeypatch, done):
     """It was lost. The other model, which has just as little to go, is saved as well."""
     scoring = loop.score_part
@@ -227,7 +244,6 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
         str(text),
         model="itera",
         resume=True,
-        patience=0,
         quiet=True,
         workers=1,
         checkpoints=tmp_path / "c",
@@ -235,6 +251,49 @@ def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, do
     )[NAME]
     assert summary.valid == done[1].valid
     assert curve(tmp_path) == curve(done[0])
+
+
+def test_size_tokenizer_and_scoring_that_are_not_given_are_taken_from_the_run(
+    text, tmp_path, monkeypatch
+):
+    prepare(str(text), vocab_size=280, quiet=True).tokenizer.save(tmp_path)
+    own = {"vocab_size": None, "tokenizer": tmp_path / "tokenizer.json", "pattern": "mma"}
+    own |= {"evaluations": 4, "patience": 1, "name": "own"}
+    whole = run(text, tmp_path / "whole", **own)["own"]
+    stop_at(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        run(text, tmp_path, **own)
+    monkeypatch.undo()
+    make_small(monkeypatch)
+    again = train(
+        str(text),
+        model="itera",
+        name="own",
+        resume=True,
+        quiet=True,
+        workers=1,
+        checkpoints=tmp_path / "c",
+        results=tmp_path / "r",
+    )["own"]
+    assert again.model.config.pattern == "mma"
+    assert again.valid == whole.valid
+    assert curve(tmp_path, "own") == curve(tmp_path / "whole", "own")
+    scoring = json.loads((tmp_path / "c/own-last/training_state/state.json").read_text())["scoring"]
+    assert scoring == {"patience": 1, "evaluations": 4}
+
+
+def test_a_number_of_parameters_is_fitted_to_the_tokenizer_of_the_run(text, tmp_path):
+    """With the usual vocabulary every model is larger."""
+    own = prepare(str(text), vocab_size=280, quiet=True).tokenizer.save(tmp_path / "own")
+    options = {"params": "60K", "name": "small", "vocab_size": None}
+    first = run(text, tmp_path, tokens="1K", tokenizer=own, **options)["small"]
+    longer = run(text, tmp_path, tokens="2K", resume=True, **options)["small"]
+    assert longer.model.config == first.model.config
+
+
+def test_another_size_than_that_of_the_run_is_named(text, done):
+    with pytest.raises(CheckpointError, match="pattern ma, now mma"):
+        run(text, done[0], resume=True, pattern="mma")
 
 
 def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypatch):
@@ -250,7 +309,7 @@ def test_a_reference_goes_on_with_its_general_tokenizer(text, tmp_path, monkeypa
     options = {"model": "both", "config": "reference_small", "vocab_size": None, "batch_size": 1}
     run(text, tmp_path, tokens="32", **options)
     run(text, tmp_path, tokens="64", resume=True, **options)
-    assert asked == [300, 300]
+    assert asked == [300]
 
 
 def test_the_seed_is_taken_from_the_run(text, tmp_path, monkeypatch):
@@ -406,6 +465,7 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
         ({"lr_matrix": float("inf")}, ConfigError, "lr_matrix=inf"),
         ({"lr_other": float("nan")}, ConfigError, "lr_other=nan"),
         ({"tokens": None, "epochs": float("inf")}, UsageError, "inf: expected"),
+        ({"tokens": None, "epochs": 1e300}, UsageError, "--epochs 1e\\+300: .* at most 1,000,000"),
         ({"tokens": None, "minutes": float("inf")}, UsageError, "inf: expected"),
         ({"tokens": None, "minutes": float("nan")}, UsageError, "nan: expected"),
         ({"tokens": "inf"}, UsageError, "inf: expected"),
@@ -416,6 +476,9 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(text, tmp_path, monkeyp
         ({"seed": 2**80}, (ConfigError, UsageError), "seed"),
         ({"seq_len": 10**6}, UsageError, "reads at most"),
         ({"seq_len": 1}, ConfigError, "seq_len=1"),
+        ({"seq_len": 0}, UsageError, "--seq-len 0: expected"),
+        ({"seq_len": -(10**9)}, UsageError, "--seq-len -1000000000: expected"),
+        ({"vocab_size": 0}, UsageError, "vocab_size=0: expected 256"),
         ({"params": "1B"}, ConfigError, "nearest itera model"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from itera_lite.checkpoint import folder as checkpoint
 from itera_lite.checkpoint.folder import is_own, load_checkpoint, save_checkpoint, tidy
 from itera_lite.errors import OutputError, UsageError
-from itera_lite.files import replacing, write_json, write_text
+from itera_lite.files import is_special, replacing, write_json, write_text
 from itera_lite.train.log import write_metrics
 from itera_lite.train.run_files import RunFiles, checked_name
 
@@ -283,6 +283,13 @@ def test_what_is_no_regular_file_is_written_into(tmp_path):
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_file_in_shared_memory_is_replaced_as_on_a_disk():
+    """All else in /dev is written into."""
+    assert not is_special(Path("/dev/shm/itera-there-is-none.json"))
+    for path in ("/dev/itera-there-is-none", "/dev/shm/../null", "/dev/stdout", "/proc/self/fd/1"):
+        assert is_special(Path(path))
+
+
 def test_saved_files_follow_the_umask(tmp_path, model):
     before = os.umask(0o022)
     try:
@@ -337,6 +344,16 @@ def test_the_results_of_a_model_elsewhere_are_replaced_only_when_asked(tmp_path,
         pass
     assert json.loads(first.summary.read_text()) == {"name": "mine"}
     with files(tmp_path).claimed(overwrite=True):
+        pass
+
+
+@pytest.mark.parametrize("written", ["caf\ufffd", "caf\udce9"])  # by this version, by earlier ones
+def test_results_of_a_name_that_isnt_utf8_are_known_again(tmp_path, written):
+    mine = files(tmp_path, "caf\udce9")
+    write_json(mine.summary, {"model": {"name": written}})
+    with pytest.raises(UsageError, match="is the result of another run"), mine.claimed():
+        pass
+    with mine.claimed(overwrite=True):
         pass
 
 

@@ -261,6 +261,7 @@ def test_resume_with_other_settings_is_refused(text, whole):
         ({"evaluations": 0}, UsageError, "1 or more"),
         ({"params": "3M", "config": "small"}, UsageError, "both a size"),
         ({"model": "transformer", "pattern": "ma"}, UsageError, "attention only"),
+        ({"model": "both", "config": "lean", "pattern": "ma"}, UsageError, "attention only"),
         ({"model": "both", "name": "x"}, UsageError, "--name needs one model"),
         ({"pattern": "mm"}, ConfigError, "at least one attention"),
         ({"batch_size": 100_000}, DataError, "too short"),

@@ -52,10 +52,14 @@ def refused(text, inner) -> str:
         (["identity"], None),
         (["loader"], 3),
         (["state", "step"], "many"),
+        (["identity", "model", "new_field"], 1),
+        (["identity", "model", "d_model"], 65),
         (["state", "new_field"], 1),
         (["state", "rows"], {}),
         (["window"], {}),
         (["window", "load"], [1.0]),
+        (["scoring"], 3),
+        (["scoring", "patience"], "many"),
     ],
 )
 def test_a_state_with_other_parts(path, value, text, inner):

@@ -16,7 +16,7 @@ import torch
 
 from itera_lite.config import ModelConfig
 from itera_lite.data.prepare import prepare
-from itera_lite.errors import TrainingError
+from itera_lite.errors import OutputError, TrainingError
 from itera_lite.evaluate.score import Score
 from itera_lite.records import Summary
 from itera_lite.train import loop, terminal, turns
@@ -27,6 +27,7 @@ from itera_lite.train.recipe import Budget, train_config
 from itera_lite.train.run_files import RunFiles
 from itera_lite.train.terminal import Stopped
 from itera_lite.train.train import Training, run_trainings
+from itera_lite.workers import WorkerChoice
 from tests.train.small import make_small
 from tests.train.test_train import curve, run, stop_at
 
@@ -186,6 +187,53 @@ def test_one_that_fails_loses_nothing_of_the_others(text, tmp_path, monkeypatch,
     run(text, tmp_path, model="both", resume=True)  # from the failed one's last good checkpoint
     for name in BOTH:
         assert curve(tmp_path, name) == curve(whole, name)
+
+
+def test_ctrl_c_whose_save_fails_is_that_error_and_saves_the_other(text, tmp_path, monkeypatch):
+    original = Trainer.save
+
+    def save(self):
+        if self.files.name == BOTH[0] and self.state.step:
+            raise OutputError("the disk is full")
+        original(self)
+
+    stop_at(monkeypatch, 5, of=BOTH[1])
+    monkeypatch.setattr(Trainer, "save", save)
+    with pytest.raises(OutputError, match="the disk is full"):
+        run(text, tmp_path, model="both")
+    state = tmp_path / "c" / f"{BOTH[1]}-last" / "training_state" / "state.json"
+    assert json.loads(state.read_text())["state"]["step"] == 6
+
+
+def test_an_output_that_has_gone_away_loses_no_summary(text, tmp_path, monkeypatch):
+    class Output(io.StringIO):
+        def write(self, text):
+            if "on the validation text" in text:
+                raise BrokenPipeError
+            return super().write(text)
+
+    monkeypatch.setattr(sys, "stdout", Output())
+    with pytest.raises(BrokenPipeError):
+        run(text, tmp_path, model="both", quiet=False, tokens="1K", evaluations=1)
+    for name in BOTH:
+        assert Summary.read(tmp_path / "r" / f"{name}_summary.json").model.name == name
+
+
+def test_a_summary_has_the_workers_of_its_own_training(text, tmp_path, monkeypatch):
+    """Their choices differ, and all have one set of workers."""
+    chosen = iter((1, 2))
+
+    class Choice(WorkerChoice):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.active = next(chosen)
+
+    monkeypatch.setattr(loop, "WorkerChoice", Choice)
+    compute = Compute.prepare("fp32", workers=2, quiet=True)
+    options = {"amount": 640, "evaluations": 1, "final_bytes": 1000}
+    both = [training(text, tmp_path, name, **options) for name in ("itera", "transformer")]
+    summaries = run_trainings([replace(each, compute=compute) for each in both])
+    assert [summary.training.threads for summary in summaries] == [1, 2]
 
 
 def test_settings_that_differ_are_refused_before_anything_is_touched(text, tmp_path):
