@@ -28,7 +28,7 @@ from itera_lite.bench.turns import Entry, measure_in_turns
 from itera_lite.checkpoint.hf import load_model, read_config, save_model
 from itera_lite.config import NAMES, Family, TrainConfig, preset
 from itera_lite.machine.peak import measured_peak, torch_threads
-from itera_lite.machine.processor import default_threads
+from itera_lite.machine.processor import cpu_name, default_threads
 from itera_lite.machine.provenance import Provenance
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost, describe
@@ -203,6 +203,7 @@ def training_speeds(
         models={one.name: one.record() for one in trainers},
         load=rounds.load.load,
         repeated_rounds=rounds.repeated,
+        cpu=cpu_name(),
     )
 
 

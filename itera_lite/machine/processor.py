@@ -37,8 +37,12 @@ def cpu_info() -> dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The model of the processor."""
-    return cpu_info().get("model name") or platform.processor() or platform.machine()
+    """The model of the processor; where Linux tells them, with the numbers of its family and model,
+    for a virtual machine may call several generations alike."""
+    info = cpu_info()
+    name = info.get("model name") or platform.processor() or platform.machine()
+    family, model = info.get("cpu family", ""), info.get("model", "")
+    return f"{name} (family {family}, model {model})" if family and model else name
 
 
 def instruction_sets() -> list[str]:

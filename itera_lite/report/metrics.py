@@ -139,7 +139,8 @@ def unfair_session(a: ModelResults, b: ModelResults) -> str:
     if machine := other_machine(a.benchmark, b.benchmark):
         return machine
     beside = [m.benchmark.interleaved_with if m.benchmark else [] for m in (a, b)]
-    if b.name not in beside[0] and a.name not in beside[1]:
+    dates = {m.benchmark.provenance.date for m in (a, b) if m.benchmark}
+    if b.name not in beside[0] or a.name not in beside[1] or len(dates) > 1:
         return "not measured in one run; run `itera bench` with both models"
     return ""
 
@@ -149,10 +150,17 @@ def other_machine(x: Benchmark | Summary | None, y: Benchmark | Summary | None) 
     machines = [record and record.provenance.machine for record in (x, y)]
     if machines[0] is None or machines[1] is None:
         return ""
-    for key in ("cpu", "threads"):
-        if getattr(machines[0], key) != getattr(machines[1], key):
-            return f"measured with different {key}"
-    return ""
+    if machines[0].cpu != machines[1].cpu or machines[0].isa != machines[1].isa:
+        return "measured with different cpu"
+    return "measured with different threads" if _threads(x) != _threads(y) else ""
+
+
+def _threads(record: Benchmark | Summary | None) -> int | None:
+    """Threads that computed: of a training its workers, for PyTorch has one thread in each."""
+    if isinstance(record, Summary) and record.training:
+        return record.training.threads
+    machine = record.provenance.machine if record else None
+    return machine.threads if machine else None
 
 
 def different_text(a: ModelResults, b: ModelResults) -> str:
@@ -239,12 +247,13 @@ class Budget(NamedTuple):
     source: str
     amount: str | float
     vocab_size: int
+    text: str | None  # its hash
     precision: str | None
     cpu: str | None
 
     @classmethod
     def of(cls, run: SeedRun) -> Budget:
-        text = run.source, run.amount, run.vocab_size
+        text = run.source, run.amount, run.vocab_size, run.dataset_sha256
         return cls(run.budget, *text, run.precision, run.cpu)
 
     @property
@@ -261,25 +270,20 @@ def of_one_budget(
     """Each name's runs of a kind of budget, of one text, amount, vocabulary and processor.
 
     Of several the one with the most seeds on all sides is taken, then the one with
-    the most tokens: a mixture would compare lengths, not models. Without one that all sides
-    have, whatever there is of each.
+    the most tokens: a mixture would compare lengths, not models.
 
     Args:
         budget: ``time`` or ``tokens``.
     """
-    usable = [run for run in seeds if run.budget == budget]
     groups: dict[Budget, list[list[SeedRun]]] = defaultdict(lambda: [[] for _ in names])
-    for run in usable:
-        if run.name in names:
+    for run in seeds:
+        if run.budget == budget and run.name in names:
             groups[Budget.of(run)][names.index(run.name)].append(run)
 
     def worth(sides: list[list[SeedRun]]) -> tuple[int, int]:
         return min(map(len, sides)), max(run.tokens for runs in sides for run in runs)
 
-    found = max(groups.values(), key=worth, default=[])
-    if found and all(found):
-        return found
-    return [[run for run in usable if run.name == name] for name in names]
+    return max(groups.values(), key=worth, default=[[] for _ in names])
 
 
 def length_words(sides: Sequence[Sequence[SeedRun]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 
 from itera_lite.config import PRESETS
@@ -31,7 +31,7 @@ def seeds_table(seeds: Sequence[SeedRun]) -> str:
 def budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
     """Each budget in words, and its models: Itera first, by size.
 
-    Where runs of the same length were made on several processors, the words name each one's.
+    Where there are several of the same length, the words name processor, text and vocabulary.
     """
     found: dict[Budget, dict[str, Runs]] = defaultdict(dict)
     for run in sorted(seeds, key=lambda run: run.seed):
@@ -50,8 +50,19 @@ def budgets(seeds: Sequence[SeedRun]) -> Iterator[tuple[str, list[Runs]]]:
                 order.index(runs[0].size) if runs[0].size in order else len(order),
             ),
         )
-        by = ", ".join(filter(None, (budget.precision, budget.cpu)))
+        by = ", ".join(filter(None, (*_of_text(budget, found), budget.precision, budget.cpu)))
         yield f"{budget.words} ({by})" if by and times[budget.words] > 1 else budget.words, models
+
+
+def _of_text(budget: Budget, others: Iterable[Budget]) -> Iterator[str]:
+    """What tells a budget's text from those of others of the same length."""
+    alike = [other for other in others if other.words == budget.words]
+    if len({other.source for other in alike}) > 1:
+        yield budget.source
+    if len({other.vocab_size for other in alike}) > 1:
+        yield f"vocabulary {budget.vocab_size}"
+    if len({other.text for other in alike if other.source == budget.source}) > 1:
+        yield f"text {(budget.text or 'unknown')[:8]}"
 
 
 def _rows(words: str, models: list[Runs]) -> Iterator[list[str]]:

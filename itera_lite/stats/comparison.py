@@ -245,7 +245,7 @@ def _judge(metric: Metric, a: Measurement, b: Measurement) -> tuple[Side | None,
     x, y = (math.log(v.value) if metric.log and v.value > 0 else v.value for v in (a, b))
     small = abs(x - y) < LEAST_DIFFERENCE * min(abs(x), abs(y))
     repeats = min(a.repeats, b.repeats)
-    if metric.kind == "run" and repeats == 1:
+    if metric.kind == "run" and a.repeats == b.repeats == 1:
         return (None, "one run each, under 1 % apart") if small else (better, "one run each")
     if repeats < MIN_REPEATS:
         return None, f"too few repeats: {repeats}, a verdict needs {MIN_REPEATS}"

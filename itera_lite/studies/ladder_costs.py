@@ -190,11 +190,12 @@ def judge(
 def _disturbed(plan: LadderPlan, reference: str, last: str) -> str:
     """Why the quality of two stages can't be compared, by the load beside the first seed's
     trainings, whose budget is in time; empty where it can."""
-    loads = [
+    beside = [
         Load.mean([made.provenance.load for made in _history(plan, name) if made.training])
         for name in (reference, last)
     ]
-    return why_withheld(*loads, ("beside the reference's training", "the deployed model's"))
+    names = ("beside the reference's training", "the deployed model's")
+    return why_withheld(beside[0], beside[1], names)
 
 
 def steadiness(reference: Rung) -> Target:

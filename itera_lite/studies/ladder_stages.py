@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +26,7 @@ from itera_lite.compress.quantize import QuantizeOptions, Type, quantize, usual_
 from itera_lite.compress.start import Job, Start, TextOptions
 from itera_lite.compress.vocabulary import resize
 from itera_lite.config import PRESETS, REFERENCE_VOCABULARY, Family, preset
+from itera_lite.data.corpus import locate
 from itera_lite.data.prepare import prepare, prepare_general
 from itera_lite.data.tokenizer import Tokenizer
 from itera_lite.distill.objective import TOP_K, Distillation
@@ -420,19 +422,41 @@ def _shape(plan: LadderPlan, stage: Stage) -> dict[str, Any]:
 
 def _wanted_settings(plan: LadderPlan, stage: Stage) -> Settings:
     levels = LEVELS if stage.name == DEPLOYED else None
-    return _settings(_options(plan, stage), levels, _shape(plan, stage))
+    return _settings(_options(plan, stage), _text_of(plan), levels, _shape(plan, stage))
 
 
-def _settings(options: LadderOptions, levels: int | None, shape: Mapping[str, Any]) -> Settings:
+def _text_of(plan: LadderPlan) -> str:
+    """The hash of the text that the plan trains on."""
+    return _text_hash(plan.data, str(locate(plan.data).fingerprint()))
+
+
+@lru_cache(maxsize=4)
+def _text_hash(data: str, fingerprint: str) -> str:
+    """The hash of a set's text, found once while the set's fingerprint stays the same."""
+    dataset = prepare_general(data, REFERENCE_VOCABULARY, quiet=True)
+    return str(dataset.manifest["sha256"])
+
+
+def _settings(
+    options: LadderOptions, text: str, levels: int | None, shape: Mapping[str, Any]
+) -> Settings:
     """By their names on the terminal; and those that another version of this program may have: the
-    levels that the weights are rounded to, and the fields of the model's ``shape``."""
+    levels that the weights are rounded to, and the fields of the model's ``shape``.
+
+    Args:
+        text: its hash.
+    """
     given = {
         f"--{key}": getattr(options, key)
         for key in ("data", "minutes", "size", "student", "teacher", "precision")
     }
     parents = {f"the weights of '{name}'": made for name, made in options.made_from.items()}
     evaluations = {"the number of evaluations (--quick)": options.evaluations}
-    others = {"the first seed's tokens": options.tokens, "the number of levels": levels}
+    others = {
+        "the first seed's tokens": options.tokens,
+        "the number of levels": levels,
+        "the hash of the text": text[:16],
+    }
     fields = {f"the model's {field}": value for field, value in shape.items()}
     return {**given, **evaluations, **others, **parents, **fields}
 
@@ -506,7 +530,8 @@ def _made_settings(plan: LadderPlan, stage: Stage) -> Settings | None:
     if summary is not None and summary.ladder is not None:
         levels, config = getattr(summary.compression, "levels", None), summary.model.config
         shape = {field: getattr(config, field, None) for field in _shape(plan, stage)}
-        return _settings(summary.ladder, levels, shape)
+        text = summary.dataset.sha256 if summary.dataset else _text_of(plan)
+        return _settings(summary.ladder, text, levels, shape)
     # A stage that was killed right after its summary was written has its settings here too.
     begun = summary is not None or plan.files(stage.name).resumable
     return read_settings(_begun(plan, stage)) if begun else None

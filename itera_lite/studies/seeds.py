@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from itera_lite.bench import training
 from itera_lite.checkpoint.folder import lock_path
 from itera_lite.config import NAMES, Family, preset
-from itera_lite.data.prepare import prepare
+from itera_lite.data.prepare import Dataset, prepare
 from itera_lite.errors import DataError, IteraError
+from itera_lite.files import in_utf8
 from itera_lite.locks import locked
 from itera_lite.machine.peak import torch_threads
 from itera_lite.machine.processor import cpu_name
@@ -83,7 +84,7 @@ class SeedStudy:
         with locked(lock_path(self.path), f"the name '{self.path.name}'"), torch_threads():
             record = self._read()
             compute = Compute.prepare(workers=self.workers)
-            speeds = self._speeds(record) if self.equal_time else {}
+            speeds = self._speeds(record, compute) if self.equal_time else {}
             for seed in seeds:
                 kind: Kind = "tokens" if self.tokens else "time"
                 runs = [Run(family, seed, kind) for family in NAMES]
@@ -119,16 +120,23 @@ class SeedStudy:
         record.write(self.path)
 
     def _find(self, record: Seeds, run: Run, compute: Compute) -> SeedRun | None:
-        """The run of this study that the record has already, from this processor if that is
-        known."""
+        """The run of this study that the record has already: on this text and from this processor,
+        where these are known."""
         here = {(compute.precision.name, cpu_name()), (compute.precision.name, None), (None, None)}
         amount = self.tokens or self.minutes
-        wanted = (self._name(run), run.seed, run.kind, self.source, amount, self.vocab_size)
+        source = in_utf8(self.source)  # as the record has it
+        wanted = (self._name(run), run.seed, run.kind, source, amount, self.vocab_size)
+        text = (self._dataset.manifest["sha256"], None)  # None: an early version wrote it
         for made in record.runs:
             found = (made.name, made.seed, made.budget, made.source, made.amount, made.vocab_size)
-            if found == wanted and (made.precision, made.cpu) in here:
+            same = found == wanted and made.dataset_sha256 in text
+            if same and (made.precision, made.cpu) in here:
                 return made
         return None
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return prepare(self.source, vocab_size=self.vocab_size)
 
     def _name(self, run: Run) -> str:
         return f"{NAMES[run.family]}_{self.sizes[run.family]}"
@@ -157,7 +165,7 @@ class SeedStudy:
         missing = [run for run in runs if self._find(record, run, compute) is None]
         if not missing:
             return
-        dataset = prepare(self.source, vocab_size=self.vocab_size)
+        dataset = self._dataset
 
         def training(run: Run, files: RunFiles) -> Training:
             shape = preset(run.family, self.sizes[run.family], self.vocab_size)
@@ -186,7 +194,7 @@ class SeedStudy:
                         self.sizes[run.family],
                         run.seed,
                         run.kind,
-                        self.source,
+                        in_utf8(self.source),
                     ),
                     amount=self.tokens or self.minutes or 0,
                     vocab_size=self.vocab_size,
@@ -206,11 +214,14 @@ class SeedStudy:
             )
         self._write(record)
 
-    def _speeds(self, record: Seeds) -> dict[Family, float]:
-        """Tokens/s of both models, measured once: later runs keep to the same ratio."""
+    def _speeds(self, record: Seeds, compute: Compute) -> dict[Family, float]:
+        """Tokens/s of both models, measured once on a processor with so many workers: later runs
+        keep to the same ratio."""
         wanted = (self.sizes["itera"], self._batch_size or 0, self.vocab_size)
+        here = cpu_name(), {compute.workers.count}
         for known in record.speeds:
-            if (known.size, known.batch_size, known.vocab_size) == wanted:
+            made = known.cpu, {model.threads for model in known.models.values()}
+            if (known.size, known.batch_size, known.vocab_size) == wanted and made == here:
                 break
         else:
             size, batch_size, vocab_size = wanted

@@ -157,6 +157,15 @@ def test_the_processor_is_read_from_linux(cpuinfo):
     assert set(instruction_sets()) <= set(module.RELEVANT_FLAGS)
 
 
+def test_processors_of_one_name_are_told_apart_by_their_numbers(cpuinfo):
+    text = "cpu family\t: 6\nmodel\t\t: {}\nmodel name\t: Intel(R) Xeon(R) Processor\n"
+    for model in ("143", "207"):
+        cpuinfo(text.format(model))
+        assert cpu_name() == f"Intel(R) Xeon(R) Processor (family 6, model {model})"
+    cpuinfo("model name : Fast CPU\nmodel : Raspberry Pi 4\n")
+    assert cpu_name() == "Fast CPU"
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [("avx2 fma", False), ("avx512f avx512_bf16", True), ("amx_int8", False), ("svebf16", False)],

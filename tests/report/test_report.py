@@ -134,6 +134,7 @@ def test_seeds_of_different_lengths_are_not_mixed():
     assert of_one_budget(long + short + more, ("a", "b"), "tokens") == sides
     assert of_one_budget(long + more, ("a", "b"), "tokens") == [long, more]
     assert of_one_budget(long, ("a", "b"), "tokens") == [long, []]
+    assert of_one_budget(long + runs("b", "3M", 0.8), ("a", "b"), "tokens") == [long, []]
     assert of_one_budget(long, ("a", "b"), "time") == [[], []]
 
 

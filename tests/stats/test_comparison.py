@@ -259,7 +259,10 @@ def test_why_there_is_no_winner_and_what_limits_one():
     assert compare(BPB, Measurement.of_samples([1, 2]), far).reason == (
         "too few repeats: 2, a verdict needs 3"
     )
-    assert compare(BPB, Measurement.once(1.0), far).reason == "one run each"
+    assert compare(BPB, Measurement.once(1.0), Measurement.once(2.0)).reason == "one run each"
+    assert compare(BPB, Measurement.once(1.0), far).reason == (
+        "too few repeats: 1, a verdict needs 3"
+    )
     equal = compare(SPEED, three, three)
     assert (equal.winner, equal.verdict) == (None, "no clear difference")
     assert equal.ratio_text == "equal"

@@ -286,6 +286,15 @@ def test_a_stage_of_another_shape_is_not_taken(text, copied, small, monkeypatch)
         ladder_stages.is_finished(plan, alone)
 
 
+def test_a_stage_of_another_text_is_not_taken(text, copied, small, monkeypatch):
+    plan = plan_of(text, copied)
+    alone = next(stage for stage in STAGES if stage.name == "alone")
+    assert ladder_stages.is_finished(plan, alone)
+    monkeypatch.setattr(ladder_stages, "_text_of", lambda plan: "another")
+    with pytest.raises(UsageError, match=r"the hash of the text was [0-9a-f]{16} and is another"):
+        ladder_stages.is_finished(plan, alone)
+
+
 def test_a_damaged_summary_is_named(text, copied, small):
     (copied / "r" / "ladder" / "itera_summary.json").write_text("{")
     with pytest.raises(IteraError, match=r"itera_summary.json.*can.t be read"):

@@ -13,6 +13,7 @@ from itera_lite.commands.bench_seeds import bench_seeds
 from itera_lite.errors import ConfigError, DataError, UsageError
 from itera_lite.records import RuntimeTraining, Seeds, SpeedsOfSize
 from itera_lite.report.metrics import of_one_budget
+from itera_lite.report.seeds import budgets
 from itera_lite.stats.load import Load
 from itera_lite.stats.samples import Stat
 from itera_lite.studies import seeds
@@ -151,7 +152,8 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
             name: RuntimeTraining(1, "fp32", Stat.of([v]), first_loss=8.0)
             for name, v in found.items()
         }
-        return SpeedsOfSize("tiny", 8, 300, models, load=Load(0.01, 2), repeated_rounds=1)
+        load = Load(0.01, 2)
+        return SpeedsOfSize("tiny", 8, 300, models, load, repeated_rounds=1, cpu=seeds.cpu_name())
 
     monkeypatch.setattr(training, "training_speeds", speeds)
     options = {"tokens": "9K", "equal_time": True, "vocab_size": 300, "workers": 1}
@@ -167,6 +169,23 @@ def test_equal_time_by_measured_speeds(text, tmp_path, monkeypatch):
         assert runs["transformer_tiny", seed, "time"] == replace(same, budget="time")
     monkeypatch.setattr(training, "training_speeds", None)  # measured once, not again
     assert bench_seeds(str(text), seeds=2, results=tmp_path, **options) == record
+    monkeypatch.setattr(training, "training_speeds", speeds)
+    monkeypatch.setattr(seeds, "cpu_name", lambda: "another")  # whose speeds aren't known
+    assert len(bench_seeds(str(text), seeds=2, results=tmp_path, **options).speeds) == 2
+
+
+def test_runs_of_another_text_are_made_again(text, tmp_path):
+    options = {"tokens": "9K", "seeds": 2, "vocab_size": 300, "workers": 1, "results": tmp_path}
+    first = bench_seeds(str(text), **options).runs
+    (text / "more.txt").write_text("There are other words here than before. " * 40)
+    try:
+        runs = bench_seeds(str(text), **options).runs
+    finally:
+        (text / "more.txt").unlink()
+    assert runs[: len(first)] == first and len(runs) == 2 * len(first)
+    assert len({run.dataset_sha256 for run in runs}) == 2
+    words = [words for words, _ in budgets(runs)]
+    assert len(set(words)) == 2 and all("text " in each for each in words)
 
 
 def test_training_speeds_are_of_both_models(monkeypatch):
