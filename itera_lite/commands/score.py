@@ -61,8 +61,9 @@ def score_lines(
             be those of before. A folder is always gone on with.
         text_field: Field of an object, or column, that holds the text.
         text: Write the text too.
-        scores: Write the results too. Without them, lines and rows stay as they are, .txt too: to
-            filter by --keep or --max-bits.
+        scores: Write the results too. Without them, lines and rows stay as they are, .txt too, to
+            filter by --keep or --max-bits; but lines end in LF (rows of CSV as the header does),
+            and space at the ends of an object goes.
         prefix: Put this before the names of the fields that are added, such as score_.
         max_bits: Write only texts whose score is at most this; empty texts have none. The score
             is bits per byte, the difference with --bad, or surprise with --by surprise.

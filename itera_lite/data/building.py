@@ -296,8 +296,11 @@ class Build:
         todo = [number for number, record in enumerate(records) if _read(record) is None]
         sizes = [sum(size_of(where) for _, _, where in part) for part in parts]
         self._processes.settle(sum(sizes))
-        elsewhere = [
-            size_of(where) for part in parts for _, _, where in part if not isinstance(where, Path)
+        elsewhere = [  # fetched into this folder; those that are kept go to the Hub's own cache
+            size_of(where)
+            for number in todo
+            for _, _, where in parts[number]
+            if not isinstance(where, Path) and not getattr(where, "keep", False)
         ]
         largest = sorted(elsewhere)[-self._processes.count :]
         self._need(int(TEXT_SHARE * sum(sizes[n] for n in todo)) + sum(largest), "text")

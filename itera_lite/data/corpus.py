@@ -331,7 +331,7 @@ def locate(data: str) -> Source:
     table, _, column = data.rpartition(":")
     if table == "-" and column:
         return Source(data, "stdin", "stdin", column=column)
-    if table and column and (os.path.exists(expand_home(table)) or _matches(table)):
+    if table and column and _is_there(table):
         return replace(locate(table), data=data, column=column)
     if matches := _matches(data):
         files = tuple((None, printable(file.name), file) for file in matches)
@@ -344,6 +344,13 @@ def locate(data: str) -> Source:
         f"Named sets: {', '.join(known)}; $ITERA_DATA is {here or 'not set'}. "
         "Others: hf:OWNER/NAME[:column], or - for standard input."
     )
+
+
+def _is_there(table: str) -> bool:
+    """Whether a set that has columns is a file, a folder, a glob, or a folder of $ITERA_DATA."""
+    here = hub.data_folder()
+    named = here is not None and "/" not in table and os.path.isdir(here / table)
+    return named or os.path.exists(expand_home(table)) or bool(_matches(table))
 
 
 def python_files() -> tuple[tuple[None, str, Path], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -117,6 +118,8 @@ def _file_group(path: Path, folder: Path, listing: Listing) -> None:
         listing.hidden.append(name)
     elif not regular:
         listing.unreadable.append(f"{name} (not a regular file)")
+    elif not os.access(path, os.R_OK):
+        listing.unreadable.append(f"{name} ({os.strerror(errno.EACCES)})")
     elif _is_result(path):
         listing.own.append(name)
     else:

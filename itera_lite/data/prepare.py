@@ -414,7 +414,8 @@ def _kept_if_large(build: Build) -> Iterator[None]:
         can_go_on = not isinstance(error, Exception) or isinstance(
             error, (OSError, MemoryError, Interrupted)
         )
-        if can_go_on and build.is_large:
+        # Without a lock the workplace isn't found again, and is removed.
+        if can_go_on and build.is_large and (build.folder / "lock").exists():
             with suppress(OSError):
                 build.keep(_KEEP)
         raise

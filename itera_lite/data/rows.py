@@ -8,6 +8,7 @@ CSV character for character, a Parquet file with its schema, its metadata and it
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ DELIMITERS = (",", ";", "\t", "|")
 MOST_CELL = 1 << 27  # characters; a quote that is never closed must not take all memory
 MOST_ROWS = 4096  # of Parquet that are decoded at a time
 PAGE_BUFFER = 1 << 20  # bytes of a column that are read ahead
+_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file's name that isn't UTF-8
 
 
 @dataclass(frozen=True)
@@ -144,15 +146,27 @@ class CsvReader:
         self.header = "".join(taken).removesuffix("\n").removesuffix("\r")
         self.line_end = "\r\n" if line.endswith("\r\n") else "\n"
         found: list[list[str]] = []
+        broken: csv.Error | None = None
+        csv.field_size_limit(MOST_CELL)
         for self.delimiter in delimiters:
-            cells = next(csv.reader([line], delimiter=self.delimiter), [])
+            try:
+                cells = next(csv.reader([line], delimiter=self.delimiter), [])
+            except csv.Error as error:  # another delimiter may leave it in quotes
+                broken = error
+                continue
             self.names = [cell.strip() for cell in cells]
             if self.text_field in self.names:
                 return
             found.append(self.names)
+        where = f"{self.path}: line {max(1, self._begin)}"
+        if not found:
+            raise DataError(
+                f"{where}: not a readable header ({broken}). Expected lines that end with a line "
+                "feed, the names of the columns in the first"
+            )
         names = max(found, key=len)
         raise DataError(
-            f"{self.path}: line 1 has no column '{self.text_field}'. Its columns: "
+            f"{where} has no column '{self.text_field}'. Its columns: "
             f"{', '.join(names)[:300] or 'none'}. Name the one with the text with --text-field"
         )
 
@@ -198,8 +212,10 @@ class ParquetReader:
         self._errors = (arrow.ArrowException, OSError)
         self._binary = (arrow.large_string(), arrow.large_binary())
         try:
+            # pyarrow takes a name in UTF-8 alone, but an open file of any name.
+            source = path if _SURROGATE.search(str(path)) is None else path.open("rb")
             # Without a buffer, pyarrow reads a whole row group of a column at once.
-            self._file = parquet.ParquetFile(path, buffer_size=PAGE_BUFFER, pre_buffer=False)
+            self._file = parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
             self.schema = self._file.schema_arrow
         except self._errors as error:
             raise self._unreadable(error) from error

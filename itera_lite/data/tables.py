@@ -228,7 +228,7 @@ def _whole_file_advice(number: int, line: bytes) -> str:
 
 def _delimited(table: Table) -> Iterator[bytes]:
     rows = _delimited_table(table.contents, table.kind).rows(table.repairs)
-    _, header = next(rows, (1, []))
+    number, header = next(rows, (1, []))
     names = [name.strip() for name in header]
     try:
         chosen = names.index(table.choose(names, names))
@@ -237,11 +237,11 @@ def _delimited(table: Table) -> Iterator[bytes]:
             pass
         raise
     if table.column is None and names[chosen] != "text":
-        _check_header(table, names[chosen])
+        _check_header(table, number, names[chosen])
     return table.texts((number, row[chosen]) for number, row in rows)
 
 
-def _check_header(table: Table, name: str) -> None:
+def _check_header(table: Table, number: int, name: str) -> None:
     """The first row of a table of one column may be a text.
 
     Raises:
@@ -250,7 +250,7 @@ def _check_header(table: Table, name: str) -> None:
     if len(name) > _HEADER_CHARS or "\n" in name or re.search(r"\s.*[.!?]\W*$", name):
         short = name if len(name) <= 60 else name[:57] + "..."
         raise DataError(
-            f"{table.path}: line 1 looks like a text, expected the names of the columns: "
+            f"{table.path}: line {number} looks like a text, expected the names of the columns: "
             f"{short!r}. Put a line with the name of the column above it, such as: text"
         )
     table.repairs.assumed.append(
@@ -287,7 +287,8 @@ class _Delimited:
             strict=True,
         )
         header: list[str] | None = None
-        begin = 1
+        before = 1 if self.begin else 0  # the line `sep=`
+        begin = before + 1
         try:
             for row in lines:
                 # A blank line is no row, except where a cell is all there is.
@@ -296,12 +297,12 @@ class _Delimited:
                     if len(row) != len(header):
                         raise DataError(self._other_width(begin, row, header))
                     yield begin, row
-                begin = lines.line_num + 1
+                begin = before + lines.line_num + 1
         except csv.Error as error:
             raise DataError(
                 f"{self.contents.shown}: line {begin}: not a readable CSV row ({error}; the row "
-                f"goes up to line {lines.line_num}). A quote inside a quoted cell is written "
-                'twice: ""'
+                f"goes up to line {before + lines.line_num}). A quote inside a quoted cell is "
+                'written twice: ""'
             ) from None
 
     def _other_width(self, line: int, row: list[str], header: list[str]) -> str:

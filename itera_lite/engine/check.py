@@ -222,13 +222,14 @@ def _check_file(path: Path, runs: bool = True) -> Checked:
     Args:
         runs: whether the engine runs such a file; then it reads it first, as untrusted.
     """
+    defaults: Mapping[str, float] = {}
     if runs:
-        model = load_model(path)
-        return _described(path, model.sampling_defaults)
-    with inflated(path) as plain:
-        check_structure(plain, path)
+        defaults = load_model(path).sampling_defaults
+    else:
+        with inflated(path) as plain:
+            check_structure(plain, path)
     try:
-        return _described(path, {})
+        return _described(path, defaults)
     except (ValueError, TypeError, LookupError, ArithmeticError, NotImplementedError) as error:
         raise ModelFileError(
             f"{path}: its keys or tensors aren't those of a model ({error}). Export it again"

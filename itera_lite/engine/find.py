@@ -10,7 +10,7 @@ from pathlib import Path
 
 from itera_lite.engine.model import Model
 from itera_lite.errors import CheckpointError, ModelFileError
-from itera_lite.files import named_in_utf8
+from itera_lite.files import in_utf8, named_in_utf8
 
 TRAINED = Path("checkpoints/itera_lite_tiny")  # the default of `itera train`
 BOX = Path(__file__).parents[1] / "models"
@@ -56,7 +56,7 @@ def display_name(path: Path) -> str:
 
 def model_name(path: Path) -> str:
     """A model's name: that of its file or folder."""
-    return path.resolve().name.removesuffix(".gz").removesuffix(".gguf")
+    return in_utf8(path.resolve().name.removesuffix(".gz").removesuffix(".gguf"))
 
 
 def load_model(path: Path) -> Model:

@@ -215,7 +215,8 @@ class Parquet(Format):
         held: list[Any] = []
         with (
             output_errors(target),
-            parquet.ParquetWriter(path, schema, compression=self._reader.compression) as file,
+            path.open("wb") as raw,  # pyarrow takes a name in UTF-8 alone
+            parquet.ParquetWriter(raw, schema, compression=self._reader.compression) as file,
         ):
 
             def flush() -> None:

@@ -73,7 +73,8 @@ class Progress:
         try:
             self._read_record()
         except DataError:
-            if self.path.stat().st_size == 0:  # nothing to lose
+            if self.path.stat().st_size == 0:  # nothing to lose, and nothing of it counts
+                self.threshold, self._read = None, {"line": 0, "sha256": "", "size": 0}
                 return
             raise
         with self.path.open("rb") as file:

@@ -273,8 +273,10 @@ class _Picked:
 class _Spaced:
     """Picks items of a file that is read from end to end.
 
-    A place adds its bytes to a budget when the reading has come to it. An item is picked while
-    there is budget, from which its bytes are then taken: so its own length doesn't decide.
+    A place adds a block to a budget when the reading has come to it. An item is picked while there
+    is budget, from which its bytes are then taken: so its own length doesn't decide. Places that
+    touch, and are shorter, add as much: a compressed file has more text than bytes, and all of a
+    small one is picked.
 
     Attributes:
         places: of the file.
@@ -291,8 +293,7 @@ class _Spaced:
         for item in items:
             self.total += 1
             while next_place < len(self.places) and self.places[next_place][0] <= at:
-                begin, end = self.places[next_place]
-                budget += end - begin
+                budget += BLOCK
                 next_place += 1
             if budget > 0:
                 budget -= length(item)

@@ -137,9 +137,14 @@ class Surprise:
         """A date of the same form that the model itself writes in this place; else zeros."""
         form = _form(date[0])
         if form not in self.dates:
-            before = date.string[max(0, date.start() - MOST_BEFORE) : date.start()]
-            written = self.model.generate(before, temperature=0.0, max_tokens=DATE_TOKENS)
-            own = _DATE.match(written.text.encode())
+            # No token stands for less than a byte, so this fits into the context.
+            most = max(0, min(MOST_BEFORE, self.model.context - DATE_TOKENS - 1))
+            before = date.string[max(0, date.start() - most) : date.start()]
+            try:
+                written = self.model.generate(before, temperature=0.0, max_tokens=DATE_TOKENS).text
+            except UsageError:  # nothing to go on from, or a context that holds no date
+                written = ""
+            own = _DATE.match(written.encode())
             self.dates[form] = own[0].decode() if own and _form(own[0]) == form else form
         return self.dates[form].encode()
 

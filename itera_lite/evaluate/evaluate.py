@@ -110,7 +110,7 @@ def evaluate_model(
         bytes=score.bytes,
         words=words,
         documents=sum(map(bool, documents)),
-        sampled=len(documents) < dataset.manifest["splits"][split]["documents"],
+        sampled=score.bytes < dataset.n_bytes(split),
         seq_len=window,
         policy=policy(window, dataset.unit),
         by_position=[(end, nats / n) for end, (nats, n) in score.by_position.items()],

@@ -240,6 +240,15 @@ def test_any_folder_in_itera_data_is_a_named_set(data: Path) -> None:
     assert load_documents("fables").name == "fables"
 
 
+def test_a_folder_in_itera_data_may_name_its_column(data: Path) -> None:
+    put(data / "fables", a__csv="title,body\nA,fox\nB,crow\n")
+    corpus = load_documents("fables:body")
+    assert corpus.name == "fables" and sorted(everything(corpus)) == [b"crow", b"fox"]
+    for spec in ("fable:body", "x" * 5000 + ":body"):
+        with pytest.raises(DataError, match="no such file"):
+            load_documents(spec)
+
+
 def test_one_document_is_cut_and_said(tmp_path: Path) -> None:
     put(tmp_path, a__txt="A line of text.\n" * 100)
     corpus = load_documents(str(tmp_path / "a.txt"))

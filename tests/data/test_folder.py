@@ -74,6 +74,23 @@ def test_links_and_unreadable_folders_are_said(
     ]
 
 
+def test_a_file_that_may_not_be_read_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(tmp_path / "x", {"a.txt": "a", "secret.txt": "b"})
+    real = os.access
+
+    def access(path: Path, mode: int, **options: bool) -> bool:  # root may read everything
+        return not str(path).endswith("secret.txt") and real(path, mode, **options)
+
+    monkeypatch.setattr(os, "access", access)
+    listing = list_folder(folder)
+    assert [file.name for file in listing.files] == ["a.txt"]
+    assert listing.notes() == [
+        "left out: 1 files and folders that can't be read: secret.txt (Permission denied)"
+    ]
+
+
 def test_our_own_results_are_left_out_and_a_users_are_not(tmp_path: Path) -> None:
     record = json.dumps({"kind": "summary", "version": 1, "model": {}}, indent=2)
     folder = put(

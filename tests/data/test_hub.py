@@ -5,14 +5,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from itera_lite.data import hub as hub_module
+from itera_lite.data.building import TEXT_SHARE, Build
 from itera_lite.data.corpus import load_documents
-from itera_lite.data.hub import HubSet, choose_files, split_name
+from itera_lite.data.hub import HubFile, HubSet, choose_files, split_name
+from itera_lite.data.prepare import prepare
 from itera_lite.errors import DataError, MissingExtra
 from tests.hub_stand_in import COMMIT, Hub, environment, running
 
@@ -167,6 +170,24 @@ def test_sets_come_from_the_hub(hub: Hub, stand_in: dict[str, str], tmp_path: Pa
     assert sorted(odd[1]["train"] + odd[1]["valid"]) == ["c1", "c2"]
     assert "has no .parquet, .jsonl, .csv or .txt files" in none
     assert missing.startswith("DataError: o/gone couldn't be fetched from the Hub")
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_room_for_a_file_is_asked_where_it_is_fetched_to(
+    keep: bool, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is kept goes to the Hub's own cache."""
+    (path := tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"text": f"story {n}"}) + "\n" for n in range(60))
+    )
+    size = path.stat().st_size
+    file = HubFile("o/n", "a.jsonl", COMMIT, size, keep, "")
+    asked = list[int]()
+    monkeypatch.setattr(hub_module, "list_files", lambda wanted, name: ([file], []))
+    monkeypatch.setattr(HubFile, "fetched", lambda self, folder: nullcontext(path))
+    monkeypatch.setattr(Build, "_need", lambda self, needed, what: asked.append(needed))
+    prepare("hf:o/n", vocab_size=256)
+    assert asked == [int(TEXT_SHARE * size) + (0 if keep else size)]
 
 
 STREAMED = """

@@ -98,6 +98,31 @@ def test_what_was_read_before_a_connection_broke_is_kept(
     assert not list(cache.glob(".p*"))
 
 
+def test_room_is_asked_only_for_what_is_still_fetched(
+    memory: dict[str, bytes], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "PART_BYTES", 1)
+    monkeypatch.setattr(building, "KEPT_BYTES", 1)
+    asked = list[int]()
+    monkeypatch.setattr(building.Build, "_need", lambda _, needed, what: asked.append(needed))
+    with monkeypatch.context() as patch:
+        system = type(fsspec.filesystem("memory"))
+        get_file = system.get_file
+
+        def breaks(self: object, path: str, *rest: object) -> None:
+            if path.endswith("valid.jsonl"):
+                raise ConnectionError("the network is gone")
+            get_file(self, path, *rest)
+
+        patch.setattr(system, "get_file", breaks)
+        with pytest.raises(Interrupted):
+            prepare("memory://set", vocab_size=256)
+    asked.clear()
+    prepare("memory://set", vocab_size=256)
+    size = len(memory["/set/valid.jsonl"])
+    assert asked[0] == int(building.TEXT_SHARE * size) + size
+
+
 def test_a_file_a_pattern_and_a_column(memory: dict[str, bytes], cache: Path) -> None:
     alone = load_documents("memory://set/train-1.jsonl:body")
     assert sum(map(len, alone.splits.values())) == 40 and alone.name == "train-1"

@@ -1,6 +1,7 @@
 """Text of any size: what is streamed equals what is read whole, for any number of processes."""
 
 import dataclasses
+import fcntl
 import gzip
 import json
 import os
@@ -491,6 +492,28 @@ def test_what_was_stopped_is_kept_if_it_is_large(
     monkeypatch.undo()
     assert stored(dataset) == naive(str(file), dataset)
     assert not list(cache.glob(".p*"))
+
+
+def test_what_is_not_found_again_is_not_said_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where locks don't work, the workplace is removed."""
+    file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    write_large(file, 200_000)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def refuse(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(building, "KEPT_BYTES", 1_000)
+    monkeypatch.setattr(Tokenizer, "encode_stream", stop)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(str(file), vocab_size=V, cache=cache)
+    assert "goes on" not in capsys.readouterr().err
+    assert not list(cache.glob(".building-*"))
 
 
 def test_a_set_that_was_moved_away_before_a_kill_is_tokenised_again(

@@ -16,6 +16,7 @@ from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
 from itera_lite.commands.train import train
 from itera_lite.config import ModelConfig
 from itera_lite.data.tokenizer import Tokenizer
+from itera_lite.engine import Model
 from itera_lite.engine.check import check
 from itera_lite.engine.find import BOX
 from itera_lite.errors import CheckpointError, IteraError, ModelFileError
@@ -23,6 +24,8 @@ from itera_lite.export.gguf import export_gguf
 from itera_lite.files import write_json
 from itera_lite.model import LanguageModel
 from itera_lite.model.cost import cost
+from tests.native.gguf_bytes import STRING, scalar
+from tests.native.gguf_models import llama
 from tests.native.hostile import EITHER, GROUPS, valid
 from tests.train.small import make_small
 
@@ -107,6 +110,17 @@ def test_a_gpt2_and_its_file_which_the_engine_doesnt_run(tmp_path: Path, compres
         file.write_bytes(data[:at] + np.float32("nan").tobytes() + data[at + 4 :])
         with pytest.raises(ModelFileError, match="holds numbers that aren't finite"):
             check(folder)
+
+
+@pytest.mark.parametrize("key", ["general.name", "itera.unit", b"min\xe9"])
+def test_a_text_that_is_not_utf8_is_an_error(key: str | bytes, tmp_path: Path) -> None:
+    """The engine reads such a file, for it needs none of these texts."""
+    draft = llama()
+    draft.keys.append((key, scalar(STRING, b"caf\xe9")))
+    (path := tmp_path / "model.gguf").write_bytes(draft.render())
+    Model.load(path)
+    with pytest.raises(ModelFileError, match=r"model\.gguf: its keys or tensors aren't .*utf-8"):
+        check(path)
 
 
 def alter_config(folder: Path, **changes: object) -> None:

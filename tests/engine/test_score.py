@@ -171,11 +171,16 @@ def test_lines_without_results(corpus, model, tmp_path):
         for line in corpus.read_text("utf-8").splitlines()
         if line and json.loads(line)["id"] in kept
     ]
-    (source := tmp_path / "a.txt").write_text("first\n\nsecond\n")
+    (source := tmp_path / "a.txt").write_bytes(b"first\r\n\nsecond\n")
     score_lines(
         source, checkpoint=model.path, output=tmp_path / "b.txt", max_bits=1e9, scores=False
     )
     assert (tmp_path / "b.txt").read_text() == "first\nsecond\n"
+    (source := tmp_path / "c.jsonl").write_bytes(b' { "text": "a" ,"x":1} \r\n')
+    score_lines(
+        source, checkpoint=model.path, output=tmp_path / "d.jsonl", max_bits=1e9, scores=False
+    )
+    assert (tmp_path / "d.jsonl").read_bytes() == b'{"text": "a" ,"x":1}\n'
 
 
 def test_two_models_that_contrast(corpus, model, gguf_pair, tmp_path):
@@ -362,6 +367,17 @@ def test_resume_begins_where_there_is_nothing(corpus, model, tmp_path):
     assert score_lines(corpus, checkpoint=model.path, output=out, resume=True).lines == len(TEXTS)
     assert score_lines(corpus, checkpoint=model.path, output=out, resume=True).lines == 0
     assert len(results(out)) == len(TEXTS)
+
+
+def test_an_empty_output_is_begun_anew_by_another_command(corpus, model, tmp_path):
+    """Nothing of the record of the first one counts, such as its threshold."""
+    fresh, out = tmp_path / "fresh.jsonl", tmp_path / "out.jsonl"
+    score_lines(corpus, checkpoint=model.path, output=fresh, keep="80%")
+    score_lines(corpus, checkpoint=model.path, output=out, keep="40%")
+    out.write_bytes(b"")
+    score_lines(corpus, checkpoint=model.path, output=out, keep="80%", resume=True)
+    assert out.read_bytes() == fresh.read_bytes()
+    assert record_of(out).read_bytes() == record_of(fresh).read_bytes()
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])

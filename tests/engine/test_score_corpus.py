@@ -19,6 +19,7 @@ import pytest
 
 from itera_lite import cli
 from itera_lite.commands.score import score_lines
+from itera_lite.data.rows import CsvReader
 from itera_lite.engine import Model, score_sample
 from itera_lite.engine.score_fields import Fields
 from itera_lite.engine.score_formats import format_of
@@ -541,6 +542,17 @@ def test_a_small_corpus_is_its_own_sample(tmp_path: Path) -> None:
     assert seen == [line for path, _ in files for line in path.read_text().splitlines()]
 
 
+@pytest.mark.parametrize("kind", ["txt.gz", "csv.gz"])
+def test_a_small_compressed_file_is_its_own_sample(kind: str, tmp_path: Path) -> None:
+    documents = ["text", *(f"{i} {'y' * (i * 7 % 50)}" for i in range(300))]
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(gzip.compress("\n".join(documents).encode()))
+    (job,) = plan([(path, path.stat().st_size)], Fields())
+    sample = job.run(Lengths(), id)
+    assert sample.scores == [len(text) for text in documents[kind == "csv.gz" :]]
+    assert sample.weight == pytest.approx(1)
+
+
 def test_about_the_share_is_kept(
     corpus: Path, itera_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -668,3 +680,27 @@ def test_a_format_gives_what_comes_before_a_bad_row(tmp_path: Path) -> None:
     assert next(batches).texts == ["a"]
     with pytest.raises(DataError, match=r"a\.csv: line 3: found 3 cells, expected 2"):
         next(batches)
+
+
+def test_a_bad_header_is_named_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for content, told in (
+        (b"\nid,text\r1,a\r2,b\r", "line 2: not a readable header"),
+        (b"sep=;\nid;words\n1;a\n", "line 2 has no column 'text'. Its columns: id, words"),
+        (b"", "line 1 has no column 'text'. Its columns: none"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"a\.csv: {told}"):
+            CsvReader(path, "text")
+    path.write_bytes(b'id;"a\rb";text\n1;x;one\n')  # readable with one of the delimiters
+    assert [row.text for row in CsvReader(path, "text")] == ["one"]
+
+
+def test_parquet_of_a_name_that_is_not_utf8(itera_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (folder := tmp_path / os.fsdecode(b"caf\xe9")).mkdir()
+    write_parquet(tmp_path / "a.parquet", ["one", "two words"])
+    source = (tmp_path / "a.parquet").rename(folder / "a.parquet")
+    score_lines(source, checkpoint=itera_file, output=folder / "b.parquet", keep="100%")
+    rows = rows_of("b.parquet", (folder / "b.parquet").read_bytes())
+    assert [row["text"] for row in rows] == ["one", "two words"]

@@ -33,6 +33,7 @@ from itera_lite.engine.watch import (
     stored_calibration,
 )
 from itera_lite.errors import DataError, IteraWarning
+from tests.native.gguf_models import llama
 
 LINES = [
     b"2026-11-27 10:00:01 INFO request 17 took 12 ms",
@@ -177,6 +178,23 @@ def test_the_date_of_a_line_decides_nothing(
     known = text[:begin] + date + text[begin + len(date) :]
     assert first[0].nats == engine.score(known)[0].nats
     assert Surprise(engine, surprise.dates).scores([other])[0] == first
+
+
+@pytest.mark.parametrize("context", [8, 24])
+def test_a_date_may_stand_beyond_a_short_context(context: int, itera_file: Path) -> None:
+    model = Model.load(itera_file, context=context)
+    ((_, excesses),) = Surprise(model).scores([f"{'x' * 40} 2026-11-27 ok"])
+    left_out = [place for place, excess in enumerate(excesses) if excess == -math.inf]
+    assert left_out == list(range(41, 51))
+
+
+def test_a_line_may_begin_with_a_date_where_no_token_begins_it(tmp_path: Path) -> None:
+    (path := tmp_path / "model.gguf").write_bytes(llama().render())
+    model = Model.load(path)
+    assert model.bos_id is None
+    ((_, excesses),) = Surprise(model).scores(["2026-11-27 ok"])
+    left_out = [place for place, excess in enumerate(excesses) if excess == -math.inf]
+    assert left_out == list(range(10)) and len(excesses) == 14
 
 
 def test_a_long_line_is_cut(engine: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,17 @@ def test_a_part_of_the_documents_and_no_more_than_the_model_reads(parts, corpus)
     assert found.seq_len == model.config.max_seq_len == 512
 
 
+def test_the_beginning_of_the_only_document_is_a_part(parts, tmp_path):
+    model, dataset = parts
+    (file := tmp_path / "one.txt").write_text("A line of text.\n" * 100)
+    one = prepare(str(file), tokenizer=dataset.tokenizer)
+    with Workers(1) as workers:
+        found = evaluate_model(
+            "mine", model, one, str(file), "valid", 5, window=16, workers=workers
+        )
+    assert (found.documents, found.bytes, found.sampled) == (1, 5, True)
+
+
 def test_what_is_refused_in_full(parts, corpus, monkeypatch):
     model, dataset = parts
     options = {"window": 16, "workers": Workers()}

@@ -20,8 +20,8 @@ from itera_lite.export.c import source
 from itera_lite.export.c.source import export_c, write_c
 from itera_lite.export.summary import CSummary
 from tests.export.models import ITERA
-from tests.native.gguf_bytes import BOOL, F32, STRING, U32, Draft, array, encode, scalar
-from tests.native.gguf_models import D, hybrid, llama, tokens
+from tests.native.gguf_bytes import BOOL, F32, I32, STRING, U32, Draft, array, encode, scalar
+from tests.native.gguf_models import D, byte_characters, hybrid, llama, tokens
 
 HERE = Path(__file__).parent
 (BOXED,) = BOX.glob("*.gguf")
@@ -335,6 +335,25 @@ def test_the_program_writes_the_engines_text(cases: dict[str, Case], folder: Pat
     assert run.stdout.startswith(prompt) and len(run.stdout) > len(prompt) + 9
 
 
+def test_a_prompt_on_standard_input_is_read_whole_or_refused(tmp_path: Path) -> None:
+    """With tokens of 17 bytes, the beginning of a prompt that is too long has room."""
+    merges = ["h h", "hh hh", "hhhh hhhh", f"{'h' * 8} {'h' * 8}", f"Ġ {'h' * 16}"]
+    names = [*byte_characters(), "<|endoftext|>", *(merge.replace(" ", "") for merge in merges)]
+    types = [3 if name == "<|endoftext|>" else 1 for name in names]
+    weights = np.random.default_rng(0).normal(0, 0.3, (len(names), D))
+    draft = llama(context=16).put("token_embd.weight", encode(weights, "f32"))
+    draft = draft.set("tokenizer.ggml.tokens", array(STRING, names))
+    draft = draft.set("tokenizer.ggml.token_type", array(I32, types))
+    draft = draft.set("tokenizer.ggml.merges", array(STRING, merges))
+    (path := tmp_path / "model.gguf").write_bytes(draft.render())
+    program = compile_c(write_c(path).path, tmp_path / "program", "-O1", "-DITERA_MAIN")
+    word = b" " + 16 * b"h"
+    done = subprocess.run([program], input=15 * word, capture_output=True)
+    assert done.returncode == 0 and done.stdout.startswith(15 * word)
+    done = subprocess.run([program], input=20 * word, capture_output=True)
+    assert done.returncode == 1 and b"room for 16 tokens" in done.stderr
+
+
 def sections(c_object: Path, tool: str) -> dict[str, int]:
     """Bytes of each section of an object file."""
     text = subprocess.run([tool, "-A", c_object], capture_output=True, text=True, check=True).stdout
@@ -472,6 +491,15 @@ def test_what_a_file_advises_and_the_c_code_lacks_is_a_warning(tmp_path: Path) -
     with pytest.warns(IteraWarning, match="top_k=40, which the C code leaves out"):
         written = write_c(path).path.read_text()
     assert "#define ITERA_TOP_P 0x1.e66666p-1f" in written  # 0.95
+
+
+def test_a_text_that_is_not_utf8_is_an_error(tmp_path, capsys) -> None:
+    draft = hybrid().set("general.description", scalar(STRING, b"caf\xe9"))
+    (path := tmp_path / "model.gguf").write_bytes(draft.render())
+    assert main(["export", str(path), "--format", "c"]) == 1
+    error = capsys.readouterr().err
+    assert f"'{path}': a key or a text isn't UTF-8" in error and "Traceback" not in error
+    assert not (tmp_path / "model.c").exists()
 
 
 def test_a_model_that_no_compiler_takes_is_refused(tmp_path, monkeypatch) -> None:

@@ -941,17 +941,19 @@ const char *itera_bytes(int32_t id, int32_t *length)
 
 int main(int argc, char **argv)
 {
-    static char line[4 * ITERA_CONTEXT];
+    static char line[16 * ITERA_CONTEXT];
     static int32_t ids[4 * ITERA_CONTEXT];
+    size_t got = 0;
     const char *prompt = argc > 1 ? argv[1] : line;
     const long tokens = argc > 2 ? strtol(argv[2], NULL, 10) : ITERA_CONTEXT;
-    if (argc < 2) line[fread(line, 1, sizeof line - 1, stdin)] = 0;
+    if (argc < 2) line[got = fread(line, 1, sizeof line - 1, stdin)] = 0;
+    const int cut = got == sizeof line - 1 && getchar() != EOF;
     itera_init();
     if (argc > 3)
         itera_sampling((float)strtod(argv[3], NULL), ITERA_TOP_P,
                        argc > 4 ? strtoull(argv[4], NULL, 10) : 0);
     const int32_t n = itera_encode(prompt, strlen(prompt), ids, 4 * ITERA_CONTEXT);
-    if (n < 0 || itera_read(ids, n) < 0) {
+    if (cut || n < 0 || itera_read(ids, n) < 0) {
         fprintf(stderr, "the prompt is too long: there is room for %d tokens\n", ITERA_CONTEXT);
         return 1;
     }

@@ -88,15 +88,21 @@ def write_c(file: Path, output: str | Path | None = None, context: int | None = 
 
     Raises:
         UsageError: a context that the model wasn't made for, or an output that can't be a file.
-        ExportError: a tensor of a type that the C code doesn't read, by its name, or a model that
-            is too large for a source file.
+        ExportError: a tensor of a type that the C code doesn't read, by its name, a model that is
+            too large for a source file, or a text that isn't UTF-8.
     """
     if output is None:
         output = file.with_name(re.sub(r"(\.gguf)?(\.gz)?$", "", file.name) + ".c")
     path = Path(output)
     refuse_output(path, [file], MAGIC, "exported C")
     with inflated(file) as plain:
-        model = _Model(gguf.GGUFReader(plain), context)
+        try:
+            model = _Model(gguf.GGUFReader(plain), context)
+        except UnicodeDecodeError as error:  # of a text that the engine doesn't look at
+            raise ExportError(
+                f"'{file}': a key or a text isn't UTF-8, as GGUF has it ({error}). Write the file "
+                "again with the program that made it"
+            ) from None
         parts = {
             "tables.h": "\n".join(model.tables()) + "\n",
             "unicode.h": (_CODE / "unicode.h").read_text(encoding="utf-8"),
