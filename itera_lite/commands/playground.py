@@ -11,6 +11,7 @@ from itera_lite.errors import UsageError
 from itera_lite.files import (
     check_output_file,
     exists,
+    in_utf8,
     is_folder,
     is_special,
     named_in_utf8,
@@ -49,12 +50,13 @@ def playground(
     with named_in_utf8(path) as named:
         Model.load(named)  # what the engine can't use here, it can't use in the page
     file = path.read_bytes()
-    written = page(file, path.name)
+    name = in_utf8(path.name)
+    written = page(file, name)
     write_bytes(out, written)
     inside = len(smallest(file))
     compressed = f", {inside:,} compressed" if inside < len(file) else ""
     print(
-        f"{out}: {len(written):,} bytes, with {path.name} ({len(file):,} bytes{compressed})",
+        f"{out}: {len(written):,} bytes, with {name} ({len(file):,} bytes{compressed})",
         file=sys.stderr if is_special(out) else sys.stdout,
     )
     return out

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,7 @@ from itera_lite.quantities import check_numbers, share_of
 FALSE_ALARMS = "0.1%"
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # would act on a terminal; tabs stay
 _PLAIN, _COLOURED = (">>>", "<<<"), ("\x1b[1;31m", "\x1b[0m")
+_Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 
 def watch(
@@ -75,32 +76,34 @@ def watch(
             f"'{file}': a compressed file isn't followed. For what it holds: {program} {file} | "
             "itera watch"
         )
-    path = find_model(model)
-    loaded = load_model(path)
-    check_unit(loaded.unit, {"line"})
-    found: Calibration | None
-    if calibrate is not None:
-        found = calibration_of(loaded, calibrate, share, threads)
-        store_calibration(path, found)
-    else:
-        found = stored_calibration(path)
-    if found is None:
-        raise UsageError(
-            f"no calibration is stored for {display_name(path)}: give normal lines that it wasn't "
-            "trained on, as --calibrate yesterday.log"
+    with _handled({signal.SIGUSR1: signal.SIG_IGN}):  # there are no rates to show yet
+        path = find_model(model)
+        loaded = load_model(path)
+        check_unit(loaded.unit, {"line"})
+        found: Calibration | None
+        if calibrate is not None:
+            found = calibration_of(loaded, calibrate, share, threads)
+            store_calibration(path, found)
+        else:
+            found = stored_calibration(path)
+        if found is None:
+            raise UsageError(
+                f"no calibration is stored for {display_name(path)}: give normal lines that it "
+                "wasn't trained on, as --calibrate yesterday.log"
+            )
+        _note(
+            f"threshold: {found.threshold:.3f} bits more than expected, for false alarms of at "
+            f"most {found.false_alarms * 100:.6g} % of lines like the {found.lines:,} of "
+            f"{found.file}"
         )
-    _note(
-        f"threshold: {found.threshold:.3f} bits more than expected, for false alarms of at most "
-        f"{found.false_alarms * 100:.6g} % of lines like the {found.lines:,} of {found.file}"
-    )
-    watcher = Watcher(loaded, found.threshold, found.dates, threads)
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    source = None if str(file) == "-" else file
-    with _signals(watcher, path):
-        for lines in lines_of(source, BATCH_BYTES * threads, _note):
-            for line in watcher.judge(lines):
-                print(json.dumps(asdict(line)) if jsonl else shown(line, colour))
-            sys.stdout.flush()
+        watcher = Watcher(loaded, found.threshold, found.dates, threads)
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        source = None if str(file) == "-" else file
+        with _signals(watcher, path):
+            for lines in lines_of(source, BATCH_BYTES * threads, _note):
+                for line in watcher.judge(lines):
+                    print(json.dumps(asdict(line)) if jsonl else shown(line, colour))
+                sys.stdout.flush()
     return watcher
 
 
@@ -155,18 +158,27 @@ def _signals(watcher: Watcher, model: Path) -> Iterator[None]:
 
     def show(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):  # not with `print`, which may be interrupted in its midst
-            os.write(2, f"{rates(watcher, model)}\n".encode())
+            os.write(2, f"{rates(watcher, model)}\n".encode(errors="replace"))
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
+    try:
+        with _handled({signal.SIGUSR1: show, signal.SIGTERM: stop}):
+            yield
+    finally:
+        _note(rates(watcher, model))
+
+
+@contextmanager
+def _handled(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
+    """Have signals handled in this way inside."""
     before = {}
     with suppress(ValueError):  # not in the main thread, where signals don't arrive
-        for number, handler in ((signal.SIGUSR1, show), (signal.SIGTERM, stop)):
+        for number, handler in handlers.items():
             before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-        _note(rates(watcher, model))

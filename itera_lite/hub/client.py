@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ _MODEL = re.compile(
     r"|README\.md|LICENSE[^/]*|\.eval_results/[\w.-]+\.yaml"
 )
 WEIGHTS = re.compile(_WEIGHTS)
+# Errors of writing, some of which come without the file's name
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 LOGIN = "Set HF_TOKEN, or run: hf auth login"
 
 
@@ -92,8 +95,9 @@ def hub_errors(repository: str, revision: str | None = None) -> Iterator[None]:
     except errors.OfflineModeIsEnabled:
         raise HubError("HF_HUB_OFFLINE is set: unset it to reach the Hub") from None
     except OSError as error:
-        if error.errno is not None and error.filename is not None:
-            raise OutputError(f"'{error.filename}': {error.strerror}") from error
+        if error.errno is not None and (error.filename is not None or error.errno in _OF_THE_DISK):
+            where = f"'{error.filename}'" if error.filename else "a file can't be written"
+            raise OutputError(f"{where}: {error.strerror}") from error
         raise HubError(_unreachable(repository, error)) from error
     except Exception as error:  # of the network: the client passes on those of its own library
         raise HubError(_unreachable(repository, error)) from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +46,8 @@ def pull(
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.hf_api import RepoFile
 
+    if not folder.name.strip("."):  # as of "." and ".."
+        folder = folder.resolve()
     _refuse_place(folder, overwrite)
     with hub_errors(repository, revision):
         api = HfApi()
@@ -79,15 +83,24 @@ def pull(
         _discard(work)
         raise _named(error, work, repository) from None
     with output_errors(folder):
-        if folder.exists() and not folder.is_symlink() and not any(folder.iterdir()):
-            folder.rmdir()
-        if folder.exists():
+        is_empty = folder.exists() and not folder.is_symlink() and not any(folder.iterdir())
+        if is_empty and folder.samefile("."):  # a shell that is in it would be left in no folder
+            for path in sorted(work.iterdir(), key=lambda path: path.name == "config.json"):
+                os.replace(path, folder / path.name)
+            work.rmdir()
+            sync_folder(folder)
+        elif folder.exists() and not is_empty:
             move_checkpoint(work, folder)
         else:
+            if is_empty:
+                folder.rmdir()
             os.replace(work, folder)
             sync_folder(folder.parent)
-    for left in folder.parent.glob(f".{folder.name}.*.pull"):  # of commits that weren't finished
-        _discard(left)
+    of_this = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{12}}\.pull")
+    with suppress(OSError):  # a folder that may be written, but not listed
+        for left in folder.parent.iterdir():
+            if of_this.fullmatch(left.name):  # of a commit that wasn't finished
+                _discard(left)
     return commit, found
 
 

@@ -84,9 +84,11 @@ class Server:
     Attributes:
         app: the ASGI application.
         scheduler: the engine's thread; runs from the application's start to its end.
+        failure: why it couldn't be started.
     """
 
     scheduler: Scheduler
+    failure: Exception | None = None
 
     def __init__(self, model: Model, settings: Settings) -> None:
         self.model, self.settings = model, settings
@@ -147,13 +149,17 @@ class Server:
     @contextlib.asynccontextmanager
     async def running(self, _: Starlette | None = None) -> AsyncIterator[None]:
         """The engine's thread runs inside."""
-        self.scheduler = Scheduler(
-            self.model,
-            most_streams=self.settings.most_streams,
-            most_waiting=self.settings.most_waiting,
-            cache_bytes=self.settings.cache_bytes,
-            metrics=self.metrics,
-        )
+        try:
+            self.scheduler = Scheduler(
+                self.model,
+                most_streams=self.settings.most_streams,
+                most_waiting=self.settings.most_waiting,
+                cache_bytes=self.settings.cache_bytes,
+                metrics=self.metrics,
+            )
+        except Exception as error:
+            self.failure = error
+            raise
         try:
             yield
         finally:
@@ -257,7 +263,8 @@ class Server:
         self.vocabulary.check(map(int, asked.logit_bias or ()), "logit_bias")
         options = asked.options()
         if options["repetition_penalty"] is None:
-            options["repetition_penalty"] = self.model.sampling_defaults["repetition_penalty"]
+            advice = self.model.sampling_defaults  # a penalty that is given has another window
+            options |= {key: advice[key] for key in ("repetition_penalty", "repetition_window")}
         texts = []
         for sample in range(asked.n or 1):
             index = answer.add_text()

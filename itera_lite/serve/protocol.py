@@ -7,6 +7,7 @@ nulls for what they leave out. `RequestError` is every refusal, in OpenAI's shap
 
 from __future__ import annotations
 
+import math
 import re
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 MOST_CHOICES = 256  # texts that a request may ask for: prompts times ``n``
 MOST_TOP = 20  # tokens beside the chosen one whose log-probabilities a request may ask for
 MOST_STOPS = 16
+MOST_BITS = 1023  # of an integer that surely is a float too
 DEFAULT_TOKENS = 16  # OpenAI's default for completions
 DEFAULT_CHAT_TOKENS = 512
 
@@ -309,11 +311,9 @@ def decode(body: bytes, kind: type[Text]) -> Text:
             message names the field and holds nothing of the body.
     """
     try:
-        plain = msgspec.json.decode(body)
+        plain = _without_nulls(msgspec.json.decode(body))
         if isinstance(plain, dict):
             known = _fields(kind)
-            for name in [name for name, value in plain.items() if value is None]:
-                del plain[name]  # as if it weren't there
             for name in plain:
                 if name not in known:
                     raise RequestError(
@@ -329,6 +329,26 @@ def decode(body: bytes, kind: type[Text]) -> Text:
         raise RequestError("the body isn't JSON: expected an object in UTF-8") from None
     except RecursionError:
         raise RequestError("the body is nested too deeply") from None
+
+
+def _without_nulls(value: Any, *, names_are_fields: bool = True) -> Any:
+    """The value without the fields that are null, in the objects inside it too.
+
+    The names in a `logit_bias` are tokens, so a null there stays, and is refused. An integer that
+    no float holds becomes infinite, which every field refuses by its name: `msgspec.convert` would
+    leave an error behind without raising it.
+    """
+    if isinstance(value, dict):
+        return {
+            name: _without_nulls(each, names_are_fields=name != "logit_bias")
+            for name, each in value.items()
+            if each is not None or not names_are_fields
+        }
+    if isinstance(value, list):  # mostly of ids, which nothing is changed of
+        return [_without_nulls(each) if isinstance(each, (dict, list)) else each for each in value]
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return math.inf if value > 0 else -math.inf
+    return value
 
 
 @cache

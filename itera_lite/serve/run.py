@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
+import math
 import os
 import signal
 import socket
@@ -91,6 +93,10 @@ def bind(host: str, port: int) -> socket.socket:
             listening.close()
             raise
         return listening
+    except UnicodeError as error:  # of a name that can't be one
+        raise UsageError(
+            f"--host {host}: {error}; expected an address or a name of this machine"
+        ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise IteraError(
@@ -116,7 +122,7 @@ def run(model: Model, settings: Settings, listening: socket.socket, ready: str) 
     """
     import uvicorn
 
-    from itera_lite.serve.app import Server
+    from itera_lite.serve.app import GRACE, Server
 
     server = Server(model, settings)
     config = uvicorn.Config(
@@ -130,14 +136,24 @@ def run(model: Model, settings: Settings, listening: socket.socket, ready: str) 
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
+        # A client that doesn't read what it asked for would hold up the end for ever.
+        timeout_graceful_shutdown=math.ceil(settings.timeout + GRACE) + 1,
     )
 
     class Uvicorn(uvicorn.Server):
         """Prints a line when it is ready, and has the app refuse requests when it stops."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            print(ready, flush=True)
+            log = logging.getLogger("uvicorn.error")
+            log.disabled = True  # it would write the traceback of what is raised here
+            try:
+                await super().startup(sockets)
+            except SystemExit:  # uvicorn's own exit, where the app couldn't start
+                raise server.failure or IteraError("the server couldn't start") from None
+            finally:
+                log.disabled = False
+            if not self.should_exit:
+                print(ready, flush=True)
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -147,7 +163,8 @@ def run(model: Model, settings: Settings, listening: socket.socket, ready: str) 
         def _stop(self, number: int, _: FrameType | None) -> None:
             if self.should_exit:
                 os._exit(128 + number)  # nothing is left to save
-            server.scheduler.stopping = True
+            if hasattr(server, "scheduler"):  # not before the app has started
+                server.scheduler.stopping = True
             self.should_exit = True
             os.write(2, b"itera: stopping; what runs is finished. Once more ends at once\n")
 

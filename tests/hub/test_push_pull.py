@@ -1,5 +1,7 @@
 """Models are pushed to, and pulled from, a small server that stands in for the Hub."""
 
+import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from itera_lite.checkpoint.folder import load_checkpoint, save_checkpoint
+from itera_lite.errors import HubError, OutputError
+from itera_lite.hub.client import hub_errors
 from tests.hub.conftest import Commands
 from tests.hub_stand_in import READ, WRITE, Hub, Repository, running
 
@@ -67,6 +71,23 @@ def test_what_is_pulled_is_what_was_pushed(
     assert not list(tmp_path.rglob(".*.pull"))
     # Nothing was asked of the stand-in before the dry run had ended
     assert hub.requests[0] == "POST /api/validate-yaml"
+
+
+def test_a_pull_into_the_folder_here_leaves_others_alone(
+    hub: Hub, itera: Commands, whole: Path, tmp_path: Path
+) -> None:
+    hub.models["me/stories"] = Repository()
+    hub.models["me/stories"].commit(contents(whole))
+    (here := tmp_path / "stories").mkdir()
+    number = here.stat().st_ino
+    old, other = (tmp_path / f".{name}.{'0' * 12}.pull" for name in ("stories", "stories.v2"))
+    old.mkdir()
+    other.mkdir()
+    (pulled,) = Commands(itera.variables, here)([*PULL, "--out", "."])
+    assert pulled.code == 0, pulled.err
+    assert set(contents(here)) == SENT - {"README.md", ".eval_results/itera.yaml"}
+    assert here.stat().st_ino == number, "a shell that is in it sees the model"
+    assert list(tmp_path.glob(".*.pull")) == [other], "its pull may be running"
 
 
 def test_a_second_push_replaces_what_is_older_and_keeps_what_isnt_ours(
@@ -195,3 +216,17 @@ def test_an_interrupted_pull_goes_on(hub: Hub, itera: Commands, whole: Path) -> 
     got = [line.split("/")[-1] for line in hub.requests if "GET /me/stories/resolve" in line]
     assert "config.json" not in got, "what was there isn't sent again"
     assert any(line.startswith("model.safetensors") for line in got)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "told"),
+    [
+        (errno.ENOSPC, OutputError, "can't be written: "),
+        (errno.ECONNREFUSED, HubError, "the Hub can't be reached for 'me/stories'"),
+    ],
+)
+def test_a_full_disk_is_not_the_network(number: int, kind: type[Exception], told: str) -> None:
+    """Errors of the system in the Hub's client, which names no file."""
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(kind, match=f"{told}.*{os.strerror(number)}"), hub_errors("me/stories"):
+        raise OSError(number, os.strerror(number))

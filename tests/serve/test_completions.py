@@ -3,11 +3,14 @@
 import asyncio
 import json
 import math
+import os
 import threading
 from dataclasses import replace
 
 import pytest
 
+from itera_lite.engine import Model
+from itera_lite.engine.find import model_name
 from itera_lite.serve import openapi, protocol
 from itera_lite.serve.app import Server, Settings
 from itera_lite.serve.prefixes import PrefixCache
@@ -79,6 +82,19 @@ def test_options_reach_the_sampler(local, model):
     assert local.answer("/v1/completions", prompt=STORY, top_p=0, max_tokens=8, seed=1)["choices"][
         0
     ]["text"] == greedy(model, STORY, 8)
+
+
+def test_the_penalty_of_the_file_comes_with_its_window(local, model, monkeypatch):
+    """One that a request gives looks back 64 tokens."""
+    advice = {"repetition_penalty": 4.0, "repetition_window": 512}
+    monkeypatch.setattr(Model, "sampling_defaults", model.sampling_defaults | advice)
+    a, b, c = (model.tokenize(letter)[0] for letter in "abc")
+    fields = {"prompt": [a, *[c] * 70], "logit_bias": {str(a): 100, str(b): 60}}
+    fields |= {"temperature": 0, "max_tokens": 1}
+    (choice,) = local.answer("/v1/completions", **fields)["choices"]
+    assert choice["text"] == "b"
+    (choice,) = local.answer("/v1/completions", repetition_penalty=4.0, **fields)["choices"]
+    assert choice["text"] == "a"
 
 
 @pytest.mark.parametrize(
@@ -248,6 +264,20 @@ def test_a_chat_goes_on_from_its_messages(local, model):
     assert template.render(messages=plain) == "A\nB\nC"
 
 
+def test_a_null_is_as_if_it_were_left_out(local):
+    """Clients write nulls for what they don't use, inside messages too."""
+    part = {"type": "text", "text": STORY, "image_url": None}
+    message = {"role": "user", "content": [part], "name": None, "tool_calls": None}
+    options = {"include_usage": None, "include_obfuscation": None}
+    path, plain = "/v1/chat/completions", [{"role": "user", "content": STORY}]
+    expected = local.answer(path, messages=plain, **GREEDY)["choices"]
+    assert local.answer(path, messages=[message], tools=None, **GREEDY)["choices"] == expected
+    events = local.events(path, messages=[message], stream_options=options, **GREEDY)
+    deltas = [event["choices"][0]["delta"] for event in events]
+    text = "".join(delta.get("content", "") for delta in deltas)
+    assert text == expected[0]["message"]["content"]
+
+
 REFUSED = [
     ({}, "prompt", "required field 'prompt'"),
     ({"prompt": "x", "best_of": 2}, "best_of", "isn't supported"),
@@ -265,6 +295,9 @@ REFUSED = [
     ({"prompt": "x", "stop": ["a"] * 17}, "stop", "length <= 16"),
     ({"prompt": "x", "logit_bias": {"a": 1}}, "logit_bias", ""),
     ({"prompt": "x", "logit_bias": {"5": 101}}, "logit_bias", "<= 100"),
+    ({"prompt": "x", "logit_bias": {"5": -(10**400)}}, "logit_bias", ">= -100"),
+    ({"prompt": "x", "logit_bias": {"5": None}}, "logit_bias", "null"),
+    ({"prompt": "x", "presence_penalty": 10**400}, "presence_penalty", "<= 2"),
     ({"prompt": "x", "logit_bias": {"99999999": 1}}, "logit_bias", "out of the vocabulary"),
     ({"prompt": [10**6]}, "prompt", "out of the vocabulary"),
     ({"prompt": []}, "prompt", "empty list"),
@@ -297,6 +330,7 @@ def test_what_cannot_be_used_is_refused_by_its_name(local, fields, param, told):
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages[0].content[0].type",
         ),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "messages[0].name"),
         ({"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, "top_logprobs"),
         (
@@ -348,6 +382,14 @@ def test_models_and_unknown_paths(local):
     response = local.ask("GET", "/v1/completions")
     assert response.status_code == 405 and response.headers["allow"] == "POST"
     assert response.json()["error"]["message"]
+
+
+def test_a_model_whose_name_is_not_utf_8(model, tmp_path):
+    name = model_name(tmp_path / os.fsdecode(b"m\xff.gguf"))
+    with Local(Server(model, Settings(name=name))) as local:
+        (card,) = local.ask("GET", "/v1/models").json()["data"]
+        assert card["id"] == "m\ufffd"
+        assert local.answer("/v1/completions", prompt="x", model=card["id"], max_tokens=1)
 
 
 def test_tokens(local, model):
@@ -587,7 +629,8 @@ def test_every_field_of_a_request_is_in_the_document():
     assert set(schemas["CompletionRequest"]["properties"]) == set(
         protocol.CompletionRequest.__struct_fields__
     )
-    assert schemas["ChatRequest"]["additionalProperties"] == {"type": "null"}
+    for name in ("ChatRequest", "Message", "TextPart", "StreamOptions"):
+        assert schemas[name]["additionalProperties"] == {"type": "null"}
     assert {"ErrorAnswer", "Completion", "ChatChunk"} <= set(schemas)
     assert all(
         "200" in one["responses"] for path in document["paths"].values() for one in path.values()

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,8 +18,10 @@ import openai
 import pytest
 
 from itera_lite import cli
-from itera_lite.serve import run
-from tests.serve.conftest import LIMIT
+from itera_lite.serve import app, run
+from itera_lite.serve.app import Settings
+from itera_lite.serve.scheduler import Scheduler
+from tests.serve.conftest import LIMIT, NAME
 
 STORY = "Once upon a time, there was a"
 
@@ -163,6 +167,53 @@ def test_a_second_signal_ends_at_once(start):
             asked.result()
 
 
+def test_a_client_that_reads_nothing_cannot_hold_up_the_end(model, monkeypatch):
+    monkeypatch.setattr(app, "GRACE", 0.0)
+    monkeypatch.setattr(app.Server, "_make_page", lambda _: bytes(1 << 22))
+    ended = threading.Event()
+
+    def ask(address):
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
+            client.connect(address)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.recv(1)  # the server runs, and has more than the system holds for the client
+            os.kill(os.getpid(), signal.SIGTERM)
+            return ended.wait(LIMIT)
+
+    with ThreadPoolExecutor() as pool, run.bind("127.0.0.1", 0) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # of each connection
+        asked = pool.submit(ask, listening.getsockname())
+        run.run(model, Settings(name=NAME, timeout=0.1), listening, "ready")
+        ended.set()
+    assert asked.result(), "it ended while the client was there"
+
+
+def test_a_signal_before_the_app_has_started_ends_it(model, monkeypatch, capfd):
+    def start(*given, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return Scheduler(*given, **options)
+
+    monkeypatch.setattr(app, "Scheduler", start)
+    with run.bind("127.0.0.1", 0) as listening:
+        run.run(model, Settings(name=NAME), listening, "ready")
+    out, err = capfd.readouterr()
+    assert out == "" and "stopping" in err
+
+
+def test_why_the_app_cannot_start_is_told(model, monkeypatch, caplog):
+    def start(*_, **__):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(app, "Scheduler", start)
+    with (
+        run.bind("127.0.0.1", 0) as listening,
+        pytest.raises(RuntimeError, match="can't start new thread"),
+    ):
+        run.run(model, Settings(name=NAME), listening, "ready")
+    assert "Traceback" not in caplog.text
+
+
 def test_too_many_and_too_long(start):
     options = "--max-streams", "1", "--max-waiting", "255", "--max-body", "2KB", "--timeout", "200"
     with start(*options) as program:
@@ -226,7 +277,8 @@ def test_what_goes_wrong_at_the_start_is_told(capsys, tmp_path, monkeypatch):
     assert "at least 16" in failed(capsys, "--host", "0.0.0.0", "--api-key-file", str(short))
     assert "can't be read" in failed(capsys, "--api-key-file", str(tmp_path / "none"))
     assert "expected an origin" in failed(capsys, "--cors-origin", "example.org")
-    assert "expected an address" in failed(capsys, "--host", "nowhere.invalid", "--insecure")
+    for host in ("nowhere.invalid", "a..b"):
+        assert "expected an address" in failed(capsys, "--host", host, "--insecure")
     assert "--port 70000" in failed(capsys, "--port", "70000")
     monkeypatch.setattr(run, "find_spec", lambda name: None if name == "uvicorn" else True)
     assert "pip install 'itera-lite[serve]'" in failed(capsys)
