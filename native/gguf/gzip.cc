@@ -71,7 +71,10 @@ Mapping gunzip(std::span<const std::byte> bytes) {
         throw Error(std::string("is a gzip file that is cut short") + kRemedy);
     }
     if (status == Z_MEM_ERROR) throw Error("no memory is left to inflate it");
-    const char *what = stream.msg != nullptr ? stream.msg : "its content is larger than its last four bytes state";
+    const char *what = stream.msg != nullptr
+                           ? stream.msg
+                           : "its content is larger than its last four bytes state; of 4 GiB and "
+                             "more they can't: gunzip it first";
     throw Error(std::string("is a damaged gzip file (") + what + ")" + kRemedy);
 }
 

@@ -220,10 +220,14 @@ inline void attend8_tile(const float *queries, const Cache8 &cache, int heads, s
         }
         for (size_t span = 0; span < spans; span++) {
             const float *from = cache.value_scales + first + span * kSpan;
+            const float *key_scales = cache.key_scales + first + span * kSpan;
             const size_t to = n - span * kSpan < kSpan ? n - span * kSpan : kSpan;
-            F largest = load(from);
+            F largest = load(from), wrong = set(0.0f);
             for (size_t i = 16; i < to; i += 16) largest = max(load(from + i), largest);
-            const float unit = top(largest) * (3.0f / 127.0f);
+            // Neither `max` nor 8 bits keep a NaN: `wrong` does, and is 0 where there is none.
+            for (size_t i = 0; i < to; i += 16)
+                wrong = fma(add(load(from + i), load(key_scales + i)), set(0.0f), wrong);
+            const float unit = top(largest) * (3.0f / 127.0f) + sum(wrong);
             const F inverse = set(unit > 0 ? 1.0f / unit : 0.0f);
             for (size_t i = 0; i < to; i += 16)
                 store(value_scales + i, mul(load(from + i), inverse));

@@ -68,13 +68,23 @@ Model load(const std::string &path, uint32_t context) {
     return Model::load(path, context);
 }
 
+// A state. It keeps its model alive, and nothing else: no state or stream that it is a copy of.
 struct PythonState {
-    explicit PythonState(State &&given) : state(std::move(given)) {}
+    PythonState(State &&given, nb::object of) : model(std::move(of)), state(std::move(given)) {}
+    nb::object model;
     State state;
     mutable Mutex mutex;
 };
 
-PythonState *fork(const State &state) { return new PythonState(state.fork()); }
+// A copy of a state that the mutex guards. Whatever throws, Python's objects are touched with the
+// global lock held.
+PythonState *fork(const State &state, Mutex &mutex, nb::object model) {
+    const auto copy = [&] {
+        const Turn turn(mutex);
+        return state.fork();
+    };
+    return new PythonState(copy(), std::move(model));
+}
 
 // Reads ids on from the state. Returns the logits of every position (`all`) or of the last one.
 // `begin` puts the token that begins a document in front where the state is empty.
@@ -224,9 +234,15 @@ struct LockedStreams {
     std::vector<Stream *> streams;
 };
 
-void check_streams(const std::vector<PythonStream *> &python) {
-    for (const PythonStream *each : python)
-        if (!each) throw UsageError("no stream: expected what `stream` gives");
+// Holds the streams: while they advance without the global lock, another thread may take them out
+// of its list. A sequence that makes its items as it is read doesn't hold them either.
+std::vector<nb::object> held_streams(const std::vector<PythonStream *> &python) {
+    std::vector<nb::object> held;
+    for (const PythonStream *each : python) {
+        if (each) held.push_back(nb::find(*each));
+        if (!each || !held.back()) throw UsageError("no stream: expected what `stream` gives");
+    }
+    return held;
 }
 
 std::vector<nb::bytes> all_bytes(const std::vector<std::string> &texts) {
@@ -238,7 +254,7 @@ std::vector<nb::bytes> all_bytes(const std::vector<std::string> &texts) {
 // Advances all streams to their ends together; the text of each.
 std::vector<nb::bytes> finish(const std::vector<PythonStream *> &python) {
     std::vector<std::string> texts(python.size()), pieces(1);
-    check_streams(python);
+    const std::vector<nb::object> held = held_streams(python);
     if (!python.empty()) {
         const nb::gil_scoped_release release;
         const LockedStreams locked(python);
@@ -275,7 +291,7 @@ run_batch(PythonBatch &self, const std::vector<PythonStream *> &python, double s
     using Clock = std::chrono::steady_clock;
     std::vector<std::string> texts(python.size());
     std::vector<bool> done(python.size());
-    check_streams(python);
+    const std::vector<nb::object> held = held_streams(python);
     {
         const Turn turn(self.mutex);
         const LockedStreams locked(python);
@@ -382,11 +398,8 @@ void bind_state(nb::module_ &m) {
                      },
                      "Bytes of memory in use, in whole pages.")
         .def("fork",
-             [](const PythonState &self) {
-                 const Turn turn(self.mutex);
-                 return fork(self.state);
-             },
-             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+             [](const PythonState &self) { return fork(self.state, self.mutex, self.model); },
+             nb::rv_policy::take_ownership)
         .def("save", [](const PythonState &self) {
             std::string bytes;
             {
@@ -427,10 +440,9 @@ void bind_stream(nb::module_ &m) {
                      "Why a stream of a batch ended, where an error ended it.")
         .def("state",
              [](PythonStream &self) {
-                 const Turn turn(self.mutex);
-                 return fork(self.stream.state());
+                 return fork(self.stream.state(), self.mutex, nb::find(self.model));
              },
-             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>());
+             nb::rv_policy::take_ownership);
     m.def("finish", &finish, "streams"_a, "Advance all streams to their ends together.");
     nb::class_<PythonBatch>(m, "Batch", "Several texts that are written together.")
         .def(nb::init<const Model &, uint32_t>(), "model"_a, "max_rows"_a, nb::keep_alive<1, 2>())
@@ -510,13 +522,14 @@ void bind_model(nb::module_ &m) {
              [](const Model &self, const nb::bytes &text) { return encode(self.tokenizer, text); })
         .def("decode",
              [](const Model &self, const Ids &ids) { return to_bytes(self.tokenizer.decode(ids)); })
-        .def("state", [](const Model &self) { return new PythonState(State(self)); },
-             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+        .def("state",
+             [](const Model &self) { return new PythonState(State(self), nb::find(self)); },
+             nb::rv_policy::take_ownership)
         .def("restore",
              [](const Model &self, const nb::bytes &bytes) {
-                 return new PythonState(State::restore(self, view(bytes)));
+                 return new PythonState(State::restore(self, view(bytes)), nb::find(self));
              },
-             nb::rv_policy::take_ownership, nb::keep_alive<0, 1>())
+             nb::rv_policy::take_ownership)
         .def("read", &read, "state"_a, "ids"_a, "all"_a, "begin"_a = false)
         .def("stream", &start,
              "state"_a.none(), "prompt"_a, nb::kw_only(), "max_tokens"_a, "temperature"_a,

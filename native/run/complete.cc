@@ -8,6 +8,7 @@
 
 #include "text/pretokenizer.h"
 #include "text/sampler.h"
+#include "text/utf8.h"
 
 namespace itera {
 
@@ -15,7 +16,7 @@ namespace {
 
 constexpr uint32_t kRows = 64;       // tokens read in one pass
 constexpr size_t kTakenBack = 32;    // bytes that are taken back at most
-constexpr size_t kDecisive = 6;      // bytes: two characters or more
+constexpr int kDecisive = 2;         // characters after a piece that make its end
 constexpr size_t kBases = 8;         // texts whose states are kept: the last words
 constexpr double kTiny = 1e-100;     // probabilities below are scaled up
 
@@ -106,8 +107,17 @@ std::span<const int32_t> Completer::beginning_with(std::string_view bytes) const
 // after it make it end, and two of them decide.
 bool Completer::goes_on(std::string_view prefix) const {
     if (!prefix.starts_with(text_)) return false;
-    const std::string_view decisive = std::string_view(last_).substr(0, kDecisive);
-    return prefix.substr(text_.size()).starts_with(decisive);
+    std::string_view rest = prefix.substr(text_.size()), last = last_;
+    for (int i = 0; i < kDecisive && !last.empty(); i++) {
+        if (rest.empty()) return false;
+        const Character before = first_character(last), now = first_character(rest);
+        const bool same = before.is_valid == now.is_valid && before.bytes == now.bytes &&
+                          rest.starts_with(last.substr(0, before.bytes));
+        if (!same) return false;  // half a character may be whole now
+        last.remove_prefix(before.bytes);
+        rest.remove_prefix(now.bytes);
+    }
+    return true;
 }
 
 // Takes back what may be written in other tokens, and finds or makes the state before it.

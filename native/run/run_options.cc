@@ -104,7 +104,11 @@ constexpr Option kOptions[] = {
     {"", "--context", true,
      [](O &o, const A &a) { o.context = uint32_t(a.whole(1, 1 << 24, "1 to 16777216 tokens")); }},
     {"-q", "--quiet", false, [](O &o, const A &) { o.quiet = true; }},
-    {"", "--score", true, [](O &o, const A &a) { o.score = a.value; }},
+    {"", "--score", true,
+     [](O &o, const A &a) {
+         if (a.value.empty()) a.refuse("a file, or - for standard input");
+         o.score = a.value;
+     }},
     {"", "--lines", false, [](O &o, const A &) { o.lines = true; }},
     {"", "--window", true, [](O &o, const A &a) { o.scoring.window = a.count<uint32_t>(1); }},
     {"", "--threads", true,

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,18 @@ def test_wrong_streams_and_sizes_are_said(engine: Model, gguf_pair: dict[str, Pa
     with pytest.raises(UsageError, match="max_rows=0: expected 1 to 1024"):
         _engine.Batch(engine._engine, 0)
     assert stream.tokens == [] and not stream.done
+
+
+def test_streams_that_nothing_else_holds_are_refused(engine: Model) -> None:
+    class Fleeting(list[_engine.Stream]):
+        """Makes its streams as it is read."""
+
+        def __iter__(self) -> Iterator[_engine.Stream]:
+            yield from (engine.start("a", max_tokens=3) for _ in range(2))
+
+    for use in (engine.batch().step, _engine.finish):
+        with pytest.raises(UsageError, match="no stream"):
+            use(Fleeting())
 
 
 def test_a_batch_and_a_completer_outlive_the_name_of_their_model(itera_file: Path) -> None:

@@ -187,6 +187,25 @@ def test_bytes_of_half_a_character_can_be_typed(box: Model) -> None:
             assert all(isinstance(c.text, str) and 0 < c.probability <= 1 + 1e-6 for c in found)
 
 
+def test_half_a_character_that_becomes_whole_changes_the_tokens_before_it(tmp_path: Path) -> None:
+    """Two line ends are one piece before half a character, and before a whole one they are two."""
+    from tests.native.gguf_bytes import STRING, array
+    from tests.native.gguf_models import llama
+    from tests.native.gguf_models import tokens as names
+
+    texts = ["ĊĊ" if name == "he" else name for name in names()]
+    draft = llama(context=64).set("tokenizer.ggml.tokens", array(STRING, texts))
+    draft = draft.set("tokenizer.ggml.merges", array(STRING, ["Ċ Ċ"]))
+    (path := tmp_path / "model.gguf").write_bytes(draft.render())
+    model = Model.load(path)
+    whole = "a\n\n—".encode()
+    assert len(model.tokenize(whole[:4])) == 3 and len(model.tokenize(whole)) == 6
+    completer = model.completer()
+    for end in range(4, 7):
+        found = completer.complete(whole[:end])
+        assert found == model.complete(whole[:end]) != []
+
+
 @pytest.mark.parametrize("name", ["itera_lite_test", "transformer_test"])
 def test_where_every_token_is_a_byte(name: str, gguf_pair: dict[str, Path]) -> None:
     """Long typed words are written byte by byte, however unlikely they are."""

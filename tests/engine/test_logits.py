@@ -16,6 +16,8 @@ from itera_lite.engine import Model
 from itera_lite.errors import UsageError
 from tests.engine.conftest import Export
 from tests.export.models import SHAPES, VOCAB, random_model, shape_name
+from tests.native.gguf_bytes import F32, encode, scalar
+from tests.native.gguf_models import D, hybrid, tokens
 
 TINY = [preset(family, "tiny", VOCAB) for family in PRESETS["tiny"]]
 TYPES = ["f32", "f16", "bf16", "q8_0", "q4_0", "mixed"]
@@ -58,6 +60,19 @@ def test_next_token_probabilities_sum_to_one_and_the_future_is_not_seen(engine: 
     other = engine.logits([*ids[:100], *([7] * 50)])
     np.testing.assert_array_equal(other[:100], logits[:100].astype(np.float32))
     assert (other[101:] != logits[101:]).any()
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_an_overflow_shows_in_all_that_follows(kind: str, tmp_path: Path) -> None:
+    """Also where keys and values have 8 bits, which can't be NaN."""
+    embedding = np.random.default_rng(0).normal(0, 0.001, (len(tokens()), D))
+    embedding[5] = 1e36
+    draft = hybrid(kind, "a").set("granitehybrid.embedding_scale", scalar(F32, 1000.0))
+    draft = draft.put("token_embd.weight", encode(embedding, "f32"))
+    (path := tmp_path / "model.gguf").write_bytes(draft.render())
+    logits = Model.load(path).logits([6, 5, *range(7, 40)])
+    assert np.isfinite(logits[0]).all()
+    assert np.isnan(logits[1:]).all()
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10_000], [2**31 - 1], [5] * 513])

@@ -1,6 +1,7 @@
 """What a model remembers of a text: forked, saved, restored, and refused where it isn't its own."""
 
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,20 @@ def test_saved_and_restored_it_is_the_same_even_in_another_instance(model: Model
 def test_a_state_outlives_the_name_of_its_model(gguf_pair: dict[str, Path]) -> None:
     state = Model.load(gguf_pair["itera_lite_test"]).state("abc")
     assert np.isfinite(state.fork().feed("d")).all()
+
+
+def test_a_copy_keeps_its_model_alive_but_not_what_it_is_a_copy_of(model: Model) -> None:
+    state, stream = model._engine.state(), model.start("abc", max_tokens=2)
+
+    def references() -> list[int]:
+        return [sys.getrefcount(each) for each in (model._engine, state, stream)]
+
+    before = references()
+    copies = [state.fork(), stream.state(), model._engine.restore(state.save())]
+    during = references()
+    del copies
+    after = references()
+    assert after == before and during == [before[0] + 3, *before[1:]]
 
 
 def test_damaged_bytes_are_refused(model: Model) -> None:

@@ -69,6 +69,16 @@ for _ in range(8):
     many(step, 3)
     assert all(s.tokens == alone.token_ids and not s.error for s in streams)
 
+    for run in (_engine.finish, lambda streams: model.batch().run(streams, 60.0)[0]):
+        streams = [model.start("he", **options) for _ in range(3)]
+        texts = []
+        thread = threading.Thread(target=lambda: texts.extend(run(streams)))
+        thread.start()
+        streams.clear()  # they go on
+        thread.join()
+        assert len(texts) in (0, 3)  # 0: the list was empty already
+        assert all(text.decode("utf-8", "replace") == alone.text for text in texts)
+
     completer = model.completer()
     expected = {text: completer.complete(text) for text in ("he", "the heat", "hea")}
     def complete():

@@ -229,7 +229,7 @@ def gzipped() -> Iterator[Hostile]:
     yield case("magic-alone", "cut short", good[:2])
     for size in (3, 9, 10, 11, 18, len(good) // 2, len(good) - 9, len(good) - 1):
         yield case(f"cut-at-{size}", "gzip file", good[:size])
-    yield case("then-a-zero", "larger than its last four bytes state", good + b"\0")
+    yield case("then-a-zero", "larger than its last four bytes state; of 4 GiB", good + b"\0")
     yield case("then-a-line", "1 bytes after its end", good + b"\n")
     yield case("then-another", f"{len(good)} bytes after its end", good + good)
     yield case("of-nothing", "is empty", gzip.compress(b""))

@@ -121,6 +121,9 @@ def test_a_compressed_model_is_the_same_model(program: Path, model: Path, tmp_pa
         (("a.gguf", "--threads", "1000000000"),
          "--threads 1000000000: expected a whole number from 1 to 4096"),
         (("a.gguf", "--lines"), "--lines needs --score FILE"),
+        (("a.gguf", "--score="), "--score : expected a file, or - for standard input"),
+        (("a.gguf", "--lines", "--score", ""),
+         "--score : expected a file, or - for standard input"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_said(
@@ -135,6 +138,13 @@ def test_help_and_version_need_no_model(program: Path) -> None:
     assert run(program, "--help").stdout.startswith(b"itera-run MODEL.gguf [options]\n")
     version = run(program, "--version")
     assert version.returncode == 0 and version.stdout.startswith(b"itera-run ")
+
+
+def test_every_kernel_computes_what_the_portable_one_does(program: Path) -> None:
+    done = run(program, "--check")
+    rows = done.stdout.decode().splitlines()
+    assert [row for row in rows if not row.endswith(" good")] == [] and done.returncode == 0
+    assert any("attend8 shows NaN" in row for row in rows)
 
 
 @pytest.mark.parametrize("prompt", ["--help", "--check", "-5 degrees", "--temp", "-"])
