@@ -1,8 +1,8 @@
 # `make demo` and `make test` work on a fresh clone: both make .venv first.
-# Needs Python 3.11+, make and a C++ compiler.
+# Needs Python 3.11 to 3.13, make and a C++ compiler.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,8 +20,8 @@ help: ## Show this list
 install: $(STAMP) ## Make .venv with what is locked, every file checked by its hash
 
 $(STAMP): pyproject.toml $(wildcard requirements/*.txt) native/CMakeLists.txt $(wildcard native/*/*.cc native/*/*.h)
-	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than Python 3.11. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 is needed; none was found. Give one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { echo "$(PYTHON) isn't Python 3.11 to 3.13. Give another: make PYTHON=/path/to/python3" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(LOCKED) -r requirements/build.txt
 	@# PyTorch for processors alone, where pip sees it; else PyPI's, with the libraries for GPUs.
