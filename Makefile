@@ -27,7 +27,8 @@ $(STAMP): pyproject.toml $(wildcard requirements/*.txt) native/CMakeLists.txt $(
 	@# PyTorch for processors alone, where pip sees it; else PyPI's, with the libraries for GPUs.
 	$(LOCKED) --quiet -r requirements/cpu.txt 2>/dev/null || $(LOCKED) -r requirements/cuda.txt
 	@# Not isolated: what has no wheel is built with the setuptools above, whose hash was checked.
-	$(LOCKED) --no-build-isolation -r requirements/dev.txt
+	@# As a wheel: pip 23.0 would run its setup.py while the others are half installed.
+	$(LOCKED) --no-build-isolation --use-pep517 -r requirements/dev.txt
 	@# Not isolated, so that the test of the wheel finds the engine compiled in build/.
 	$(PIP) --no-build-isolation -e .
 	$(BIN)/python -m pip check
