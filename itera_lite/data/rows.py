@@ -8,7 +8,6 @@ CSV character for character, a Parquet file with its schema, its metadata and it
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any, BinaryIO
 
 from itera_lite.data.compression import decompressed
 from itera_lite.errors import DataError, MissingExtra
+from itera_lite.files import in_utf8
 
 DELIMITERS = (",", ";", "\t", "|")
 MOST_CELL = 1 << 27  # characters; a quote that is never closed must not take all memory
 MOST_ROWS = 4096  # of Parquet that are decoded at a time
 PAGE_BUFFER = 1 << 20  # bytes of a column that are read ahead
-_SURROGATE = re.compile("[\ud800-\udfff]")  # a byte of a file's name that isn't UTF-8
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class ParquetReader:
         self._binary = (arrow.large_string(), arrow.large_binary())
         try:
             # pyarrow takes a name in UTF-8 alone, but an open file of any name.
-            source = path if _SURROGATE.search(str(path)) is None else path.open("rb")
+            source = path if in_utf8(str(path)) == str(path) else path.open("rb")
             # Without a buffer, pyarrow reads a whole row group of a column at once.
             self._file = parquet.ParquetFile(source, buffer_size=PAGE_BUFFER, pre_buffer=False)
             self.schema = self._file.schema_arrow

@@ -471,14 +471,15 @@ def _runs(pid: int) -> bool:
         return False
 
 
+def stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_what_was_stopped_is_kept_if_it_is_large(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     write_large(file, 200_000)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(building, "KEPT_BYTES", 1_000)
@@ -500,9 +501,6 @@ def test_what_is_not_found_again_is_not_said_to_be_kept(
     """Where locks don't work, the workplace is removed."""
     file, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     write_large(file, 200_000)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
 
     def refuse(*_: object) -> None:
         raise OSError("no locks here")

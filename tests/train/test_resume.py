@@ -236,20 +236,17 @@ def test_a_budget_that_is_used_already_is_refused(text, tmp_path):
         run(text, tmp_path, tokens="4K", resume=True)
 
 
+def go_on(text, out, **options):
+    """Resume a run, with none of its settings given."""
+    folders = {"checkpoints": out / "c", "results": out / "r"}
+    return train(str(text), model="itera", resume=True, quiet=True, workers=1, **folders, **options)
+
+
 def test_what_is_not_given_is_taken_from_the_run(text, tmp_path, monkeypatch, done):
     stop_at(monkeypatch, 10)
     with pytest.raises(Stopped):
         run(text, tmp_path)
-    summary = train(
-        str(text),
-        model="itera",
-        resume=True,
-        quiet=True,
-        workers=1,
-        checkpoints=tmp_path / "c",
-        results=tmp_path / "r",
-    )[NAME]
-    assert summary.valid == done[1].valid
+    assert go_on(text, tmp_path)[NAME].valid == done[1].valid
     assert curve(tmp_path) == curve(done[0])
 
 
@@ -265,16 +262,7 @@ def test_size_tokenizer_and_scoring_that_are_not_given_are_taken_from_the_run(
         run(text, tmp_path, **own)
     monkeypatch.undo()
     make_small(monkeypatch)
-    again = train(
-        str(text),
-        model="itera",
-        name="own",
-        resume=True,
-        quiet=True,
-        workers=1,
-        checkpoints=tmp_path / "c",
-        results=tmp_path / "r",
-    )["own"]
+    again = go_on(text, tmp_path, name="own")["own"]
     assert again.model.config.pattern == "mma"
     assert again.valid == whole.valid
     assert curve(tmp_path, "own") == curve(tmp_path / "whole", "own")
